@@ -1,0 +1,37 @@
+"""Grok-1 in eager PyTorch on the CPU: prefill, chunked prefill and decoding with a cache (SPEC §2-§5).
+
+Eager execution rounds wherever the specification says bf16. Weights stay as they are stored: an int8 matrix is
+dequantised when it is used, and an expert only when a token chose it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from candidates.torch_eager import operations
+from candidates.torch_eager.model import TorchModel
+from candidates.torch_eager.parameters import check_config, load_params, to_numpy, to_torch
+from harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
+
+__all__ = ["INFO", "dequantize", "load"]
+
+INFO = CandidateInfo(name="torch_eager", version=str(torch.__version__))
+
+
+def load(config: LanguageModelConfig, weights: Weights) -> TorchModel:
+    """Return a model with the stored weights (SPEC §2); float32 products are pinned to full precision (SPEC §4).
+
+    Raises Unsupported for a compute dtype other than float32 and bfloat16, ValueError for a configuration or weights
+    that cannot be run.
+    """
+    check_config(config)
+    torch.set_float32_matmul_precision("highest")
+    return TorchModel(config, load_params(config, weights))
+
+
+def dequantize(weight: Array, scales: Array) -> Array:
+    """Return the matrix [.., k, n] that bf16 computes with, in the scales' dtype (float32 widens the scales first).
+
+    weight int8 [.., k, n], scales [.., G, n] of G contiguous groups of rows (SPEC §3).
+    """
+    return to_numpy(operations.apply_scales(to_torch(weight), to_torch(scales)))

@@ -1,0 +1,171 @@
+"""Answer folders: what a candidate wrote for a job, read without trusting any of it.
+
+No link is followed, every header is checked before a value is touched, and nothing that a candidate may have written
+raises: a case without a usable answer has the status that says so. Dtypes and shapes of taps are the checks' business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.contract import DTYPES, CandidateInfo
+from harness.files import FileError, read_json
+from harness.jobs import Job, JobCase
+from harness.tensors import TensorFile, digest, open_tensors
+
+Status = Literal["answered", "unsupported", "error", "missing"]
+
+MAX_RESULT_BYTES = 4 * 2**20
+MAX_REASON = 500
+
+NO_TENSORS = TensorFile(Path(), {}, np.empty(0, np.uint8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A candidate's answer to one case.
+
+    `taps` holds only what was wanted, by `call0/TAP`; `untapped` the same of the run that tapped nothing else, None if
+    there was none. `repeat` holds the sha256 of every tap in a second run, None if there was none. `extra` names what
+    was written without being wanted. `seconds` is the time of the first run as the candidate tells it.
+    """
+
+    status: Status
+    reason: str = ""
+    info: CandidateInfo | None = None
+    taps: TensorFile = NO_TENSORS
+    untapped: TensorFile | None = None
+    repeat: Mapping[str, str] | None = None
+    extra: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+def read_answer(out_dir: Path, job: Job) -> dict[str, Answer]:
+    """Return the answer to every case of a job, by case id."""
+    try:
+        unanswered = _read_unanswered(out_dir)
+    except (FileError, OSError) as error:
+        return {case.id: Answer(status="error", reason=one_line(str(error))) for case in job.cases}
+    return {case.id: _read_case(out_dir, case, unanswered.get(case.id)) for case in job.cases}
+
+
+def unrepeated(answer: Answer) -> tuple[str, ...]:
+    """Return the taps whose second run was not bit for bit the first, those absent from it included."""
+    repeat = answer.repeat or {}
+    return tuple(key for key, array in answer.taps.items() if repeat.get(key) != digest(array))
+
+
+def is_answered(out_dir: Path, case: JobCase) -> bool:
+    """Return whether a case has a result, which is written last."""
+    try:
+        return _plain_file(out_dir, case.folder, "result.json") is not None
+    except FileError:
+        return True
+
+
+def one_line(text: str) -> str:
+    """Return a text as it may appear in a message: printable, on one line, and short."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}…"
+
+
+def _read_case(out_dir: Path, case: JobCase, unanswered: Answer | None) -> Answer:
+    try:
+        path = _plain_file(out_dir, case.folder, "result.json")
+        if path is None:
+            return unanswered or Answer(status="missing", reason=f"{case.folder}/result.json was not written")
+        result = _read_result(path)
+        if result.status != "answered":
+            return result
+        info = _read_info(out_dir)
+        taps, extra = _read_tensors(out_dir, case, "taps.safetensors", case.taps)
+        if taps is None:
+            raise FileError(f"{case.folder}/taps.safetensors was not written although the status is answered")
+        untapped, extra_untapped = _read_tensors(out_dir, case, "untapped.safetensors", case.untapped)
+        return replace(result, info=info, taps=taps, untapped=untapped, extra=extra + extra_untapped)
+    except (FileError, OSError) as error:
+        return Answer(status="error", reason=one_line(str(error)))
+
+
+def _plain_file(out_dir: Path, *parts: str) -> Path | None:
+    """Return a file below the answer folder, None where there is none; raises FileError for a link or a non-file."""
+    path = out_dir
+    for part in parts:
+        path /= part
+        if path.is_symlink():
+            raise FileError(f"{path}: a link; answers must be plain files")
+    if not path.exists():
+        return None
+    if not path.is_file():
+        raise FileError(f"{path}: not a regular file")
+    return path
+
+
+def _read_tensors(
+    out_dir: Path, case: JobCase, name: str, taps: Collection[str]
+) -> tuple[TensorFile | None, tuple[str, ...]]:
+    path = _plain_file(out_dir, case.folder, name)
+    if path is None:
+        return None, ()
+    file = open_tensors(path)
+    wanted = case.keys(taps)
+    extra = tuple(f"{name}: {key}" for key in file if key not in wanted)
+    return replace(file, headers={key: header for key, header in file.headers.items() if key in wanted}), extra
+
+
+def _read_result(path: Path) -> Answer:
+    data = read_json(path, MAX_RESULT_BYTES)
+    match data:
+        case {"status": ("answered" | "unsupported" | "error") as status}:
+            reason, seconds, repeat = data.get("reason", ""), data.get("seconds"), data.get("repeat")
+        case _:
+            raise FileError(f"{path}: status must be answered, unsupported or error")
+    if not isinstance(reason, str) or not (repeat is None or _is_strings(repeat)):
+        raise FileError(f"{path}: reason must be a string, and repeat an object of strings")
+    if seconds is not None and not (type(seconds) in {int, float} and 0 <= seconds < math.inf):
+        raise FileError(f"{path}: seconds must be a number from 0 up")
+    return Answer(status=status, reason=one_line(reason), repeat=repeat, seconds=seconds)
+
+
+def _read_info(out_dir: Path) -> CandidateInfo:
+    path = _plain_file(out_dir, "info.json")
+    if path is None:
+        raise FileError('info.json was not written: {"name": …, "version": …, "taps": [globs of the taps shown]}')
+    data = read_json(path, MAX_RESULT_BYTES)
+    match data:
+        case {"name": str(name), "version": str(version), "taps": [*taps]} if all(isinstance(tap, str) for tap in taps):
+            dtypes = data.get("dtypes", {})
+        case _:
+            raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
+    if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
+        raise FileError(f"{path}: dtypes must map globs of taps to {', '.join(DTYPES)} or fprop")
+    return CandidateInfo(name=one_line(name), version=one_line(version), taps=tuple(taps), dtypes=dtypes)
+
+
+def _read_unanswered(out_dir: Path) -> dict[str, Answer]:
+    """Return what the runner recorded of the cases that the candidate left without a result."""
+    path = _plain_file(out_dir, "run.json")
+    data = {"unanswered": {}} if path is None else read_json(path, MAX_RESULT_BYTES)
+    match data:
+        case {"unanswered": dict(rows)}:
+            return {case: _unanswered(path, row) for case, row in rows.items()}
+        case _:
+            raise FileError(f"{path}: no record of a run")
+
+
+def _unanswered(path: Path | None, row: Any) -> Answer:
+    match row:
+        case {"status": ("unsupported" | "error" | "missing") as status, "reason": str(reason)}:
+            return Answer(status=status, reason=one_line(reason))
+        case _:
+            raise FileError(f"{path}: no record of a run")
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())

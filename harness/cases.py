@@ -1,0 +1,70 @@
+"""A case: a preset, the calls made to it, and what is compared. Plain data between the store, the runner and the checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.contract import Array, LanguageModelConfig, Weights
+
+CallKind = Literal["prefill", "extend", "decode"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration and its stored weights."""
+
+    name: str
+    config: LanguageModelConfig
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call to a model: tokens int32 [b, t], of which the first lengths int32 [b] of each row are real."""
+
+    kind: CallKind
+    tokens: Array
+    lengths: Array
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The caches of all layers: keys (after RoPE) and values [layer, b, s, g, h], steps int32 [b] (SPEC §5)."""
+
+    keys: Array
+    values: Array
+    steps: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A preset and the calls made to it, with the reason why the case exists.
+
+    `id` is PRESET/AREA/WHAT. `preload` is the cache from which the first call starts, None for an empty one.
+    `detects` names the faults that must fail the case. In a `published_degenerate` case queries that see no key, and
+    decoding of the pad token, are compared too (SPEC §4.4); elsewhere they are not.
+    """
+
+    id: str
+    preset: str
+    fprop_dtype: str
+    why: str
+    origin: str
+    calls: tuple[Call, ...]
+    preload: Cache | None = None
+    detects: tuple[str, ...] = ()
+    published_degenerate: bool = False
+
+
+def steps_before(case: Case, call: int) -> Array:
+    """Return the cache step of every row before a call, int32 [b]."""
+    steps = np.zeros(len(case.calls[0].tokens), np.int32) if case.preload is None else case.preload.steps
+    return sum((earlier.lengths for earlier in case.calls[:call]), steps).astype(np.int32)
+
+
+def tap_key(call: int, tap: str) -> str:
+    """Return the name under which a call's tap is stored in taps.safetensors: `call0/layers.03.router.logits`."""
+    return f"call{call}/{tap}"

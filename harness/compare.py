@@ -1,0 +1,209 @@
+"""The local check: every operation recomputed from the inputs that the port itself used, and compared with what it gave."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.cases import Case, Preset
+from harness.contract import DTYPES, Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
+from harness.masks import compared, expand
+from harness.noise import Fence
+from harness.operations.arithmetic import UNIT_ROUNDOFF
+from harness.operations.row import Exact
+
+SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}
+
+COPIES = ("kv.keys", "kv.values")
+"""Operations that compute nothing: what they store must be what they were given."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one tap of one call compares with the exact result; ratios are measured / allowed, and pass up to 1.
+
+    `tail` is the worst element's error over its fence, `bulk` the root mean square of errors over what honest rounding
+    gives. `excess` is the largest error beyond one rounding to the recorded dtype, in units of float32 roundings of
+    the operation. `index` points at the worst element; `problem` says what is wrong where no number can.
+    """
+
+    call: int
+    tap: str
+    num_elements: int
+    tail: float = 0.0
+    bulk: float = 0.0
+    excess: float = 0.0
+    index: tuple[int, ...] = ()
+    observed: float = math.nan
+    exact: float = math.nan
+    allowed: float = math.nan
+    problem: str = ""
+    note: str = ""
+
+    @property
+    def operation(self) -> str:
+        """The operation that made the tap."""
+        return split_tap(self.tap)[1]
+
+    @property
+    def layer(self) -> int | None:
+        """The layer of the tap, None outside the layers."""
+        return split_tap(self.tap)[0]
+
+    @property
+    def ratio(self) -> float:
+        """Measured / allowed of the worse of the two statistics, infinite where no number can say it."""
+        return math.inf if self.problem else max(self.tail, self.bulk)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the tap is within its fences."""
+        return self.ratio <= 1.0
+
+
+def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, config: LanguageModelConfig) -> str:
+    """Return the dtype by which a candidate's tap is judged.
+
+    Taps that the contract fixes (float32, int32) keep it; elsewhere the candidate's own declaration holds, the
+    contract's where it declares none or a wider one.
+    """
+    operation = split_tap(tap)[1]
+    fixed = contract[operation]
+    if SPECS[operation].dtype in ("float32", "int32"):
+        return fixed
+    for pattern, declared in info.dtypes.items():
+        if fnmatch.fnmatchcase(tap, pattern):
+            name = config.fprop_dtype if declared == "fprop" else declared
+            return max(name, fixed, key=lambda dtype: UNIT_ROUNDOFF[dtype])
+    return fixed
+
+
+def shape_problem(tap: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], recorded: str, call_sizes: Mapping[str, int]) -> str:
+    """Return what is wrong with a tap's shape or dtype, or an empty string; `call_sizes` are the axis sizes of the call.
+
+    The key axis may be shorter than the cache (down to the visible slots, size `visible`) or longer.
+    """
+    spec = SPECS[split_tap(tap)[1]]
+    wanted = tuple(call_sizes[axis] for axis in spec.axes)
+    fits = len(shape) == len(wanted) and all(
+        size >= call_sizes["visible"] if axis == "s" else size == want
+        for axis, size, want in zip(spec.axes, shape, wanted, strict=True)
+    )
+    if not fits:
+        return f"shape {list(shape)}, expected [{', '.join(spec.axes)}] = {list(wanted)}"
+    if recorded == "int32":
+        return "" if np.issubdtype(dtype, np.integer) else f"dtype {dtype}, expected an integer dtype"
+    if str(dtype) not in UNIT_ROUNDOFF or str(dtype) == "int32":
+        return f"dtype {dtype}, expected {recorded}"
+    if UNIT_ROUNDOFF[str(dtype)] > UNIT_ROUNDOFF[recorded]:
+        return f"dtype {dtype} is narrower than {recorded}"
+    return ""
+
+
+def fit_slots(x: Array, spec: TapSpec, num_slots: int) -> Array:
+    """Crop or zero-pad the key axis of a tap to the slots of the cache; other taps are returned as they are."""
+    if "s" not in spec.axes:
+        return x
+    axis = spec.axes.index("s")
+    x = np.take(x, np.arange(min(num_slots, x.shape[axis])), axis=axis)
+    padding = [(0, num_slots - size if i == axis else 0) for i, size in enumerate(x.shape)]
+    return np.pad(x, padding)
+
+
+def clean(x: Array, mask: Array) -> Array:
+    """Return a tap in float64 with 0 wherever it is not compared, so that nothing there can influence what is."""
+    return np.where(mask, x, np.zeros((), x.dtype)).astype(np.float64)
+
+
+def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, mask: Array, recorded: str) -> Comparison:
+    """Compare an observed tap (float64) with its exact result where the mask, broadcast to the tap's shape, is set."""
+    mask = np.broadcast_to(mask, observed.shape)
+    num_elements = int(mask.sum())
+    if not num_elements:
+        return Comparison(call, tap, 0)
+    finite = np.isfinite(observed)
+    if not finite[mask].all():
+        index = tuple(int(i) for i in np.argwhere(mask & ~finite)[0])
+        return Comparison(
+            call, tap, num_elements, index=index, observed=float(observed[index]), exact=float(exact.value[index]),
+            problem=f"{int((mask & ~finite).sum())} of {num_elements} values are not finite",
+        )
+    error = np.where(mask, np.abs(observed - exact.value), 0.0)
+    ratio = np.divide(error, fence.allowed, out=np.where(error > 0, np.inf, 0.0), where=fence.allowed > 0)
+    index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    scored = mask & (fence.deviation > 0)
+    squares = np.square(error[scored] / fence.deviation[scored])
+    bulk = math.sqrt(squares.mean()) / (1 + 6 / math.sqrt(2 * squares.size)) if squares.size else 0.0
+    return Comparison(
+        call,
+        tap,
+        num_elements,
+        tail=float(ratio[index]),
+        bulk=bulk,
+        excess=excess_units(error, exact, recorded, mask),
+        index=tuple(int(i) for i in index),
+        observed=float(observed[index]),
+        exact=float(exact.value[index]),
+        allowed=float(fence.allowed[index]),
+    )
+
+
+def excess_units(error: Array, exact: Exact, recorded: str, mask: Array) -> float:
+    """Return the largest error beyond one rounding to the recorded dtype, in the operation's float32 units."""
+    beyond = error - UNIT_ROUNDOFF[recorded] * np.abs(exact.value) - exact.jump
+    unit = UNIT_ROUNDOFF["float32"] * (np.abs(exact.value) + exact.bound + exact.spread)
+    counted = mask & (beyond > 0) & (unit > 0)
+    return float((beyond[counted] / unit[counted]).max(initial=0.0))
+
+
+def compare_routing(call: int, tap: str, probabilities: Array, index: Array, mask: Array) -> Comparison:
+    """Judge chosen experts [b, t, c] by the candidate's own probabilities [b, t, e] (SPEC §4.6).
+
+    They must be distinct, within range, at least as probable as every expert left out, and most probable first. Scores
+    equal to within float32 rounding may come in any order; where the specification's tie rule (lowest index) is not
+    followed a note says so.
+    """
+    mask = mask[..., 0]  # [b, t]
+    num_experts, num_chosen = probabilities.shape[-1], index.shape[-1]
+    rows, chosen = probabilities[mask], index[mask].astype(np.int64)  # [n, e], [n, c]
+    where = np.argwhere(mask)
+
+    def at(bad: Array) -> tuple[int, ...]:
+        return tuple(int(i) for i in where[int(np.argmax(bad))])
+
+    count = int(mask.sum()) * num_chosen
+    outside = ((chosen < 0) | (chosen >= num_experts)).any(-1)
+    if outside.any():
+        return Comparison(call, tap, count, index=at(outside), problem=f"expert outside 0..{num_experts - 1}")
+    twice = np.array([len(set(row)) < num_chosen for row in chosen.tolist()], bool)
+    if twice.any():
+        return Comparison(call, tap, count, index=at(twice), problem="an expert is chosen twice for one token")
+    scores = np.take_along_axis(rows, chosen, -1)  # [n, c]
+    rest = rows.copy()
+    np.put_along_axis(rest, chosen, -np.inf, -1)
+    slack = 4 * UNIT_ROUNDOFF["float32"] * np.abs(scores)
+    best_left_out = rest.max(-1, initial=-np.inf)
+    worse = (scores + slack < best_left_out[:, None]).any(-1)
+    if worse.any():
+        return Comparison(call, tap, count, index=at(worse), problem="a more probable expert was left out")
+    unordered = (scores[:, :-1] + slack[:, :-1] < scores[:, 1:]).any(-1)
+    if unordered.any():
+        return Comparison(call, tap, count, index=at(unordered), problem="experts are not in order of probability")
+    canonical = np.argsort(-rows, axis=-1, kind="stable")[:, :num_chosen]
+    num_ties = int((canonical != chosen).any(-1).sum())
+    note = f"{num_ties} ties not decided for the lowest index" if num_ties else ""
+    return Comparison(call, tap, count, note=note)
+
+
+def masks_of(case: Case, config: LanguageModelConfig) -> dict[tuple[int, str], Array]:
+    """Return the mask of every (call, operation) of a case, with the axes of the operation's tap."""
+    return {
+        (call, spec.operation): expand(kinds[spec.compared], spec)
+        for call in range(len(case.calls))
+        for kinds in [compared(case, call, config)]
+        for spec in tap_specs()
+    }

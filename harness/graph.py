@@ -1,0 +1,289 @@
+"""Grok-1 as a table of operations, wired by the taps they read and make (SPEC §4). Everything else is derived from it."""
+
+from __future__ import annotations
+
+from harness.contract import LanguageModelConfig, split_tap, tap_name
+from harness.operations import attention, embedding, experts, norm, router
+from harness.operations.row import CANONICAL, Alternative, Operation
+
+CARRIED = Alternative("inner value not rounded", inner="kept")
+PRODUCT_KEPT = Alternative("int8 times scale not rounded", weights="kept")
+PRODUCT_ROUNDED = Alternative("int8 times scale rounded to the scales' dtype", weights="rounded")
+ANY_WEIGHTS = (CANONICAL, PRODUCT_KEPT, PRODUCT_ROUNDED)
+
+TABLE = "/language_model/in_out_embed/embeddings"
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        name="embedding",
+        section="§4.2",
+        function=embedding.embedding,
+        weights=(TABLE,),
+        alternatives=(
+            CANONICAL,
+            CARRIED,
+            Alternative("multiplier not rounded", constant="kept"),
+            Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept"),
+        ),
+    ),
+    Operation(
+        name="attention.norm",
+        section="§4.4",
+        function=norm.rms_norm,
+        inputs=("residual_stream",),
+        weights=("rms_norm/scale",),
+    ),
+    Operation(
+        name="attention.query",
+        section="§4.4",
+        function=attention.project_heads,
+        inputs=("attention.norm",),
+        weights=("multi_head_attention/query/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="attention.key",
+        section="§4.4",
+        function=attention.project_heads,
+        inputs=("attention.norm",),
+        weights=("multi_head_attention/key/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="attention.value",
+        section="§4.4",
+        function=attention.project_heads,
+        inputs=("attention.norm",),
+        weights=("multi_head_attention/value/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="attention.query_rotated",
+        section="§4.4",
+        function=attention.rotate,
+        inputs=("attention.query",),
+    ),
+    Operation(
+        name="attention.key_rotated",
+        section="§4.4",
+        function=attention.rotate,
+        inputs=("attention.key",),
+    ),
+    Operation(
+        name="kv.keys",
+        section="§5",
+        function=attention.update_cache,
+        inputs=("previous:kv.keys", "attention.key_rotated"),
+    ),
+    Operation(
+        name="kv.values",
+        section="§5",
+        function=attention.update_cache,
+        inputs=("previous:kv.values", "attention.value"),
+    ),
+    Operation(
+        name="attention.logits",
+        section="§4.4",
+        function=attention.attention_logits,
+        inputs=("attention.query_rotated", "kv.keys"),
+        alternatives=(CANONICAL, CARRIED),
+    ),
+    Operation(
+        name="attention.weights",
+        section="§4.4",
+        function=attention.attention_weights,
+        inputs=("attention.logits",),
+    ),
+    Operation(
+        name="attention.heads",
+        section="§4.4",
+        function=attention.attend,
+        inputs=("attention.weights", "kv.values"),
+    ),
+    Operation(
+        name="attention.output",
+        section="§4.4",
+        function=attention.project_output,
+        inputs=("attention.heads",),
+        weights=("multi_head_attention/linear/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="attention.output_norm",
+        section="§4.5",
+        function=norm.rms_norm,
+        inputs=("attention.output",),
+        weights=("rms_norm_1/scale",),
+    ),
+    Operation(
+        name="attention.residual",
+        section="§4.5",
+        function=norm.add_residual,
+        inputs=("residual_stream", "attention.output_norm"),
+    ),
+    Operation(
+        name="moe.norm",
+        section="§4.6",
+        function=norm.rms_norm,
+        inputs=("attention.residual",),
+        weights=("rms_norm_2/scale",),
+    ),
+    Operation(
+        name="router.logits",
+        section="§4.6",
+        function=router.router_logits,
+        inputs=("moe.norm",),
+        weights=("router/w",),
+    ),
+    Operation(
+        name="router.probabilities",
+        section="§4.6",
+        function=router.router_probabilities,
+        inputs=("router.logits",),
+    ),
+    Operation(
+        name="moe.expert_index",
+        section="§4.6",
+        function=router.expert_index,
+        inputs=("router.probabilities",),
+    ),
+    Operation(
+        name="moe.expert_gate",
+        section="§4.6",
+        function=router.expert_gate,
+        inputs=("router.probabilities", "moe.expert_index"),
+    ),
+    Operation(
+        name="moe.expert_activation",
+        section="§4.6",
+        function=experts.expert_in,
+        inputs=("moe.norm", "moe.expert_index"),
+        weights=("moe/linear/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="moe.expert_up",
+        section="§4.6",
+        function=experts.expert_in,
+        inputs=("moe.norm", "moe.expert_index"),
+        weights=("moe/linear_v/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="moe.expert_hidden",
+        section="§4.6",
+        function=experts.gated_hidden,
+        inputs=("moe.expert_activation", "moe.expert_up"),
+    ),
+    Operation(
+        name="moe.expert_output",
+        section="§4.6",
+        function=experts.expert_out,
+        inputs=("moe.expert_hidden", "moe.expert_index"),
+        weights=("moe/linear_1/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="dense.activation",
+        section="§4.6",
+        function=experts.dense_in,
+        inputs=("moe.norm",),
+        weights=("linear/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="dense.up",
+        section="§4.6",
+        function=experts.dense_in,
+        inputs=("moe.norm",),
+        weights=("linear_v/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="dense.hidden",
+        section="§4.6",
+        function=experts.dense_hidden,
+        inputs=("dense.activation", "dense.up"),
+        alternatives=(CANONICAL, CARRIED),
+    ),
+    Operation(
+        name="moe.output",
+        section="§4.6",
+        function=experts.combine,
+        inputs=("moe.expert_gate", "moe.expert_output"),
+        alternatives=(CANONICAL, CARRIED),
+    ),
+    Operation(
+        name="dense.output",
+        section="§4.6",
+        function=experts.dense_in,
+        inputs=("dense.hidden",),
+        weights=("linear_1/w",),
+        alternatives=ANY_WEIGHTS,
+    ),
+    Operation(
+        name="moe.output_norm",
+        section="§4.7",
+        function=norm.rms_norm,
+        inputs=("moe.output",),
+        weights=("rms_norm_3/scale",),
+    ),
+    Operation(
+        name="output",
+        section="§4.7",
+        function=norm.add_residual,
+        inputs=("attention.residual", "moe.output_norm"),
+    ),
+    Operation(
+        name="final_norm",
+        section="§4.8",
+        function=norm.rms_norm,
+        inputs=("last_output",),
+        weights=("/language_model/rms_norm/scale",),
+    ),
+    Operation(
+        name="logits",
+        section="§4.8",
+        function=embedding.logits,
+        inputs=("final_norm",),
+        weights=(TABLE,),
+        alternatives=(
+            CANONICAL,
+            CARRIED,
+            Alternative("multiplier not rounded", constant="kept"),
+            Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept"),
+        ),
+    ),
+)
+
+_BY_NAME = {operation.name: operation for operation in OPERATIONS}
+
+
+def operation_of(tap: str, config: LanguageModelConfig) -> Operation:
+    """Return the row that makes a tap; `moe.output` of a dense block is made by `dense.output`."""
+    name = split_tap(tap)[1]
+    return _BY_NAME["dense.output" if config.dense and name == "moe.output" else name]
+
+
+def input_taps(tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
+    """Return the taps that a tap's operation reads; `previous:TAP` is the same tap of the call before."""
+    layer = split_tap(tap)[0]
+    return tuple(_resolve(name, layer, config.model.num_layers) for name in operation_of(tap, config).inputs)
+
+
+def _resolve(name: str, layer: int | None, num_layers: int) -> str:
+    if name == "last_output":
+        return tap_name(num_layers - 1, "output")
+    if name == "residual_stream":
+        return tap_name(layer - 1, "output") if layer else "embedding"
+    if name.startswith("previous:"):
+        return "previous:" + tap_name(layer, name.removeprefix("previous:"))
+    return tap_name(layer, name)
+
+
+def weight_names(tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
+    """Return the stored names of the weights that a tap's operation reads (SPEC §2)."""
+    layer = split_tap(tap)[0]
+    prefix = f"transformer/decoder_layer_{layer}/"
+    return tuple(name[1:] if name.startswith("/") else prefix + name for name in operation_of(tap, config).weights)
+

@@ -1,0 +1,152 @@
+"""Job folders: all that a candidate needs to answer the cases of one preset in one dtype, and nothing expected.
+
+`harness/PROTOCOL.md` describes the folder for authors of programs in any language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from harness.cases import CallKind, Case, Preset, tap_key
+from harness.contract import DTYPES, Array, select_taps, tap_names
+from harness.files import FileError, read_json, write_json
+from harness.tensors import write_tensors
+
+FORMAT = 1
+UNTAPPED = ("logits", "layers.*.kv.*")
+"""The taps that a case is run for once more, alone: they must not depend on what else is tapped."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class JobCase:
+    """One case of a job; its answer goes to the folder `folder` of the answers.
+
+    `taps` are the taps wanted of every call, `untapped` those of the run that taps nothing else. `preload` tells
+    whether `inputs` (a path within the job folder) holds a cache to start from.
+    """
+
+    id: str
+    folder: str
+    inputs: str
+    calls: tuple[CallKind, ...]
+    preload: bool
+    taps: tuple[str, ...]
+    untapped: tuple[str, ...]
+
+    def keys(self, taps: Collection[str]) -> frozenset[str]:
+        """Return the names under which these taps of all calls are stored."""
+        return frozenset(tap_key(call, tap) for call in range(len(self.calls)) for tap in taps)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `job.json` holds: cases of one preset in one dtype; `suite` is the version of the golden suite."""
+
+    suite: str
+    preset: str
+    fprop_dtype: str
+    cases: tuple[JobCase, ...]
+
+
+def write_job(
+    folder: Path, suite: str, preset: Preset, cases: Sequence[Case], taps: Collection[str] | None = None
+) -> Job:
+    """Write a job folder and return what its `job.json` holds.
+
+    `taps` are glob patterns of the taps wanted of every case, None for all. Raises ValueError for cases that do not
+    share the preset and one fprop_dtype.
+    """
+    kinds = {(case.preset, case.fprop_dtype) for case in cases}
+    if len(kinds) != 1 or cases[0].preset != preset.name:
+        raise ValueError(f"a job of preset {preset.name} cannot hold cases of {sorted(kinds)}: one preset, one dtype")
+    config = replace(preset.config, fprop_dtype=cases[0].fprop_dtype)
+    names = select_taps(tap_names(config), taps)
+    job = Job(suite, preset.name, config.fprop_dtype, tuple(_job_case(i, case, names) for i, case in enumerate(cases)))
+    (folder / "inputs").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config.to_json())
+    write_tensors(folder / "weights.safetensors", preset.weights)
+    for job_case, case in zip(job.cases, cases, strict=True):
+        write_tensors(folder / job_case.inputs, _inputs(case))
+    _write_description(folder, job)
+    return job
+
+
+def link_job(job_dir: Path, job: Job, folder: Path) -> None:
+    """Write a job folder for some cases of another job; everything but `job.json` is a link to that job's files."""
+    folder.mkdir()
+    for name in ("config.json", "weights.safetensors", "inputs"):
+        (folder / name).symlink_to((job_dir / name).resolve())
+    _write_description(folder, job)
+
+
+def read_job(folder: Path) -> Job:
+    """Read the `job.json` of a job folder; raises FileError for one that is absent, malformed or of another format."""
+    path = folder / "job.json"
+    data = read_json(path)
+    try:
+        if data["format"] != FORMAT:
+            raise FileError(f"{path}: format {data['format']!a} is not {FORMAT}: write the job again with this harness")
+        job = Job(data["suite"], data["preset"], data["fprop_dtype"], tuple(_parse_case(row) for row in data["cases"]))
+        _check(job)
+    except FileError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path}: no job description ({error!a}): write the job again") from None
+    return job
+
+
+def _job_case(index: int, case: Case, taps: tuple[str, ...]) -> JobCase:
+    name = f"{index:03d}-" + re.sub(r"[^A-Za-z0-9_-]+", "-", case.id.removeprefix(f"{case.preset}/"))
+    return JobCase(
+        id=case.id,
+        folder=name,
+        inputs=f"inputs/{name}.safetensors",
+        calls=tuple(call.kind for call in case.calls),
+        preload=case.preload is not None,
+        taps=taps,
+        untapped=select_taps(taps, UNTAPPED),
+    )
+
+
+def _inputs(case: Case) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for index, call in enumerate(case.calls):
+        arrays[tap_key(index, "tokens")] = call.tokens
+        arrays[tap_key(index, "lengths")] = call.lengths
+    if case.preload is not None:
+        arrays |= {f"preload/{name}": getattr(case.preload, name) for name in ("keys", "values", "steps")}
+    return arrays
+
+
+def _write_description(folder: Path, job: Job) -> None:
+    rows = [{**asdict(case), "calls": [{"kind": kind} for kind in case.calls]} for case in job.cases]
+    write_json(folder / "job.json", {"format": FORMAT, **asdict(job), "cases": rows})
+
+
+def _parse_case(row: dict[str, Any]) -> JobCase:
+    calls = tuple(call["kind"] for call in row["calls"])
+    return JobCase(**{**row, "calls": calls, "taps": tuple(row["taps"]), "untapped": tuple(row["untapped"])})
+
+
+def _check(job: Job) -> None:
+    strings = [job.suite, job.preset, job.fprop_dtype]
+    for case in job.cases:
+        strings += [case.id, case.folder, case.inputs, *case.taps, *case.untapped]
+        if not _PLAIN_NAME.fullmatch(case.folder) or case.inputs != f"inputs/{case.folder}.safetensors":
+            raise ValueError(f"{case.folder}: not the name of a folder")
+        if not set(case.calls) <= set(get_args(CallKind)) or not isinstance(case.preload, bool):
+            raise ValueError(f"{case.id}: calls or preload")
+    if not all(isinstance(string, str) for string in strings):
+        raise TypeError("a name is not a string")
+    if job.fprop_dtype not in DTYPES:
+        raise ValueError(f"fprop_dtype {job.fprop_dtype}")
+    if not job.cases or len({case.id for case in job.cases} | {case.folder for case in job.cases}) != 2 * len(
+        job.cases
+    ):
+        raise ValueError("no cases, or one given twice")

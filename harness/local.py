@@ -1,0 +1,248 @@
+"""Runs the local check over a case: walks the graph with everything the candidate showed, and compares each operation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.cases import Case, Preset, steps_before, tap_key
+from harness.compare import (
+    COPIES,
+    SPECS,
+    Comparison,
+    clean,
+    compare,
+    compare_routing,
+    fit_slots,
+    masks_of,
+    recorded_dtype,
+    shape_problem,
+)
+from harness.contract import Array, CandidateInfo, LanguageModelConfig, select_taps, split_tap, tap_name, tap_names
+from harness.graph import input_taps
+from harness.noise import Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
+from harness.operations.arithmetic import UNIT_ROUNDOFF
+from harness.operations.row import Exact
+from harness.oracle import Alternatives, ExactWeights, walk
+
+NUM_SIMULATIONS = 16
+"""Noisy walks from which the fence of a segment (operations around hidden taps) is measured."""
+
+Key = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One tap as a candidate gave it: float64 with its own values everywhere, and with 0 where nothing is compared."""
+
+    raw: Array
+    cleaned: Array
+    recorded: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a candidate showed in one case: its usable taps, and what is wrong with the others."""
+
+    config: LanguageModelConfig
+    observed: Mapping[Key, Observed]
+    problems: Mapping[Key, Comparison]
+    masks: Mapping[Key, Array]
+
+
+def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:
+    """Return the size of every axis in one call, and as `visible` the least number of key slots that must be shown."""
+    b, t = case.calls[call].tokens.shape
+    reach = int((steps_before(case, call) + case.calls[call].lengths).max())
+    sizes = {**config.axis_sizes, "b": b, "t": t}
+    return {**sizes, "visible": sizes["s"] if case.published_degenerate else reach}
+
+
+def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, Array]) -> Evidence:
+    """Read what a candidate gave for a case, names, shapes and dtypes before values; `taps` is keyed `call0/TAP`."""
+    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
+    contract = recorded_dtypes(config, preset)
+    masks = masks_of(case, config)
+    observed: dict[Key, Observed] = {}
+    problems: dict[Key, Comparison] = {}
+    for call in range(len(case.calls)):
+        sizes = call_sizes(config, case, call)
+        for tap in select_taps(tap_names(config), info.taps):
+            operation = split_tap(tap)[1]
+            recorded = recorded_dtype(tap, contract, info, config)
+            if tap_key(call, tap) not in taps:
+                problems[call, tap] = Comparison(call, tap, 0, problem="missing: declared but not returned")
+                continue
+            x = taps[tap_key(call, tap)]
+            if problem := shape_problem(tap, x.shape, x.dtype, recorded, sizes):
+                problems[call, tap] = Comparison(call, tap, 0, problem=problem)
+                continue
+            x = fit_slots(x, SPECS[operation], config.sequence_len)
+            mask = masks[call, operation]
+            observed[call, tap] = Observed(x.astype(np.float64), safe(tap, clean(x, mask), config), recorded)
+    return Evidence(config, observed, problems, masks)
+
+
+def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:
+    """Make a tap fit to be computed with: no NaN or infinity, chosen experts within range (both are judged elsewhere)."""
+    x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.clip(x, 0, config.model.num_experts - 1) if tap.endswith("moe.expert_index") else x
+
+
+def check_case(
+    preset: Preset,
+    case: Case,
+    evidence: Evidence,
+    *,
+    num_elements: int,
+    weights: ExactWeights | None = None,
+    alternatives: Alternatives | None = None,
+    only: Collection[str] | None = None,
+) -> list[Comparison]:
+    """Compare every tap that a candidate showed in a case with its operation applied to what the candidate showed.
+
+    `num_elements` is the size of the whole run, which sets λ. Around taps that are not shown the operations are
+    composed and checked as one. `only` restricts the comparison to some operations.
+    """
+    config = evidence.config
+    factor, reach = tail_factor(num_elements), margin(num_elements)
+    weights = weights or ExactWeights(config, preset.weights)
+    shown = {key: value.cleaned for key, value in evidence.observed.items()}
+    segments = simulate(preset, case, evidence, weights, alternatives) if has_gaps(config, case, shown) else None
+    results = dict(evidence.problems)
+    steps = [steps_before(case, call) for call in range(len(case.calls))]
+    probabilities: dict[Key, Array] = {}
+    for call, tap, exact, value in walk(
+        preset, case, lambda call, tap: shown.get((call, tap)), weights=weights, alternatives=alternatives, margin=reach
+    ):
+        key, operation = (call, tap), split_tap(tap)[1]
+        if operation == "router.probabilities":
+            probabilities[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value
+        if key not in evidence.observed or (only is not None and operation not in only):
+            continue
+        seen, mask = evidence.observed[key], evidence.masks[call, operation]
+        if operation == "moe.expert_index":
+            results[key] = compare_routing(call, tap, probabilities[key], seen.raw, mask)
+            continue
+        fence = fence_of(exact, seen.recorded, factor)
+        if operation in COPIES:
+            fence = fence_of_copy(exact, fence, seen.recorded, steps[call], config)
+        if segments is not None and key in segments.deviation:
+            fence = widened(fence, segments.deviation[key], factor)
+            mask = mask & before(segments.undecided[call], mask, SPECS[operation].axes)
+        results[key] = compare(call, tap, exact, fence, seen.raw, mask, seen.recorded)
+    return [results[key] for key in sorted(results, key=lambda key: (key[0], order(config)[key[1]]))]
+
+
+def order(config: LanguageModelConfig) -> Mapping[str, int]:
+    """Return the position of every tap in the forward pass."""
+    return {tap: i for i, tap in enumerate(tap_names(config))}
+
+
+def fence_of_copy(exact: Exact, fence: Fence, recorded: str, steps: Array, config: LanguageModelConfig) -> Fence:
+    """Return the fence of a cache: earlier slots bitwise unchanged, new ones rounded only to a narrower cache dtype."""
+    narrower = UNIT_ROUNDOFF[recorded] > UNIT_ROUNDOFF[config.fprop_dtype]
+    new = np.arange(exact.value.shape[1]) >= steps[:, None]  # [b, s]
+    may_round = (new & narrower)[..., None, None]
+    return Fence(np.where(may_round, fence.allowed, 0.0), np.where(may_round, fence.deviation, 0.0))
+
+
+def has_gaps(config: LanguageModelConfig, case: Case, shown: Collection[Key]) -> bool:
+    """Return whether any tap of a case is hidden."""
+    return any((call, tap) not in shown for call in range(len(case.calls)) for tap in tap_names(config))
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Measured noise of what hidden operations pass on: the deviation per element, and where routing is undecided.
+
+    `undecided` holds for each call the first position of every row from which a hidden choice of experts may honestly
+    go either way, int [b] (t where none does).
+    """
+
+    deviation: Mapping[Key, Array]
+    undecided: Mapping[int, Array]
+
+
+def simulate(
+    preset: Preset, case: Case, evidence: Evidence, weights: ExactWeights, alternatives: Alternatives | None
+) -> Segments:
+    """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray."""
+    config = evidence.config
+    contract = recorded_dtypes(config, preset)
+    random = np.random.default_rng(0)
+    shown = {key: value.cleaned for key, value in evidence.observed.items()}
+
+    def look(call: int, tap: str) -> Array | None:
+        return shown.get((call, tap))
+
+    exact = {
+        (call, tap): (result, value)
+        for call, tap, result, value in walk(preset, case, look, weights=weights, alternatives=alternatives)
+    }
+
+    def forced(call: int, tap: str) -> Array | None:
+        return exact[call, tap][1] if tap.endswith("moe.expert_index") else shown.get((call, tap))
+
+    squares: dict[Key, Array] = {}
+    for _ in range(NUM_SIMULATIONS):
+        noisy = walk(
+            preset,
+            case,
+            forced,
+            weights=weights,
+            alternatives=alternatives,
+            perturb=lambda tap, result: disturb(result, contract[split_tap(tap)[1]], random),
+        )
+        for call, tap, result, _ in noisy:
+            difference = np.square(result.value - exact[call, tap][0].value)
+            squares[call, tap] = squares.get((call, tap), 0.0) + difference / NUM_SIMULATIONS
+    deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
+    undecided = {
+        call: undecided_from(case, call, config, exact, deviation, shown) for call in range(len(case.calls))
+    }
+    return Segments(deviation, undecided)
+
+
+def undecided_from(
+    case: Case,
+    call: int,
+    config: LanguageModelConfig,
+    exact: Mapping[Key, tuple[Exact, Array]],
+    deviation: Mapping[Key, Array],
+    shown: Collection[Key],
+) -> Array:
+    """Return for each row the first position whose hidden choice of experts lies within honest noise, int [b]."""
+    b, t = case.calls[call].tokens.shape
+    undecided = np.zeros((b, t), bool)
+    for layer in range(0 if config.dense else config.model.num_layers):
+        key = (call, tap_name(layer, "router.probabilities"))
+        if (call, tap_name(layer, "moe.expert_index")) in shown or key not in deviation:
+            continue
+        gap, fence = boundary_gap(exact[key][1], config), 2 * 6 * deviation[key].max(-1)
+        undecided |= gap <= fence
+    return np.where(undecided.any(-1), undecided.argmax(-1), t)
+
+
+def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:
+    """Return how far the last chosen expert is ahead of the first one left out, [b, t] from probabilities [b, t, e]."""
+    ordered = -np.sort(-probabilities, axis=-1)
+    k = config.model.num_selected_experts
+    return ordered[..., k - 1] - ordered[..., k] if k < ordered.shape[-1] else np.full(ordered.shape[:-1], math.inf)
+
+
+def widened(fence: Fence, deviation: Array, factor: float) -> Fence:
+    """Add the measured noise of hidden operations to a fence."""
+    return Fence(fence.allowed + factor * deviation, np.hypot(fence.deviation, deviation))
+
+
+def before(undecided: Array, mask: Array, axes: tuple[str, ...]) -> Array:
+    """Return the mask of query positions before a row's first undecided one, with the axes of a tap."""
+    if "t" not in axes:
+        return np.ones((1,) * mask.ndim, bool)
+    size = mask.shape[axes.index("t")]
+    kept = np.arange(size) < undecided[:, None]  # [b, t]
+    return kept.reshape([kept.shape["bt".index(axis)] if axis in "bt" else 1 for axis in axes])

@@ -1,0 +1,85 @@
+"""The noise model: how far each element of an operation may honestly stray (design: fences).
+
+Elementwise roundings are bounded; sums are bounded at λ standard deviations, λ set so that the expected number of
+honest elements outside their fences in a whole run is at most the run's false-alarm rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.cases import Preset
+from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
+from harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
+from harness.operations.row import Exact
+
+FALSE_ALARM_RATE = 1e-3
+"""α: the chance that a whole run of an honest candidate reports a fault."""
+
+ACCUMULATION_ROUNDOFF = UNIT_ROUNDOFF["float32"]
+"""u of the arithmetic inside an operation: float32 in every conforming port (SPEC §4)."""
+
+
+def tail_factor(num_elements: int) -> float:
+    """Return λ for a run that compares so many elements: √(2 ln(2N/α)), the Gaussian tail bound over all of them."""
+    return math.sqrt(2 * math.log(2 * max(num_elements, 1) / FALSE_ALARM_RATE))
+
+
+def margin(num_elements: int) -> float:
+    """Return λ·u(float32)/√3: the reach of a float32 sum in units of its spread, for jumps of inner roundings."""
+    return tail_factor(num_elements) * ACCUMULATION_ROUNDOFF / math.sqrt(3)
+
+
+def recorded_dtypes(config: LanguageModelConfig, preset: Preset) -> dict[str, str]:
+    """Return the dtype in which the specification keeps each operation's result, by operation (taps.json, `dtypes`)."""
+    scales = preset.weights.get("transformer/decoder_layer_0/moe/linear/w.scales")
+    wide_experts = scales is not None and str(scales.dtype) == "float32"
+    names = {
+        "fprop": config.fprop_dtype,
+        "cache": config.fprop_dtype,
+        "expert": "float32" if wide_experts else config.fprop_dtype,
+    }
+    return {spec.operation: names.get(spec.dtype, spec.dtype) for spec in tap_specs()}
+
+
+@dataclass(frozen=True)
+class Fence:
+    """How far each element may stray, and its standard deviation under honest rounding; shapes of the tap, float64."""
+
+    allowed: Array
+    deviation: Array
+
+
+def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
+    """Return the fence of an operation whose result is recorded in a dtype, at λ = factor.
+
+    One rounding to the recorded dtype, the bounded roundings inside, λ deviations of the sums, what inner roundings
+    can jump by, and the smallest normal number (flush-to-zero and −0 are honest). An operation that computes nothing
+    (bound, spread and jump all 0) may only be rounded when the cache is narrower than what it stores.
+    """
+    recorded_u = UNIT_ROUNDOFF[recorded]
+    if recorded_u <= ACCUMULATION_ROUNDOFF:
+        recorded_u = ACCUMULATION_ROUNDOFF
+    rounding = recorded_u * np.abs(exact.value)
+    bound = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound)
+    spread = ACCUMULATION_ROUNDOFF * np.asarray(exact.spread)
+    tiny = SMALLEST_NORMAL[recorded]
+    allowed = rounding + bound + factor / math.sqrt(3) * spread + exact.jump + tiny
+    deviation = np.sqrt((rounding**2 + bound**2 + spread**2) / 3 + np.asarray(exact.jump) ** 2 + tiny**2)
+    return Fence(allowed, deviation)
+
+
+def disturb(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
+    """Return the exact result with honest noise drawn from the model: what a port might have passed on."""
+    shape = exact.value.shape
+    roundoff = UNIT_ROUNDOFF[recorded]
+    noise = roundoff * np.abs(exact.value) * random.uniform(-1, 1, shape)
+    noise += ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) * random.uniform(-1, 1, shape)
+    noise += ACCUMULATION_ROUNDOFF / math.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
+    return exact.value + noise
+
+

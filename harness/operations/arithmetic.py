@@ -1,0 +1,68 @@
+"""Rounding, contractions and their errors in float64 (Higham, Accuracy and Stability of Numerical Algorithms, §3–4)."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from harness.contract import DTYPES, Array
+from harness.operations.row import Exact
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 0.0}
+SMALLEST_NORMAL = {
+    name: float(ml_dtypes.finfo(dtype).tiny) for name, dtype in DTYPES.items() if name != "int32"
+} | {"int32": 0.0}
+
+
+def round_to(x: Array, dtype: str) -> Array:
+    """Round to the nearest value of a narrower dtype, ties to even, and return it as float64."""
+    return x.astype(np.float32).astype(DTYPES[dtype]).astype(np.float64)
+
+
+def rounding_jump(x: Array, error: Array, dtype: str) -> Array:
+    """Return by how much the rounding of x to a dtype can jump when x is known only to within an error."""
+    return round_to(x + error, dtype) - round_to(x - error, dtype)
+
+
+def contraction_spread(squares: Array, total: Array, num_terms: int) -> Array:
+    """Return √3 times the standard deviation of a sum of K products, in units of u, in any order of summation.
+
+    Recursive summation rounds every partial sum S_k once: the variance is u²·Σ S_k²/3. For terms in random order
+    Σ S_k² is about K/2·Σ(ab)² for what fluctuates and K/3·S² for what accumulates.
+    """
+    return np.sqrt((1 + num_terms / 2) * squares + (num_terms / 3) * total**2)
+
+
+def contract(x: Array, w: Array) -> Exact:
+    """Multiply x [..., k] by w [k, n], with the error of a float32 accumulation."""
+    value = x @ w  # [..., n]
+    return Exact(value, spread=contraction_spread((x * x) @ (w * w), value, x.shape[-1]))
+
+
+def contract_by_expert(x: Array, w: Array, index: Array) -> Exact:
+    """Multiply each chosen row x [b, t, c, k] by its expert's matrix w [e, k, n]; index int [b, t, c]."""
+    value = np.zeros((*index.shape, w.shape[-1]))  # [b, t, c, n]
+    spread = np.zeros_like(value)
+    for expert in np.unique(index):
+        chosen = index == expert
+        product = contract(x[chosen], w[expert])  # [rows, n]
+        value[chosen], spread[chosen] = product.value, product.spread
+    return Exact(value, spread=spread)
+
+
+def softmax(logits: Array, visible: Array) -> Exact:
+    """Softmax over the last axis among the visible entries; the others are exactly 0.
+
+    The error of p = exp(l - m)/Σ is p times that of the argument, of the exponential and of the sum.
+    """
+    shifted = np.where(visible, logits, -np.inf)
+    maximum = np.max(shifted, axis=-1, keepdims=True)
+    distance = np.where(visible, maximum - logits, 0.0)
+    weights = np.where(visible, np.exp(-distance), 0.0)
+    total = weights.sum(-1, keepdims=True)
+    value = weights / total
+    size = np.where(visible, np.abs(logits), 0.0)
+    argument = distance + size  # of exp(l - m): the subtraction, and logits kept with one rounding
+    mean_argument = (value * argument).sum(-1, keepdims=True)
+    num_terms = visible.sum(-1, keepdims=True)
+    return Exact(value, bound=value * (4 + argument + mean_argument), spread=value * np.sqrt(num_terms / 3))

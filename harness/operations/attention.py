@@ -1,0 +1,99 @@
+"""Attention: projections, rotary embedding, cache, capped logits, mask and softmax (SPEC §4.3, §4.4, §5)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.contract import Array
+from harness.operations.arithmetic import contract, contraction_spread, round_to, rounding_jump, softmax
+from harness.operations.row import Alternative, Exact, Scope
+
+LOGIT_CAP = 30.0
+ROPE_BASE = 10000.0
+
+
+def project_heads(x: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Multiply x [b, t, d] by w [d, heads·h] and split the heads: [b, t, heads, h] (SPEC §4.4)."""
+    del alternative
+    product = contract(x, w)
+    shape = (*x.shape[:-1], -1, scope.config.model.key_size)
+    return Exact(product.value.reshape(shape), spread=np.reshape(product.spread, shape))
+
+
+def rotate(x: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Rotate the two halves of every head of x [b, t, heads, h] by its position's phases (SPEC §4.4, RoPE)."""
+    del alternative
+    half = x.shape[-1] // 2
+    frequencies = ROPE_BASE ** (-np.arange(half) / half)  # [h/2]
+    positions = scope.steps[:, None] + np.arange(x.shape[1])  # [b, t]
+    phase = (positions[:, :, None] * frequencies)[:, :, None, :]  # [b, t, 1, h/2]
+    cos, sin = np.cos(phase), np.sin(phase)
+    first, second = x[..., :half], x[..., half:]
+    value = np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+    along = np.concatenate([abs(first * cos) + abs(second * sin), abs(second * cos) + abs(first * sin)], -1)
+    across = np.concatenate([abs(first * sin) + abs(second * cos), abs(second * sin) + abs(first * cos)], -1)
+    # A float32 phase carries the roundings of the frequency (a power, so its exponent's too) and of the product.
+    phase_units = np.concatenate([8 * phase, 8 * phase], -1)
+    return Exact(value, bound=3 * along + (1 + phase_units) * across)
+
+
+def update_cache(cache: Array, new: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Write new [b, t, g, h] into cache [b, s, g, h] at each row's step; nothing is computed, so nothing may round (SPEC §5)."""
+    del alternative
+    value = cache.copy()
+    for row, step in enumerate(scope.steps):
+        value[row, step : step + new.shape[1]] = new[row]
+    return Exact(value)
+
+
+def attention_logits(query: Array, keys: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Return 30·tanh(q·k·attn_output_multiplier/30), query [b, t, q, h], keys [b, s, g, h] → [b, g, r, t, s] (SPEC §4.4)."""
+    config = scope.config.model
+    b, t, q, h = query.shape
+    grouped = query.reshape(b, t, config.num_kv_heads, q // config.num_kv_heads, h)
+    product = np.einsum("btgrh,bsgh->bgrts", grouped, keys)
+    spread = contraction_spread(np.einsum("btgrh,bsgh->bgrts", grouped**2, keys**2), product, h)
+    jump = np.zeros_like(product)
+    if scope.rounds and alternative.inner == "rounded":
+        jump = rounding_jump(product, scope.margin * spread, scope.config.fprop_dtype)
+        product, spread = round_to(product, scope.config.fprop_dtype), np.zeros_like(spread)
+    capped = np.tanh(product * config.attn_output_multiplier / LOGIT_CAP)
+    value = LOGIT_CAP * capped
+    slope = config.attn_output_multiplier * (1 - capped**2)
+    return Exact(
+        value,
+        bound=6 * np.abs(value),
+        spread=slope * spread,
+        jump=np.abs(jump) * config.attn_output_multiplier,  # the cap's slope is at most 1
+    )
+
+
+def attention_weights(logits: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Softmax of logits [b, g, r, t, s] over the visible keys (SPEC §4.4).
+
+    A query that sees no key averages uniformly: over the first step + t slots, or for t = 1 over the whole cache.
+    """
+    del alternative
+    visible = scope.visible  # [b, t, s]
+    blind = ~visible.any(-1)  # [b, t]
+    num_slots, t = visible.shape[-1], visible.shape[1]
+    reach = np.full_like(scope.steps, num_slots) if t == 1 else scope.steps + t
+    uniform = np.arange(num_slots) < reach[:, None, None]  # [b, 1, s]
+    seen = np.where(blind[..., None], uniform, visible)[:, None, None]  # [b, 1, 1, t, s]
+    return softmax(np.where(blind[:, None, None, :, None], 0.0, logits), np.broadcast_to(seen, logits.shape))
+
+
+def attend(weights: Array, values: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Average values [b, s, g, h] by weights [b, g, r, t, s]: [b, t, q, h] (SPEC §4.4)."""
+    del alternative
+    b, g, r, t, _ = weights.shape
+    shape = (b, t, g * r, scope.config.model.key_size)
+    value = np.einsum("bgrts,bsgh->btgrh", weights, values).reshape(shape)
+    squares = np.einsum("bgrts,bsgh->btgrh", weights**2, values**2).reshape(shape)
+    return Exact(value, spread=contraction_spread(squares, value, values.shape[1]))
+
+
+def project_output(heads: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Multiply the flattened heads [b, t, q·h] by w [q·h, d] (SPEC §4.4)."""
+    del scope, alternative
+    return contract(heads.reshape(*heads.shape[:2], -1), w)

@@ -1,0 +1,64 @@
+"""The feed-forward block: experts, or one dense block (SPEC §4.6)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.contract import Array
+from harness.operations.arithmetic import contract, contract_by_expert, round_to, rounding_jump
+from harness.operations.row import Alternative, Exact, Scope
+
+GELU_FACTOR = np.sqrt(2 / np.pi)
+
+
+def gelu(x: Array) -> Array:
+    """Return the tanh approximation of gelu (SPEC §4.6)."""
+    return 0.5 * x * (1 + np.tanh(GELU_FACTOR * (x + 0.044715 * x**3)))
+
+
+def expert_in(x: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Multiply x [b, t, d] by the chosen experts' matrices w [e, d, f]: [b, t, c, f] (SPEC §4.6)."""
+    del scope, alternative
+    rows = np.broadcast_to(x[:, :, None, :], (*index.shape, x.shape[-1]))  # [b, t, c, d]
+    return contract_by_expert(rows, w, index.astype(np.int64))
+
+
+def gated_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Return gelu(activation)·up, elementwise (SPEC §4.6).
+
+    In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value.
+    """
+    del scope, alternative
+    return Exact(gelu(activation) * up, bound=4 * np.abs(activation * up))
+
+
+def dense_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Return gelu(activation)·up of a dense block, gelu rounded to the compute dtype (SPEC §4.6, §9)."""
+    if not scope.rounds:
+        return gated_hidden(activation, up, scope=scope, alternative=alternative)
+    dtype = scope.config.fprop_dtype
+    inner = gelu(activation)
+    if alternative.inner == "kept":
+        return Exact(inner * up, bound=4 * np.abs(activation * up))
+    jump = rounding_jump(inner, scope.margin * 4 * np.abs(activation), dtype)
+    return Exact(round_to(inner, dtype) * up, bound=np.abs(activation * up), jump=np.abs(jump * up))
+
+
+def expert_out(hidden: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Multiply hidden [b, t, c, f] by the chosen experts' matrices w [e, f, d]: [b, t, c, d] (SPEC §4.6)."""
+    del scope, alternative
+    return contract_by_expert(hidden, w, index.astype(np.int64))
+
+
+def combine(gate: Array, outputs: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Sum the experts' outputs [b, t, c, d] weighted by the gates [b, t, c], rounded to the compute dtype (SPEC §4.6)."""
+    if scope.rounds and alternative.inner == "rounded":
+        gate = round_to(gate, scope.config.fprop_dtype)
+    terms = gate[..., None] * outputs
+    return Exact(terms.sum(-2), bound=(1 + terms.shape[-2]) * np.abs(terms).sum(-2))
+
+
+def dense_in(x: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Multiply x [b, t, d] or hidden [b, t, f] by a dense block's matrix (SPEC §4.6)."""
+    del scope, alternative
+    return contract(x, w)

@@ -1,0 +1,77 @@
+"""The shape of a row of the graph, and the values that pass between rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.contract import Array, LanguageModelConfig
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What an operation should have given, and how far honest arithmetic may stray from it.
+
+    `bound` and `spread` are errors in units of u(float32): the first bounds what the elementwise roundings add, the
+    second is the standard deviation (times √3) that a sum of many terms has in any order of summation. `jump` is what an inner rounding can
+    jump by, in the unit of the value. All have the shape of the tap, float64 (design: first-order error of the
+    published formula in its own evaluation order).
+    """
+
+    value: Array
+    bound: Array | float = 0.0
+    spread: Array | float = 0.0
+    jump: Array | float = 0.0
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What an operation knows besides its inputs: the configuration and the call that it is part of.
+
+    tokens int32 [b, t]; steps int32 [b], the cache steps before the call; visible bool [b, t, s], the keys that each
+    query sees; margin is λ·u(float32), the error of a sum, in units of its spread, within which an inner rounding may go either way.
+    """
+
+    config: LanguageModelConfig
+    tokens: Array
+    steps: Array
+    visible: Array
+    margin: float
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the compute dtype is narrower than float32."""
+        return self.config.fprop_dtype != "float32"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A permitted way to compute an operation: which of the specification's inner roundings it really does."""
+
+    name: str
+    weights: str = "canonical"
+    inner: str = "rounded"
+    constant: str = "rounded"
+
+
+CANONICAL = Alternative("canonical")
+
+Function = Callable[..., Exact]
+"""`function(*inputs, *weights, scope=…, alternative=…) -> Exact`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One row: the tap it makes, the taps and weights it reads, its function, and its permitted alternatives.
+
+    Inputs are operations of the same layer, or `residual_stream` (the embedding or the previous layer's output),
+    `previous:TAP` (the tap of the call before, or the preloaded cache) and `last_output`. Weights are paths below
+    the layer's module. `alternatives` never widen a fence: one is chosen per candidate over all data.
+    """
+
+    name: str
+    section: str
+    function: Function
+    inputs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = (CANONICAL,)

@@ -1,0 +1,157 @@
+"""The float64 oracle: the whole graph from tokens, or any operation from the inputs that a port itself used.
+
+One evaluator serves both. What is *shown* is taken as it is; everything else is computed from what comes before. With
+nothing shown the walk is the model in exact arithmetic; with everything shown it is the local check of every operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from harness.cases import Cache, Case, Preset, steps_before
+from harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name, tap_names
+from harness.graph import input_taps, operation_of, weight_names
+from harness.masks import visible_keys
+from harness.operations.arithmetic import round_to
+from harness.operations.row import CANONICAL, Alternative, Exact, Scope
+
+DEFAULT_MARGIN = 8 * 2.0**-24
+"""λ·u(float32) for the jumps of inner roundings where no run has set its own λ."""
+
+Alternatives = Mapping[str, Alternative]
+"""The permitted alternative in force, by operation; canonical where none is named."""
+
+Perturb = Callable[[str, Exact], Array]
+"""Turns an exact result into the value that flows on: itself, or itself with modelled noise."""
+
+
+def undisturbed(tap: str, exact: Exact) -> Array:
+    """Let the exact value flow on."""
+    del tap
+    return exact.value
+
+
+@dataclass
+class ExactWeights:
+    """The weights in float64, dequantised once per way of rounding the product (SPEC §3)."""
+
+    config: LanguageModelConfig
+    stored: Weights
+    _made: dict[tuple[str, str], Array] = field(default_factory=dict)
+
+    def get(self, name: str, rounding: str) -> Array:
+        """Return one weight as the operations use it; `rounding` is canonical, kept or rounded."""
+        if (name, rounding) not in self._made:
+            self._made[name, rounding] = dequantised(self.config, self.stored, name, rounding)
+        return self._made[name, rounding]
+
+
+def dequantised(config: LanguageModelConfig, stored: Weights, name: str, rounding: str) -> Array:
+    """Return a stored weight in float64 (SPEC §3, §4.6, §9).
+
+    Canonically int8 · scale is rounded to the dtype of the scales, then to the compute dtype except for the experts;
+    in float32 nothing is narrower than float32. Plain matrices are rounded to the compute dtype.
+    """
+    narrow = config.fprop_dtype != "float32" and rounding == "canonical"
+    if name in stored:
+        plain = stored[name].astype(np.float64)
+        matrix = name.endswith("/w") and not name.endswith("router/w")
+        return round_to(plain, config.fprop_dtype) if narrow and matrix else plain
+    weight, scales = stored[f"{name}.weight"], stored[f"{name}.scales"]
+    num_rows = weight.shape[-2] // scales.shape[-2]
+    product = weight.astype(np.float64) * np.repeat(scales.astype(np.float64), num_rows, axis=-2)
+    if narrow or rounding == "rounded":
+        product = round_to(product, str(scales.dtype))
+    if narrow and "/moe/" not in name:
+        product = round_to(product, config.fprop_dtype)
+    return product
+
+
+def evaluate(
+    tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative = CANONICAL
+) -> Exact:
+    """Apply one operation to given inputs; `values` holds float64 arrays by tap, earlier caches as `previous:TAP`."""
+    operation = operation_of(tap, scope.config)
+    inputs = [values[name] for name in input_taps(tap, scope.config)]
+    matrices = [weights.get(name, alternative.weights) for name in weight_names(tap, scope.config)]
+    return operation.function(*inputs, *matrices, scope=scope, alternative=alternative)
+
+
+def empty_cache(config: LanguageModelConfig, batch_size: int) -> Cache:
+    """Return a cache of zeros at step 0, float64."""
+    sizes = config.axis_sizes
+    shape = (config.model.num_layers, batch_size, *(sizes[axis] for axis in "sgh"))
+    return Cache(np.zeros(shape), np.zeros(shape), np.zeros(batch_size, np.int32))
+
+
+def cached_taps(cache: Cache) -> dict[str, Array]:
+    """Return a cache as the `previous:` inputs of the first call, float64."""
+    taps = {}
+    for layer in range(len(cache.keys)):
+        taps["previous:" + tap_name(layer, "kv.keys")] = cache.keys[layer].astype(np.float64)
+        taps["previous:" + tap_name(layer, "kv.values")] = cache.values[layer].astype(np.float64)
+    return taps
+
+
+def walk_call(
+    scope: Scope,
+    weights: ExactWeights,
+    previous: Mapping[str, Array],
+    shown: Mapping[str, Array],
+    *,
+    alternatives: Alternatives | None = None,
+    perturb: Perturb = undisturbed,
+) -> Iterator[tuple[str, Exact, Array]]:
+    """Yield (tap, exact result, value that flows on) for every tap of one call, in order.
+
+    What is in `shown` (float64, by tap) flows on instead of the computed value.
+    """
+    values = dict(previous)
+    for tap in tap_names(scope.config):
+        operation = split_tap(tap)[1]
+        alternative = (alternatives or {}).get(operation, CANONICAL)
+        exact = evaluate(tap, scope, weights, values, alternative)
+        values[tap] = shown[tap] if tap in shown else perturb(tap, exact)
+        yield tap, exact, values[tap]
+
+
+def scope_of(preset: Preset, case: Case, call: int, margin: float = DEFAULT_MARGIN) -> Scope:
+    """Return what the operations of one call of a case know besides their inputs."""
+    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
+    tokens, steps = case.calls[call].tokens, steps_before(case, call)
+    return Scope(config, tokens, steps, visible_keys(config, tokens, steps), margin)
+
+
+def walk(
+    preset: Preset,
+    case: Case,
+    shown: Callable[[int, str], Array | None] = lambda _call, _tap: None,
+    *,
+    weights: ExactWeights | None = None,
+    alternatives: Alternatives | None = None,
+    perturb: Perturb = undisturbed,
+    margin: float = DEFAULT_MARGIN,
+) -> Iterator[tuple[int, str, Exact, Array]]:
+    """Yield (call, tap, exact result, value that flows on) for a whole case.
+
+    `shown(call, tap)` gives the float64 value to use instead of the computed one, or None.
+    """
+    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
+    weights = weights or ExactWeights(config, preset.weights)
+    cache = case.preload or empty_cache(config, len(case.calls[0].tokens))
+    previous = cached_taps(cache)
+    for call in range(len(case.calls)):
+        scope = scope_of(preset, case, call, margin)
+        values = {tap: value for tap in tap_names(config) if (value := shown(call, tap)) is not None}
+        following = {}
+        for tap, exact, value in walk_call(
+            scope, weights, previous, values, alternatives=alternatives, perturb=perturb
+        ):
+            if ".kv." in tap:
+                following["previous:" + tap] = value
+            yield call, tap, exact, value
+        previous = following
+

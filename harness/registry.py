@@ -1,0 +1,73 @@
+"""Finds a candidate by what the user calls it, without importing it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+CANDIDATES_DIR = Path(__file__).resolve().parent.parent / "candidates"
+
+
+class UnknownCandidateError(ValueError):
+    """Raised for a candidate that cannot be found; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate's name and the command that answers a job: JOB_DIR and OUT_DIR are appended to it."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
+    """Return the names of the built-in candidates: the modules in `candidates/`."""
+    return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
+
+
+def find_candidate(name: str) -> Candidate:
+    """Find a built-in name, `path/to/file.py`, an executable program, or `package.module`, in this order.
+
+    Raises UnknownCandidateError.
+    """
+    if name in builtin_names():
+        return _python(name, f"{CANDIDATES_DIR.name}.{name}")
+    path = Path(name)
+    if path.is_file():
+        return _from_file(name, path)
+    if all(part.isidentifier() for part in name.split(".")) and _module_exists(name):
+        return _python(name, name)
+    near = difflib.get_close_matches(name, builtin_names(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UnknownCandidateError(
+        f"no candidate {name!a}: {hint}give one of {', '.join(builtin_names())}, "
+        "package.module, path/to/file.py or the path of an executable program"
+    )
+
+
+def _from_file(name: str, path: Path) -> Candidate:
+    if path.suffix == ".py":
+        return _python(name, str(path.resolve()))
+    if not os.access(path, os.X_OK):
+        raise UnknownCandidateError(f"{path}: neither a .py file nor executable: chmod +x {path}")
+    return Candidate(name, (str(path.resolve()),))
+
+
+def _python(name: str, module: str) -> Candidate:
+    return Candidate(name, (sys.executable, "-X", "faulthandler", "-m", "harness.shim", module))
+
+
+def _module_exists(name: str) -> bool:
+    """Return whether a dotted module can be found, without importing any of its packages."""
+    top, *rest = name.split(".")
+    spec = PathFinder.find_spec(top, [str(Path.cwd())]) or importlib.util.find_spec(top)
+    for depth, _ in enumerate(rest, start=2):
+        if spec is None or spec.submodule_search_locations is None:
+            return False
+        spec = PathFinder.find_spec(".".join(name.split(".")[:depth]), list(spec.submodule_search_locations))
+    return spec is not None

@@ -1,0 +1,133 @@
+"""Runs a candidate over a job folder. One that crashes, hangs or takes too much memory loses the case it was at.
+
+The child process is started again for the cases that are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from harness.answers import Answer, is_answered
+from harness.child import Exit, Limits, run_child
+from harness.files import FileError, write_json
+from harness.jobs import JobCase, link_job, read_job
+from harness.registry import Candidate
+
+REFUSED = 1
+REFUSAL = "unsupported:"
+
+MAX_FRUITLESS_STARTS = 2
+"""After so many starts in a row without one answer, the cases left are given up."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """How a run went: the end of every start of the program, and what became of the cases without a result."""
+
+    candidate: str
+    exits: tuple[Exit, ...]
+    unanswered: Mapping[str, Answer]
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of all starts."""
+        return sum(end.seconds for end in self.exits)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most resident memory seen, 0 where it cannot be sampled."""
+        return max(end.peak_bytes for end in self.exits)
+
+
+def run_job(
+    candidate: Candidate,
+    job_dir: Path,
+    out_dir: Path,
+    limits: Limits,
+    on_progress: Callable[[str], None] = lambda _case_id: None,
+) -> RunRecord:
+    """Run a candidate over a job; leave its answers, stdout.txt, stderr.txt and run.json in a new or empty folder.
+
+    `limits.silent_seconds` is the time to load the model and answer one case. `on_progress` is called with the id of
+    every case that has a result. Raises FileError for a broken job, a folder that is not empty, and a program that
+    cannot be started.
+    """
+    job = read_job(job_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    if any(out_dir.iterdir()):
+        raise FileError(f"{out_dir}: not empty, and old answers would pass for new ones: give a new folder")
+    exits: list[Exit] = []
+    unanswered: dict[str, Answer] = {}
+    left, fruitless = job.cases, 0
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stdout, stderr = (stack.enter_context((out_dir / f"{name}.txt").open("xb")) for name in ("stdout", "stderr"))
+        while left:
+            folder = job_dir if left == job.cases else scratch / str(len(exits))
+            if folder != job_dir:
+                link_job(job_dir, replace(job, cases=left), folder)
+            command = (*candidate.command, str(folder.resolve()), str(out_dir.resolve()))
+            end = run_child(command, stdout, stderr, limits, _progress(out_dir, left, on_progress))
+            rest = tuple(case for case in left if not is_answered(out_dir, case))
+            fruitless = fruitless + 1 if rest == left else 0
+            exits.append(end)
+            lost = _unanswered(rest, end, limits, given_up=fruitless == MAX_FRUITLESS_STARTS)
+            unanswered |= lost
+            left = rest[len(lost) :]
+    record = RunRecord(candidate.name, tuple(exits), unanswered)
+    _write_record(out_dir / "run.json", record)
+    return record
+
+
+def _progress(out_dir: Path, cases: Sequence[JobCase], on_progress: Callable[[str], None]) -> Callable[[], bool]:
+    """Return a function that reports every newly answered case and returns whether there was one."""
+    waiting = list(cases)
+
+    def progressed() -> bool:
+        answered = [case for case in waiting if is_answered(out_dir, case)]
+        for case in answered:
+            waiting.remove(case)
+            on_progress(case.id)
+        return bool(answered)
+
+    return progressed
+
+
+def _unanswered(rest: Sequence[JobCase], end: Exit, limits: Limits, *, given_up: bool) -> dict[str, Answer]:
+    """Return the cases lost with the end of a program: all of those left, or the first if it is worth another start."""
+    answer = _reason(end, limits)
+    if end.status in {0, REFUSED}:
+        return {case.id: answer for case in rest}
+    lost = {case.id: answer for case in rest[:1]}
+    if given_up:
+        reason = f"not reached in {MAX_FRUITLESS_STARTS} starts without an answer: {answer.reason}"
+        lost |= {case.id: replace(answer, reason=reason) for case in rest[1:]}
+    return lost
+
+
+def _reason(end: Exit, limits: Limits) -> Answer:
+    """Return what the end of a program says of a case without a result."""
+    last_line = end.stderr_tail.strip().rpartition("\n")[2]
+    if end.broke == "time":
+        return Answer(status="error", reason=f"no answer within {limits.silent_seconds:g} seconds")
+    if end.broke == "memory":
+        mebibytes = (size / 2**20 for size in (end.peak_bytes, limits.memory_bytes))
+        return Answer(status="error", reason="took {:.0f} MiB of memory, allowed are {:.0f}".format(*mebibytes))
+    if end.status < 0:
+        return Answer(status="error", reason=f"ended by signal {-end.status}, {signal.strsignal(-end.status)}")
+    if end.status == 0:
+        return Answer(status="missing", reason="the program ended with status 0 and wrote no result")
+    if end.status == REFUSED and last_line.startswith(REFUSAL):
+        return Answer(status="unsupported", reason=last_line.removeprefix(REFUSAL).strip())
+    return Answer(status="error", reason=f"the program ended with status {end.status}: {last_line}")
+
+
+def _write_record(path: Path, record: RunRecord) -> None:
+    rows = {case: {"status": answer.status, "reason": answer.reason} for case, answer in record.unanswered.items()}
+    exits = [asdict(end) for end in record.exits]
+    write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})

@@ -1,0 +1,145 @@
+"""Runs a Python candidate over a job folder: `python -m harness.shim MODULE JOB_DIR OUT_DIR`.
+
+MODULE is `package.module` or `path/to/file.py`. The exit status is 0 if the cases were run, 1 if the candidate refused
+the job, 2 if it could not be loaded; every case has a result.json then, and each says its own status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import time
+import traceback
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from harness.cases import tap_key
+from harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
+from harness.files import read_json, write_json
+from harness.jobs import Job, JobCase, read_job
+from harness.tensors import digest, open_tensors, write_tensors
+
+MAX_TRACEBACK = 4000
+
+REFUSED, FAILED = 1, 2
+
+
+def main(module: str, job_dir: Path, out_dir: Path) -> int:
+    """Run a candidate module over a job folder, write the answers, and return the exit status."""
+    job = read_job(job_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        candidate = import_candidate(module)
+        info = _info(candidate, module)
+        write_json(out_dir / "info.json", asdict(info))
+        if job.fprop_dtype not in info.fprop_dtypes:
+            raise Unsupported(f"fprop_dtype {job.fprop_dtype}; it runs {', '.join(info.fprop_dtypes)}")
+        config = LanguageModelConfig.from_json(read_json(job_dir / "config.json"))
+        model = candidate.load(config, open_tensors(job_dir / "weights.safetensors"))
+    except ModuleNotFoundError as error:
+        return _refuse(out_dir, job, Unsupported(f"needs {error.name}, which is not installed"))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
+        return _refuse(out_dir, job, error)
+    for case in job.cases:
+        (out_dir / case.folder).mkdir(exist_ok=True)
+        try:
+            result = run_case(model, case, open_tensors(job_dir / case.inputs), info.taps, out_dir / case.folder)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
+            result = _failure(error)
+        write_json(out_dir / case.folder / "result.json", result)
+    return 0
+
+
+def import_candidate(module: str) -> ModuleType:
+    """Import a candidate, `package.module` or a file ending in .py, which may import the files beside it."""
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    path = Path(module).resolve()
+    spec = importlib.util.spec_from_file_location(f"candidate_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def run_case(
+    model: Any, case: JobCase, inputs: Mapping[str, Array], declared: Collection[str], folder: Path
+) -> dict[str, Any]:
+    """Run a case three times, tapped, tapped again and with only logits and caches tapped; return its result.json.
+
+    The second run's taps are kept as digests. Raises what the candidate raises.
+    """
+    taps = select_taps(case.taps, declared)
+    began = time.perf_counter()
+    first = _run_calls(model, case, inputs, taps)
+    seconds = time.perf_counter() - began
+    write_tensors(folder / "taps.safetensors", first)
+    repeat = {key: digest(array) for key, array in _run_calls(model, case, inputs, taps).items()}
+    untapped = _run_calls(model, case, inputs, select_taps(case.untapped, declared))
+    write_tensors(folder / "untapped.safetensors", untapped)
+    return {"status": "answered", "seconds": seconds, "repeat": repeat}
+
+
+def _run_calls(model: Any, case: JobCase, inputs: Mapping[str, Array], taps: tuple[str, ...]) -> dict[str, Array]:
+    """Make the calls of a case from a fresh state; everything is copied, since both sides may reuse their arrays."""
+    if case.preload:
+        _method(model, "preload")(*(np.array(inputs[f"preload/{name}"]) for name in ("keys", "values", "steps")))
+    answers: dict[str, Array] = {}
+    for index, kind in enumerate(case.calls):
+        tokens, lengths = (np.array(inputs[tap_key(index, name)]) for name in ("tokens", "lengths"))
+        arguments = (tokens,) if kind == "decode" else (tokens, lengths)
+        for tap, value in _method(model, kind)(*arguments, taps).items():
+            answers[tap_key(index, tap)] = np.array(value)
+    return answers
+
+
+def _method(model: Any, name: str) -> Any:
+    method = getattr(model, name, None)
+    if method is None:
+        raise Unsupported(f"the model has no {name}()")
+    return method
+
+
+def _info(candidate: ModuleType, module: str) -> CandidateInfo:
+    info = getattr(candidate, "INFO", None)
+    if not isinstance(info, CandidateInfo) or not callable(getattr(candidate, "load", None)):
+        raise TypeError(f"{module} must have INFO = CandidateInfo(…) and load(config, weights)")
+    return info
+
+
+def _refuse(out_dir: Path, job: Job, error: BaseException) -> int:
+    result = _failure(error)
+    for case in job.cases:
+        (out_dir / case.folder).mkdir(exist_ok=True)
+        write_json(out_dir / case.folder / "result.json", result)
+    sys.stderr.write(f"{result['status']}: {result['reason']}\n")
+    return REFUSED if isinstance(error, Unsupported) else FAILED
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """Return the result.json of a case that was not answered, with the place where the candidate failed."""
+    if isinstance(error, Unsupported):
+        return {"status": "unsupported", "reason": str(error)}
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = "".join(traceback.format_exception(error))
+    return {
+        "status": "error",
+        "reason": f"{type(error).__name__}: {error}{place}",
+        "traceback": text[-MAX_TRACEBACK:],
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:  # noqa: PLR2004 - the name and three arguments
+        sys.exit("usage: python -m harness.shim MODULE JOB_DIR OUT_DIR")
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))

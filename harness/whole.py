@@ -1,0 +1,152 @@
+"""The global check: a port's whole run against the exact model, tap by tap and token by token, end to end.
+
+Rounding errors grow through the layers, so what is honest is measured: the oracle is rerun with modelled noise at every
+operation, and a port's error per token is compared with what those runs show. Where a port chose other experts than
+the exact model, the choice is excused only if the exact scores lie within honest noise of each other; the comparison
+then goes on along the port's own route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.cases import Case, Preset
+from harness.compare import SPECS
+from harness.contract import Array, LanguageModelConfig, split_tap, tap_name, tap_names
+from harness.local import Evidence, Key, boundary_gap
+from harness.noise import disturb, recorded_dtypes
+from harness.oracle import ExactWeights, walk
+
+NUM_RUNS = 8
+"""Noisy runs of the oracle from which the honest error of every token is measured."""
+
+SAFETY = 6.0
+"""How many honest errors (root mean square over a token's features) a port's error may reach: honest runs stay below 3."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The end-to-end error of one tap: worst token's error / allowed, its index (row, position), and the plain figures.
+
+    `observed_error`, `honest_error` are root mean squares over the token's features, `expected_error` that of the golden.
+    """
+
+    call: int
+    tap: str
+    ratio: float
+    index: tuple[int, ...]
+    observed_error: float
+    honest_error: float
+    expected_error: float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A token for which a port chose other experts than the exact model: where, how close the choice was, what is honest."""
+
+    call: int
+    layer: int
+    index: tuple[int, ...]
+    gap: float
+    allowed: float
+
+    @property
+    def excused(self) -> bool:
+        """Whether the exact scores at the boundary lie within twice the honest fence on the router's error."""
+        return self.gap <= self.allowed
+
+
+@dataclass(frozen=True)
+class Honest:
+    """The exact run along a route, and the honest error of every token on it; keyed by (call, tap)."""
+
+    exact: Mapping[Key, Array]
+    error: Mapping[Key, Array]
+
+
+def per_token(error: Array, axes: tuple[str, ...]) -> Array:
+    """Return the root mean square of an error over all but the batch and the position (or cache slot)."""
+    other = tuple(i for i, axis in enumerate(axes) if axis not in ("b", "t") and not (axis == "s" and "t" not in axes))
+    return np.sqrt(np.mean(np.square(error), axis=other))
+
+
+def honest_run(preset: Preset, case: Case, route: Mapping[Key, Array], weights: ExactWeights) -> Honest:
+    """Walk the exact model along a route (float64 expert indices by (call, tap)), and measure honest errors on it."""
+    config = weights.config
+    contract = recorded_dtypes(config, preset)
+    random = np.random.default_rng(0)
+
+    def forced(call: int, tap: str) -> Array | None:
+        return route.get((call, tap))
+
+    exact = {(call, tap): value for call, tap, _, value in walk(preset, case, forced, weights=weights)}
+    squares: dict[Key, Array] = {}
+    for _ in range(NUM_RUNS):
+        noisy = walk(
+            preset, case, forced, weights=weights,
+            perturb=lambda tap, result: disturb(result, contract[split_tap(tap)[1]], random),
+        )
+        for call, tap, _, value in noisy:
+            error = per_token(value - exact[call, tap], SPECS[split_tap(tap)[1]].axes)
+            squares[call, tap] = squares.get((call, tap), 0.0) + np.square(error) / NUM_RUNS
+    return Honest(exact, {key: np.sqrt(np.maximum(x, np.median(x))) for key, x in squares.items()})
+
+
+def route_of(evidence: Evidence) -> dict[Key, Array]:
+    """Return the experts that a port chose, where it shows them."""
+    return {
+        key: seen.cleaned for key, seen in evidence.observed.items() if key[1].endswith("moe.expert_index")
+    }
+
+
+def drifts(evidence: Evidence, honest: Honest, expected: Mapping[Key, Array]) -> list[Drift]:
+    """Return the end-to-end error of every tap shown, the worst token of each; `expected` are the golden taps."""
+    found = []
+    for (call, tap), seen in evidence.observed.items():
+        operation = split_tap(tap)[1]
+        if operation == "moe.expert_index":
+            continue
+        spec, key = SPECS[operation], (call, tap)
+        mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
+        tokens = per_token(mask.astype(np.float64), spec.axes) > 0
+        exact = honest.exact[key]
+        observed_error = per_token(np.where(mask, seen.cleaned - exact, 0.0), spec.axes)
+        expected_error = per_token(np.where(mask, expected[key] - exact, 0.0), spec.axes)
+        allowed = SAFETY * honest.error[key] + np.finfo(np.float32).tiny
+        ratio = np.where(tokens, observed_error / allowed, 0.0)
+        index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+        found.append(
+            Drift(
+                call,
+                tap,
+                float(ratio[index]),
+                tuple(int(i) for i in index),
+                float(observed_error[index]),
+                float(honest.error[key][index]),
+                float(expected_error[index]),
+            )
+        )
+    return found
+
+
+def flips(evidence: Evidence, honest: Honest, config: LanguageModelConfig) -> list[Flip]:
+    """Return every token for which a port chose other experts than the exact model would along the same route."""
+    found = []
+    for (call, tap), seen in evidence.observed.items():
+        layer, operation = split_tap(tap)
+        if operation != "moe.expert_index" or layer is None:
+            continue
+        key = (call, tap_name(layer, "router.probabilities"))
+        probabilities, error = honest.exact[key], honest.error[key]
+        k = config.model.num_selected_experts
+        exact = np.argsort(-probabilities, axis=-1, kind="stable")[..., :k]
+        differs = (np.sort(exact, -1) != np.sort(seen.cleaned, -1)).any(-1)  # [b, t]
+        differs &= evidence.masks[call, operation][..., 0]
+        scores = np.take_along_axis(probabilities, seen.cleaned.astype(np.int64), -1)
+        gap = np.take_along_axis(probabilities, exact, -1).min(-1) - scores.min(-1)
+        for index in map(tuple, np.argwhere(differs)):
+            found.append(Flip(call, layer, tuple(map(int, index)), float(gap[index]), float(2 * SAFETY * error[index])))
+    return found

@@ -1,0 +1,62 @@
+"""Sessions: `nox -s conformance` is the main job, `nox -s tests` the tests; arguments after `--` are passed on."""
+
+from __future__ import annotations
+
+import os
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["conformance", "tests", "lint", "types"]
+
+GROUPS = nox.project.load_toml("pyproject.toml")
+
+if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through which CPU wheels of torch may come
+    os.environ.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"].replace(" ", ","))
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Judge the built-in candidates, or those named after `--candidate`."""
+    session.install("--editable", ".[reference,torch]")
+    session.run("python", "-m", "harness", "run", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; `-- --thorough` runs the long profiles too."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "jax"), [("3.11", "0.10"), ("3.12", "0.10"), ("3.12", "0.11"), ("3.12", "0.12"), ("3.13", "0.12")]
+)
+def compat(session: nox.Session, jax: str) -> None:
+    """Run the tests that need no torch on every supported Python and JAX."""
+    session.install("--editable", ".[reference]", f"jax=={jax}.*", f"jaxlib=={jax}.*", *_group("tests"))
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests/harness", "tests/reference"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the arrows between the packages."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--diff")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types strictly."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("types"))
+    session.run("mypy", *session.posargs)
+
+
+def _group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(GROUPS, name)
