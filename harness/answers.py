@@ -6,9 +6,8 @@ raises: a case without a usable answer has the status that says so. Dtypes and s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ Status = Literal["answered", "unsupported", "error", "missing"]
 
 MAX_RESULT_BYTES = 4 * 2**20
 MAX_REASON = 500
+MAX_SECONDS = 1e9
 
 NO_TENSORS = TensorFile(Path(), {}, np.empty(0, np.uint8))
 
@@ -39,7 +39,7 @@ class Answer:
     status: Status
     reason: str = ""
     info: CandidateInfo | None = None
-    taps: TensorFile = NO_TENSORS
+    taps: TensorFile = field(default_factory=lambda: NO_TENSORS)
     untapped: TensorFile | None = None
     repeat: Mapping[str, str] | None = None
     extra: tuple[str, ...] = ()
@@ -128,8 +128,8 @@ def _read_result(path: Path) -> Answer:
             raise FileError(f"{path}: status must be answered, unsupported or error")
     if not isinstance(reason, str) or not (repeat is None or _is_strings(repeat)):
         raise FileError(f"{path}: reason must be a string, and repeat an object of strings")
-    if seconds is not None and not (type(seconds) in {int, float} and 0 <= seconds < math.inf):
-        raise FileError(f"{path}: seconds must be a number from 0 up")
+    if seconds is not None and not (type(seconds) in {int, float} and 0 <= seconds <= MAX_SECONDS):
+        raise FileError(f"{path}: seconds must be a number from 0 to {MAX_SECONDS:g}")
     return Answer(status=status, reason=one_line(reason), repeat=repeat, seconds=seconds)
 
 

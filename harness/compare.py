@@ -29,6 +29,7 @@ class Comparison:
     `tail` is the worst element's error over its fence, `bulk` the root mean square of errors over what honest rounding
     gives. `excess` is the largest error beyond one rounding to the recorded dtype, in units of float32 roundings of
     the operation. `index` points at the worst element; `problem` says what is wrong where no number can.
+    `undecided` marks a tap of which no element could be compared because a hidden choice of experts may go either way.
     """
 
     call: int
@@ -43,6 +44,7 @@ class Comparison:
     allowed: float = math.nan
     problem: str = ""
     note: str = ""
+    undecided: bool = False
 
     @property
     def operation(self) -> str:
@@ -114,7 +116,7 @@ def fit_slots(x: Array, spec: TapSpec, num_slots: int) -> Array:
     return np.pad(x, padding)
 
 
-def clean(x: Array, mask: Array) -> Array:
+def clean(x: Array, mask: Array | np.bool_) -> Array:
     """Return a tap in float64 with 0 wherever it is not compared, so that nothing there can influence what is."""
     return np.where(mask, x, np.zeros((), x.dtype)).astype(np.float64)
 
@@ -134,7 +136,7 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
         )
     error = np.where(mask, np.abs(observed - exact.value), 0.0)
     ratio = np.divide(error, fence.allowed, out=np.where(error > 0, np.inf, 0.0), where=fence.allowed > 0)
-    index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
     scored = mask & (fence.deviation > 0)
     squares = np.square(error[scored] / fence.deviation[scored])
     bulk = math.sqrt(squares.mean()) / (1 + 6 / math.sqrt(2 * squares.size)) if squares.size else 0.0
@@ -145,7 +147,7 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
         tail=float(ratio[index]),
         bulk=bulk,
         excess=excess_units(error, exact, recorded, mask),
-        index=tuple(int(i) for i in index),
+        index=index,
         observed=float(observed[index]),
         exact=float(exact.value[index]),
         allowed=float(fence.allowed[index]),

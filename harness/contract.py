@@ -99,12 +99,12 @@ class LanguageModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the nested dictionary that `config.json` holds; real numbers travel as strings."""
-        return _stringify(asdict(self))
+        return {key: _stringify(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LanguageModelConfig:
         """Build a configuration from `config.json`; raises TypeError for unknown or missing fields."""
-        model = {
+        model: dict[str, Any] = {
             key: float(value) if key in {"widening_factor", "attn_output_multiplier"} else value
             for key, value in data["model"].items()
         }

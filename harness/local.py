@@ -36,7 +36,7 @@ Key = tuple[int, str]
 
 @dataclass(frozen=True)
 class Observed:
-    """One tap as a candidate gave it: float64 with its own values everywhere, and with 0 where nothing is compared."""
+    """One tap as a candidate gave it: float64 as it is, and fit to be computed with (see `gather`)."""
 
     raw: Array
     cleaned: Array
@@ -81,7 +81,9 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
                 problems[call, tap] = Comparison(call, tap, 0, problem=problem)
                 continue
             x = fit_slots(x, SPECS[operation], config.sequence_len)
-            mask = masks[call, operation]
+            # An unused cache slot stays as it is: honest weights give it exactly nothing, and a port's own fault with the
+            # mask is then found at the weights alone.
+            mask = np.True_ if operation in COPIES else masks[call, operation]
             observed[call, tap] = Observed(x.astype(np.float64), safe(tap, clean(x, mask), config), recorded)
     return Evidence(config, observed, problems, masks)
 
@@ -132,8 +134,9 @@ def check_case(
             fence = fence_of_copy(exact, fence, seen.recorded, steps[call], config)
         if segments is not None and key in segments.deviation:
             fence = widened(fence, segments.deviation[key], factor)
-            mask = mask & before(segments.undecided[call], mask, SPECS[operation].axes)
-        results[key] = compare(call, tap, exact, fence, seen.raw, mask, seen.recorded)
+            mask = mask & before(segments.undecided[call], seen.raw, SPECS[operation].axes)
+        result = compare(call, tap, exact, fence, seen.raw, mask, seen.recorded)
+        results[key] = replace(result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any()))
     return [results[key] for key in sorted(results, key=lambda key: (key[0], order(config)[key[1]]))]
 
 
@@ -231,7 +234,10 @@ def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:
     """Return how far the last chosen expert is ahead of the first one left out, [b, t] from probabilities [b, t, e]."""
     ordered = -np.sort(-probabilities, axis=-1)
     k = config.model.num_selected_experts
-    return ordered[..., k - 1] - ordered[..., k] if k < ordered.shape[-1] else np.full(ordered.shape[:-1], math.inf)
+    if k == ordered.shape[-1]:
+        return np.full(ordered.shape[:-1], math.inf)
+    gap: Array = ordered[..., k - 1] - ordered[..., k]
+    return gap
 
 
 def widened(fence: Fence, deviation: Array, factor: float) -> Fence:
@@ -239,10 +245,10 @@ def widened(fence: Fence, deviation: Array, factor: float) -> Fence:
     return Fence(fence.allowed + factor * deviation, np.hypot(fence.deviation, deviation))
 
 
-def before(undecided: Array, mask: Array, axes: tuple[str, ...]) -> Array:
-    """Return the mask of query positions before a row's first undecided one, with the axes of a tap."""
+def before(undecided: Array, x: Array, axes: tuple[str, ...]) -> Array:
+    """Return the mask of query positions before a row's first undecided one, with the axes of a tap x."""
     if "t" not in axes:
-        return np.ones((1,) * mask.ndim, bool)
-    size = mask.shape[axes.index("t")]
+        return np.ones((1,) * x.ndim, bool)
+    size = x.shape[axes.index("t")]
     kept = np.arange(size) < undecided[:, None]  # [b, t]
     return kept.reshape([kept.shape["bt".index(axis)] if axis in "bt" else 1 for axis in axes])

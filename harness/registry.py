@@ -26,8 +26,9 @@ class Candidate:
 
 
 def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
-    """Return the names of the built-in candidates: the modules in `candidates/`."""
-    return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
+    """Return the names of the built-in candidates: the modules and packages in `candidates/`."""
+    modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    return tuple(sorted(name for name in modules if not name.startswith("_")))
 
 
 def find_candidate(name: str) -> Candidate:

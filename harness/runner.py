@@ -101,7 +101,7 @@ def _progress(out_dir: Path, cases: Sequence[JobCase], on_progress: Callable[[st
 def _unanswered(rest: Sequence[JobCase], end: Exit, limits: Limits, *, given_up: bool) -> dict[str, Answer]:
     """Return the cases lost with the end of a program: all of those left, or the first if it is worth another start."""
     answer = _reason(end, limits)
-    if end.status in {0, REFUSED}:
+    if answer.status != "error":
         return {case.id: answer for case in rest}
     lost = {case.id: answer for case in rest[:1]}
     if given_up:
@@ -124,10 +124,22 @@ def _reason(end: Exit, limits: Limits) -> Answer:
         return Answer(status="missing", reason="the program ended with status 0 and wrote no result")
     if end.status == REFUSED and last_line.startswith(REFUSAL):
         return Answer(status="unsupported", reason=last_line.removeprefix(REFUSAL).strip())
-    return Answer(status="error", reason=f"the program ended with status {end.status}: {last_line}")
+    return Answer(
+        status="error", reason=f"the program ended with status {end.status}: {last_line or 'no word on stderr'}"
+    )
 
 
 def _write_record(path: Path, record: RunRecord) -> None:
     rows = {case: {"status": answer.status, "reason": answer.reason} for case, answer in record.unanswered.items()}
     exits = [asdict(end) for end in record.exits]
     write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})
+
+
+def run_jobs(
+    candidate: Candidate,
+    folders: Sequence[tuple[Path, Path]],
+    limits: Limits,
+    on_progress: Callable[[str], None] = lambda _case_id: None,
+) -> list[RunRecord]:
+    """Run a candidate over several (job, answers) folders."""
+    return [run_job(candidate, job_dir, out_dir, limits, on_progress) for job_dir, out_dir in folders]

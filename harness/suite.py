@@ -31,12 +31,12 @@ UNEQUAL = LanguageModelConfig(
     vocab_size=101,
     pad_token=0,
     eos_token=2,
-    sequence_len=11,
+    sequence_len=9,
     embedding_multiplier_scale=78.38367176906169,
     output_multiplier_scale=0.5773502691896257,
     fprop_dtype="bfloat16",
 )
-"""Every axis differs: d 40, f 160, q 12, g 3, r 4, h 8, e 5, v 101, s 11, and G = 16 scale groups."""
+"""Every axis differs: d 40, f 160, q 12, g 3, r 4, h 8, e 5, v 101, s 9, and G = 16 scale groups."""
 
 
 def varied(*, sequence_len: int = UNEQUAL.sequence_len, vocab_size: int = UNEQUAL.vocab_size, **model: float) -> LanguageModelConfig:
@@ -58,7 +58,7 @@ class PresetRow:
 PRESETS: dict[str, PresetRow] = {
     "unequal": PresetRow(UNEQUAL, Statistics(seed=1, num_groups=16), "every axis has a different size, so that no swap is shape-legal"),
     "realistic": PresetRow(
-        varied(emb_size=64, widening_factor=4, key_size=16, num_q_heads=6, num_kv_heads=2, num_layers=3, num_experts=8, sequence_len=15),
+        varied(emb_size=56, widening_factor=3, key_size=12, num_q_heads=6, num_kv_heads=2, num_layers=3, num_experts=8, sequence_len=13),
         Statistics(seed=2, num_groups=4, router_deviation=0.16),
         "the statistics reported for the real block 0: near-ties between experts are normal",
     ),
@@ -73,7 +73,7 @@ PRESETS: dict[str, PresetRow] = {
         "int8 with float32 scales: the expert matrices and products are float32 whatever the compute dtype; top 3",
     ),
     "float_weights": PresetRow(
-        varied(num_experts=6, num_selected_experts=1, num_layers=1, sequence_len=9),
+        varied(widening_factor=3, num_experts=6, num_selected_experts=1, num_layers=1, sequence_len=9),
         Statistics(seed=5, scales_dtype=None),
         "plain float32 matrices, not quantised; top 1",
     ),
@@ -88,7 +88,7 @@ PRESETS: dict[str, PresetRow] = {
         "three experts share one router column: exactly equal scores",
     ),
     "long": PresetRow(
-        varied(num_layers=1, key_size=8, num_q_heads=2, num_kv_heads=1, emb_size=24, widening_factor=2, num_experts=3, sequence_len=4100, vocab_size=37),
+        varied(num_layers=1, key_size=4, num_q_heads=2, num_kv_heads=1, emb_size=24, widening_factor=2, num_experts=3, sequence_len=4100, vocab_size=37),
         Statistics(seed=8, num_groups=2),
         "a long cache, so that positions beyond the integers of bf16 (256) and TF32 (2048) can be reached",
     ),
@@ -133,14 +133,8 @@ CASES: tuple[CaseRow, ...] = (
     CaseRow(
         name="unequal/prefill/padded_batch",
         why="two prompts of different lengths in one padded batch, every axis of a different size",
-        calls=(CallRow("prefill", (7, 4), 7),),
+        calls=(CallRow("prefill", (6, 4), 6),),
         detects=("gqa_tiled", "gqa_strided", "rope_interleaved", "scales_interleaved", "scales_per_shard_broadcast"),
-    ),
-    CaseRow(
-        name="unequal/prefill/pads_inside",
-        why="a pad token inside a prompt is masked as a key but computed as a query",
-        calls=(CallRow("prefill", (7, 6), 7, pads=((0, 3), (1, 2))),),
-        detects=("padding_attended",),
     ),
     CaseRow(
         name="unequal/prefill/single_token",
@@ -151,51 +145,45 @@ CASES: tuple[CaseRow, ...] = (
     CaseRow(
         name="unequal/decode/unequal_lengths",
         why="decoding after a padded prefill: each row has its own step, and overwrites the pads' slots",
-        calls=(CallRow("prefill", (7, 4), 7), DECODE, DECODE),
+        calls=(CallRow("prefill", (6, 4), 6), DECODE, DECODE),
         detects=("decode_position_zero", "decode_position_plus_one", "step_bumped_by_layer_0", "left_pad_positions_shared"),
     ),
     CaseRow(
         name="unequal/decode/pads_in_cache",
         why="a pad inside the prompt is masked in prefill and attended once it is in the cache",
-        calls=(CallRow("prefill", (7, 6), 7, pads=((0, 3), (1, 2))), DECODE),
-        detects=(),
+        calls=(CallRow("prefill", (6, 5), 6, pads=((0, 3), (1, 2))), DECODE),
+        detects=("padding_attended",),
     ),
     CaseRow(
         name="unequal/decode/pad_token",
         why="decoding the pad token sees no key and averages uniformly over all slots (kept from the published code)",
-        calls=(CallRow("prefill", (7, 7), 7), CallRow("decode", (1, 1), 1, pads=((0, 0),))),
+        calls=(CallRow("prefill", (6, 6), 6), CallRow("decode", (1, 1), 1, pads=((0, 0),))),
         detects=(),
         published_degenerate=True,
     ),
     CaseRow(
         name="unequal/prefill/leading_pads",
         why="queries before the first real token see no key and average uniformly (kept from the published code)",
-        calls=(CallRow("prefill", (7, 7), 7, pads=((0, 0), (0, 1), (1, 0))),),
+        calls=(CallRow("prefill", (6, 6), 6, pads=((0, 0), (0, 1), (1, 0))),),
         detects=(),
         published_degenerate=True,
     ),
     CaseRow(
         name="unequal/chunked/three_chunks",
         why="a prompt in three chunks of unequal real lengths gives what one prefill gives",
-        calls=(CallRow("prefill", (4, 3), 4), CallRow("extend", (3, 2), 4), CallRow("extend", (2, 4), 4)),
+        calls=(CallRow("prefill", (3, 2), 3), CallRow("extend", (2, 1), 3), CallRow("extend", (1, 3), 3)),
         detects=("decode_position_zero",),
     ),
     CaseRow(
         name="realistic/prefill/near_ties",
         why="half of the tokens have two experts within 0.006 of each other: honest ports may route them differently",
-        calls=(CallRow("prefill", (13,), 13),),
-        detects=("router_in_bf16", "router_logits_capped", "gates_renormalised", "softmax_after_top_k"),
-    ),
-    CaseRow(
-        name="realistic/decode/near_ties",
-        why="near-ties while decoding, where one token decides the whole batch of work",
-        calls=(CallRow("prefill", (13,), 13), CallRow("decode", (1,), 1)),
-        detects=("norms_exchanged", "post_norm_missing"),
+        calls=(CallRow("prefill", (11,), 11),),
+        detects=("router_in_bf16", "router_logits_capped", "gates_renormalised", "softmax_after_top_k", "norms_exchanged", "post_norm_missing"),
     ),
     CaseRow(
         name="stress/prefill/saturated_cap",
         why="attention logits near the cap of 30 and large expert activations",
-        calls=(CallRow("prefill", (8, 5), 8),),
+        calls=(CallRow("prefill", (7, 4), 7),),
         detects=("attention_cap_missing", "attention_cap_hard", "attention_cap_50", "gelu_erf", "gelu_quick"),
     ),
     CaseRow(
@@ -219,7 +207,7 @@ CASES: tuple[CaseRow, ...] = (
     CaseRow(
         name="ties/prefill/exact_ties",
         why="experts with exactly equal scores: any order is accepted, the lowest index is the published one",
-        calls=(CallRow("prefill", (8, 5), 8),),
+        calls=(CallRow("prefill", (7, 4), 7),),
         detects=("experts_permuted",),
     ),
     CaseRow(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.cases import Case, Preset
+from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS
-from harness.contract import Array, LanguageModelConfig, split_tap, tap_name, tap_names
+from harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from harness.local import Evidence, Key, boundary_gap
 from harness.noise import disturb, recorded_dtypes
 from harness.oracle import ExactWeights, walk
@@ -70,7 +70,8 @@ class Honest:
 def per_token(error: Array, axes: tuple[str, ...]) -> Array:
     """Return the root mean square of an error over all but the batch and the position (or cache slot)."""
     other = tuple(i for i, axis in enumerate(axes) if axis not in ("b", "t") and not (axis == "s" and "t" not in axes))
-    return np.sqrt(np.mean(np.square(error), axis=other))
+    rms: Array = np.sqrt(np.mean(np.square(error), axis=other))
+    return rms
 
 
 def honest_run(preset: Preset, case: Case, route: Mapping[Key, Array], weights: ExactWeights) -> Honest:
@@ -102,8 +103,8 @@ def route_of(evidence: Evidence) -> dict[Key, Array]:
     }
 
 
-def drifts(evidence: Evidence, honest: Honest, expected: Mapping[Key, Array]) -> list[Drift]:
-    """Return the end-to-end error of every tap shown, the worst token of each; `expected` are the golden taps."""
+def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) -> list[Drift]:
+    """Return the end-to-end error of every tap shown, the worst token of each; `expected` are the golden taps by `call0/TAP`."""
     found = []
     for (call, tap), seen in evidence.observed.items():
         operation = split_tap(tap)[1]
@@ -114,7 +115,7 @@ def drifts(evidence: Evidence, honest: Honest, expected: Mapping[Key, Array]) ->
         tokens = per_token(mask.astype(np.float64), spec.axes) > 0
         exact = honest.exact[key]
         observed_error = per_token(np.where(mask, seen.cleaned - exact, 0.0), spec.axes)
-        expected_error = per_token(np.where(mask, expected[key] - exact, 0.0), spec.axes)
+        expected_error = per_token(np.where(mask, expected[tap_key(call, tap)].astype(np.float64) - exact, 0.0), spec.axes)
         allowed = SAFETY * honest.error[key] + np.finfo(np.float32).tiny
         ratio = np.where(tokens, observed_error / allowed, 0.0)
         index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)

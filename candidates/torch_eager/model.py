@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ Tap = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class KVMemory:
-    """The cache of one layer: rotated keys and values [b, s, g, h], and each row's next position, int64 [b] (SPEC §5)."""
+    """The cache of one layer: rotated keys k and values v [b, s, g, h], and each row's next position [b] (SPEC §5)."""
 
     k: Tensor
     v: Tensor
@@ -86,10 +86,12 @@ def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts
     chosen = index.flatten()  # [b·t·c]
     order = torch.argsort(chosen, stable=True)
     tokens = x.flatten(0, 1)[order // index.shape[-1]]  # [b·t·c, d], sorted by expert
-    groups = tokens.split(torch.bincount(chosen, minlength=num_experts).tolist())
+    groups = torch.split(tokens, torch.bincount(chosen, minlength=num_experts).tolist())
     results = [expert(params, path, i, group) for i, group in enumerate(groups) if len(group)]
     inverse = torch.argsort(order)
-    return ExpertValues(*(torch.cat(parts)[inverse].unflatten(0, index.shape) for parts in zip(*results, strict=True)))
+    return ExpertValues(
+        *(torch.unflatten(torch.cat(parts)[inverse], 0, index.shape) for parts in zip(*results, strict=True))
+    )
 
 
 def moe_block(config: TransformerConfig, params: Params, path: str, x: Tensor, tap: Tap) -> Tensor:
@@ -137,9 +139,7 @@ def layer_tap(tap: Tap, layer: int) -> Tap:
     return lambda operation, value: tap(tap_name(layer, operation), value)
 
 
-def forward(
-    config: LanguageModelConfig, params: Params, tokens: Tensor, memory: Memory, tap: Tap
-) -> Memory:
+def forward(config: LanguageModelConfig, params: Params, tokens: Tensor, memory: Memory, tap: Tap) -> Memory:
     """Run tokens int64 [b, t] at each row's step; return the updated caches, their steps unchanged (SPEC §4)."""
     table = params["language_model/in_out_embed/embeddings"]
     mask_in = tokens > config.pad_token  # [b, t]
@@ -147,8 +147,8 @@ def forward(
     updated = []
     for layer, cache in enumerate(memory):
         path = f"transformer/decoder_layer_{layer}"
-        x, cache = decoder_layer(config.model, params, path, x, mask_in, cache, layer_tap(tap, layer))
-        updated.append(cache)
+        x, new_cache = decoder_layer(config.model, params, path, x, mask_in, cache, layer_tap(tap, layer))
+        updated.append(new_cache)
     hidden = tap("final_norm", operations.rms_norm(x, params["language_model/rms_norm/scale"]))
     tap("logits", operations.unembed(hidden, table, config.output_multiplier_scale))  # [b, t, v]
     return tuple(updated)
@@ -178,8 +178,8 @@ def check_call(config: LanguageModelConfig, tokens: Array, lengths: Array, memor
     outside = np.argwhere((tokens < 0) | (tokens >= config.vocab_size))
     if len(outside):
         row, position = outside[0]
-        token = tokens[row, position]
-        raise ValueError(f"token {token} in row {row} at {position} is outside the vocabulary 0..{config.vocab_size - 1}")
+        token, last = tokens[row, position], config.vocab_size - 1
+        raise ValueError(f"token {token} in row {row} at position {position} is outside the vocabulary 0..{last}")
     for row, step in enumerate(memory[0].step.tolist()):
         if step + num_tokens > config.sequence_len:
             ends = f"step {step} + {num_tokens} tokens"

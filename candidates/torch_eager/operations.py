@@ -6,8 +6,6 @@ it to that.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,8 +17,8 @@ MASKED_LOGIT = -1e30
 
 
 def apply_scales(weight: Tensor, scales: Tensor) -> Tensor:
-    """Dequantise int8 [.., k, n] by scales [.., G, n] of G contiguous groups of rows, in the scales' dtype (SPEC §3)."""
-    groups = weight.to(scales.dtype).unflatten(-2, (scales.shape[-2], -1))  # [.., G, k / G, n]
+    """Dequantise int8 [.., k, n] by scales [.., G, n], G contiguous groups of rows, in the scales' dtype (SPEC §3)."""
+    groups = torch.unflatten(weight.to(scales.dtype), -2, (scales.shape[-2], -1))  # [.., G, k / G, n]
     return (groups * scales.unsqueeze(-2)).flatten(-3, -2)  # [.., k, n]
 
 
@@ -64,7 +62,7 @@ def query_positions(step: Tensor, num_tokens: int) -> Tensor:
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Split [b, t, n·h] into heads [b, t, n, h]."""
-    return x.unflatten(-1, (num_heads, -1))
+    return torch.unflatten(x, -1, (num_heads, -1))
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -114,7 +112,7 @@ def attention_logits(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
 
     Query head j uses KV head j // r. The products are rounded to the compute dtype before they are scaled.
     """
-    grouped = query.unflatten(2, (keys.shape[2], -1))  # [b, t, g, r, h]
+    grouped = torch.unflatten(query, 2, (keys.shape[2], -1))  # [b, t, g, r, h]
     return torch.einsum("btgrh,bsgh->bgrts", grouped, keys).float() * multiplier
 
 
@@ -145,13 +143,6 @@ def attention_heads(weights: Tensor, values: Tensor) -> Tensor:
 # Feed-forward
 
 
-class Routing(NamedTuple):
-    """The experts of every token, most probable first: ids int64 [b, t, c] and probabilities float32 [b, t, c]."""
-
-    index: Tensor
-    gate: Tensor
-
-
 def router_logits(x: Tensor, weight: Tensor) -> Tensor:
     """Score x [b, t, d] by the router's weight [d, e], float32 [b, t, e] (SPEC §4.6)."""
     return x.float() @ weight
@@ -162,11 +153,14 @@ def router_probabilities(logits: Tensor) -> Tensor:
     return torch.softmax(logits, dim=-1)
 
 
-def top_k(probabilities: Tensor, num_selected_experts: int) -> Routing:
-    """Choose the most probable experts, ties to the lowest id; the gates are not renormalised (SPEC §4.6)."""
+def top_k(probabilities: Tensor, num_selected_experts: int) -> tuple[Tensor, Tensor]:
+    """Return the ids int64 [b, t, c] of the most probable experts and their probabilities, the gates (SPEC §4.6).
+
+    Ties go to the lowest id; the gates are not renormalised.
+    """
     # torch.topk leaves the order of ties open; a stable sort keeps the lowest id first.
     gate, index = torch.sort(probabilities, dim=-1, descending=True, stable=True)
-    return Routing(index[..., :num_selected_experts], gate[..., :num_selected_experts])
+    return index[..., :num_selected_experts], gate[..., :num_selected_experts]
 
 
 def gelu(x: Tensor) -> Tensor:

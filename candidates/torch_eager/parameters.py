@@ -74,7 +74,7 @@ def parameter_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> None:
-    """Raise ValueError for a parameter that is missing, unknown, of the wrong shape, or without its scales (SPEC §2)."""
+    """Raise ValueError for a parameter that is missing, unknown, of another shape, or without its scales (SPEC §2)."""
     known = {stored for name in shapes for stored in (name, f"{name}.weight", f"{name}.scales")}
     if unknown := sorted(set(weights) - known):
         raise ValueError(f"weights: {unknown[0]} is not a parameter of this configuration; remove it")
@@ -101,26 +101,24 @@ def check_scales(name: str, shape: tuple[int, ...], scales: Array | None) -> Non
         raise ValueError(f"weights: {name}.scales has shape {scales.shape}; use {expected} with G dividing {num_rows}")
 
 
-def compute_dtype(name: str, stored: torch.dtype, fprop: torch.dtype) -> torch.dtype:
-    """Return the dtype in which a stored parameter is used (SPEC §3, §4).
+def cast(name: str, stored: Tensor, fprop: torch.dtype) -> Tensor:
+    """Return a stored parameter in the dtype that it is used in (SPEC §3, §4).
 
-    Scales are never narrowed: the dequantised weight takes their dtype. Router and norms are float32.
+    int8 stays, and a dequantised weight takes the dtype of its scales, which are never narrowed. Norm scales and router
+    weights are float32.
     """
     if name.endswith(".weight"):
-        return torch.int8
+        return stored
     if name.endswith(".scales"):
-        return torch.promote_types(stored, fprop)
-    if name.endswith(("/scale", "/router/w")):
-        return torch.float32
-    return fprop
+        return stored.to(torch.promote_types(stored.dtype, fprop))
+    return stored.to(torch.float32 if name.endswith(("/scale", "/router/w")) else fprop)
 
 
 def load_params(config: LanguageModelConfig, weights: Weights) -> Params:
-    """Return the stored weights as tensors in the dtypes they are used in (SPEC §2); raises ValueError if they do not fit."""
+    """Return the stored weights as tensors (SPEC §2); raises ValueError when they do not fit the configuration."""
     check_weights(parameter_shapes(config), weights)
     fprop = FPROP_DTYPES[config.fprop_dtype]
-    tensors = {name: to_torch(array) for name, array in weights.items()}
-    return {name: tensor.to(compute_dtype(name, tensor.dtype, fprop)) for name, tensor in tensors.items()}
+    return {name: cast(name, to_torch(array), fprop) for name, array in weights.items()}
 
 
 def matrix(params: Params, name: str, expert: int | None = None) -> Tensor:

@@ -75,7 +75,7 @@ def attention_weights(logits: Array, *, scope: Scope, alternative: Alternative) 
     """
     del alternative
     visible = scope.visible  # [b, t, s]
-    blind = ~visible.any(-1)  # [b, t]
+    blind: Array = np.logical_not(visible.any(-1))  # [b, t]
     num_slots, t = visible.shape[-1], visible.shape[1]
     reach = np.full_like(scope.steps, num_slots) if t == 1 else scope.steps + t
     uniform = np.arange(num_slots) < reach[:, None, None]  # [b, 1, s]

@@ -12,7 +12,7 @@ from harness.operations.row import Alternative, Exact, Scope
 def multiplier(scale: float, scope: Scope, alternative: Alternative) -> float:
     """Return a multiplier as the program holds it: rounded to the compute dtype under jit (78.5), else to float32."""
     dtype = scope.config.fprop_dtype if alternative.constant == "rounded" else "float32"
-    return float(round_to(np.float64(scale), dtype))
+    return float(round_to(np.asarray(scale), dtype))
 
 
 def embedding(table: Array, *, scope: Scope, alternative: Alternative) -> Exact:
@@ -30,7 +30,7 @@ def logits(hidden: Array, table: Array, *, scope: Scope, alternative: Alternativ
     product = contract(hidden, round_to(table, dtype).T)  # [b, t, v]
     constant = multiplier(scope.config.output_multiplier_scale, scope, alternative)
     if scope.rounds and alternative.inner == "rounded":
-        jump = rounding_jump(product.value, scope.margin * product.spread, dtype) * constant
+        jump = rounding_jump(product.value, scope.margin * np.asarray(product.spread), dtype) * constant
         value = round_to(product.value, dtype) * constant
         return Exact(value, bound=np.abs(value), jump=np.abs(jump))
     value = product.value * constant

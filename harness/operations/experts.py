@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from harness.contract import Array
 from harness.operations.arithmetic import contract, contract_by_expert, round_to, rounding_jump
 from harness.operations.row import Alternative, Exact, Scope
 
-GELU_FACTOR = np.sqrt(2 / np.pi)
+GELU_FACTOR = math.sqrt(2 / math.pi)
 
 
 def gelu(x: Array) -> Array:
     """Return the tanh approximation of gelu (SPEC §4.6)."""
-    return 0.5 * x * (1 + np.tanh(GELU_FACTOR * (x + 0.044715 * x**3)))
+    activated: Array = 0.5 * x * (1 + np.tanh(GELU_FACTOR * (x + 0.044715 * x**3)))
+    return activated
 
 
 def expert_in(x: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:

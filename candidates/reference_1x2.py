@@ -1,0 +1,22 @@
+"""The canonical JAX model on a mesh of one data and two model shards, on virtual CPU devices."""
+
+from __future__ import annotations
+
+import os
+
+# Read by JAX when it is first used, hence before it is imported.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+
+import jax  # noqa: E402 - see above
+
+import reference  # noqa: E402
+from candidates.reference import Model  # noqa: E402
+from candidates.reference import load as load_on  # noqa: E402
+from harness.contract import CandidateInfo, LanguageModelConfig, Weights  # noqa: E402
+
+INFO = CandidateInfo(name="reference_1x2", version=jax.__version__)
+
+
+def load(config: LanguageModelConfig, weights: Weights) -> Model:
+    """Place the reference on the mesh (1, 2)."""
+    return load_on(config, weights, reference.make_mesh((1, 2)))

@@ -1,0 +1,109 @@
+"""Writes golden fixtures: what the canonical JAX model gives for every tap of every case.
+
+The model runs as the candidate `reference`, in a job folder like any other, and its answers become golden only after
+they have passed the checks that a port must pass: expected is itself gated against exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from harness.answers import Answer, read_answer
+from harness.child import Limits
+from harness.contract import Array
+from harness.judge import Group, judge_candidate
+from harness.manifest import Manifest
+from harness.provenance import record_provenance
+from harness.registry import find_candidate
+from harness.run import Progress, run_size, summarise, write_jobs
+from harness.runner import run_jobs
+from harness.store import FixtureError
+from harness.suite import PRESETS, make_preset, suite_cases
+from harness.jobs import read_job
+from harness.writing import write_golden
+
+SUITE = "1.0.0"
+"""Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""
+
+CANONICAL = "reference"
+SPECIFICATION = Path(__file__).resolve().parent.parent / "reference" / "SPEC.md"
+
+PRECISION = {
+    "matmul": "jax.lax.Precision.HIGHEST: float32 operands are multiplied in full float32, never TF32",
+    "rounding": "jax.lax.reduce_precision wherever the specification says bf16 (SPEC §9)",
+    "constants": "rounded to the compute dtype: 78.5 and 0.578125 in bf16 (SPEC §4.2)",
+}
+
+
+def suite_groups() -> tuple[Group, ...]:
+    """Return the suite's cases grouped by preset and compute dtype, with no golden taps yet."""
+    presets = {name: make_preset(name) for name in PRESETS}
+    cases = suite_cases()
+    keys = sorted({(case.preset, case.fprop_dtype) for case in cases})
+    return tuple(
+        Group(
+            presets[preset],
+            dtype,
+            tuple(case for case in cases if (case.preset, case.fprop_dtype) == (preset, dtype)),
+            lambda _case_id: {},
+        )
+        for preset, dtype in keys
+    )
+
+
+def capture(
+    directory: Path,
+    groups: Sequence[Group],
+    *,
+    replace: Collection[str] = (),
+    on_progress: Progress = lambda _name, _case: None,
+) -> Manifest:
+    """Run the canonical model over the suite and write the golden set whole; raises FixtureError, which changes nothing.
+
+    `replace` holds globs of presets and cases of a present set that may change.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        answers = canonical_answers(groups, Path(scratch), on_progress)
+        gate(groups, answers)
+        taps = {case_id: answer.taps for each in answers for case_id, answer in each.items()}
+        return write_golden(
+            directory,
+            suite=SUITE,
+            provenance=record_provenance(specification_digest(), PRECISION),
+            presets=[preset for preset in {group.preset.name: group.preset for group in groups}.values()],
+            cases=[(case, taps[case.id]) for group in groups for case in group.cases],
+            replace=replace,
+        )
+
+
+def canonical_answers(
+    groups: Sequence[Group], folder: Path, on_progress: Progress
+) -> list[Mapping[str, Answer]]:
+    """Run the canonical model over some groups below a folder, and return its answers group by group."""
+    jobs = write_jobs(groups, SUITE, folder / "jobs")
+    outs = [folder / "answers" / job.name for job in jobs]
+    run_jobs(
+        find_candidate(CANONICAL), list(zip(jobs, outs, strict=True)), Limits(), lambda case: on_progress(CANONICAL, case)
+    )
+    return [read_answer(out, read_job(job)) for job, out in zip(jobs, outs, strict=True)]
+
+
+def gate(groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]]) -> None:
+    """Raise FixtureError unless every answer of the canonical model passes every check against exact."""
+    expected: dict[str, Mapping[str, Array]] = {
+        case_id: answer.taps for each in answers for case_id, answer in each.items()
+    }
+    gated = [Group(g.preset, g.fprop_dtype, g.cases, expected.__getitem__) for g in groups]
+    judged = judge_candidate(gated, answers, run_size(groups), {})
+    verdict = summarise(CANONICAL, gated, answers, judged, 0.0)
+    for case in verdict.cases:
+        if case.status != "pass":
+            raise FixtureError(f"{case.case}: the canonical model is not conforming, {case.reason}; nothing was written")
+
+
+def specification_digest() -> str:
+    """Return which specification the values implement."""
+    return f"SPEC.md sha256 {hashlib.sha256(SPECIFICATION.read_bytes()).hexdigest()[:16]}"

@@ -1,0 +1,189 @@
+"""Judges answers: every case by the local check, the end-to-end check, its routing, and what the taps did to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.answers import Answer, unrepeated
+from harness.cases import Case, Preset, tap_key
+from harness.compare import SPECS, Comparison, fit_slots
+from harness.contract import Array, split_tap, tap_names
+from harness.graph import operation_of
+from harness.local import Evidence, check_case, gather
+from harness.oracle import Alternatives, ExactWeights
+from harness.operations.row import Alternative
+from harness.verdict import CaseVerdict, case_status
+from harness.whole import Honest, drifts, flips, honest_run, per_token, route_of, SAFETY
+
+HonestRuns = dict[tuple[str, bytes], Honest]
+"""Honest runs already measured, by case and route: candidates that route alike share them."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cases of one preset in one compute dtype, with their golden taps: what one job holds.
+
+    `expected(case id)` gives the golden taps by `call0/TAP`.
+    """
+
+    preset: Preset
+    fprop_dtype: str
+    cases: tuple[Case, ...]
+    expected: Callable[[str], Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts on one group, and the name of the alternative chosen for each operation that is not canonical."""
+
+    verdicts: tuple[CaseVerdict, ...]
+    alternatives: Mapping[str, Alternative]
+
+
+def judge_candidate(
+    groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]], num_elements: int, honest_runs: HonestRuns
+) -> list[Judged]:
+    """Judge a candidate's answers to some groups.
+
+    Where an operation fails as the specification asks for it, its permitted alternatives are tried; one is chosen per
+    operation and compute dtype over all groups, or none if none makes every case of every group pass.
+    """
+    weights = [ExactWeights(replace(g.preset.config, fprop_dtype=g.fprop_dtype), g.preset.weights) for g in groups]
+    evidence = [gather_group(group, answer) for group, answer in zip(groups, answers, strict=True)]
+    local = [
+        {case.id: check_case(group.preset, case, shown[case.id], num_elements=num_elements, weights=exact)
+         for case in group.cases if case.id in shown}
+        for group, shown, exact in zip(groups, evidence, weights, strict=True)
+    ]  # fmt: skip
+    chosen: dict[str, dict[str, Alternative]] = {}
+    for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
+        members = [i for i, group in enumerate(groups) if group.fprop_dtype == dtype]
+        chosen[dtype] = choose_alternatives(members, groups, evidence, local, weights, num_elements)
+    judged = []
+    for i, group in enumerate(groups):
+        verdicts = []
+        for case in group.cases:
+            answer = answers[i][case.id]
+            if case.id not in evidence[i]:
+                verdicts.append(unanswered(case, answer))
+                continue
+            verdicts.append(
+                judge_case(group, case, answer, evidence[i][case.id], local[i][case.id], weights[i], honest_runs)
+            )
+        judged.append(Judged(tuple(verdicts), chosen[group.fprop_dtype]))
+    return judged
+
+
+def gather_group(group: Group, answers: Mapping[str, Answer]) -> dict[str, Evidence]:
+    """Read what a candidate showed in every case that it answered."""
+    return {
+        case.id: gather(group.preset, case, answer.info, answer.taps)
+        for case in group.cases
+        if (answer := answers[case.id]).status == "answered" and answer.info is not None
+    }
+
+
+def unanswered(case: Case, answer: Answer) -> CaseVerdict:
+    """Return the verdict on a case without an answer."""
+    status = "error" if answer.status == "answered" else answer.status
+    return CaseVerdict(case=case.id, status=status, reason=answer.reason)
+
+
+def choose_alternatives(
+    members: Sequence[int],
+    groups: Sequence[Group],
+    evidence: Sequence[Mapping[str, Evidence]],
+    local: Sequence[dict[str, list[Comparison]]],
+    weights: Sequence[ExactWeights],
+    num_elements: int,
+) -> dict[str, Alternative]:
+    """Choose, for every operation that fails canonically, the alternative that passes everywhere; update `local` with it."""
+    failing = {c.operation for i in members for found in local[i].values() for c in found if not c.passed and not c.problem}
+    chosen: dict[str, Alternative] = {}
+    for operation in sorted(failing):
+        for alternative in alternatives_of(operation, groups, members):
+            tried = {
+                (i, case.id): check_case(
+                    groups[i].preset, case, evidence[i][case.id], num_elements=num_elements, weights=weights[i],
+                    alternatives={operation: alternative}, only=(operation,),
+                )
+                for i in members
+                for case in groups[i].cases
+                if case.id in evidence[i]
+            }  # fmt: skip
+            fits = [c for found in tried.values() for c in found if c.operation == operation]
+            if all(c.passed for c in fits):
+                chosen[operation] = alternative
+                for (i, case), found in tried.items():
+                    better = {(c.call, c.tap): c for c in found if c.operation == operation}
+                    local[i][case] = [better.get((c.call, c.tap), c) for c in local[i][case]]
+                break
+    return chosen
+
+
+def alternatives_of(operation: str, groups: Sequence[Group], members: Sequence[int]) -> tuple[Alternative, ...]:
+    """Return the permitted alternatives of an operation besides the canonical one."""
+    for i in members:
+        for tap in tap_names(groups[i].preset.config):
+            if split_tap(tap)[1] == operation:
+                return operation_of(tap, groups[i].preset.config).alternatives[1:]
+    return ()
+
+
+def judge_case(
+    group: Group,
+    case: Case,
+    answer: Answer,
+    evidence: Evidence,
+    comparisons: Sequence[Comparison],
+    weights: ExactWeights,
+    honest_runs: HonestRuns,
+) -> CaseVerdict:
+    """Return the verdict on one answered case."""
+    route = route_of(evidence)
+    signature = (case.id, b"".join(route[key].tobytes() for key in sorted(route)))
+    if signature not in honest_runs:
+        honest_runs[signature] = honest_run(group.preset, case, route, weights)
+    honest = honest_runs[signature]
+    found = drifts(evidence, honest, group.expected(case.id))
+    routed = flips(evidence, honest, evidence.config)
+    observer = observer_effect(case, answer, evidence, honest)
+    status, reason = case_status(comparisons, found, routed, observer)
+    return CaseVerdict(
+        case=case.id,
+        status=status,
+        reason=reason,
+        comparisons=tuple(comparisons),
+        drifts=tuple(found),
+        flips=tuple(routed),
+        repeatable=None if answer.repeat is None else not unrepeated(answer),
+        observer=observer,
+        seconds=answer.seconds,
+    )
+
+
+def observer_effect(case: Case, answer: Answer, evidence: Evidence, honest: Honest) -> str:
+    """Return how the run without taps strays beyond honest error, an empty string where it does not.
+
+    Bit-identical runs need no more; otherwise the untapped values are held to the same end-to-end fence.
+    """
+    if answer.untapped is None:
+        return ""
+    for (call, tap), seen in evidence.observed.items():
+        key = tap_key(call, tap)
+        if key not in answer.untapped:
+            continue
+        spec, mask = SPECS[split_tap(tap)[1]], evidence.masks[call, split_tap(tap)[1]]
+        untapped = answer.untapped[key]
+        if untapped.shape != answer.taps[key].shape:
+            return f"{tap}: without taps the shape is {list(untapped.shape)}, with taps {list(answer.taps[key].shape)}"
+        num_slots = seen.raw.shape[spec.axes.index("s")] if "s" in spec.axes else 0
+        values = fit_slots(untapped, spec, num_slots).astype(np.float64)
+        error = per_token(np.where(mask, values - honest.exact[call, tap], 0.0), spec.axes)
+        allowed = SAFETY * honest.error[call, tap] + np.finfo(np.float32).tiny
+        if not (error <= allowed).all():
+            return f"{tap}: the run without taps is {float((error / allowed).max()):.3g} times beyond honest error"
+    return ""

@@ -1,0 +1,154 @@
+"""The main job: candidates run over golden cases as job folders, and are judged."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.answers import Answer, read_answer
+from harness.cases import Case, Preset
+from harness.child import Limits
+from harness.compare import SPECS
+from harness.contract import split_tap, tap_names
+from harness.jobs import Job, read_job, write_job
+from harness.judge import Group, HonestRuns, Judged, judge_candidate
+from harness.local import call_sizes
+from harness.registry import Candidate
+from harness.runner import run_jobs
+from harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
+from harness.verdict import CandidateVerdict, by_operation, level_of
+
+NUM_CHILDREN = 2
+"""Candidates that run at the same time; engines use several threads each."""
+
+Progress = Callable[[str, str], None]
+"""Called with a candidate's name and the id of every case it has answered."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A candidate's verdict, and where its answers lie."""
+
+    verdict: CandidateVerdict
+    folder: Path
+
+
+def read_groups(golden: Golden, pattern: str = "*") -> tuple[Group, ...]:
+    """Read the golden cases that a glob pattern matches, grouped by preset and compute dtype; raises FixtureError."""
+    cases = [read_case(golden, case_id) for case_id in case_ids(golden, pattern)]
+    presets = {name: read_preset(golden, name) for name in sorted({case.preset for case in cases})}
+    keys = sorted({(case.preset, case.fprop_dtype) for case in cases})
+    return tuple(
+        Group(
+            presets[preset],
+            dtype,
+            tuple(case for case in cases if (case.preset, case.fprop_dtype) == (preset, dtype)),
+            lambda case_id: read_taps(golden, case_id),
+        )
+        for preset, dtype in keys
+    )
+
+
+def run_size(groups: Sequence[Group]) -> int:
+    """Return how many elements a run over some groups compares: the number of tests, which sets λ."""
+    return sum(
+        math.prod(call_sizes(config, case, call)[axis] for axis in SPECS[split_tap(tap)[1]].axes)
+        for group in groups
+        for config in [group.preset.config]
+        for case in group.cases
+        for call in range(len(case.calls))
+        for tap in tap_names(config)
+    )
+
+
+def write_jobs(groups: Sequence[Group], suite: str, folder: Path) -> tuple[Path, ...]:
+    """Write one job folder per group and return them in order."""
+    paths = []
+    for group in groups:
+        path = folder / f"{group.preset.name}.{group.fprop_dtype}"
+        path.mkdir(parents=True)
+        write_job(path, suite, group.preset, group.cases)
+        paths.append(path)
+    return tuple(paths)
+
+
+def run_candidates(
+    candidates: Sequence[Candidate],
+    groups: Sequence[Group],
+    suite: str,
+    folder: Path,
+    limits: Limits,
+    on_progress: Progress = lambda _name, _case: None,
+) -> list[Judgement]:
+    """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends."""
+    jobs = write_jobs(groups, suite, folder / "jobs")
+    honest_runs: HonestRuns = {}
+    size = run_size(groups)
+
+    def run(candidate: Candidate) -> tuple[float, list[tuple[Job, Path]]]:
+        began = time.monotonic()
+        outs = [folder / "answers" / candidate.name.replace("/", "_") / job.name for job in jobs]
+        run_jobs(candidate, list(zip(jobs, outs, strict=True)), limits, lambda case: on_progress(candidate.name, case))
+        return time.monotonic() - began, [(read_job(job), out) for job, out in zip(jobs, outs, strict=True)]
+
+    judgements = []
+    with ThreadPoolExecutor(NUM_CHILDREN) as pool:
+        for candidate, (seconds, ran) in zip(candidates, pool.map(run, candidates), strict=True):
+            answers = [read_answer(out, job) for job, out in ran]
+            judged = judge_candidate(groups, answers, size, honest_runs)
+            verdict = summarise(candidate.name, groups, answers, judged, seconds)
+            judgements.append(Judgement(verdict, folder / "answers" / candidate.name.replace("/", "_")))
+    return judgements
+
+
+def summarise(
+    name: str,
+    groups: Sequence[Group],
+    answers: Sequence[Mapping[str, Answer]],
+    judged: Sequence[Judged],
+    seconds: float,
+) -> CandidateVerdict:
+    """Gather the verdicts on a candidate's groups into one."""
+    cases = tuple(verdict for each in judged for verdict in each.verdicts)
+    dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
+    alternatives = {
+        (group.fprop_dtype, operation): alternative.name
+        for group, each in zip(groups, judged, strict=True)
+        for operation, alternative in each.alternatives.items()
+    }
+    infos = [answer.info for each in answers for answer in each.values() if answer.info is not None]
+    levels = [level_of(infos[0].taps, group.preset.config) for group in groups] if infos else ["none"]
+    return CandidateVerdict(
+        name=name,
+        version=infos[0].version if infos else "",
+        level=min(levels, key=("none", "logits", "routes", "layers", "caches").index),
+        cases=cases,
+        operations=by_operation(cases, dtypes, alternatives),
+        seconds=seconds,
+    )
+
+
+def judge_folder(golden: Golden, job_dir: Path, out_dir: Path) -> CandidateVerdict:
+    """Judge answers written elsewhere: a job folder, and the folder that a program left for it; raises FixtureError."""
+    job = read_job(job_dir)
+    if job.suite != golden.manifest.suite:
+        raise FixtureError(
+            f"{job_dir}: made from suite {job.suite}, {golden.directory} holds {golden.manifest.suite}: write the job again"
+        )
+    wanted = [case.id for case in job.cases]
+    groups = [
+        replace(group, cases=tuple(case for case in group.cases if case.id in wanted))
+        for group in read_groups(golden)
+        if (group.preset.name, group.fprop_dtype) == (job.preset, job.fprop_dtype)
+    ]
+    if sorted(case.id for group in groups for case in group.cases) != sorted(wanted):
+        raise FixtureError(f"{job_dir}: names cases that {golden.directory} does not hold: write the job again")
+    answers = [read_answer(out_dir, job)]
+    judged = judge_candidate(groups, answers, run_size(groups), {})
+    names = [answer.info.name for answer in answers[0].values() if answer.info is not None]
+    return summarise(names[0] if names else out_dir.name, groups, answers, judged, 0.0)

@@ -1,0 +1,29 @@
+"""JSON checked against the schemas in `golden/schema/`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import fastjsonschema
+
+from harness.contract import GOLDEN_DIR
+from harness.files import read_json
+
+MAX_DETAIL = 300
+
+
+def validate(value: Any, schema: str) -> None:
+    """Check parsed JSON against `golden/schema/{schema}.schema.json`; raises ValueError of one short line."""
+    try:
+        _validator(schema)(value)
+    except fastjsonschema.JsonSchemaValueException as error:
+        detail = error.message.encode("unicode_escape").decode()
+        raise ValueError(f"{detail[:MAX_DETAIL]} ({schema}.schema.json)") from None
+
+
+@functools.cache
+def _validator(schema: str) -> Callable[[Any], Any]:
+    validator: Callable[[Any], Any] = fastjsonschema.compile(read_json(GOLDEN_DIR / "schema" / f"{schema}.schema.json"))
+    return validator

@@ -1,0 +1,160 @@
+"""From comparisons to verdicts: of a case, of an operation over all cases, of a candidate. Absence is never success."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.compare import Comparison
+from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
+from harness.whole import Drift, Flip
+
+Status = Literal["pass", "fail", "missing", "unsupported", "error", "inconclusive"]
+
+SEVERITY: Mapping[str, int] = {
+    name: rank for rank, name in enumerate(("pass", "inconclusive", "unsupported", "missing", "error", "fail"))
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseVerdict:
+    """What was found in one case.
+
+    `comparisons` are the local checks, `drifts` the end-to-end errors, `flips` the tokens routed otherwise than exact.
+    `repeatable` tells whether a second run was bit for bit the first, None if there was none; `observer` says how the
+    run without taps differs, empty where it does not. `seconds` is the candidate's own time.
+    """
+
+    case: str
+    status: Status
+    reason: str = ""
+    comparisons: tuple[Comparison, ...] = ()
+    drifts: tuple[Drift, ...] = ()
+    flips: tuple[Flip, ...] = ()
+    repeatable: bool | None = None
+    observer: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationVerdict:
+    """One operation over all cases of one compute dtype: its worst comparison, and the layers at fault.
+
+    `alternative` names the permitted way in which the candidate computes it, empty for the canonical one.
+    """
+
+    operation: str
+    fprop_dtype: str
+    status: Status
+    num_comparisons: int
+    worst_case: str
+    worst: Comparison
+    layers_at_fault: tuple[int, ...]
+    cases_at_fault: tuple[str, ...]
+    alternative: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateVerdict:
+    """The verdict on a candidate, and all that it rests on."""
+
+    name: str
+    version: str
+    level: str
+    cases: tuple[CaseVerdict, ...]
+    operations: tuple[OperationVerdict, ...]
+    seconds: float
+
+    @property
+    def status(self) -> Status:
+        """The gravest status of all cases."""
+        return worst_status(case.status for case in self.cases)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every case passed."""
+        return self.status == "pass"
+
+
+def worst_status(statuses: Iterable[Status]) -> Status:
+    """Return the gravest of some statuses; `missing` if there is none, since nothing was shown."""
+    return max(statuses, key=SEVERITY.__getitem__, default="missing")
+
+
+def case_status(comparisons: Sequence[Comparison], drifts: Sequence[Drift], flips: Sequence[Flip], observer: str) -> tuple[Status, str]:
+    """Return the status of an answered case and, where it is no pass, the reason in one line.
+
+    A tap that is declared and not returned is `missing`; anything beyond its fence, an unexcused choice of experts, an
+    end-to-end error beyond what honest rounding gives, or an influence of tapping is a `fail`.
+    """
+    failed = [comparison for comparison in comparisons if not comparison.passed]
+    missing = [comparison for comparison in failed if comparison.problem.startswith("missing")]
+    if wrong := [comparison for comparison in failed if comparison not in missing]:
+        first = wrong[0]
+        return "fail", f"{first.tap}: {first.problem or f'{first.ratio:.3g} times the fence'}"
+    if missing:
+        return "missing", f"{missing[0].tap}: {missing[0].problem}"
+    if unexcused := [flip for flip in flips if not flip.excused]:
+        flip = unexcused[0]
+        return "fail", f"layer {flip.layer} chose other experts for token {list(flip.index)}, gap {flip.gap:.3g}, honest {flip.allowed:.3g}"
+    if far := [drift for drift in drifts if not drift.ratio <= 1]:
+        return "fail", f"{far[0].tap}: end to end {far[0].ratio:.3g} times the honest error, though every operation shown is right"
+    if observer:
+        return "fail", observer
+    if not any(comparison.num_elements for comparison in comparisons):
+        return "inconclusive", "nothing could be compared"
+    undecided = [comparison for comparison in comparisons if comparison.undecided]
+    if undecided:
+        return "inconclusive", f"{undecided[0].tap}: every compared token hangs on a hidden choice of experts within rounding"
+    return "pass", ""
+
+
+def level_of(taps: Sequence[str], config: LanguageModelConfig) -> str:
+    """Return the highest level of which a candidate's globs show every tap, those of all lower levels included."""
+    shown = set(select_taps(tap_names(config), taps))
+    levels = {spec.operation: spec.level for spec in tap_specs()}
+    reached = "none"
+    for level in LEVELS:
+        if any(levels[split_tap(tap)[1]] == level and tap not in shown for tap in tap_names(config)):
+            break
+        reached = level
+    return reached
+
+
+def by_operation(
+    cases: Sequence[CaseVerdict], dtypes: Mapping[str, str], alternatives: Mapping[tuple[str, str], str]
+) -> tuple[OperationVerdict, ...]:
+    """Pool the comparisons of all cases by operation and compute dtype.
+
+    `dtypes` gives the compute dtype of each case, `alternatives` the way chosen for (fprop_dtype, operation).
+    """
+    pooled: dict[tuple[str, str], list[tuple[str, Comparison]]] = {}
+    for case in cases:
+        for comparison in case.comparisons:
+            pooled.setdefault((comparison.operation, dtypes[case.case]), []).append((case.case, comparison))
+    names = [spec.operation for spec in tap_specs()]
+    rows = []
+    for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):
+        failed = [(case, comparison) for case, comparison in found if not comparison.passed]
+        worst_case, worst = max(found, key=lambda pair: _rank(pair[1].ratio))
+        absent = bool(failed) and all(comparison.problem.startswith("missing") for _, comparison in failed)
+        rows.append(
+            OperationVerdict(
+                operation=operation,
+                fprop_dtype=dtype,
+                status="pass" if not failed else "missing" if absent else "fail",
+                num_comparisons=len(found),
+                worst_case=worst_case,
+                worst=worst,
+                layers_at_fault=tuple(sorted({c.layer for _, c in failed if c.layer is not None})),
+                cases_at_fault=tuple(dict.fromkeys(case for case, _ in failed)),
+                alternative=alternatives.get((dtype, operation), ""),
+            )
+        )
+    return tuple(rows)
+
+
+def _rank(ratio: float) -> float:
+    return math.inf if math.isnan(ratio) else ratio

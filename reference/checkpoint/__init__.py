@@ -1,0 +1,7 @@
+"""The published checkpoint: read safely on any mesh, written, converted and synthesised (SPEC §8)."""
+
+from reference.checkpoint.pickles import CheckpointError
+from reference.checkpoint.reading import load, load_language_model, load_layer
+from reference.checkpoint.writing import save
+
+__all__ = ["CheckpointError", "load", "load_language_model", "load_layer", "save"]

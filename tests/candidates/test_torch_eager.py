@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from candidates import torch_eager
+from candidates.torch_eager import model as wiring
+from candidates.torch_eager import operations
+from candidates.torch_eager.model import TorchModel
+from harness.contract import DTYPES, GOLDEN_DIR, Array, LanguageModelConfig, split_tap, tap_names, tap_specs
+from harness.tensors import open_tensors
+from tests.candidates.tiny_models import CONFIG, MODELS, ints, load, random_tokens
+
+PUBLISHED = GOLDEN_DIR / "published"
+ALL = ("*",)
+WEIGHTS_TAP = "layers.00.attention.weights"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny products lose more time to waking threads than they take."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> TorchModel:
+    return load(request.param)
+
+
+def relative_rms(observed: Array, expected: Array) -> float:
+    difference = observed.astype(np.float64) - expected.astype(np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+def cut(taps: Mapping[str, Array], rows: slice, tokens: slice, num_seen: int) -> dict[str, Array]:
+    """Cut every tap to some rows, some of the call's tokens and the first slots of the cache."""
+    parts = {}
+    for name, value in taps.items():
+        if ".kv." in name:
+            parts[name] = value[rows, :num_seen]
+        elif name.endswith(("attention.logits", "attention.weights")):
+            parts[name] = value[rows, :, :, tokens, :num_seen]
+        else:
+            parts[name] = value[rows, tokens]
+    return parts
+
+
+def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Join parts of every tap into one flat array, so that its error is that of the whole tap."""
+    return {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
+
+
+def assert_agree(observed: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    errors = {name: relative_rms(observed[name], value) for name, value in expected.items()}
+    assert errors
+    assert max(errors.values()) <= 1e-6, errors
+
+
+# The published code
+
+
+def published_model(fprop_dtype: str) -> TorchModel:
+    data = json.loads((PUBLISHED / "config.json").read_text())
+    del data["embedding_init_scale"]
+    config = LanguageModelConfig.from_json({**data, "fprop_dtype": fprop_dtype})
+    return torch_eager.load(config, open_tensors(PUBLISHED / "weights.safetensors"))
+
+
+def published_errors(fprop_dtype: str) -> dict[str, float]:
+    """Return the relative RMS of every published tap; the published prefill has no slots beyond its 16 tokens."""
+    expected = open_tensors(PUBLISHED / f"prefill_{fprop_dtype}.safetensors")
+    taps = published_model(fprop_dtype).prefill(expected["tokens"], ints(16), ALL)
+    observed = cut(taps, slice(None), slice(None), 16)
+    return {
+        name: relative_rms(observed[name].reshape(value.shape), value)
+        for name, value in expected.items()
+        if name != "tokens"
+    }
+
+
+def test_float32_prefill_agrees_with_the_published_code_at_every_tap() -> None:
+    errors = published_errors("float32")
+    assert len(errors) == 35
+    assert max(errors.values()) <= 1e-6, errors
+
+
+def test_float32_decoding_agrees_with_the_published_code_at_every_step_and_in_the_final_cache() -> None:
+    expected = open_tensors(PUBLISHED / "decode_float32.safetensors")
+    model = published_model("float32")
+    last = expected["length"][0] - 1
+    logits = model.prefill(expected["prompt"], expected["length"], ["logits"])["logits"]
+    assert relative_rms(logits[:, last : last + 1], expected["prefill.logits"]) <= 1e-6
+    for step in range(5):
+        observed = model.decode(expected[f"step{step}.token"], ["logits", "*.kv.*"])
+        assert relative_rms(observed.pop("logits"), expected[f"step{step}.logits"]) <= 1e-6, step
+    assert len(observed) == 4
+    assert_agree(observed, {name: expected[name] for name in observed})
+    assert model.memory is not None
+    assert [cache.step.tolist() for cache in model.memory] == [[16], [16]]
+
+
+def test_bfloat16_logits_differ_from_the_published_code_by_the_casts_it_drops() -> None:
+    assert 0.008 <= published_errors("bfloat16")["logits"] <= 0.012  # SPEC §4: 0.8-1.2 % with all casts
+
+
+FAULTS: Mapping[str, tuple[str, Any]] = {
+    "apply_scales": ("layers.00.attention.key", lambda weight, scales: (weight.int() & 255) * scales),
+    "embed": ("embedding", lambda table, tokens, _: table[tokens] * 78.5),
+    "rms_norm": ("layers.00.attention.norm", lambda x, scale: x * x.square().mean(-1, keepdim=True).rsqrt() * scale),
+    "query_positions": ("layers.00.attention.key_rotated", lambda step, t: step[:, None] + torch.arange(t) + 1),
+    "rotate_half": ("layers.00.attention.key_rotated", lambda x: -torch.cat(x.chunk(2, -1)[::-1], -1)),
+    "attention_logits": (
+        "layers.00.attention.weights",
+        lambda q, k, _: torch.einsum("btgh,bsgh->bgts", q, k)[:, :, None],
+    ),
+    "cap_logits": ("layers.01.attention.weights", lambda logits: logits),
+    "visible_keys": ("layers.00.attention.weights", lambda _, at, slots: torch.arange(slots) < at[..., None]),
+    "residual": ("layers.00.output", lambda _, update: update),
+    "router_logits": ("layers.00.router.logits", lambda x, w: (x.bfloat16() @ w.bfloat16()).float()),
+    "top_k": ("layers.00.moe.expert_gate", lambda p, k: tuple(part[..., :k] for part in p.sort(-1)[::-1])),
+    "gelu": ("layers.01.moe.norm", torch.nn.functional.gelu),
+    "combine_experts": ("layers.00.output", lambda out, gate, _: (out * gate.flip(-1)[..., None]).sum(-2)),
+    "unembed": ("logits", lambda hidden, table, _: hidden @ table.T),
+}
+
+
+@pytest.mark.parametrize("operation", FAULTS)
+def test_the_published_vectors_show_a_fault_in_one_operation(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tap, fault = FAULTS[operation]
+    monkeypatch.setattr(operations, operation, fault)
+    assert published_errors("float32")[tap] > 1e-6
+
+
+# One call against several
+
+
+def test_decoding_after_prompts_of_unequal_lengths_equals_one_prefill(model: TorchModel) -> None:
+    tokens, lengths = random_tokens(3, 12), ints(4, 7, 2)
+    whole = model.prefill(tokens, ints(12, 12, 12), ALL)
+    model.prefill(np.where(np.arange(8) < lengths[:, None], tokens[:, :8], 0), lengths, ())
+    observed, expected = [], []
+    for positions in (lengths + step for step in range(5)):
+        taps = model.decode(np.take_along_axis(tokens, positions[:, None], axis=1), ALL)
+        for row, position in enumerate(positions):
+            rows, num_seen = slice(row, row + 1), position + 1
+            observed.append(cut(taps, rows, slice(1), num_seen))
+            expected.append(cut(whole, rows, slice(position, num_seen), num_seen))
+    assert_agree(join(observed), join(expected))
+
+
+def test_chunks_of_unequal_sizes_equal_one_prefill(model: TorchModel) -> None:
+    tokens = random_tokens(2, 14)
+    whole = model.prefill(tokens, ints(14, 14), ALL)
+    begin = 0
+    for end, call in ((5, model.prefill), (8, model.extend), (9, model.extend), (14, model.extend)):
+        observed = call(tokens[:, begin:end], ints(end - begin, end - begin), ALL)
+        expected = cut(whole, slice(None), slice(begin, end), end)
+        assert_agree(cut(observed, slice(None), slice(None), end), expected)
+        begin = end
+
+
+def run_calls(model: TorchModel, rows: slice, pads: int = 0) -> list[dict[str, Array]]:
+    """Prefill, extend and decode some of three rows of unequal lengths."""
+    tokens = np.pad(random_tokens(3, 5), ((0, 0), (0, pads)))[rows]
+    more = np.pad(random_tokens(3, 3), ((0, 0), (0, pads)))[rows]
+    return [
+        model.prefill(tokens, ints(5, 3, 4)[rows], ALL),
+        model.extend(more, ints(2, 3, 3)[rows], ALL),
+        model.decode(more[:, :1], ALL),
+    ]
+
+
+def test_rows_of_a_batch_equal_each_row_alone(model: TorchModel) -> None:
+    together = run_calls(model, slice(None))
+    for row in (slice(0, 1), slice(1, 2), slice(2, 3)):
+        for observed, expected in zip(together, run_calls(model, row), strict=True):
+            assert_agree(cut(observed, row, slice(None), CONFIG.sequence_len), expected)
+
+
+def test_more_padding_on_the_right_changes_nothing(model: TorchModel) -> None:
+    for row, lengths in enumerate(((5, 2, 1), (3, 3, 1), (4, 3, 1))):
+        here = slice(row, row + 1)
+        plain, padded = run_calls(model, here), run_calls(model, here, pads=4)
+        for call, length in enumerate(lengths):
+            num_seen = sum(lengths[: call + 1])
+            expected = cut(plain[call], slice(None), slice(length), num_seen)
+            assert_agree(cut(padded[call], slice(None), slice(length), num_seen), expected)
+
+
+def test_a_preloaded_cache_continues_bitwise_whatever_its_unused_slots_hold(model: TorchModel) -> None:
+    tokens, lengths = random_tokens(2, 6), ints(6, 4)
+    taken = model.prefill(tokens, lengths, ["*.kv.*"])
+    expected = model.extend(tokens[:, :2], ints(2, 2), ["logits"])["logits"]
+    keys, values = (np.stack([taken[f"layers.{i:02d}.kv.{name}"] for i in (0, 1)]) for name in ("keys", "values"))
+    unused = np.arange(CONFIG.sequence_len) >= lengths[:, None]
+    keys[:, unused] = values[:, unused] = 1e4
+    model.preload(keys, values, lengths)
+    observed = model.extend(tokens[:, :2], ints(2, 2), ["logits"])["logits"]
+    np.testing.assert_array_equal(observed, expected)
+
+
+# What is shown
+
+
+@pytest.mark.parametrize("fprop_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tap_has_the_axes_and_the_dtype_of_the_contract(name: str, fprop_dtype: str) -> None:
+    model = load(name, fprop_dtype)
+    dtypes = {"fprop": fprop_dtype, "cache": fprop_dtype, "expert": fprop_dtype}
+    if MODELS[name][2] == "float32":
+        dtypes["expert"] = "float32"
+    specs = {spec.operation: spec for spec in tap_specs()}
+    calls = {7: model.prefill(random_tokens(2, 7), ints(7, 4), ALL), 1: model.decode(random_tokens(2, 1), ALL)}
+    for num_tokens, taps in calls.items():
+        assert tuple(taps) == tap_names(model.config)
+        sizes = {**model.config.axis_sizes, "b": 2, "t": num_tokens}
+        for tap, value in taps.items():
+            spec = specs[split_tap(tap)[1]]
+            assert value.shape == tuple(sizes[axis] for axis in spec.axes), tap
+            assert value.dtype == DTYPES[dtypes.get(spec.dtype, spec.dtype)], tap
+            assert np.isfinite(value.astype(np.float32)).all(), tap
+
+
+def test_only_wanted_taps_are_shown_and_writing_into_them_leaves_the_cache_alone() -> None:
+    model = load("plain")
+    shown = model.prefill(random_tokens(1, 4), ints(4), ["logits", "layers.01.kv.keys"])
+    assert list(shown) == ["layers.01.kv.keys", "logits"]
+    keys = shown["layers.01.kv.keys"].copy()
+    shown["layers.01.kv.keys"][:] = 0
+    after = model.decode(random_tokens(1, 1), ["*.kv.keys"])["layers.01.kv.keys"]
+    np.testing.assert_array_equal(after[:, :4], keys[:, :4])
+
+
+# Pads and experts
+
+
+def seen_slots(weights: Array) -> list[list[int]]:
+    """Return the slots with a positive weight for each query of the first row and head."""
+    return [np.flatnonzero(row).tolist() for row in weights[0, 0, 0]]
+
+
+def test_pads_are_masked_in_their_own_call_and_seen_in_later_ones() -> None:
+    model = load("plain")
+    weights = model.prefill(ints(7, 0, 9)[None], ints(3), [WEIGHTS_TAP])[WEIGHTS_TAP]
+    assert seen_slots(weights) == [[0], [0], [0, 2]]
+    weights = model.extend(ints(5, 0)[None], ints(2), [WEIGHTS_TAP])[WEIGHTS_TAP]
+    assert seen_slots(weights) == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_a_query_that_sees_no_key_averages_the_slots_up_to_the_end_of_its_call() -> None:
+    weights = load("plain").prefill(ints(0, 7, 0, 9)[None], ints(4), [WEIGHTS_TAP])[WEIGHTS_TAP]
+    assert seen_slots(weights) == [[0, 1, 2, 3], [1], [1], [1, 3]]
+    np.testing.assert_array_equal(weights[:, :, :, 0, :4], np.full((1, 3, 2, 4), 0.25))
+
+
+def test_decoding_a_pad_averages_all_slots_of_the_cache() -> None:
+    model = load("plain")
+    model.prefill(random_tokens(1, 4), ints(4), ())
+    weights = model.decode(ints(0)[None], [WEIGHTS_TAP])[WEIGHTS_TAP]
+    np.testing.assert_array_equal(weights, np.full((1, 3, 2, 1, 19), np.float32(1 / 19)))
+    weights = model.decode(ints(5)[None], [WEIGHTS_TAP])[WEIGHTS_TAP]
+    assert seen_slots(weights) == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_experts_without_tokens_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    whole_expert = wiring.expert
+
+    def spy(params: Any, path: str, index: int, x: torch.Tensor) -> wiring.ExpertValues:
+        ran.append(index)
+        return whole_expert(params, path, index, x)
+
+    monkeypatch.setattr(wiring, "expert", spy)
+    chosen = load("eleven experts").prefill(random_tokens(1, 2), ints(2), ["*.expert_index"])
+    assert ran == [expert for index in chosen.values() for expert in np.unique(index)]
+
+
+def test_loading_pins_float32_products_to_full_precision() -> None:
+    torch.set_float32_matmul_precision("medium")
+    load("plain")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+# Errors
+
+
+BAD_CALLS = {
+    "token 37 in row 1 at position 2 is outside the vocabulary 0..36": ([[1, 2, 3], [1, 2, 37]], [3, 3]),
+    "token -1 in row 0 at position 1 is outside the vocabulary 0..36": ([[1, -1, 3], [1, 2, 3]], [3, 3]),
+    "row 1: step 17 + 3 tokens exceeds the cache of sequence_len 19 slots": ([[1, 2, 3], [1, 2, 3]], [3, 3]),
+    "lengths are [3, 4]; give one in 0..3 for each of 2 rows": ([[1, 2, 3], [1, 2, 3]], [3, 4]),
+    "lengths are [3]; give one in 0..3 for each of 2 rows": ([[1, 2, 3], [1, 2, 3]], [3]),
+    "tokens have shape (1, 3); use [b, t] with b = 2, the rows of the cache": ([[1, 2, 3]], [3]),
+    "tokens have shape (2,); use [b, t] with b = 2, the rows of the cache": ([1, 2], [1, 1]),
+}
+
+
+@pytest.mark.parametrize("message", BAD_CALLS)
+def test_a_call_that_does_not_fit_is_refused_and_the_cache_stays(message: str) -> None:
+    tokens, lengths = BAD_CALLS[message]
+    model = load("plain")
+    model.prefill(random_tokens(2, 17), ints(3, 17), ())
+    before = model.memory
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        model.extend(np.array(tokens, np.int32), np.array(lengths, np.int32), ())
+    assert model.memory is before
+
+
+def test_a_prompt_longer_than_the_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^row 0: step 0 \+ 20 tokens exceeds the cache of sequence_len 19 slots$"):
+        load("plain").prefill(random_tokens(1, 20), ints(20), ())
+
+
+def test_decoding_without_a_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^there is no cache to continue; call prefill or preload first$"):
+        load("plain").decode(random_tokens(1, 1), ())
+
+
+def test_preloading_another_shape_or_a_step_beyond_the_cache_is_refused() -> None:
+    cache = np.zeros((2, 1, 19, 3, 8), np.float32)
+    with pytest.raises(ValueError, match=r"^keys \(2, 1, 18, 3, 8\) and values \(2, 1, 19, 3, 8\) must have the shape"):
+        load("plain").preload(cache[:, :, 1:], cache, ints(4))
+    with pytest.raises(ValueError, match=r"^steps are \[20\]; they must lie in 0\.\.19$"):
+        load("plain").preload(cache, cache, ints(20))

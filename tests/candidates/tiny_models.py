@@ -1,0 +1,78 @@
+"""Tiny models whose axes all differ, stored in every way, for the tests of a port."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from candidates import torch_eager
+from candidates.torch_eager.model import TorchModel
+from candidates.torch_eager.parameters import parameter_shapes
+from harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+
+CONFIG = LanguageModelConfig(
+    model=TransformerConfig(
+        emb_size=24,
+        widening_factor=4,
+        key_size=8,
+        num_q_heads=6,
+        num_kv_heads=3,
+        num_layers=2,
+        attn_output_multiplier=0.35,
+        num_experts=5,
+        num_selected_experts=2,
+    ),
+    vocab_size=37,
+    pad_token=0,
+    eos_token=2,
+    sequence_len=19,
+    embedding_multiplier_scale=78.38367176906169,
+    output_multiplier_scale=0.5773502691896257,
+    fprop_dtype="float32",
+)
+DENSE = replace(CONFIG, model=replace(CONFIG.model, num_experts=1, num_selected_experts=1))
+ELEVEN_EXPERTS = replace(CONFIG, model=replace(CONFIG.model, num_experts=11, num_selected_experts=3))
+
+# Configuration, scale groups of the row-parallel matrices (0: plain floats), dtype of the scales.
+MODELS = {
+    "1 group": (CONFIG, 1, "bfloat16"),
+    "4 groups": (CONFIG, 4, "bfloat16"),
+    "16 groups, float32 scales": (CONFIG, 16, "float32"),
+    "plain": (CONFIG, 0, ""),
+    "dense": (DENSE, 4, "bfloat16"),
+    "dense, float32 scales": (DENSE, 1, "float32"),
+    "dense, plain": (DENSE, 0, ""),
+    "eleven experts": (ELEVEN_EXPERTS, 4, "bfloat16"),
+}
+
+
+def random_weights(config: LanguageModelConfig, num_groups: int, scales_dtype: str) -> dict[str, Array]:
+    random = np.random.default_rng(7)
+    weights: dict[str, Array] = {}
+    for name, shape in parameter_shapes(config).items():
+        if name.endswith("/scale"):
+            weights[name] = random.uniform(0.5, 1.5, shape).astype(np.float32)
+        elif name.endswith("embeddings"):
+            weights[name] = (0.0128 * random.standard_normal(shape)).astype(np.float32)
+        elif name.endswith("router/w") or not num_groups:
+            weights[name] = (random.standard_normal(shape) / shape[-2] ** 0.5).astype(np.float32)
+        else:
+            groups = num_groups if name.endswith(("attention/linear/w", "linear_1/w")) else 1
+            scales = random.uniform(0.5, 1.5, (*shape[:-2], groups, shape[-1])) / 73 / shape[-2] ** 0.5
+            weights[f"{name}.weight"] = random.integers(-127, 128, shape, np.int8)
+            weights[f"{name}.scales"] = scales.astype(DTYPES[scales_dtype])
+    return weights
+
+
+def load(name: str, fprop_dtype: str = "float32") -> TorchModel:
+    config, num_groups, scales_dtype = MODELS[name]
+    return torch_eager.load(replace(config, fprop_dtype=fprop_dtype), random_weights(config, num_groups, scales_dtype))
+
+
+def random_tokens(*shape: int) -> Array:
+    return np.random.default_rng(3).integers(1, CONFIG.vocab_size, shape, np.int32)
+
+
+def ints(*values: int) -> Array:
+    return np.array(values, np.int32)

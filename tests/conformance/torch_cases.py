@@ -1,0 +1,55 @@
+"""Runs `torch_eager` in this process over golden cases, and checks what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from candidates import torch_eager
+from harness.cases import Case, Preset, tap_key
+from harness.compare import Comparison
+from harness.contract import GOLDEN_DIR, Array, CandidateInfo, tap_names
+from harness.local import check_case, gather
+from harness.store import case_ids, open_golden, read_case, read_preset
+
+GOLDEN = open_golden(__import__('pathlib').Path('/tmp/gold'))
+NUM_ELEMENTS = 10**7
+
+
+def golden_case(case_id: str) -> tuple[Preset, Case]:
+    case = read_case(GOLDEN, case_id)
+    return read_preset(GOLDEN, case.preset), case
+
+
+def golden_cases(pattern: str) -> tuple[str, ...]:
+    return case_ids(GOLDEN, pattern)
+
+
+def torch_taps(preset: Preset, case: Case, taps: Collection[str] = ("*",)) -> dict[str, Array]:
+    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
+    model = torch_eager.load(config, preset.weights)
+    if case.preload is not None:
+        model.preload(*(np.array(x) for x in (case.preload.keys, case.preload.values, case.preload.steps)))
+    shown: dict[str, Array] = {}
+    for i, call in enumerate(case.calls):
+        tokens, lengths = np.array(call.tokens), np.array(call.lengths)
+        if call.kind == "decode":
+            made = model.decode(tokens, taps)
+        else:
+            made = (model.prefill if call.kind == "prefill" else model.extend)(tokens, lengths, taps)
+        shown |= {tap_key(i, tap): value for tap, value in made.items()}
+    return shown
+
+
+def check(preset: Preset, case: Case, taps: Mapping[str, Array], info: CandidateInfo = torch_eager.INFO) -> list[Comparison]:
+    return check_case(preset, case, gather(preset, case, info, taps), num_elements=NUM_ELEMENTS)
+
+
+def at_fault(comparisons: Collection[Comparison]) -> set[str]:
+    return {comparison.operation for comparison in comparisons if not comparison.passed}
+
+
+def all_taps(preset: Preset) -> tuple[str, ...]:
+    return tap_names(preset.config)

@@ -1,0 +1,67 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.registry import UnknownCandidateError, builtin_names, find_candidate
+from tests.harness.tiny_job import write_adapter
+
+SHIM = (sys.executable, "-X", "faulthandler", "-m", "harness.shim")
+
+
+def test_modules_and_packages_of_the_folder_are_built_in_and_private_ones_are_not(tmp_path: Path) -> None:
+    (tmp_path / "port").mkdir()
+    for name in ("__init__.py", "port/__init__.py", "reference.py", "_shared.py", "notes.md"):
+        (tmp_path / name).touch()
+    assert builtin_names(tmp_path) == ("port", "reference")
+
+
+def test_a_built_in_candidate_is_found_by_its_name() -> None:
+    assert find_candidate("torch_eager").command == (*SHIM, "candidates.torch_eager")
+
+
+def test_a_python_file_is_run_by_the_shim_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_adapter(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert find_candidate("adapter.py").command == (*SHIM, str(path))
+
+
+def test_an_executable_file_is_its_own_command(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.touch(mode=0o755)
+    assert find_candidate(str(program)).command == (str(program),)
+
+
+def test_a_file_that_is_not_executable_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.touch(mode=0o644)
+    with pytest.raises(UnknownCandidateError, match=r"neither a \.py file nor executable: chmod \+x"):
+        find_candidate(str(program))
+
+
+def test_a_dotted_module_is_found_without_importing_any_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "a_package_of_mine" / "inner"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "adapter.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.chdir(tmp_path)
+    name = "a_package_of_mine.inner.adapter"
+    assert find_candidate(name).command == (*SHIM, name)
+    with pytest.raises(UnknownCandidateError):
+        find_candidate("a_package_of_mine.inner.absent")
+    with pytest.raises(UnknownCandidateError):
+        find_candidate("a_package_of_mine.inner.adapter.deeper")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "no/such/file.py", "no_such_module", "no_such.module", "a b"])
+def test_an_unknown_candidate_is_one_line_that_says_what_may_be_given(name: str) -> None:
+    with pytest.raises(UnknownCandidateError) as raised:
+        find_candidate(name)
+    assert str(raised.value).startswith(f"no candidate {name!r}: ")
+    assert "package.module, path/to/file.py or the path of an executable program" in str(raised.value)
+
+
+def test_a_misspelt_built_in_candidate_is_suggested() -> None:
+    with pytest.raises(UnknownCandidateError, match=r"did you mean torch_eager\?"):
+        find_candidate("torch_eagr")

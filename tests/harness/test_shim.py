@@ -1,0 +1,212 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import shim
+from harness.answers import Answer, read_answer, unrepeated
+from harness.cases import Case
+from harness.contract import CandidateInfo
+from harness.files import read_json
+from harness.jobs import Job, write_job
+from tests.harness import tiny_job
+from tests.harness.tiny_job import FIRST, LAST, MIDDLE, PRESET, call, case, preloaded, write_adapter
+
+
+@pytest.fixture(autouse=True)
+def _restored_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def answers_of(adapter: Path, tmp_path: Path, job: Job, expected_status: int = 0) -> dict[str, Answer]:
+    assert shim.main(str(adapter), tmp_path / "job", tmp_path / "out") == expected_status
+    return read_answer(tmp_path / "out", job)
+
+
+def answer_one(tmp_path: Path, source: str, asked: Case, taps: tuple[str, ...] = ("logits",)) -> Answer:
+    """Write an adapter and a job of one case, and return the answer to it."""
+    path = tmp_path / "adapter.py"
+    path.write_text(source)
+    job = write_job(tmp_path / "job", "1.0.0", PRESET, [asked], taps)
+    return answers_of(path, tmp_path, job)[asked.id]
+
+
+def test_every_call_of_every_case_is_answered_with_the_declared_taps(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    answers = answers_of(write_adapter(tmp_path), tmp_path, job)
+    assert [answers[case_id].status for case_id in (FIRST, MIDDLE, LAST)] == ["answered"] * 3
+    last = answers[LAST]
+    assert set(last.taps) == {f"call{i}/{tap}" for i in (0, 1) for tap in ("layers.00.kv.keys", "logits")}
+    assert np.all(last.taps["call0/logits"] == 7)
+    assert np.all(last.taps["call1/logits"] == 5)
+    assert set(last.untapped or ()) == set(last.taps)
+    assert unrepeated(last) == ()
+    assert last.seconds is not None
+    assert last.extra == ()
+    assert last.info == CandidateInfo(name="fake", version="1.0", taps=("logits", "layers.*.kv.*"))
+
+
+def test_an_exception_in_one_case_is_an_error_with_its_place_and_the_others_go_on(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    adapter = write_adapter(tmp_path, in_middle_case="raise ValueError('bad\\nluck')")
+    answers = answers_of(adapter, tmp_path, job)
+    assert answers[MIDDLE].status == "error"
+    assert answers[MIDDLE].reason == "ValueError: bad luck (adapter.py:15)"
+    assert answers[FIRST].status == answers[LAST].status == "answered"
+    assert "Traceback" in read_json(tmp_path / "out" / job.cases[1].folder / "result.json")["traceback"]
+
+
+def test_sys_exit_in_one_case_is_an_error_and_the_others_go_on(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    answers = answers_of(write_adapter(tmp_path, in_middle_case="sys.exit(0)"), tmp_path, job)
+    assert [answers[case_id].status for case_id in (FIRST, MIDDLE, LAST)] == ["answered", "error", "answered"]
+
+
+def test_a_case_may_be_unsupported(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    answers = answers_of(write_adapter(tmp_path, in_middle_case="raise Unsupported('no 66')"), tmp_path, job)
+    assert (answers[MIDDLE].status, answers[MIDDLE].reason) == ("unsupported", "no 66")
+    assert answers[LAST].status == "answered"
+
+
+@pytest.mark.parametrize(
+    ("at_load", "exit_status", "status", "reason"),
+    [
+        ("raise Unsupported('only dense')", shim.REFUSED, "unsupported", "only dense"),
+        ("import an_engine.that_is_absent", shim.REFUSED, "unsupported", "needs an_engine, which is not installed"),
+        ("raise OSError('no device')", shim.FAILED, "error", "OSError: no device (adapter.py:9)"),
+        ("sys.exit(0)", shim.FAILED, "error", "SystemExit: 0 (adapter.py:9)"),
+    ],
+)
+def test_a_refusal_or_failure_to_load_is_the_answer_to_every_case(
+    tmp_path: Path, at_load: str, exit_status: int, status: str, reason: str
+) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    answers = answers_of(write_adapter(tmp_path, at_load=at_load), tmp_path, job, exit_status)
+    assert {(answer.status, answer.reason) for answer in answers.values()} == {(status, reason)}
+
+
+def test_a_compute_dtype_that_the_candidate_does_not_run_is_unsupported_before_loading(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    adapter = write_adapter(tmp_path, at_load="raise AssertionError")
+    adapter.write_text(adapter.read_text().replace("taps=", "fprop_dtypes=('float32',), taps="))
+    answer = answers_of(adapter, tmp_path, job, shim.REFUSED)[FIRST]
+    assert (answer.status, answer.reason) == ("unsupported", "fprop_dtype bfloat16; it runs float32")
+
+
+@pytest.mark.parametrize("source", ["", "INFO = 3\ndef load(config, weights): ...", "import harness\n1 / 0"])
+def test_a_module_that_is_no_candidate_is_an_error(tmp_path: Path, source: str) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    (tmp_path / "adapter.py").write_text(source)
+    answers = answers_of(tmp_path / "adapter.py", tmp_path, job, shim.FAILED)
+    assert {answer.status for answer in answers.values()} == {"error"}
+
+
+def test_an_adapter_may_import_the_files_beside_it(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    (tmp_path / "my_engine_beside.py").write_text("")
+    answers = answers_of(write_adapter(tmp_path, at_load="import my_engine_beside"), tmp_path, job)
+    assert answers[FIRST].status == "answered"
+
+
+@pytest.mark.parametrize(
+    ("asked", "method"),
+    [
+        (case("tiny/a", call("prefill", [1]), call("extend", [2, 3])), "extend"),
+        (preloaded("tiny/a", call("decode", [1])), "preload"),
+    ],
+)
+def test_a_model_without_extend_or_preload_does_not_support_the_cases_that_need_it(
+    tmp_path: Path, asked: Case, method: str
+) -> None:
+    answer = answer_one(tmp_path, write_adapter(tmp_path).read_text(), asked)
+    assert (answer.status, answer.reason) == ("unsupported", f"the model has no {method}()")
+
+
+STATEFUL = """
+import numpy as np
+from harness.contract import CandidateInfo
+
+INFO = CandidateInfo(name="stateful", version="1", taps=("logits", "layers.*.kv.keys"))
+
+def load(config, weights):
+    return Model()
+
+class Model:
+    def preload(self, keys, values, steps):
+        self.keys, self.steps = keys, steps
+
+    def prefill(self, tokens, lengths, taps):
+        self.keys, self.steps = np.zeros((1, 1, 5, 2, 2), np.float32), np.zeros(1, np.int32)
+        return self.extend(tokens, lengths, taps)
+
+    def extend(self, tokens, lengths, taps):
+        for token in tokens[0, : lengths[0]]:
+            self.keys[0, 0, self.steps[0]] = token  # in place: the caller's array, or that of the call before
+            self.steps[0] += 1
+        tokens[:] = 0
+        return {"layers.00.kv.keys": self.keys[0]}
+
+    def decode(self, tokens, taps):
+        return self.extend(tokens, np.ones(1, np.int32), taps)
+"""
+
+
+def test_an_engine_that_reuses_its_arrays_spoils_neither_earlier_calls_nor_the_second_run(tmp_path: Path) -> None:
+    asked = preloaded("tiny/a", call("extend", [7, 8]), call("decode", [9]))
+    answer = answer_one(tmp_path, STATEFUL, asked, ("layers.*.kv.keys",))
+    assert answer.taps["call0/layers.00.kv.keys"][0, :, 0, 0].tolist() == [0, 4, 7, 8, 16]
+    assert answer.taps["call1/layers.00.kv.keys"][0, :, 0, 0].tolist() == [0, 4, 7, 8, 9]
+    assert unrepeated(answer) == ()
+
+
+def test_every_prefill_starts_afresh(tmp_path: Path) -> None:
+    answer = answer_one(tmp_path, STATEFUL, case("tiny/a", call("prefill", [7])), ("layers.*.kv.keys",))
+    assert answer.taps["call0/layers.00.kv.keys"][0, :, 0, 0].tolist() == [7, 0, 0, 0, 0]
+    assert unrepeated(answer) == ()
+
+
+def test_a_candidate_that_answers_differently_the_second_time_is_seen(tmp_path: Path) -> None:
+    source = write_adapter(tmp_path).read_text().replace("tokens.sum()", "time.perf_counter_ns() % 1_000_003")
+    answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
+    assert answer.status == "answered"
+    assert unrepeated(answer) == ("call0/logits",)
+
+
+RECORDER = """
+import numpy as np
+from harness.contract import CandidateInfo
+
+INFO = CandidateInfo(name="recorder", version="1", taps=("logits", "embedding"))
+
+def load(config, weights):
+    return Model()
+
+class Model:
+    def prefill(self, tokens, lengths, taps):
+        return {"logits": np.array([len(taps)], np.int32), "embeding": np.zeros(1, np.float32)}
+
+    decode = None
+"""
+
+
+def test_the_untapped_run_wants_logits_and_caches_alone_and_a_misspelt_tap_is_named(tmp_path: Path) -> None:
+    wanted = ("logits", "embedding", "output", "layers.*.kv.*")
+    answer = answer_one(tmp_path, RECORDER, case("tiny/a", call("prefill", [1])), wanted)
+    assert answer.taps["call0/logits"].tolist() == [2]
+    assert answer.untapped is not None
+    assert answer.untapped["call0/logits"].tolist() == [1]
+    assert "taps.safetensors: call0/embeding" in answer.extra
+
+
+def test_a_value_that_is_no_array_is_an_error_that_names_the_tap(tmp_path: Path) -> None:
+    source = RECORDER.replace("np.array([len(taps)], np.int32)", "None")
+    answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
+    assert answer.status == "error"
+    assert "tensor 'call0/logits': dtype object cannot be stored" in answer.reason
