@@ -19,10 +19,14 @@ class UnknownCandidateError(ValueError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate's name and the command that answers a job: JOB_DIR and OUT_DIR are appended to it."""
+    """A candidate's name and the command that answers a job: JOB_DIR and OUT_DIR are appended to it.
+
+    One that `serves_many` takes several such pairs.
+    """
 
     name: str
     command: tuple[str, ...]
+    serves_many: bool = False
 
 
 def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
@@ -60,7 +64,8 @@ def _from_file(name: str, path: Path) -> Candidate:
 
 
 def _python(name: str, module: str) -> Candidate:
-    return Candidate(name, (sys.executable, "-X", "faulthandler", "-m", "harness.shim", module))
+    command = (sys.executable, "-X", "faulthandler", "-m", "harness.shim", module)
+    return Candidate(name, command, serves_many=True)
 
 
 def _module_exists(name: str) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.answers import Answer, is_answered
 from harness.child import Exit, Limits, run_child
@@ -41,7 +42,7 @@ class RunRecord:
     @property
     def peak_bytes(self) -> int:
         """The most resident memory seen, 0 where it cannot be sampled."""
-        return max(end.peak_bytes for end in self.exits)
+        return max((end.peak_bytes for end in self.exits), default=0)
 
 
 def run_job(
@@ -57,22 +58,69 @@ def run_job(
     every case that has a result. Raises FileError for a broken job, a folder that is not empty, and a program that
     cannot be started.
     """
-    job = read_job(job_dir)
+    _make_empty(out_dir)
+    return _run_rest(candidate, job_dir, out_dir, limits, on_progress, ())
+
+
+def run_jobs(
+    candidate: Candidate,
+    folders: Sequence[tuple[Path, Path]],
+    limits: Limits,
+    on_progress: Callable[[str], None] = lambda _case_id: None,
+) -> list[RunRecord]:
+    """Run a candidate over several (job, answers) folders, each as `run_job` does.
+
+    A Python candidate answers all jobs in one process, so that its engine is loaded once; what that process leaves
+    unanswered is run again, job by job.
+    """
+    for _, out_dir in folders:
+        _make_empty(out_dir)
+    together: tuple[Exit, ...] = ()
+    if candidate.serves_many and len(folders) > 1:
+        together = (_run_together(candidate, folders, limits, on_progress),)
+    return [
+        _run_rest(candidate, job_dir, out_dir, limits, on_progress, () if i else together)
+        for i, (job_dir, out_dir) in enumerate(folders)
+    ]
+
+
+def _make_empty(out_dir: Path) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     if any(out_dir.iterdir()):
         raise FileError(f"{out_dir}: not empty, and old answers would pass for new ones: give a new folder")
-    exits: list[Exit] = []
+
+
+def _run_together(
+    candidate: Candidate, folders: Sequence[tuple[Path, Path]], limits: Limits, on_progress: Callable[[str], None]
+) -> Exit:
+    """Run a candidate once over all jobs; its output is logged beside the first job's answers."""
+    paths = [str(path.resolve()) for pair in folders for path in pair]
+    waiting = [(out_dir, case) for job_dir, out_dir in folders for case in read_job(job_dir).cases]
+    with _logs(folders[0][1]) as (stdout, stderr):
+        return run_child((*candidate.command, *paths), stdout, stderr, limits, _progress(waiting, on_progress))
+
+
+def _run_rest(
+    candidate: Candidate,
+    job_dir: Path,
+    out_dir: Path,
+    limits: Limits,
+    on_progress: Callable[[str], None],
+    earlier: tuple[Exit, ...],
+) -> RunRecord:
+    """Start a candidate over the unanswered cases of a job until each has a result or is given up."""
+    job = read_job(job_dir)
+    exits = list(earlier)
     unanswered: dict[str, Answer] = {}
-    left, fruitless = job.cases, 0
-    with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stdout, stderr = (stack.enter_context((out_dir / f"{name}.txt").open("xb")) for name in ("stdout", "stderr"))
+    left, fruitless = tuple(case for case in job.cases if not is_answered(out_dir, case)), 0
+    with tempfile.TemporaryDirectory() as scratch, _logs(out_dir) as (stdout, stderr):
         while left:
-            folder = job_dir if left == job.cases else scratch / str(len(exits))
+            folder = job_dir if left == job.cases else Path(scratch) / str(len(exits))
             if folder != job_dir:
                 link_job(job_dir, replace(job, cases=left), folder)
             command = (*candidate.command, str(folder.resolve()), str(out_dir.resolve()))
-            end = run_child(command, stdout, stderr, limits, _progress(out_dir, left, on_progress))
+            waiting = [(out_dir, case) for case in left]
+            end = run_child(command, stdout, stderr, limits, _progress(waiting, on_progress))
             rest = tuple(case for case in left if not is_answered(out_dir, case))
             fruitless = fruitless + 1 if rest == left else 0
             exits.append(end)
@@ -84,15 +132,21 @@ def run_job(
     return record
 
 
-def _progress(out_dir: Path, cases: Sequence[JobCase], on_progress: Callable[[str], None]) -> Callable[[], bool]:
-    """Return a function that reports every newly answered case and returns whether there was one."""
-    waiting = list(cases)
+@contextlib.contextmanager
+def _logs(out_dir: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Open the logs of a candidate's output."""
+    with (out_dir / "stdout.txt").open("ab") as stdout, (out_dir / "stderr.txt").open("ab") as stderr:
+        yield stdout, stderr
+
+
+def _progress(waiting: list[tuple[Path, JobCase]], on_progress: Callable[[str], None]) -> Callable[[], bool]:
+    """Return a function that reports every newly answered (answer folder, case) and returns whether there was one."""
 
     def progressed() -> bool:
-        answered = [case for case in waiting if is_answered(out_dir, case)]
-        for case in answered:
-            waiting.remove(case)
-            on_progress(case.id)
+        answered = [pair for pair in waiting if is_answered(*pair)]
+        for pair in answered:
+            waiting.remove(pair)
+            on_progress(pair[1].id)
         return bool(answered)
 
     return progressed
@@ -134,12 +188,3 @@ def _write_record(path: Path, record: RunRecord) -> None:
     exits = [asdict(end) for end in record.exits]
     write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})
 
-
-def run_jobs(
-    candidate: Candidate,
-    folders: Sequence[tuple[Path, Path]],
-    limits: Limits,
-    on_progress: Callable[[str], None] = lambda _case_id: None,
-) -> list[RunRecord]:
-    """Run a candidate over several (job, answers) folders."""
-    return [run_job(candidate, job_dir, out_dir, limits, on_progress) for job_dir, out_dir in folders]

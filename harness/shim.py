@@ -1,4 +1,4 @@
-"""Runs a Python candidate over a job folder: `python -m harness.shim MODULE JOB_DIR OUT_DIR`.
+"""Runs a Python candidate over job folders: `python -m harness.shim MODULE JOB_DIR OUT_DIR [JOB_DIR OUT_DIR …]`.
 
 MODULE is `package.module` or `path/to/file.py`. The exit status is 0 if the cases were run, 1 if the candidate refused
 the job, 2 if it could not be loaded; every case has a result.json then, and each says its own status.
@@ -140,6 +140,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:  # noqa: PLR2004 - the name and three arguments
-        sys.exit("usage: python -m harness.shim MODULE JOB_DIR OUT_DIR")
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
+    module, *folders = sys.argv[1:] or [""]
+    if not folders or len(folders) % 2:
+        sys.exit("usage: python -m harness.shim MODULE JOB_DIR OUT_DIR [JOB_DIR OUT_DIR …]")
+    sys.exit(max(main(module, Path(job), Path(out)) for job, out in zip(folders[::2], folders[1::2], strict=True)))

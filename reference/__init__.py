@@ -1,0 +1,74 @@
+"""The canonical sharded Grok-1 in JAX and haiku: `SPEC.md` made executable. It knows nothing of the harness."""
+
+from reference.attention import MHABlock, MHAOutput, MultiHeadAttention, make_attention_mask
+from reference.config import GROK_1, PRESETS, LanguageModelConfig, TransformerConfig, ffn_size
+from reference.inference import apply, apply_with_taps, init, init_memory
+from reference.layers import InOutEmbed, Linear, RMSNorm, RotaryEmbedding, rotate_half
+from reference.memory import KVMemory, Memory, init_layer_memories
+from reference.model import (
+    DecoderLayer,
+    DecoderOutput,
+    LanguageModel,
+    LanguageModelOutput,
+    Transformer,
+    TransformerOutput,
+)
+from reference.moe import DenseBlock, MoELayer, Router
+from reference.parameters import Params, TrainingState
+from reference.partitioning import (
+    LM_PARTITION_RULES,
+    TRANSFORMER_PARTITION_RULES,
+    apply_rules,
+    cast_bfloat16,
+    make_mesh,
+    match,
+    partition_specs,
+    with_sharding_constraint,
+)
+from reference.quantization import QuantizedWeight8bit, dequantize, quantize
+
+__all__ = [
+    "GROK_1",
+    "LM_PARTITION_RULES",
+    "PRESETS",
+    "TRANSFORMER_PARTITION_RULES",
+    "DecoderLayer",
+    "DecoderOutput",
+    "DenseBlock",
+    "InOutEmbed",
+    "KVMemory",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "LanguageModelOutput",
+    "Linear",
+    "MHABlock",
+    "MHAOutput",
+    "Memory",
+    "MoELayer",
+    "MultiHeadAttention",
+    "Params",
+    "QuantizedWeight8bit",
+    "RMSNorm",
+    "RotaryEmbedding",
+    "Router",
+    "TrainingState",
+    "Transformer",
+    "TransformerConfig",
+    "TransformerOutput",
+    "apply",
+    "apply_rules",
+    "apply_with_taps",
+    "cast_bfloat16",
+    "dequantize",
+    "ffn_size",
+    "init",
+    "init_layer_memories",
+    "init_memory",
+    "make_attention_mask",
+    "make_mesh",
+    "match",
+    "partition_specs",
+    "quantize",
+    "rotate_half",
+    "with_sharding_constraint",
+]

@@ -54,13 +54,18 @@ def cut(taps: Mapping[str, Array], rows: slice, tokens: slice, num_seen: int) ->
     return parts
 
 
-def join(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Join parts of every tap into one flat array, so that its error is that of the whole tap."""
-    return {name: np.concatenate([part[name].ravel() for part in parts]) for name in parts[0]}
+Parts = Sequence[Mapping[str, Array]]
+"""The taps of several calls or rows."""
 
 
-def assert_agree(observed: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
-    errors = {name: relative_rms(observed[name], value) for name, value in expected.items()}
+def assert_agree(observed: Parts, expected: Parts) -> None:
+    """Every tap, all its parts together, agrees to float32 rounding."""
+
+    def joined(parts: Parts, name: str) -> Array:
+        return np.concatenate([part[name].ravel() for part in parts])
+
+    assert len(observed) == len(expected)
+    errors = {name: relative_rms(joined(observed, name), joined(expected, name)) for name in expected[0]}
     assert errors
     assert max(errors.values()) <= 1e-6, errors
 
@@ -103,7 +108,7 @@ def test_float32_decoding_agrees_with_the_published_code_at_every_step_and_in_th
         observed = model.decode(expected[f"step{step}.token"], ["logits", "*.kv.*"])
         assert relative_rms(observed.pop("logits"), expected[f"step{step}.logits"]) <= 1e-6, step
     assert len(observed) == 4
-    assert_agree(observed, {name: expected[name] for name in observed})
+    assert_agree([observed], [{name: expected[name] for name in observed}])
     assert model.memory is not None
     assert [cache.step.tolist() for cache in model.memory] == [[16], [16]]
 
@@ -154,18 +159,20 @@ def test_decoding_after_prompts_of_unequal_lengths_equals_one_prefill(model: Tor
             rows, num_seen = slice(row, row + 1), position + 1
             observed.append(cut(taps, rows, slice(1), num_seen))
             expected.append(cut(whole, rows, slice(position, num_seen), num_seen))
-    assert_agree(join(observed), join(expected))
+    assert_agree(observed, expected)
 
 
 def test_chunks_of_unequal_sizes_equal_one_prefill(model: TorchModel) -> None:
     tokens = random_tokens(2, 14)
     whole = model.prefill(tokens, ints(14, 14), ALL)
+    observed, expected = [], []
     begin = 0
     for end, call in ((5, model.prefill), (8, model.extend), (9, model.extend), (14, model.extend)):
-        observed = call(tokens[:, begin:end], ints(end - begin, end - begin), ALL)
-        expected = cut(whole, slice(None), slice(begin, end), end)
-        assert_agree(cut(observed, slice(None), slice(None), end), expected)
+        taps = call(tokens[:, begin:end], ints(end - begin, end - begin), ALL)
+        observed.append(cut(taps, slice(None), slice(None), end))
+        expected.append(cut(whole, slice(None), slice(begin, end), end))
         begin = end
+    assert_agree(observed, expected)
 
 
 def run_calls(model: TorchModel, rows: slice, pads: int = 0) -> list[dict[str, Array]]:
@@ -181,19 +188,23 @@ def run_calls(model: TorchModel, rows: slice, pads: int = 0) -> list[dict[str, A
 
 def test_rows_of_a_batch_equal_each_row_alone(model: TorchModel) -> None:
     together = run_calls(model, slice(None))
+    observed, expected = [], []
     for row in (slice(0, 1), slice(1, 2), slice(2, 3)):
-        for observed, expected in zip(together, run_calls(model, row), strict=True):
-            assert_agree(cut(observed, row, slice(None), CONFIG.sequence_len), expected)
+        observed += [cut(taps, row, slice(None), CONFIG.sequence_len) for taps in together]
+        expected += run_calls(model, row)
+    assert_agree(observed, expected)
 
 
 def test_more_padding_on_the_right_changes_nothing(model: TorchModel) -> None:
+    observed, expected = [], []
     for row, lengths in enumerate(((5, 2, 1), (3, 3, 1), (4, 3, 1))):
         here = slice(row, row + 1)
         plain, padded = run_calls(model, here), run_calls(model, here, pads=4)
         for call, length in enumerate(lengths):
             num_seen = sum(lengths[: call + 1])
-            expected = cut(plain[call], slice(None), slice(length), num_seen)
-            assert_agree(cut(padded[call], slice(None), slice(length), num_seen), expected)
+            observed.append(cut(padded[call], slice(None), slice(length), num_seen))
+            expected.append(cut(plain[call], slice(None), slice(length), num_seen))
+    assert_agree(observed, expected)
 
 
 def test_a_preloaded_cache_continues_bitwise_whatever_its_unused_slots_hold(model: TorchModel) -> None:

@@ -131,7 +131,12 @@ def test_problem_of_the_inputs_is_named(case: Case, problem: str) -> None:
     ("check", "case", "file", "problem"),
     [
         ("input_problems", with_call(DECODE, 0, tokens=int32([[5], [7]])), "inputs", "call0/tokens[1, 0] is 7"),
-        ("tap_problems", replace(DECODE, calls=DECODE.calls * 2), "taps", "tap call1/embedding is missing"),
+        (
+            "tap_problems",
+            replace(with_preload(DECODE, steps=int32([1, 2])), calls=DECODE.calls * 2),
+            "taps",
+            "tap call1/embedding is missing",
+        ),
     ],
     ids=["inputs", "taps"],
 )

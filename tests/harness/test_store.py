@@ -290,6 +290,7 @@ BREACHES: dict[str, tuple[str, Callable[[Any], object]]] = {
     "unknown key": (MANIFEST, lambda data: data.update(novelty=1)),
     "format as a string": (MANIFEST, lambda data: data.update(format="1")),
     "version as a number": (MANIFEST, lambda data: data["provenance"]["toolchain"].update(numpy=2)),
+    "unprintable key": (MANIFEST, lambda data: data["provenance"]["toolchain"].update({"two\nlines": 2})),
     "no digest": (MANIFEST, lambda data: data["presets"]["dense"].update(config="12")),
     "no reason": (CASE_JSON, lambda data: data.pop("why")),
     "unknown key of a case": (CASE_JSON, lambda data: data.update(novelty=1)),

@@ -234,7 +234,7 @@ def test_case_under_the_name_of_another_preset_is_refused(tmp_path: Path) -> Non
 
 def test_preset_that_breaks_its_schema_is_refused(tmp_path: Path) -> None:
     presets = [Preset("any", replace(CONFIG, fprop_dtype="float64"), {})]
-    with pytest.raises(FixtureError, match="preset any: cannot be stored: .*fprop_dtype must be one of"):
+    with pytest.raises(FixtureError, match=r"preset any: cannot be stored: .*fprop_dtype must be one of"):
         write_golden(tmp_path / "v1", suite="1.0.0", provenance=PROVENANCE, presets=presets, cases=())
 
 
