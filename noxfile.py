@@ -18,18 +18,27 @@ if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through w
     os.environ.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"].replace(" ", ","))
 
 
+def compiled_once(session: nox.Session) -> dict[str, str]:
+    """Return the environment in which JAX keeps what it compiles, beside the session's virtual environment."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(session.cache_dir / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 @nox.session
 def conformance(session: nox.Session) -> None:
     """Judge the built-in candidates, or those named after `--candidate`."""
     session.install("--editable", ".[reference,torch]")
-    session.run("python", "-m", "harness", "run", *session.posargs)
+    session.run("python", "-m", "harness", "run", *session.posargs, env=compiled_once(session))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; `-- --thorough` runs the long profiles too."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *session.posargs, env=compiled_once(session))
 
 
 @nox.session

@@ -50,9 +50,7 @@ class Model:
             raise ValueError("decode or extend before prefill or preload: there is no cache yet")
         config = self.weights.config
         scope = Scope(config, tokens, self.steps, visible_keys(config, tokens, self.steps), DEFAULT_MARGIN)
-        made = {
-            tap: value for tap, _, value in walk_call(scope, self.weights, self.previous, {}, perturb=self.rounded)
-        }
+        made = {tap: value for tap, _, value in walk_call(scope, self.weights, self.previous, {}, perturb=self.rounded)}
         self.previous = {f"previous:{tap}": value for tap, value in made.items() if ".kv." in tap}
         self.steps = self.steps + lengths
         return {tap: value.astype(DTYPES[self.dtype(tap)]) for tap, value in made.items() if tap in taps}

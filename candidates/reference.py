@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,8 @@ class Model:
         output, collected = reference.apply_with_taps(
             self.config, self.params, tokens, taps=tuple(taps), memory=self.memory, mesh=self.mesh
         )
+        assert isinstance(output, reference.LanguageModelOutput)  # noqa: S101 - narrows the type: no last_hid_only here
+        assert output.model_state is not None  # noqa: S101 - likewise: there is a memory
         layers = [layer._replace(step=steps + lengths) for layer in output.model_state.layers]
         self.memory = reference.Memory(layers)
         return {tap: np.asarray(value) for tap, value in collected.items()}
@@ -68,7 +71,7 @@ def reference_config(config: LanguageModelConfig) -> reference.LanguageModelConf
 
 def parameter_tree(weights: Weights) -> reference.Params:
     """Return stored weights as the reference's tree: {module path: {name: array or QuantizedWeight8bit}} (SPEC §2)."""
-    params: reference.Params = {}
+    params: dict[str, dict[str, Any]] = {}
     for name, value in weights.items():
         if name.endswith(".scales"):
             continue

@@ -7,12 +7,12 @@ import os
 # Read by JAX when it is first used, hence before it is imported.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
 
-import jax  # noqa: E402 - see above
+import jax
 
-import reference  # noqa: E402
-from candidates.reference import Model  # noqa: E402
-from candidates.reference import load as load_on  # noqa: E402
-from harness.contract import CandidateInfo, LanguageModelConfig, Weights  # noqa: E402
+import reference
+from candidates.reference import Model
+from candidates.reference import load as load_on
+from harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
 INFO = CandidateInfo(name="reference_1x2", version=jax.__version__)
 

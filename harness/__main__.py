@@ -43,10 +43,28 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     sub = command(commands, "run", command_run, "judge candidates, by default all built-in ones")
-    sub.add_argument("--candidate", action="append", metavar="NAME", help="built-in name, package.module, path/to/file.py or a program; may be repeated")
+    sub.add_argument(
+        "--candidate",
+        action="append",
+        metavar="NAME",
+        help="built-in name, package.module, path/to/file.py or a program; may be repeated",
+    )
     sub.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
-    sub.add_argument("--require", action="append", default=[], type=required_level, metavar="NAME:LEVEL", help=f"fail unless NAME passes at LEVEL ({', '.join(LEVELS)}) or above")
-    sub.add_argument("--time-limit", type=float, default=Limits.silent_seconds, metavar="SECONDS", help="time for one case, loading included")
+    sub.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        type=required_level,
+        metavar="NAME:LEVEL",
+        help=f"fail unless NAME passes at LEVEL ({', '.join(LEVELS)}) or above",
+    )
+    sub.add_argument(
+        "--time-limit",
+        type=float,
+        default=Limits.silent_seconds,
+        metavar="SECONDS",
+        help="time for one case, loading included",
+    )
     sub.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
     report_options(sub)
 
@@ -56,8 +74,16 @@ def parser() -> argparse.ArgumentParser:
     report_options(sub)
 
     sub = command(commands, "capture", command_capture, "write golden fixtures with the canonical JAX model")
-    sub.add_argument("--out", type=Path, default=GOLDEN, metavar="DIR", help="the golden set to write (default: golden/v1)")
-    sub.add_argument("--replace", action="append", default=[], metavar="GLOB", help="presets and cases that may change; needs --reason")
+    sub.add_argument(
+        "--out", type=Path, default=GOLDEN, metavar="DIR", help="the golden set to write (default: golden/v1)"
+    )
+    sub.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="presets and cases that may change; needs --reason",
+    )
     sub.add_argument("--reason", default="", metavar="TEXT", help="why they change, for CHANGELOG.md")
 
     sub = command(commands, "check-golden", command_check, "verify every file, tensor and digest of a golden set")
@@ -65,7 +91,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def command(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run_it: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:  # noqa: SLF001 - argparse has no public name for it
+def command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run_it: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
     """Add one command."""
     sub = commands.add_parser(name, help=text, description=text)
     sub.set_defaults(command=run_it)
@@ -98,7 +129,12 @@ def command_run(options: argparse.Namespace) -> int:
         raise FileError(f"{options.keep}: exists already: give a new folder")
     with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases) as advance:
         judgements = run.run_candidates(
-            candidates, groups, golden.manifest.suite, options.keep or Path(scratch), Limits(silent_seconds=options.time_limit), advance
+            candidates,
+            groups,
+            golden.manifest.suite,
+            options.keep or Path(scratch),
+            Limits(silent_seconds=options.time_limit),
+            advance,
         )
     return conclude([judgement.verdict for judgement in judgements], golden, options, dict(options.require))
 
@@ -109,7 +145,9 @@ def command_judge(options: argparse.Namespace) -> int:
     return conclude([run.judge_folder(golden, options.job, options.out)], golden, options, {})
 
 
-def conclude(verdicts: Sequence[CandidateVerdict], golden: Golden, options: argparse.Namespace, required: dict[str, str]) -> int:
+def conclude(
+    verdicts: Sequence[CandidateVerdict], golden: Golden, options: argparse.Namespace, required: dict[str, str]
+) -> int:
     """Show a run, write its reports, and return the exit status."""
     terminal.show(terminal.wide_console(), verdicts, golden)
     if options.json is not None:
@@ -128,7 +166,9 @@ def command_capture(options: argparse.Namespace) -> int:
     from harness import capture  # noqa: PLC0415 - only this command needs the synthetic weights and the suite
 
     if bool(options.replace) != bool(options.reason):
-        raise FileError("--replace needs --reason TEXT, and the other way round: a golden never changes without a reason")
+        raise FileError(
+            "--replace needs --reason TEXT, and the other way round: a golden never changes without a reason"
+        )
     groups = capture.suite_groups()
     with progress_bar(sum(len(group.cases) for group in groups)) as advance:
         manifest = capture.capture(options.out, groups, replace=options.replace, on_progress=advance)

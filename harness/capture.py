@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.answers import Answer, read_answer
 from harness.child import Limits
 from harness.contract import Array
+from harness.jobs import read_job
 from harness.judge import Group, judge_candidate
 from harness.manifest import Manifest
 from harness.provenance import record_provenance
@@ -22,7 +23,6 @@ from harness.run import Progress, run_size, summarise, write_jobs
 from harness.runner import run_jobs
 from harness.store import FixtureError
 from harness.suite import PRESETS, make_preset, suite_cases
-from harness.jobs import read_job
 from harness.writing import write_golden
 
 SUITE = "1.0.0"
@@ -61,9 +61,10 @@ def capture(
     replace: Collection[str] = (),
     on_progress: Progress = lambda _name, _case: None,
 ) -> Manifest:
-    """Run the canonical model over the suite and write the golden set whole; raises FixtureError, which changes nothing.
+    """Run the canonical model over the suite and write the golden set whole.
 
-    `replace` holds globs of presets and cases of a present set that may change.
+    `replace` holds globs of presets and cases of a present set that may change. Raises FixtureError, and then nothing
+    has changed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         answers = canonical_answers(groups, Path(scratch), on_progress)
@@ -73,20 +74,21 @@ def capture(
             directory,
             suite=SUITE,
             provenance=record_provenance(specification_digest(), PRECISION),
-            presets=[preset for preset in {group.preset.name: group.preset for group in groups}.values()],
+            presets=list({group.preset.name: group.preset for group in groups}.values()),
             cases=[(case, taps[case.id]) for group in groups for case in group.cases],
             replace=replace,
         )
 
 
-def canonical_answers(
-    groups: Sequence[Group], folder: Path, on_progress: Progress
-) -> list[Mapping[str, Answer]]:
+def canonical_answers(groups: Sequence[Group], folder: Path, on_progress: Progress) -> list[Mapping[str, Answer]]:
     """Run the canonical model over some groups below a folder, and return its answers group by group."""
     jobs = write_jobs(groups, SUITE, folder / "jobs")
     outs = [folder / "answers" / job.name for job in jobs]
     run_jobs(
-        find_candidate(CANONICAL), list(zip(jobs, outs, strict=True)), Limits(), lambda case: on_progress(CANONICAL, case)
+        find_candidate(CANONICAL),
+        list(zip(jobs, outs, strict=True)),
+        Limits(),
+        lambda case: on_progress(CANONICAL, case),
     )
     return [read_answer(out, read_job(job)) for job, out in zip(jobs, outs, strict=True)]
 
@@ -101,7 +103,9 @@ def gate(groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]]) -> No
     verdict = summarise(CANONICAL, gated, answers, judged, 0.0)
     for case in verdict.cases:
         if case.status != "pass":
-            raise FixtureError(f"{case.case}: the canonical model is not conforming, {case.reason}; nothing was written")
+            raise FixtureError(
+                f"{case.case}: the canonical model is not conforming, {case.reason}; nothing was written"
+            )
 
 
 def specification_digest() -> str:

@@ -1,4 +1,4 @@
-"""A case: a preset, the calls made to it, and what is compared. Plain data between the store, the runner and the checks."""
+"""A case: a preset and the calls made to it. Plain data between the store, the runner and the checks."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""The local check: every operation recomputed from the inputs that the port itself used, and compared with what it gave."""
+"""Compares one tap with what its operation should have given: shape and dtype before values, then every element."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from harness.cases import Case, Preset
-from harness.contract import DTYPES, Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
+from harness.cases import Case
+from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
 from harness.masks import compared, expand
 from harness.noise import Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
@@ -84,10 +84,13 @@ def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, c
     return fixed
 
 
-def shape_problem(tap: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], recorded: str, call_sizes: Mapping[str, int]) -> str:
-    """Return what is wrong with a tap's shape or dtype, or an empty string; `call_sizes` are the axis sizes of the call.
+def shape_problem(
+    tap: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], recorded: str, call_sizes: Mapping[str, int]
+) -> str:
+    """Return what is wrong with a tap's shape or dtype, or an empty string.
 
-    The key axis may be shorter than the cache (down to the visible slots, size `visible`) or longer.
+    `call_sizes` are the axis sizes of the call. The key axis may be shorter than the cache (down to the visible slots,
+    size `visible`) or longer.
     """
     spec = SPECS[split_tap(tap)[1]]
     wanted = tuple(call_sizes[axis] for axis in spec.axes)
@@ -131,7 +134,12 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
     if not finite[mask].all():
         index = tuple(int(i) for i in np.argwhere(mask & ~finite)[0])
         return Comparison(
-            call, tap, num_elements, index=index, observed=float(observed[index]), exact=float(exact.value[index]),
+            call,
+            tap,
+            num_elements,
+            index=index,
+            observed=float(observed[index]),
+            exact=float(exact.value[index]),
             problem=f"{int((mask & ~finite).sum())} of {num_elements} values are not finite",
         )
     error = np.where(mask, np.abs(observed - exact.value), 0.0)

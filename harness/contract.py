@@ -172,9 +172,7 @@ def tap_names(config: LanguageModelConfig) -> tuple[str, ...]:
     specs = [spec for spec in tap_specs() if spec.block in ("always", block)]
     first = next(i for i, spec in enumerate(specs) if spec.per_layer)
     last = max(i for i, spec in enumerate(specs) if spec.per_layer) + 1
-    layers = (
-        tap_name(layer, spec.operation) for layer in range(config.model.num_layers) for spec in specs[first:last]
-    )
+    layers = (tap_name(layer, spec.operation) for layer in range(config.model.num_layers) for spec in specs[first:last])
     return (*(s.name for s in specs[:first]), *layers, *(s.name for s in specs[last:]))
 
 
@@ -210,7 +208,7 @@ class Model(Protocol):
     """
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> Mapping[str, Array]:
-        """Run tokens int32 [b, t], padded on the right beyond lengths int32 [b], from a fresh cache; steps become lengths."""
+        """Run tokens int32 [b, t], padded beyond lengths int32 [b], from a fresh cache; steps become lengths."""
         ...
 
     def decode(self, tokens: Array, taps: Collection[str]) -> Mapping[str, Array]:
@@ -232,5 +230,3 @@ class PreloadingModel(Model, Protocol):
     def preload(self, keys: Array, values: Array, steps: Array) -> None:
         """Set the caches of all layers: keys and values [layer, b, s, g, h] (keys after RoPE), steps int32 [b]."""
         ...
-
-

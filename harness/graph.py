@@ -1,4 +1,4 @@
-"""Grok-1 as a table of operations, wired by the taps they read and make (SPEC §4). Everything else is derived from it."""
+"""Grok-1 as a table of operations, wired by the taps they read and make (SPEC §4)."""
 
 from __future__ import annotations
 
@@ -286,4 +286,3 @@ def weight_names(tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
     layer = split_tap(tap)[0]
     prefix = f"transformer/decoder_layer_{layer}/"
     return tuple(name[1:] if name.startswith("/") else prefix + name for name in operation_of(tap, config).weights)
-

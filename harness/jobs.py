@@ -55,11 +55,17 @@ class Job:
 
 
 def write_job(
-    folder: Path, suite: str, preset: Preset, cases: Sequence[Case], taps: Collection[str] | None = None
+    folder: Path,
+    suite: str,
+    preset: Preset,
+    cases: Sequence[Case],
+    taps: Collection[str] | None = None,
+    untapped: Collection[str] | None = None,
 ) -> Job:
     """Write a job folder and return what its `job.json` holds.
 
-    `taps` are glob patterns of the taps wanted of every case, None for all. Raises ValueError for cases that do not
+    `taps` are glob patterns of the taps wanted of every case, None for all. `untapped` are the ids of the cases to run
+    without taps too, None for all. Raises ValueError for cases that do not
     share the preset and one fprop_dtype.
     """
     kinds = {(case.preset, case.fprop_dtype) for case in cases}
@@ -67,7 +73,12 @@ def write_job(
         raise ValueError(f"a job of preset {preset.name} cannot hold cases of {sorted(kinds)}: one preset, one dtype")
     config = replace(preset.config, fprop_dtype=cases[0].fprop_dtype)
     names = select_taps(tap_names(config), taps)
-    job = Job(suite, preset.name, config.fprop_dtype, tuple(_job_case(i, case, names) for i, case in enumerate(cases)))
+    job = Job(
+        suite,
+        preset.name,
+        config.fprop_dtype,
+        tuple(_job_case(i, case, names, again=untapped is None or case.id in untapped) for i, case in enumerate(cases)),
+    )
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.to_json())
     write_tensors(folder / "weights.safetensors", preset.weights)
@@ -101,7 +112,7 @@ def read_job(folder: Path) -> Job:
     return job
 
 
-def _job_case(index: int, case: Case, taps: tuple[str, ...]) -> JobCase:
+def _job_case(index: int, case: Case, taps: tuple[str, ...], *, again: bool) -> JobCase:
     name = f"{index:03d}-" + re.sub(r"[^A-Za-z0-9_-]+", "-", case.id.removeprefix(f"{case.preset}/"))
     return JobCase(
         id=case.id,
@@ -110,7 +121,7 @@ def _job_case(index: int, case: Case, taps: tuple[str, ...]) -> JobCase:
         calls=tuple(call.kind for call in case.calls),
         preload=case.preload is not None,
         taps=taps,
-        untapped=select_taps(taps, UNTAPPED),
+        untapped=select_taps(taps, UNTAPPED) if again else (),
     )
 
 

@@ -13,10 +13,10 @@ from harness.compare import SPECS, Comparison, fit_slots
 from harness.contract import Array, split_tap, tap_names
 from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
-from harness.oracle import Alternatives, ExactWeights
 from harness.operations.row import Alternative
+from harness.oracle import ExactWeights
 from harness.verdict import CaseVerdict, case_status
-from harness.whole import Honest, drifts, flips, honest_run, per_token, route_of, SAFETY
+from harness.whole import SAFETY, Honest, drifts, flips, honest_run, per_token, route_of
 
 HonestRuns = dict[tuple[str, bytes], Honest]
 """Honest runs already measured, by case and route: candidates that route alike share them."""
@@ -100,8 +100,10 @@ def choose_alternatives(
     weights: Sequence[ExactWeights],
     num_elements: int,
 ) -> dict[str, Alternative]:
-    """Choose, for every operation that fails canonically, the alternative that passes everywhere; update `local` with it."""
-    failing = {c.operation for i in members for found in local[i].values() for c in found if not c.passed and not c.problem}
+    """Choose for every operation that fails canonically the alternative that passes everywhere; update `local`."""
+    failing = {
+        c.operation for i in members for found in local[i].values() for c in found if not c.passed and not c.problem
+    }
     chosen: dict[str, Alternative] = {}
     for operation in sorted(failing):
         for alternative in alternatives_of(operation, groups, members):
@@ -150,7 +152,7 @@ def judge_case(
     honest = honest_runs[signature]
     found = drifts(evidence, honest, group.expected(case.id))
     routed = flips(evidence, honest, evidence.config)
-    observer = observer_effect(case, answer, evidence, honest)
+    observer = observer_effect(answer, evidence, honest)
     status, reason = case_status(comparisons, found, routed, observer)
     return CaseVerdict(
         case=case.id,
@@ -165,7 +167,7 @@ def judge_case(
     )
 
 
-def observer_effect(case: Case, answer: Answer, evidence: Evidence, honest: Honest) -> str:
+def observer_effect(answer: Answer, evidence: Evidence, honest: Honest) -> str:
     """Return how the run without taps strays beyond honest error, an empty string where it does not.
 
     Bit-identical runs need no more; otherwise the untapped values are held to the same end-to-end fence.

@@ -1,4 +1,4 @@
-"""Runs the local check over a case: walks the graph with everything the candidate showed, and compares each operation."""
+"""The local check: every operation recomputed from the inputs that the port itself used, and compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from harness.compare import (
     shape_problem,
 )
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, select_taps, split_tap, tap_name, tap_names
-from harness.graph import input_taps
 from harness.noise import Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
@@ -81,15 +80,15 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
                 problems[call, tap] = Comparison(call, tap, 0, problem=problem)
                 continue
             x = fit_slots(x, SPECS[operation], config.sequence_len)
-            # An unused cache slot stays as it is: honest weights give it exactly nothing, and a port's own fault with the
-            # mask is then found at the weights alone.
+            # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
+            # found at the weights alone.
             mask = np.True_ if operation in COPIES else masks[call, operation]
             observed[call, tap] = Observed(x.astype(np.float64), safe(tap, clean(x, mask), config), recorded)
     return Evidence(config, observed, problems, masks)
 
 
 def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:
-    """Make a tap fit to be computed with: no NaN or infinity, chosen experts within range (both are judged elsewhere)."""
+    """Make a tap fit to compute with: no NaN or infinity, experts within range (both are judged elsewhere)."""
     x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
     return np.clip(x, 0, config.model.num_experts - 1) if tap.endswith("moe.expert_index") else x
 
@@ -136,7 +135,9 @@ def check_case(
             fence = widened(fence, segments.deviation[key], factor)
             mask = mask & before(segments.undecided[call], seen.raw, SPECS[operation].axes)
         result = compare(call, tap, exact, fence, seen.raw, mask, seen.recorded)
-        results[key] = replace(result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any()))
+        results[key] = replace(
+            result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
+        )
     return [results[key] for key in sorted(results, key=lambda key: (key[0], order(config)[key[1]]))]
 
 
@@ -204,9 +205,7 @@ def simulate(
             difference = np.square(result.value - exact[call, tap][0].value)
             squares[call, tap] = squares.get((call, tap), 0.0) + difference / NUM_SIMULATIONS
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
-    undecided = {
-        call: undecided_from(case, call, config, exact, deviation, shown) for call in range(len(case.calls))
-    }
+    undecided = {call: undecided_from(case, call, config, exact, deviation, shown) for call in range(len(case.calls))}
     return Segments(deviation, undecided)
 
 
@@ -232,7 +231,7 @@ def undecided_from(
 
 def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:
     """Return how far the last chosen expert is ahead of the first one left out, [b, t] from probabilities [b, t, e]."""
-    ordered = -np.sort(-probabilities, axis=-1)
+    ordered: Array = -np.sort(-probabilities, axis=-1)
     k = config.model.num_selected_experts
     if k == ordered.shape[-1]:
         return np.full(ordered.shape[:-1], math.inf)
@@ -250,5 +249,6 @@ def before(undecided: Array, x: Array, axes: tuple[str, ...]) -> Array:
     if "t" not in axes:
         return np.ones((1,) * x.ndim, bool)
     size = x.shape[axes.index("t")]
-    kept = np.arange(size) < undecided[:, None]  # [b, t]
-    return kept.reshape([kept.shape["bt".index(axis)] if axis in "bt" else 1 for axis in axes])
+    kept: Array = np.arange(size) < undecided[:, None]  # [b, t]
+    reshaped: Array = kept.reshape([kept.shape["bt".index(axis)] if axis in "bt" else 1 for axis in axes])
+    return reshaped

@@ -7,14 +7,13 @@ honest elements outside their fences in a whole run is at most the run's false-a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.cases import Preset
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
-from harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
+from harness.contract import Array, LanguageModelConfig, tap_specs
+from harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from harness.operations.row import Exact
 
 FALSE_ALARM_RATE = 1e-3
@@ -62,8 +61,7 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
     (bound, spread and jump all 0) may only be rounded when the cache is narrower than what it stores.
     """
     recorded_u = UNIT_ROUNDOFF[recorded]
-    if recorded_u <= ACCUMULATION_ROUNDOFF:
-        recorded_u = ACCUMULATION_ROUNDOFF
+    recorded_u = max(ACCUMULATION_ROUNDOFF, recorded_u)
     rounding = recorded_u * np.abs(exact.value)
     bound = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound)
     spread = ACCUMULATION_ROUNDOFF * np.asarray(exact.spread)
@@ -81,5 +79,3 @@ def disturb(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
     noise += ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) * random.uniform(-1, 1, shape)
     noise += ACCUMULATION_ROUNDOFF / math.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
     return exact.value + noise
-
-

@@ -154,4 +154,3 @@ def walk(
                 following["previous:" + tap] = value
             yield call, tap, exact, value
         previous = following
-

@@ -22,6 +22,9 @@ from harness.registry import Candidate
 REFUSED = 1
 REFUSAL = "unsupported:"
 
+Logs = tuple[BinaryIO, BinaryIO]
+"""Where the candidate's stdout and stderr go."""
+
 MAX_FRUITLESS_STARTS = 2
 """After so many starts in a row without one answer, the cases left are given up."""
 
@@ -58,8 +61,7 @@ def run_job(
     every case that has a result. Raises FileError for a broken job, a folder that is not empty, and a program that
     cannot be started.
     """
-    _make_empty(out_dir)
-    return _run_rest(candidate, job_dir, out_dir, limits, on_progress, ())
+    return run_jobs(candidate, [(job_dir, out_dir)], limits, on_progress)[0]
 
 
 def run_jobs(
@@ -73,54 +75,62 @@ def run_jobs(
     A Python candidate answers all jobs in one process, so that its engine is loaded once; what that process leaves
     unanswered is run again, job by job.
     """
-    for _, out_dir in folders:
-        _make_empty(out_dir)
-    together: tuple[Exit, ...] = ()
-    if candidate.serves_many and len(folders) > 1:
-        together = (_run_together(candidate, folders, limits, on_progress),)
-    return [
-        _run_rest(candidate, job_dir, out_dir, limits, on_progress, () if i else together)
-        for i, (job_dir, out_dir) in enumerate(folders)
-    ]
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(_open_logs(out_dir)) for _, out_dir in folders]
+        earlier: list[tuple[Exit, ...]] = [()] * len(folders)
+        if candidate.serves_many and len(folders) > 1:
+            earlier[0] = (_run_together(candidate, folders, logs[0], limits, on_progress),)
+        return [
+            _run_rest(candidate, pair, pair_logs, limits, on_progress, exits)
+            for pair, pair_logs, exits in zip(folders, logs, earlier, strict=True)
+        ]
 
 
-def _make_empty(out_dir: Path) -> None:
+@contextlib.contextmanager
+def _open_logs(out_dir: Path) -> Iterator[Logs]:
+    """Make the answer folder and open its logs once: a link put in their place is never followed."""
     out_dir.mkdir(parents=True, exist_ok=True)
     if any(out_dir.iterdir()):
         raise FileError(f"{out_dir}: not empty, and old answers would pass for new ones: give a new folder")
+    with (out_dir / "stdout.txt").open("xb") as stdout, (out_dir / "stderr.txt").open("xb") as stderr:
+        yield stdout, stderr
 
 
 def _run_together(
-    candidate: Candidate, folders: Sequence[tuple[Path, Path]], limits: Limits, on_progress: Callable[[str], None]
+    candidate: Candidate,
+    folders: Sequence[tuple[Path, Path]],
+    logs: Logs,
+    limits: Limits,
+    on_progress: Callable[[str], None],
 ) -> Exit:
     """Run a candidate once over all jobs; its output is logged beside the first job's answers."""
     paths = [str(path.resolve()) for pair in folders for path in pair]
     waiting = [(out_dir, case) for job_dir, out_dir in folders for case in read_job(job_dir).cases]
-    with _logs(folders[0][1]) as (stdout, stderr):
-        return run_child((*candidate.command, *paths), stdout, stderr, limits, _progress(waiting, on_progress))
+    return run_child((*candidate.command, *paths), *logs, limits, _progress(waiting, on_progress))
 
 
 def _run_rest(
     candidate: Candidate,
-    job_dir: Path,
-    out_dir: Path,
+    folders: tuple[Path, Path],
+    logs: Logs,
     limits: Limits,
     on_progress: Callable[[str], None],
     earlier: tuple[Exit, ...],
 ) -> RunRecord:
     """Start a candidate over the unanswered cases of a job until each has a result or is given up."""
+    job_dir, out_dir = folders
     job = read_job(job_dir)
     exits = list(earlier)
     unanswered: dict[str, Answer] = {}
     left, fruitless = tuple(case for case in job.cases if not is_answered(out_dir, case)), 0
-    with tempfile.TemporaryDirectory() as scratch, _logs(out_dir) as (stdout, stderr):
+    with tempfile.TemporaryDirectory() as scratch:
         while left:
             folder = job_dir if left == job.cases else Path(scratch) / str(len(exits))
             if folder != job_dir:
                 link_job(job_dir, replace(job, cases=left), folder)
             command = (*candidate.command, str(folder.resolve()), str(out_dir.resolve()))
             waiting = [(out_dir, case) for case in left]
-            end = run_child(command, stdout, stderr, limits, _progress(waiting, on_progress))
+            end = run_child(command, *logs, limits, _progress(waiting, on_progress))
             rest = tuple(case for case in left if not is_answered(out_dir, case))
             fruitless = fruitless + 1 if rest == left else 0
             exits.append(end)
@@ -130,13 +140,6 @@ def _run_rest(
     record = RunRecord(candidate.name, tuple(exits), unanswered)
     _write_record(out_dir / "run.json", record)
     return record
-
-
-@contextlib.contextmanager
-def _logs(out_dir: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open the logs of a candidate's output."""
-    with (out_dir / "stdout.txt").open("ab") as stdout, (out_dir / "stderr.txt").open("ab") as stderr:
-        yield stdout, stderr
 
 
 def _progress(waiting: list[tuple[Path, JobCase]], on_progress: Callable[[str], None]) -> Callable[[], bool]:
@@ -187,4 +190,3 @@ def _write_record(path: Path, record: RunRecord) -> None:
     rows = {case: {"status": answer.status, "reason": answer.reason} for case, answer in record.unanswered.items()}
     exits = [asdict(end) for end in record.exits]
     write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})
-

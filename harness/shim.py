@@ -74,7 +74,7 @@ def import_candidate(module: str) -> ModuleType:
 def run_case(
     model: Any, case: JobCase, inputs: Mapping[str, Array], declared: Collection[str], folder: Path
 ) -> dict[str, Any]:
-    """Run a case three times, tapped, tapped again and with only logits and caches tapped; return its result.json.
+    """Run a case tapped, tapped again, and if asked with only logits and caches tapped; return its result.json.
 
     The second run's taps are kept as digests. Raises what the candidate raises.
     """
@@ -84,8 +84,9 @@ def run_case(
     seconds = time.perf_counter() - began
     write_tensors(folder / "taps.safetensors", first)
     repeat = {key: digest(array) for key, array in _run_calls(model, case, inputs, taps).items()}
-    untapped = _run_calls(model, case, inputs, select_taps(case.untapped, declared))
-    write_tensors(folder / "untapped.safetensors", untapped)
+    if case.untapped:
+        untapped = _run_calls(model, case, inputs, select_taps(case.untapped, declared))
+        write_tensors(folder / "untapped.safetensors", untapped)
     return {"status": "answered", "seconds": seconds, "repeat": repeat}
 
 

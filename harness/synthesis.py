@@ -49,9 +49,7 @@ def synthesize(config: LanguageModelConfig, statistics: Statistics) -> dict[str,
     return weights
 
 
-def decoder_layer(
-    random: np.random.Generator, config: LanguageModelConfig, statistics: Statistics
-) -> dict[str, Array]:
+def decoder_layer(random: np.random.Generator, config: LanguageModelConfig, statistics: Statistics) -> dict[str, Array]:
     """Draw the weights of one layer, by stored name below the layer's module (SPEC §2)."""
     sizes, groups = config.axis_sizes, statistics.num_groups
     d, q, g, h, e = (sizes[axis] for axis in "dqghe")

@@ -83,7 +83,9 @@ def worst_status(statuses: Iterable[Status]) -> Status:
     return max(statuses, key=SEVERITY.__getitem__, default="missing")
 
 
-def case_status(comparisons: Sequence[Comparison], drifts: Sequence[Drift], flips: Sequence[Flip], observer: str) -> tuple[Status, str]:
+def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
+    comparisons: Sequence[Comparison], drifts: Sequence[Drift], flips: Sequence[Flip], observer: str
+) -> tuple[Status, str]:
     """Return the status of an answered case and, where it is no pass, the reason in one line.
 
     A tap that is declared and not returned is `missing`; anything beyond its fence, an unexcused choice of experts, an
@@ -98,16 +100,23 @@ def case_status(comparisons: Sequence[Comparison], drifts: Sequence[Drift], flip
         return "missing", f"{missing[0].tap}: {missing[0].problem}"
     if unexcused := [flip for flip in flips if not flip.excused]:
         flip = unexcused[0]
-        return "fail", f"layer {flip.layer} chose other experts for token {list(flip.index)}, gap {flip.gap:.3g}, honest {flip.allowed:.3g}"
+        where = f"layer {flip.layer} chose other experts for token {list(flip.index)}"
+        return "fail", f"{where}: gap {flip.gap:.3g}, honest {flip.allowed:.3g}"
     if far := [drift for drift in drifts if not drift.ratio <= 1]:
-        return "fail", f"{far[0].tap}: end to end {far[0].ratio:.3g} times the honest error, though every operation shown is right"
+        return (
+            "fail",
+            f"{far[0].tap}: end to end {far[0].ratio:.3g} times the honest error, with every operation right",
+        )
     if observer:
         return "fail", observer
     if not any(comparison.num_elements for comparison in comparisons):
         return "inconclusive", "nothing could be compared"
     undecided = [comparison for comparison in comparisons if comparison.undecided]
     if undecided:
-        return "inconclusive", f"{undecided[0].tap}: every compared token hangs on a hidden choice of experts within rounding"
+        return (
+            "inconclusive",
+            f"{undecided[0].tap}: every compared token hangs on a hidden choice of experts within rounding",
+        )
     return "pass", ""
 
 

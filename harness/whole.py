@@ -16,7 +16,7 @@ import numpy as np
 from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS
 from harness.contract import Array, LanguageModelConfig, split_tap, tap_name
-from harness.local import Evidence, Key, boundary_gap
+from harness.local import Evidence, Key
 from harness.noise import disturb, recorded_dtypes
 from harness.oracle import ExactWeights, walk
 
@@ -24,14 +24,14 @@ NUM_RUNS = 8
 """Noisy runs of the oracle from which the honest error of every token is measured."""
 
 SAFETY = 6.0
-"""How many honest errors (root mean square over a token's features) a port's error may reach: honest runs stay below 3."""
+"""How many honest errors (RMS over a token's features) a port's error may reach: honest runs stay below 3."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The end-to-end error of one tap: worst token's error / allowed, its index (row, position), and the plain figures.
+    """The end-to-end error of one tap: worst token's error / allowed, its index (row, position), and plain figures.
 
-    `observed_error`, `honest_error` are root mean squares over the token's features, `expected_error` that of the golden.
+    The errors are root mean squares over the token's features; `expected_error` is that of the golden.
     """
 
     call: int
@@ -45,7 +45,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Flip:
-    """A token for which a port chose other experts than the exact model: where, how close the choice was, what is honest."""
+    """A token for which a port chose other experts than the exact model, how close the choice was, what is honest."""
 
     call: int
     layer: int
@@ -87,7 +87,10 @@ def honest_run(preset: Preset, case: Case, route: Mapping[Key, Array], weights: 
     squares: dict[Key, Array] = {}
     for _ in range(NUM_RUNS):
         noisy = walk(
-            preset, case, forced, weights=weights,
+            preset,
+            case,
+            forced,
+            weights=weights,
             perturb=lambda tap, result: disturb(result, contract[split_tap(tap)[1]], random),
         )
         for call, tap, _, value in noisy:
@@ -98,13 +101,11 @@ def honest_run(preset: Preset, case: Case, route: Mapping[Key, Array], weights: 
 
 def route_of(evidence: Evidence) -> dict[Key, Array]:
     """Return the experts that a port chose, where it shows them."""
-    return {
-        key: seen.cleaned for key, seen in evidence.observed.items() if key[1].endswith("moe.expert_index")
-    }
+    return {key: seen.cleaned for key, seen in evidence.observed.items() if key[1].endswith("moe.expert_index")}
 
 
 def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) -> list[Drift]:
-    """Return the end-to-end error of every tap shown, the worst token of each; `expected` are the golden taps by `call0/TAP`."""
+    """Return the end-to-end error of every tap shown, at its worst token; `expected` holds the golden `call0/TAP`s."""
     found = []
     for (call, tap), seen in evidence.observed.items():
         operation = split_tap(tap)[1]
@@ -115,7 +116,9 @@ def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) ->
         tokens = per_token(mask.astype(np.float64), spec.axes) > 0
         exact = honest.exact[key]
         observed_error = per_token(np.where(mask, seen.cleaned - exact, 0.0), spec.axes)
-        expected_error = per_token(np.where(mask, expected[tap_key(call, tap)].astype(np.float64) - exact, 0.0), spec.axes)
+        expected_error = per_token(
+            np.where(mask, expected[tap_key(call, tap)].astype(np.float64) - exact, 0.0), spec.axes
+        )
         allowed = SAFETY * honest.error[key] + np.finfo(np.float32).tiny
         ratio = np.where(tokens, observed_error / allowed, 0.0)
         index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
@@ -148,6 +151,8 @@ def flips(evidence: Evidence, honest: Honest, config: LanguageModelConfig) -> li
         differs &= evidence.masks[call, operation][..., 0]
         scores = np.take_along_axis(probabilities, seen.cleaned.astype(np.int64), -1)
         gap = np.take_along_axis(probabilities, exact, -1).min(-1) - scores.min(-1)
-        for index in map(tuple, np.argwhere(differs)):
-            found.append(Flip(call, layer, tuple(map(int, index)), float(gap[index]), float(2 * SAFETY * error[index])))
+        found += [
+            Flip(call, layer, (int(row), int(t)), float(gap[row, t]), float(2 * SAFETY * error[row, t]))
+            for row, t in np.argwhere(differs)
+        ]
     return found

@@ -26,6 +26,8 @@ from reference.partitioning import (
     with_sharding_constraint,
 )
 from reference.quantization import QuantizedWeight8bit, dequantize, quantize
+from reference.runner import InferenceRunner, ModelRunner, Request, insert_slice, pad_to_size
+from reference.sampling import SampleOutput, SampleSettings, sample_token, top_p_filter
 
 __all__ = [
     "GROK_1",
@@ -36,6 +38,7 @@ __all__ = [
     "DecoderOutput",
     "DenseBlock",
     "InOutEmbed",
+    "InferenceRunner",
     "KVMemory",
     "LanguageModel",
     "LanguageModelConfig",
@@ -45,12 +48,16 @@ __all__ = [
     "MHAOutput",
     "Memory",
     "MoELayer",
+    "ModelRunner",
     "MultiHeadAttention",
     "Params",
     "QuantizedWeight8bit",
     "RMSNorm",
+    "Request",
     "RotaryEmbedding",
     "Router",
+    "SampleOutput",
+    "SampleSettings",
     "TrainingState",
     "Transformer",
     "TransformerConfig",
@@ -64,11 +71,15 @@ __all__ = [
     "init",
     "init_layer_memories",
     "init_memory",
+    "insert_slice",
     "make_attention_mask",
     "make_mesh",
     "match",
+    "pad_to_size",
     "partition_specs",
     "quantize",
     "rotate_half",
+    "sample_token",
+    "top_p_filter",
     "with_sharding_constraint",
 ]

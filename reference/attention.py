@@ -91,7 +91,8 @@ class MultiHeadAttention(hk.Module):
     def _logits(self, query: jax.Array, key: jax.Array) -> jax.Array:
         # The source casts the bf16 einsum result to float32: the sums are rounded first (SPEC §4.4).
         sums = round_to(contract("btgrh,bsgh->bgrts", query, key), query.dtype).astype(jnp.float32)
-        return CAP * jnp.tanh(sums * jnp.float32(self.config.attn_output_multiplier) / CAP)
+        scaled = sums * jnp.float32(self.config.attn_output_multiplier)
+        return round_to(CAP * jnp.tanh(scaled / CAP), jnp.float32)
 
 
 def update_memory(memory: KVMemory, key: jax.Array, value: jax.Array) -> KVMemory:
@@ -108,14 +109,12 @@ def update_memory(memory: KVMemory, key: jax.Array, value: jax.Array) -> KVMemor
     )
 
 
-def visible_keys(
-    mask: jax.Array, memory: KVMemory | None, positions: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
+def visible_keys(mask: jax.Array, memory: KVMemory | None, positions: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """Return which keys a query attends to, and which slots are present at all (None: all), each [b, 1, 1, t or 1, s].
 
     `mask` [b, t] tells this call's real tokens from pads, `positions` [b or 1, t] are its slots, and the memory is
-    the updated one. A query whose keys are all invisible averages over the slots that are present: over all slots of the
-    cache if the call brings one token, over those written so far if it brings more (SPEC §4.4).
+    the updated one. A query whose keys are all invisible averages over the slots present: over all slots of the cache
+    if the call brings one token, over those written so far if it brings more (SPEC §4.4).
     """
     num_tokens = mask.shape[1]
     if memory is None:

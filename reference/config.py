@@ -51,7 +51,9 @@ class TransformerConfig:
         if self.key_size % 2:
             raise ValueError(f"key_size {self.key_size} is odd: RoPE rotates its two halves")
         if not self.dense and not 1 <= self.num_selected_experts <= self.num_experts:
-            raise ValueError(f"num_selected_experts {self.num_selected_experts} is not in 1..num_experts {self.num_experts}")
+            raise ValueError(
+                f"num_selected_experts {self.num_selected_experts} is not in 1..num_experts {self.num_experts}"
+            )
 
     @property
     def dense(self) -> bool:

@@ -88,9 +88,9 @@ def apply_with_taps(  # noqa: PLR0913 - the keywords of `apply`, and the taps
     mesh: Mesh | None = None,
     pin_rounding: bool = True,
 ) -> tuple[Output, dict[str, jax.Array]]:
-    """Run the model as `apply` does, and return its output and the taps that match any of the glob patterns (None: all).
+    """Run the model as `apply` does, and return its output and the taps that match the glob patterns (None: all).
 
-    Taps do not change the output. Their names, axes and dtypes are those of golden/schema/taps.json, in its order.
+    Taps change the output by float32 rounding at most: the compiler fuses around them otherwise. Their names, axes and dtypes are those of golden/schema/taps.json, in its order.
     Raises ValueError also for a pattern that matches no tap.
     """
     names = select_taps(config, taps)

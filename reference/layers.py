@@ -84,8 +84,10 @@ class RMSNorm(hk.Module):
 
 def rotate_half(x: jax.Array) -> jax.Array:
     """Return concat(-x2, x1) for x = concat(x1, x2) on the last axis (SPEC §4.4)."""
-    x1, x2 = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate((-x2, x1), axis=-1)
+    halves = x.reshape(*x.shape[:-1], 2, -1)
+    # Not by concatenation: that is compiled into branches, and the last bit of what is fused with it then depends on
+    # the layout in which its consumers, taps among them, want the result.
+    return (jnp.flip(halves, axis=-2) * np.array([[-1], [1]], x.dtype)).reshape(x.shape)
 
 
 class RotaryEmbedding(hk.Module):

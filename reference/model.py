@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -77,8 +78,8 @@ class Transformer(hk.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, memory: Memory | None) -> TransformerOutput:
         """Return the last residual stream for the embeddings x [b, t, d]; `mask` [b, t] tells real tokens from pads."""
         num_layers = self.config.num_layers
-        caches = [None] * num_layers if memory is None else memory.layers
-        updated = []
+        caches: Sequence[KVMemory | None] = [None] * num_layers if memory is None else memory.layers
+        updated: list[Any] = []
         for i in range(num_layers):
             with layer_taps(i):
                 x, cache = DecoderLayer(self.config, name=f"decoder_layer_{i}")(x, mask, caches[i])

@@ -115,7 +115,9 @@ def parameter_shardings(params: Params, mesh: Mesh) -> dict[str, dict[str, Any]]
         return NamedSharding(mesh, fitting(spec or P(), leaf.shape, mesh))
 
     specs = _spec_tree(params)
-    return {path: {name: shard(leaf, specs[path][name]) for name, leaf in names.items()} for path, names in params.items()}
+    return {
+        path: {name: shard(leaf, specs[path][name]) for name, leaf in names.items()} for path, names in params.items()
+    }
 
 
 def fitting(spec: P, shape: Sequence[int], mesh: Mesh | jax.sharding.AbstractMesh) -> P:
@@ -140,8 +142,8 @@ def make_mesh(local: tuple[int, int], between_hosts: tuple[int, int] = (1, 1)) -
     available = min(len(devices) for devices in hosts)
     if len(hosts) < num_hosts or available < num_local:
         raise ValueError(
-            f"mesh {local} between hosts {between_hosts} needs {num_local} devices on each of {num_hosts} hosts, but there"
-            f" are {available} on {len(hosts)}: ask for a smaller mesh, or for virtual CPU devices with"
+            f"mesh {local} between hosts {between_hosts} needs {num_local} devices on each of {num_hosts} hosts, but"
+            f" there are {available} on {len(hosts)}: ask for a smaller mesh, or for virtual CPU devices with"
             f" XLA_FLAGS=--xla_force_host_platform_device_count={num_local}"
         )
     devices = np.array([devices[:num_local] for devices in hosts[:num_hosts]]).reshape(*between_hosts, *local)
@@ -181,7 +183,8 @@ def with_sharding_constraint(x: jax.Array, spec: P) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, fitting(spec, x.shape, mesh))
+    constrained: jax.Array = jax.lax.with_sharding_constraint(x, fitting(spec, x.shape, mesh))
+    return constrained
 
 
 def cast_bfloat16(x: jax.Array) -> jax.Array:

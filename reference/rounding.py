@@ -24,14 +24,18 @@ def pinned_rounding(pinned: bool) -> Iterator[None]:  # noqa: FBT001 - the value
 
 
 def round_to(x: jax.Array, dtype: Any) -> jax.Array:
-    """Return x in `dtype`, rounded to nearest even.
+    """Return x in `dtype`, rounded to nearest even: its consumers get this value and no other.
 
     Published behaviour, mended (SPEC §9): a compiler may drop a cast to a narrower dtype and back, so that the
     published numbers depend on it. `jax.lax.reduce_precision` may not be dropped: the canonical program rounds wherever
-    the specification says so. With `pinned_rounding(False)` the cast is left to the compiler.
+    the specification says so. Nor may the compiler contract a float32 product with the sum that consumes it into one
+    operation without the rounding between, as it would or would not according to what else it fuses: the
+    values would depend on which of them are shown. With `pinned_rounding(False)` all that is left to the compiler.
     """
-    dtype = jnp.dtype(dtype)
-    if _PINNED.get() and jnp.finfo(dtype).bits < jnp.finfo(x.dtype).bits:
+    if _PINNED.get() and x.dtype == jnp.float32:
         narrow = jnp.finfo(dtype)
-        x = jax.lax.reduce_precision(x, exponent_bits=narrow.nexp, mantissa_bits=narrow.nmant)
+        if narrow.bits < jnp.finfo(x.dtype).bits:
+            x = jax.lax.reduce_precision(x, exponent_bits=narrow.nexp, mantissa_bits=narrow.nmant)
+        else:
+            x = jnp.where(jnp.isnan(x), jnp.nan, x)  # the identity, but no compiler contracts a product through it
     return x.astype(dtype)

@@ -1,1 +1,1 @@
-"""The rows of the graph: what every operation of Grok-1 computes, in float64, and how far honest rounding may move it."""
+"""The rows of the graph: what each operation of Grok-1 computes in float64, and how far rounding may move it."""

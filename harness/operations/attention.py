@@ -38,7 +38,7 @@ def rotate(x: Array, *, scope: Scope, alternative: Alternative) -> Exact:
 
 
 def update_cache(cache: Array, new: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Write new [b, t, g, h] into cache [b, s, g, h] at each row's step; nothing is computed, so nothing may round (SPEC §5)."""
+    """Write new [b, t, g, h] into cache [b, s, g, h] at each row's step: a copy, so nothing may round (SPEC §5)."""
     del alternative
     value = cache.copy()
     for row, step in enumerate(scope.steps):
@@ -47,7 +47,7 @@ def update_cache(cache: Array, new: Array, *, scope: Scope, alternative: Alterna
 
 
 def attention_logits(query: Array, keys: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Return 30·tanh(q·k·attn_output_multiplier/30), query [b, t, q, h], keys [b, s, g, h] → [b, g, r, t, s] (SPEC §4.4)."""
+    """Return the capped logits of query [b, t, q, h] and keys [b, s, g, h]: float64 [b, g, r, t, s] (SPEC §4.4)."""
     config = scope.config.model
     b, t, q, h = query.shape
     grouped = query.reshape(b, t, config.num_kv_heads, q // config.num_kv_heads, h)

@@ -54,7 +54,7 @@ def expert_out(hidden: Array, index: Array, w: Array, *, scope: Scope, alternati
 
 
 def combine(gate: Array, outputs: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Sum the experts' outputs [b, t, c, d] weighted by the gates [b, t, c], rounded to the compute dtype (SPEC §4.6)."""
+    """Sum the outputs [b, t, c, d] times the gates [b, t, c], which are rounded to the compute dtype (SPEC §4.6)."""
     if scope.rounds and alternative.inner == "rounded":
         gate = round_to(gate, scope.config.fprop_dtype)
     terms = gate[..., None] * outputs

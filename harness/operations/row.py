@@ -13,9 +13,8 @@ class Exact:
     """What an operation should have given, and how far honest arithmetic may stray from it.
 
     `bound` and `spread` are errors in units of u(float32): the first bounds what the elementwise roundings add, the
-    second is the standard deviation (times √3) that a sum of many terms has in any order of summation. `jump` is what an inner rounding can
-    jump by, in the unit of the value. All have the shape of the tap, float64 (design: first-order error of the
-    published formula in its own evaluation order).
+    second is √3 standard deviations of a sum of many terms in any order. `jump` is what an inner rounding can jump by,
+    in the unit of the value. All have the shape of the tap, float64.
     """
 
     value: Array
@@ -29,7 +28,7 @@ class Scope:
     """What an operation knows besides its inputs: the configuration and the call that it is part of.
 
     tokens int32 [b, t]; steps int32 [b], the cache steps before the call; visible bool [b, t, s], the keys that each
-    query sees; margin is λ·u(float32), the error of a sum, in units of its spread, within which an inner rounding may go either way.
+    query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way.
     """
 
     config: LanguageModelConfig

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from harness.files import whole_file, write_json
 from harness.store import Golden
@@ -19,7 +19,8 @@ FORMAT = 1
 def write_report_json(path: Path, verdicts: Sequence[CandidateVerdict], golden: Golden) -> None:
     """Write everything that was found; numbers that JSON cannot hold (infinity, NaN) are strings."""
     rows = [
-        {"status": verdict.status, **{key: plain(value) for key, value in asdict(verdict).items()}} for verdict in verdicts
+        {"status": verdict.status, **{key: plain(value) for key, value in asdict(verdict).items()}}
+        for verdict in verdicts
     ]
     write_json(path, {"format": FORMAT, "suite": golden.manifest.suite, "candidates": rows})
 
@@ -37,9 +38,9 @@ def plain(value: Any) -> Any:
 
 def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:
     """Write one test suite per candidate: a test for every case, and one for every operation and compute dtype."""
-    root = ElementTree.Element("testsuites", name="conformance")
+    root = ET.Element("testsuites", name="conformance")
     for verdict in verdicts:
-        suite = ElementTree.SubElement(root, "testsuite", name=verdict.name)
+        suite = ET.SubElement(root, "testsuite", name=verdict.name)
         for case in verdict.cases:
             add_test(suite, f"{verdict.name}.cases", case.case, case.status, case.reason, case.seconds)
         for row in verdict.operations:
@@ -51,15 +52,13 @@ def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:
         suite.set("failures", str(len(suite.findall("testcase/failure"))))
         suite.set("errors", str(len(suite.findall("testcase/error"))))
     with whole_file(path) as file:
-        ElementTree.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
+        ET.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
 
 
-def add_test(
-    suite: ElementTree.Element, group: str, name: str, status: str, reason: str, seconds: float | None
-) -> None:
+def add_test(suite: ET.Element, group: str, name: str, status: str, reason: str, seconds: float | None) -> None:
     """Add one test; whatever is no pass is a failure, and an error where the candidate gave no answer."""
-    test = ElementTree.SubElement(suite, "testcase", classname=group, name=name)
+    test = ET.SubElement(suite, "testcase", classname=group, name=name)
     if seconds is not None:
         test.set("time", f"{seconds:.6f}")
     if status != "pass":
-        ElementTree.SubElement(test, "error" if status == "error" else "failure", type=status, message=reason)
+        ET.SubElement(test, "error" if status == "error" else "failure", type=status, message=reason)

@@ -17,7 +17,14 @@ from harness.contract import Array, tap_specs
 from harness.store import Golden, read_taps
 from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict
 
-STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "missing": "red", "unsupported": "yellow", "inconclusive": "yellow"}
+STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "error": "bold red",
+    "missing": "red",
+    "unsupported": "yellow",
+    "inconclusive": "yellow",
+}
 LOOK: Mapping[str, Any] = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "pad_edge": False}
 
 PIPE_WIDTH = 110
@@ -120,7 +127,9 @@ def failures(verdict: CandidateVerdict, golden: Golden) -> list[str]:
         if case.status != "pass" and case.case not in explained:
             others.setdefault(f"{case.status}: {case.reason}", []).append(case)
     for reason, cases in others.items():
-        blocks.append(f"{verdict.name}: {len(cases)} cases, {reason}\n  first: {reproduce(verdict.name, cases[0].case)}")
+        blocks.append(
+            f"{verdict.name}: {len(cases)} cases, {reason}\n  first: {reproduce(verdict.name, cases[0].case)}"
+        )
     return blocks
 
 
@@ -135,9 +144,10 @@ def explain(verdict: CandidateVerdict, row: OperationVerdict, golden: Golden) ->
     else:
         expected = golden_value(golden, row.worst_case, worst)
         lines += [
-            f"  worst at  {list(worst.index)}: observed {worst.observed:.9g}, exact {worst.exact:.9g}, expected {expected:.9g}",
-            f"  error     {abs(worst.observed - worst.exact):.3g}, fence {worst.allowed:.3g} ({worst.tail:.3g} times); "
-            f"bulk of {worst.num_elements} values {worst.bulk:.3g} times",
+            f"  worst at  {list(worst.index)}",
+            f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}, expected {expected:.9g}",
+            f"  error     {abs(worst.observed - worst.exact):.3g}, fence {worst.allowed:.3g}: {worst.tail:.3g} times",
+            f"  bulk      {worst.bulk:.3g} times honest rounding, over {worst.num_elements} values",
         ]
     lines.append(f"  reproduce {reproduce(verdict.name, row.worst_case)}")
     return "\n".join(lines)

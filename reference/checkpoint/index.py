@@ -73,7 +73,7 @@ def read_index(folder: Path) -> tuple[IndexEntry, ...] | None:
     mend = "restore it, or remove it to read the files in string order"
     try:
         if path.stat().st_size > MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_INDEX_BYTES} bytes, so not an index of a checkpoint; {mend}")
+            raise CheckpointError(f"{path}: larger than {MAX_INDEX_BYTES} bytes; {mend}")
         document = json.loads(path.read_bytes())
         if document["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {document['format']!r:.40}, expected {FORMAT}; {mend}")
@@ -94,4 +94,4 @@ def verify(folder: Path, entries: Sequence[IndexEntry]) -> None:
         with (folder / entry.file).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != entry.sha256:
-            raise CheckpointError(f"{folder / entry.file}: sha256 {digest} is not the one in {INDEX_NAME}; copy the file again")
+            raise CheckpointError(f"{folder / entry.file}: not the sha256 in {INDEX_NAME}; copy the file again")

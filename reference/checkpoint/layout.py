@@ -48,7 +48,7 @@ class LeafFile:
 
 def tensor_files(folder: Path) -> list[str]:
     """Return the sorted names of the tensor files in a folder."""
-    return sorted(path.name for path in folder.iterdir() if _TENSOR_FILE.fullmatch(path.name))
+    return sorted(path.name for path in folder.iterdir() if _TENSOR_FILE.fullmatch(path.name) and path.is_file())
 
 
 def in_file_order(params: Params) -> list[tuple[str, str, Any]]:
@@ -98,10 +98,10 @@ def find_leaves(directory: Path, config: LanguageModelConfig, module_prefix: str
 
 def check_names(source: str, expected: Collection[str], found: Collection[str]) -> None:
     """Raise CheckpointError, naming the first, if parameters are missing or are none of the config's."""
-    for problem, names in (("missing", set(expected) - set(found)), ("not a parameter of the config", set(found) - set(expected))):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise CheckpointError(f"{source}: {min(names)!r:.120}: {problem}{more}; is the config right?")
+    missing, unknown = set(expected) - set(found), set(found) - set(expected)
+    if missing or unknown:
+        problem = f"lacks {min(missing)!r}" if missing else f"has {min(unknown)!r:.120}, no parameter of the config"
+        raise CheckpointError(f"{source}: {problem}, and {len(missing | unknown) - 1} more; is the config right?")
 
 
 def check_type(subject: str, expected: Any, weight: ArrayType, scales: ArrayType | None) -> None:
@@ -116,7 +116,7 @@ def check_type(subject: str, expected: Any, weight: ArrayType, scales: ArrayType
         fits = scales is None and weight.dtype in _plain_dtypes(expected)
     if not fits or weight.shape != tuple(expected.shape):
         raise CheckpointError(
-            f"{subject}: found {describe(weight, scales)}, expected {_describe_expected(expected)}; is the config right?"
+            f"{subject}: found {describe(weight, scales)}, expected {_describe_expected(expected)}: another config?"
         )
 
 
@@ -152,9 +152,9 @@ def _check_files(folder: Path, num_leaves: int) -> None:
     found, expected = set(tensor_files(folder)), {file_name(position) for position in range(num_leaves)}
     for problem, names in (("missing", expected - found), ("unexpected", found - expected)):
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(
-                f"{folder / min(names)}{more}: {problem}; the config has {num_leaves} leaves, the folder {len(found)} tensor files"
+                f"{folder / min(names)}: {problem}, and {len(names) - 1} more; found {len(found)} tensor files,"
+                f" expected {num_leaves}: complete the checkpoint, or give its config"
             )
 
 
@@ -167,16 +167,16 @@ def _check_index(folder: Path, index: Sequence[IndexEntry], parameters: Sequence
     for entry, parameter in zip(index, parameters, strict=False):
         if entry.parameter != parameter:
             raise CheckpointError(
-                f"{folder / entry.file}: holds {entry.parameter!r:.120} according to {INDEX_NAME}, expected {parameter!r}:"
+                f"{folder / entry.file}: {INDEX_NAME} says {entry.parameter!r:.120}, expected {parameter!r}:"
                 " the files are in a wrong order, or the config is another one"
             )
     if len(index) != len(parameters):
-        raise CheckpointError(f"{folder / INDEX_NAME}: {len(index)} entries, expected {len(parameters)}; is the config right?")
+        raise CheckpointError(f"{folder / INDEX_NAME}: {len(index)} entries, not {len(parameters)}: another config?")
 
 
 def _check_sample(path: Path, entry: IndexEntry, index: Sequence[IndexEntry]) -> None:
     digest = sample_digest(path)
     if digest != entry.sample_sha256:
         owner = next((other.parameter for other in index if other.sample_sha256 == digest), None)
-        found = f"those of {owner}: the files are in a wrong order" if owner else "others: the file is damaged or from elsewhere"
-        raise CheckpointError(f"{path}: expected the bytes of {entry.parameter}, found {found}; restore the files as written")
+        found = f"those of {owner}: the files are in a wrong order" if owner else "others: the file is damaged"
+        raise CheckpointError(f"{path}: expected the bytes of {entry.parameter}, found {found}; restore the file")

@@ -1,8 +1,8 @@
-"""One leaf of the published checkpoint as a pickle (protocol 4), read without unpickling and written without copying (SPEC §8).
+"""Where the arrays lie in a file of the published checkpoint, found without unpickling it (SPEC §8).
 
-`decode` interprets the few opcodes that these files need. It builds an inert tree of strings, numbers, tuples and stand-ins, never calls
-anything, and answers with where each array's bytes lie in the file: nothing is imported, executed or allocated on a file's word.
-`encode` gives the bytes that CPython's pickler gives for the same leaf under the published module names.
+A file is the pickle, protocol 4, of one leaf. `decode` interprets the few opcodes that these files need: it builds a
+tree of strings, numbers, tuples and inert stand-ins, and answers with the place of each array's bytes in the file.
+Nothing is imported, called or allocated on a file's word.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import enum
 import io
 import math
 import pickletools
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +25,7 @@ Array = NDArray[Any]
 MAX_OPCODES = 256
 """A published leaf takes at most 160 opcodes."""
 
-LARGE_BYTES = 64 * 1024
-"""Byte strings from this size on stand outside the pickle's frames, as CPython writes them."""
+MAX_AXES = 3
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "int8": np.dtype(np.int8),
@@ -63,7 +61,7 @@ GLOBALS: Mapping[tuple[str, str], Global] = {
 
 @dataclass(frozen=True)
 class StoredArray:
-    """Where an array's elements lie in a file: little-endian, from byte `offset`, in row-major ("C") or column-major ("F") order."""
+    """Where an array's elements lie in a file: from byte `offset` on, little-endian, by rows ("C") or columns ("F")."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -103,29 +101,6 @@ def decode(path: Path) -> StoredLeaf:
         return _leaf(tree)
     except (OSError, _Refused) as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def encode(weight: Array, scales: Array | None) -> Iterator[bytes | memoryview]:
-    """Yield the pickle of one leaf in pieces, the large arrays uncopied (SPEC §8).
-
-    Both arrays must be row-major, little-endian and of a dtype in `DTYPES`.
-    """
-    frame = bytearray()
-    for piece in _plain(weight) if scales is None else _quantized(weight, scales):
-        if isinstance(piece, bytes):
-            frame += piece
-            continue
-        header, data = _byte_string_header(piece.nbytes), piece.reshape(-1).view(np.uint8).data
-        if piece.nbytes < LARGE_BYTES:
-            frame += header + data
-        else:
-            yield _framed(frame) + header
-            yield data
-            frame.clear()
-    yield _framed(frame)
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 class _Refused(Exception):  # noqa: N818 - becomes a CheckpointError as soon as the file's name is known
@@ -174,20 +149,23 @@ class _Interpreter:
             try:
                 handler(self)
             except IndexError as error:
-                raise _Refused(f"pickle opcode {_opcode_name(opcode)} at byte {position} finds nothing to work on") from error
+                raise _Refused(f"pickle opcode {_opcode_name(opcode)} at byte {position} lacks an operand") from error
         raise _Refused(f"more than {MAX_OPCODES} pickle opcodes; a leaf takes fewer")
 
     def end(self) -> object:
         trailing = self.size - self.file.tell()
         if trailing or self.marked or len(self.stack) != 1:
-            raise _Refused(f"the pickle ends with {trailing} bytes and {len(self.stack)} objects left; expected none and one")
+            raise _Refused(f"{trailing} bytes and {len(self.stack)} objects left at the end, expected none and one")
         return self.stack.pop()
 
     def read(self, length: int) -> bytes:
         data = self.file.read(length)
         if len(data) < length:
-            raise _Refused(f"truncated: the file ends at byte {self.size} in the middle of an opcode; copy the file again")
+            raise self.truncated(self.file.tell() + length - len(data))
         return data
+
+    def truncated(self, end: int) -> _Refused:
+        return _Refused(f"truncated: {self.size} bytes, at least {end} expected; copy the file again")
 
     def number(self, length: int, *, signed: bool = False) -> int:
         return int.from_bytes(self.read(length), "little", signed=signed)
@@ -195,7 +173,7 @@ class _Interpreter:
     def frame(self) -> None:
         length, start = self.number(8), self.file.tell()
         if start + length > self.size:
-            raise _Refused(f"truncated: a frame ends at byte {start + length}, the file has {self.size} bytes; copy the file again")
+            raise self.truncated(start + length)
 
     def text(self) -> None:
         data = self.read(self.number(1))
@@ -207,9 +185,7 @@ class _Interpreter:
     def span(self, length_bytes: int) -> None:
         length, start = self.number(length_bytes), self.file.tell()
         if start + length > self.size:
-            raise _Refused(
-                f"truncated: array data up to byte {start + length} expected, the file has {self.size} bytes; copy the file again"
-            )
+            raise self.truncated(start + length)
         self.file.seek(length, io.SEEK_CUR)
         self.stack.append(_Span(start, length))
 
@@ -239,7 +215,7 @@ class _Interpreter:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise _Refused("a global whose name is not a string")
         if (module, name) not in GLOBALS:
-            raise _Refused(f"global {module!r} {name!r} is not allowed; a leaf needs only NumPy arrays and QuantizedWeight8bit")
+            raise _Refused(f"global {module!r} {name!r} is not allowed: a leaf is NumPy arrays and QuantizedWeight8bit")
         self.stack.append(GLOBALS[module, name])
 
     def instance(self) -> None:
@@ -283,8 +259,8 @@ _HANDLERS: Mapping[bytes, Callable[[_Interpreter], None]] = {
     b"M": lambda machine: machine.stack.append(machine.number(2)),  # BININT2
     b"J": lambda machine: machine.stack.append(machine.number(4, signed=True)),  # BININT
     b"N": lambda machine: machine.stack.append(None),
-    b"\x88": lambda machine: machine.stack.append(True),  # noqa: FBT003 - the constant that the opcode stands for
-    b"\x89": lambda machine: machine.stack.append(False),  # noqa: FBT003 - the constant that the opcode stands for
+    b"\x88": lambda machine: machine.stack.append(True),
+    b"\x89": lambda machine: machine.stack.append(False),
     b"C": lambda machine: machine.span(1),  # SHORT_BINBYTES
     b"B": lambda machine: machine.span(4),  # BINBYTES
     b"\x8e": lambda machine: machine.span(8),  # BINBYTES8
@@ -292,8 +268,8 @@ _HANDLERS: Mapping[bytes, Callable[[_Interpreter], None]] = {
 
 
 def _opcode_name(opcode: bytes) -> str:
-    known = pickletools.code2op.get(opcode.decode("latin-1"))
-    return known.name if known else f"0x{opcode.hex()}"
+    names = {known.code: known.name for known in pickletools.opcodes}
+    return names.get(opcode.decode("latin-1"), f"0x{opcode.hex()}")
 
 
 def _leaf(tree: object) -> StoredLeaf:
@@ -316,11 +292,11 @@ def _array(tree: object) -> StoredArray:
             pass
         case _:
             raise _Refused("neither a NumPy array nor a QuantizedWeight8bit of NumPy arrays")
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise _Refused("an array whose shape is not made of natural numbers")
+    if len(shape) > MAX_AXES or not all(type(length) is int and length >= 0 for length in shape):
+        raise _Refused(f"an array whose shape is not up to {MAX_AXES} natural numbers")
     array = StoredArray(_dtype(dtype_tree), shape, "F" if column_major else "C", data.offset)
     if array.num_bytes != data.length:
-        raise _Refused(f"{array.dtype} {shape} takes {array.num_bytes} bytes, the file holds {data.length}; copy the file again")
+        raise _Refused(f"{array.dtype} {list(shape)} takes {array.num_bytes} bytes, the file holds {data.length}")
     return array
 
 
@@ -330,83 +306,9 @@ def _dtype(tree: object) -> np.dtype[Any]:
             pass
         case _:
             raise _Refused("an array whose dtype is not a plain one")
-    name = {"i1": "int8", "f4": "float32", Global.BFLOAT16: "bfloat16"}.get(code) if isinstance(code, str | Global) else None
+    names: Mapping[object, str] = {"i1": "int8", "f4": "float32", Global.BFLOAT16: "bfloat16"}
+    name = names.get(code) if isinstance(code, str | Global) else None
     if name is None or byte_order not in ("<", "=", "|"):
         stated = byte_order + code if isinstance(code, str) else "unknown"
         raise _Refused(f"an array of dtype {stated!r}; expected little-endian {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
-#
-# The opcodes of a leaf are the same for every leaf but for shape, dtype and bytes, and so are the numbers under which the memo holds them.
-
-
-def _plain(array: Array) -> Iterator[bytes | Array]:
-    yield b"\x80\x04"
-    yield from _first_array(array, 0)
-    yield b"."
-
-
-def _quantized(weight: Array, scales: Array) -> Iterator[bytes | Array]:
-    yield b"\x80\x04" + _global("__main__", "QuantizedWeight8bit") + b")\x81\x94}\x94("  # NEWOBJ, EMPTY_DICT, MARK
-    yield _text("weight")
-    yield from _first_array(weight, 6)
-    yield _text("scales")
-    yield b"h\x08h\x0bK\x00\x85\x94h\x0d\x87\x94R\x94"  # _reconstruct(ndarray, (0,), b"b"), all but (0,) from the memo
-    yield from _array_state(scales, b"h\x12")
-    yield b"ub."  # SETITEMS, BUILD, STOP
-
-
-def _first_array(array: Array, num_memoized: int) -> Iterator[bytes | Array]:
-    yield _global("numpy.core.multiarray", "_reconstruct") + _global("numpy", "ndarray")
-    yield b"K\x00\x85\x94C\x01b\x94\x87\x94R\x94"  # (0,), b"b", REDUCE
-    numpy_again = bytes([ord("h"), num_memoized + 3])
-    yield from _array_state(array, numpy_again + _text("dtype") + b"\x93\x94")
-
-
-def _array_state(array: Array, dtype_global: bytes) -> Iterator[bytes | Array]:
-    yield b"(K\x01" + _shape(array.shape) + dtype_global
-    if array.dtype == DTYPES["bfloat16"]:
-        yield _global("ml_dtypes", "bfloat16") + _dtype_state("<", b"K\x02K\x02K\x40")
-    else:
-        no_size = b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00"
-        yield _text(array.dtype.str[1:]) + _dtype_state(array.dtype.str[0], no_size)
-    yield b"\x89"  # row-major
-    yield array
-    yield b"\x94t\x94b"
-
-
-def _dtype_state(byte_order: str, size: bytes) -> bytes:
-    return b"\x89\x88\x87\x94R\x94(K\x03" + _text(byte_order) + b"NNN" + size + b"t\x94b"
-
-
-def _shape(shape: tuple[int, ...]) -> bytes:
-    lengths = b"".join(_integer(length) for length in shape)
-    return lengths + b"\x85\x86\x87"[len(shape) - 1 : len(shape)] + b"\x94"
-
-
-def _integer(number: int) -> bytes:
-    if number < 2**8:
-        return struct.pack("<cB", b"K", number)
-    return struct.pack("<cH", b"M", number) if number < 2**16 else struct.pack("<ci", b"J", number)
-
-
-def _text(text: str) -> bytes:
-    return b"\x8c" + bytes([len(text)]) + text.encode("ascii") + b"\x94"
-
-
-def _global(module: str, name: str) -> bytes:
-    return _text(module) + _text(name) + b"\x93\x94"
-
-
-def _byte_string_header(length: int) -> bytes:
-    if length < 2**8:
-        return struct.pack("<cB", b"C", length)
-    return struct.pack("<cI", b"B", length) if length < 2**32 else struct.pack("<cQ", b"\x8e", length)
-
-
-def _framed(data: bytearray) -> bytes:
-    """Return `data` as one frame; the protocol's opcode stands before the first frame."""
-    start, body = (data[:2], data[2:]) if data[:2] == b"\x80\x04" else (b"", data)
-    return bytes(start) + b"\x95" + struct.pack("<Q", len(body)) + bytes(body)

@@ -1,4 +1,4 @@
-"""Parameters out of a checkpoint's files, in parallel and without a second copy, straight to their shards (SPEC §7, §8)."""
+"""Parameters from a checkpoint's files straight to their shards, in parallel, without a second copy (SPEC §7, §8)."""
 
 from __future__ import annotations
 
@@ -102,12 +102,14 @@ def _place(path: Path, stored: StoredArray, sharding: NamedSharding | None, thre
     if sharding is None:
         return _read_regions(path, stored, [_whole(stored.shape)], threads)[0]
     indices = sharding.addressable_devices_indices_map(stored.shape).values()
-    regions = sorted({_region(index, stored.shape) for index in indices if index is not None})
+    regions = sorted({_region(index, stored.shape) for index in indices})
     shards = dict(zip(regions, _read_regions(path, stored, regions, threads), strict=True))
     return jax.make_array_from_callback(stored.shape, sharding, lambda index: shards[_region(index, stored.shape)])
 
 
-def _region(index: Sequence[slice], shape: Sequence[int]) -> Region:
+def _region(index: Sequence[slice] | None, shape: Sequence[int]) -> Region:
+    if index is None:
+        return _whole(shape)
     bounds = (part.indices(length) for part, length in zip(index, shape, strict=True))
     return tuple((start, stop) for start, stop, _ in bounds)
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from reference.checkpoint.encoding import encode
 from reference.checkpoint.index import INDEX_NAME, IndexEntry, file_name, sample_digest, write_index
 from reference.checkpoint.layout import DIRECTORY_NAME, check_names, check_type, in_file_order
-from reference.checkpoint.pickles import Array, CheckpointError, encode
+from reference.checkpoint.pickles import Array, CheckpointError
 from reference.config import LanguageModelConfig
 from reference.parameters import Params, parameter_shapes
 from reference.quantization import is_quantized
@@ -55,8 +56,8 @@ def save(directory: Path | str, config: LanguageModelConfig, params: Params) -> 
 def write(directory: Path, sources: Sequence[LeafSource], progress: Callable[[int], object] | None = None) -> Path:
     """Write the leaves, given in file order, as `directory/ckpt-0`, and return that folder.
 
-    The folder appears under its name when it is complete and on the disk. `progress` is told of bytes as they are written.
-    Raises CheckpointError, and leaves nothing behind, if the folder exists or cannot be written.
+    The folder appears under its name when it is complete and on the disk. `progress` is told of bytes as they are
+    written. Raises CheckpointError, and leaves nothing behind, if the folder exists or cannot be written.
     """
     folder = directory if directory.name == DIRECTORY_NAME else directory / DIRECTORY_NAME
     unfinished = folder.with_name(f".{DIRECTORY_NAME}.unfinished-{os.getpid()}")

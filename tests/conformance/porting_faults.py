@@ -34,7 +34,9 @@ class Fault:
     model: Mapping[str, Callable[..., Any]]
 
 
-def fault(at: str, cases: str, *, model: Mapping[str, Callable[..., Any]] | None = None, **patches: Callable[..., Any]) -> Fault:
+def fault(
+    at: str, cases: str, *, model: Mapping[str, Callable[..., Any]] | None = None, **patches: Callable[..., Any]
+) -> Fault:
     return Fault(frozenset(at.split()), cases, patches, model or {})
 
 
@@ -109,7 +111,8 @@ def strictly_causal(mask_in: Tensor, positions: Tensor, num_slots: int) -> Tenso
 
 def everything_visible(mask_in: Tensor, positions: Tensor, num_slots: int) -> Tensor:
     visible: Tensor = ORIGINAL["visible_keys"](mask_in, positions, num_slots)
-    return visible | ORIGINAL["attended_slots"](positions, num_slots)[:, None]
+    attended: Tensor = ORIGINAL["attended_slots"](positions, num_slots)
+    return visible | attended[:, None]
 
 
 def mask_before_cap(logits: Tensor, visible: Tensor, attended: Tensor) -> Tensor:
@@ -132,16 +135,16 @@ def norm_plus_one(x: Tensor, scale: Tensor) -> Tensor:
     return normed
 
 
-def sqrt_embed(table: Tensor, tokens: Tensor, multiplier: float) -> Tensor:
+def sqrt_embed(table: Tensor, tokens: Tensor, _multiplier: float) -> Tensor:
     embedded: Tensor = ORIGINAL["embed"](table, tokens, math.sqrt(table.shape[-1]))
     return embedded
 
 
-def plain_embed(table: Tensor, tokens: Tensor, multiplier: float) -> Tensor:
+def plain_embed(table: Tensor, tokens: Tensor, _multiplier: float) -> Tensor:
     return table[tokens]
 
 
-def plain_unembed(hidden: Tensor, table: Tensor, multiplier: float) -> Tensor:
+def plain_unembed(hidden: Tensor, table: Tensor, _multiplier: float) -> Tensor:
     projected: Tensor = ORIGINAL["linear"](hidden, table.T)
     return projected
 
@@ -168,7 +171,7 @@ FAULTS: Mapping[str, Fault] = {
     "gelu_quick": fault("moe.expert_hidden", STRESS, gelu=lambda x: x * torch.sigmoid(1.702 * x)),
     "gelu_erf": fault("moe.expert_hidden", STRESS, gelu=functional.gelu),
     "silu_for_gelu": fault("moe.expert_hidden", STRESS, gelu=functional.silu),
-    "relu_glu": fault("moe.expert_hidden", PREFILL, gated_hidden=lambda activation, up: ORIGINAL["gelu"](activation)),
+    "relu_glu": fault("moe.expert_hidden", PREFILL, gated_hidden=lambda activation, _up: ORIGINAL["gelu"](activation)),
     "up_gate_swapped": fault(
         "moe.expert_hidden", PREFILL, gated_hidden=lambda activation, up: ORIGINAL["gelu"](up) * activation
     ),
@@ -177,7 +180,7 @@ FAULTS: Mapping[str, Fault] = {
     "attention_cap_50": fault("attention.logits", STRESS, cap_logits=lambda logits: 50 * torch.tanh(logits / 50)),
     "attention_scale_missing": fault(
         "attention.logits", PREFILL,
-        attention_logits=lambda query, keys, multiplier: ORIGINAL["attention_logits"](query, keys, 1.0),
+        attention_logits=lambda query, keys, _multiplier: ORIGINAL["attention_logits"](query, keys, 1.0),
     ),
     "cap_after_mask": fault("attention.weights", PREFILL, mask_logits=mask_before_cap),
     "softmax_bf16": fault("attention.weights", STRESS, attention_weights=bf16_softmax),
@@ -197,7 +200,7 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "rope_position_tf32": fault(
         "attention.query_rotated attention.key_rotated", LONG,
-        rotate=rotate_with(lambda positions: ((positions + 1) // 2) * 2 * (positions > 2048) + positions * (positions <= 2048)),
+        rotate=rotate_with(lambda positions: torch.where(positions > 2048, (positions + 1) // 2 * 2, positions)),
     ),
     "decode_position_zero": fault(
         "attention.query_rotated attention.key_rotated", DECODE,
@@ -213,7 +216,8 @@ FAULTS: Mapping[str, Fault] = {
         "attention.norm attention.output_norm moe.norm moe.output_norm final_norm", PREFILL, rms_norm=layer_norm
     ),
     "residual_from_normed": fault(
-        "attention.residual output", PREFILL, residual=lambda x, update: ORIGINAL["rms_norm"](x, torch.ones(x.shape[-1])) + update
+        "attention.residual output", PREFILL,
+        residual=lambda x, update: ORIGINAL["rms_norm"](x, torch.ones(x.shape[-1])) + update,
     ),
     "scales_interleaved": fault(
         "attention.output moe.expert_output", PREFILL, apply_scales=interleaved_scales
@@ -222,7 +226,8 @@ FAULTS: Mapping[str, Fault] = {
         "attention.output moe.expert_output", PREFILL, apply_scales=first_scale_row
     ),
     "int8_as_uint8": fault(
-        "attention.query attention.key attention.value attention.output moe.expert_activation moe.expert_up moe.expert_output",
+        "attention.query attention.key attention.value attention.output "
+        "moe.expert_activation moe.expert_up moe.expert_output",
         PREFILL, apply_scales=unsigned_scales,
     ),
     "experts_permuted": fault(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from porting_faults import FAULTS
-from torch_cases import at_fault, check, golden_case, golden_cases, torch_taps
 
 from candidates.torch_eager import model, operations
+from tests.conformance.porting_faults import FAULTS
+from tests.conformance.torch_cases import at_fault, check, golden_case, golden_cases, torch_taps
+
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_in_the_torch_port_is_found_at_its_operation(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_in_the_torch_port_is_found_at_its_operation(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fault = FAULTS[name]
     for module, patches in ((operations, fault.operations), (model, fault.model)):
         for function, replacement in patches.items():

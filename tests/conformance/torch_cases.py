@@ -14,7 +14,7 @@ from harness.contract import GOLDEN_DIR, Array, CandidateInfo, tap_names
 from harness.local import check_case, gather
 from harness.store import case_ids, open_golden, read_case, read_preset
 
-GOLDEN = open_golden(__import__('pathlib').Path('/tmp/gold'))
+GOLDEN = open_golden(GOLDEN_DIR / "v1")
 NUM_ELEMENTS = 10**7
 
 
@@ -43,7 +43,9 @@ def torch_taps(preset: Preset, case: Case, taps: Collection[str] = ("*",)) -> di
     return shown
 
 
-def check(preset: Preset, case: Case, taps: Mapping[str, Array], info: CandidateInfo = torch_eager.INFO) -> list[Comparison]:
+def check(
+    preset: Preset, case: Case, taps: Mapping[str, Array], info: CandidateInfo = torch_eager.INFO
+) -> list[Comparison]:
     return check_case(preset, case, gather(preset, case, info, taps), num_elements=NUM_ELEMENTS)
 
 

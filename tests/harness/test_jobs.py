@@ -56,6 +56,12 @@ def test_a_job_wants_every_tap_of_the_configuration_unless_told_which(tmp_path: 
     assert row.untapped == ()
 
 
+def test_the_cases_named_alone_are_run_without_taps_too(tmp_path: Path) -> None:
+    asked = [case(f"tiny/{name}", call("prefill", [1])) for name in "ab"]
+    job = write_job(tmp_path, "1.0.0", PRESET, asked, ("logits",), untapped={"tiny/b"})
+    assert [row.untapped for row in job.cases] == [(), ("logits",)]
+
+
 def test_cases_whose_ids_differ_only_in_punctuation_have_folders_of_their_own(tmp_path: Path) -> None:
     cases = [case(f"tiny/a{mark}b", call("prefill", [1])) for mark in "/.:-"]
     folders = {row.folder for row in write_job(tmp_path, "1.0.0", PRESET, cases).cases}

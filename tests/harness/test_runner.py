@@ -8,9 +8,9 @@ import pytest
 from harness.answers import Answer, read_answer
 from harness.child import MAX_LOG_BYTES, Limits
 from harness.files import FileError, read_json
-from harness.jobs import Job, write_job
+from harness.jobs import Job, read_job, write_job
 from harness.registry import Candidate, find_candidate
-from harness.runner import RunRecord, run_job
+from harness.runner import RunRecord, run_job, run_jobs
 from tests.harness import tiny_job
 from tests.harness.tiny_job import FIRST, LAST, MIDDLE, MIDDLE_TOKEN, PRESET, call, case, write_adapter
 
@@ -242,6 +242,50 @@ def test_a_candidate_cannot_forge_the_record_of_its_run(tmp_path: Path, job: Job
     _, answers = run(candidate, tmp_path, job)
     assert statuses(answers) == ["error"] * 3
     assert outside.read_text() == "untouched"
+
+
+def write_two_jobs(folder: Path) -> list[tuple[Path, Path]]:
+    folders = [(folder / f"job{i}", folder / f"out{i}") for i in range(2)]
+    for job_dir, _ in folders:
+        tiny_job.write_three_cases(job_dir)
+    return folders
+
+
+def test_a_python_candidate_answers_several_jobs_in_one_process(tmp_path: Path) -> None:
+    folders = write_two_jobs(tmp_path)
+    told: list[str] = []
+    candidate = find_candidate(str(write_adapter(tmp_path)))
+    records = run_jobs(candidate, folders, LIMITS, told.append)
+    assert [len(record.exits) for record in records] == [1, 0]
+    assert told == [FIRST, MIDDLE, LAST] * 2
+    for job_dir, out_dir in folders:
+        assert statuses(list(read_answer(out_dir, read_job(job_dir)).values())) == ["answered"] * 3
+
+
+def test_a_crash_over_several_jobs_is_an_error_of_its_case_in_each(tmp_path: Path) -> None:
+    folders = write_two_jobs(tmp_path)
+    candidate = find_candidate(str(write_adapter(tmp_path, in_middle_case="os._exit(3)")))
+    run_jobs(candidate, folders, LIMITS)
+    for job_dir, out_dir in folders:
+        answers = list(read_answer(out_dir, read_job(job_dir)).values())
+        assert statuses(answers) == ["answered", "error", "answered"]
+
+
+def test_a_log_that_a_candidate_replaced_by_a_link_is_not_written_through(tmp_path: Path) -> None:
+    folders = write_two_jobs(tmp_path)
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+    log = str(folders[0][1] / "stderr.txt")
+    plant = f"os.remove({log!r}); os.symlink({str(outside)!r}, {log!r})"
+    crash = f"{plant}; print('loud', file=sys.stderr, flush=True); os._exit(3)"
+    run_jobs(find_candidate(str(write_adapter(tmp_path, in_middle_case=crash))), folders, LIMITS)
+    assert outside.read_text() == "untouched"
+
+
+def test_a_program_that_takes_one_job_is_run_once_for_each(tmp_path: Path) -> None:
+    folders = write_two_jobs(tmp_path)
+    records = run_jobs(write_program(tmp_path, f"test $# = 2 || exit 9; {ANSWER_FIRST}"), folders, LIMITS)
+    assert [[end.status for end in record.exits] for record in records] == [[0], [0]]
 
 
 def test_answers_are_never_mixed_with_those_already_there(tmp_path: Path, job: Job) -> None:

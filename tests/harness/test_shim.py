@@ -205,6 +205,12 @@ def test_the_untapped_run_wants_logits_and_caches_alone_and_a_misspelt_tap_is_na
     assert "taps.safetensors: call0/embeding" in answer.extra
 
 
+def test_a_case_that_wants_no_logits_and_caches_is_answered_without_an_untapped_run(tmp_path: Path) -> None:
+    answer = answer_one(tmp_path, RECORDER, case("tiny/a", call("prefill", [1])), ("embedding",))
+    assert answer.status == "answered"
+    assert answer.untapped is None
+
+
 def test_a_value_that_is_no_array_is_an_error_that_names_the_tap(tmp_path: Path) -> None:
     source = RECORDER.replace("np.array([len(taps)], np.int32)", "None")
     answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))

@@ -1,0 +1,139 @@
+"""An honest port without an engine: every operation exact but for float32 noise and one rounding, over golden cases."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from harness.answers import Answer
+from harness.cases import Case, Preset, tap_key
+from harness.compare import COPIES, Comparison
+from harness.contract import DTYPES, GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_names
+from harness.judge import Group
+from harness.local import Evidence, check_case, gather
+from harness.noise import ACCUMULATION_ROUNDOFF, recorded_dtypes
+from harness.operations.arithmetic import round_to
+from harness.operations.row import Exact
+from harness.oracle import Alternatives, walk
+from harness.store import Golden, open_golden, read_case, read_preset, read_taps
+from harness.tensors import digest, open_tensors, write_tensors
+
+NUM_ELEMENTS = 10**7
+"""The size of the run whose λ the checks of these tests use."""
+
+INFO = CandidateInfo(name="honest_port", version="1")
+
+Shown = Callable[[int, str], Array | None]
+
+
+@functools.cache
+def golden() -> Golden:
+    return open_golden(GOLDEN_DIR / "v1")
+
+
+@functools.cache
+def golden_preset(name: str) -> Preset:
+    preset = read_preset(golden(), name)
+    return Preset(name, preset.config, dict(preset.weights))
+
+
+@functools.cache
+def golden_case(case_id: str) -> tuple[Preset, Case]:
+    case = read_case(golden(), case_id)
+    return golden_preset(case.preset), case
+
+
+@functools.cache
+def golden_taps(case_id: str) -> Mapping[str, Array]:
+    return dict(read_taps(golden(), case_id))
+
+
+def taps_of(case_id: str) -> tuple[str, ...]:
+    return tap_names(golden_case(case_id)[0].config)
+
+
+def honest_taps(
+    case_id: str,
+    seed: int,
+    *,
+    alternatives: Alternatives | None = None,
+    dtypes: Mapping[str, str] | None = None,
+    shown: Shown = lambda _call, _tap: None,
+) -> dict[str, Array]:
+    """Return what an honest port shows: `dtypes` are operations kept in another dtype, `shown` values forced upon it."""
+    preset, case = golden_case(case_id)
+    kept = {**recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset), **(dtypes or {})}
+    random = np.random.default_rng(seed)
+
+    def compute(tap: str, exact: Exact) -> Array:
+        operation = split_tap(tap)[1]
+        if kept[operation] == "int32":
+            return exact.value
+        shape = exact.value.shape
+        noise = np.zeros(shape)
+        if operation not in COPIES:
+            noise += ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) / 2 * random.uniform(-1, 1, shape)
+            noise += ACCUMULATION_ROUNDOFF / np.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
+        return round_to(exact.value + noise, kept[operation])
+
+    made = walk(preset, case, shown, alternatives=alternatives, perturb=compute)
+    return {tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, value in made}
+
+
+def evidence_of(
+    case_id: str,
+    taps: Mapping[str, Array],
+    patterns: Collection[str] = ("*",),
+    dtypes: Mapping[str, str] | None = None,
+) -> Evidence:
+    preset, case = golden_case(case_id)
+    return gather(preset, case, replace(INFO, taps=tuple(patterns), dtypes=dtypes or {}), taps)
+
+
+def check(
+    case_id: str,
+    taps: Mapping[str, Array],
+    patterns: Collection[str] = ("*",),
+    *,
+    alternatives: Alternatives | None = None,
+    dtypes: Mapping[str, str] | None = None,
+) -> list[Comparison]:
+    preset, case = golden_case(case_id)
+    evidence = evidence_of(case_id, taps, patterns, dtypes)
+    return check_case(preset, case, evidence, num_elements=NUM_ELEMENTS, alternatives=alternatives)
+
+
+def at_fault(comparisons: Collection[Comparison]) -> set[str]:
+    return {comparison.operation for comparison in comparisons if not comparison.passed}
+
+
+def group_of(*case_ids: str) -> Group:
+    """Return the group of some golden cases of one preset and compute dtype."""
+    preset, first = golden_case(case_ids[0])
+    return Group(preset, first.fprop_dtype, tuple(golden_case(case_id)[1] for case_id in case_ids), golden_taps)
+
+
+def answered(
+    folder: Path,
+    taps: Mapping[str, Array],
+    *,
+    info: CandidateInfo = INFO,
+    untapped: Mapping[str, Array] | None = None,
+    repeat: Mapping[str, Array] | None = None,
+) -> Answer:
+    """Return an answer whose taps lie in files of a folder, as the runner reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, tensors in (("taps", taps), ("untapped", untapped)):
+        path = folder / f"{name}.safetensors"
+        if tensors is not None:
+            write_tensors(path, tensors)
+        files.append(None if tensors is None else open_tensors(path))
+    shown, alone = files
+    assert shown is not None
+    digests = None if repeat is None else {key: digest(array) for key, array in repeat.items()}
+    return Answer(status="answered", info=info, taps=shown, untapped=alone, repeat=digests, seconds=0.5)

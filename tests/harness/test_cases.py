@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from harness.cases import Cache, Call, Case, steps_before, tap_key
+
+TOKENS = np.array([[5, 6, 7], [8, 0, 0]], np.int32)
+CASE = Case(
+    id="tiny/chunked/two_chunks",
+    preset="tiny",
+    fprop_dtype="float32",
+    why="a test",
+    origin="a test",
+    calls=(Call("prefill", TOKENS, np.array([3, 1], np.int32)), Call("extend", TOKENS, np.array([2, 1], np.int32))),
+)
+
+
+def test_steps_grow_by_the_real_lengths_of_the_calls_before() -> None:
+    assert [steps_before(CASE, call).tolist() for call in (0, 1, 2)] == [[0, 0], [3, 1], [5, 2]]
+
+
+def test_steps_begin_where_a_preloaded_cache_ends() -> None:
+    cache = Cache(np.zeros((1, 2, 9, 1, 2)), np.zeros((1, 2, 9, 1, 2)), np.array([4, 2], np.int32))
+    preloaded = replace(CASE, preload=cache)
+    assert [steps_before(preloaded, call).tolist() for call in (0, 1)] == [[4, 2], [7, 3]]
+    assert cache.steps.tolist() == [4, 2]
+
+
+def test_a_taps_key_names_its_call() -> None:
+    assert tap_key(2, "layers.03.output") == "call2/layers.03.output"

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.compare import SPECS, Comparison, clean, compare, compare_routing, fit_slots, recorded_dtype, shape_problem
+from harness.contract import Array, CandidateInfo
+from harness.noise import fence_of
+from harness.operations.row import Exact
+from harness.suite import UNEQUAL
+
+FACTOR = 7.0
+TAP = "layers.01.attention.output"
+SIZES = {**UNEQUAL.axis_sizes, "b": 2, "t": 6, "visible": 6}
+INFO = CandidateInfo(name="port", version="1")
+
+
+def draw(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def judge(observed: Array, value: Array, mask: Array | None = None, recorded: str = "bfloat16") -> Comparison:
+    exact = Exact(value, spread=np.abs(value))
+    everything = np.ones_like(value, bool)
+    fence = fence_of(exact, recorded, FACTOR)
+    return compare(0, TAP, exact, fence, observed, everything if mask is None else mask, recorded)
+
+
+def rounded(x: Array) -> Array:
+    return x.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+# Values.
+
+
+def test_one_rounding_to_the_recorded_dtype_passes() -> None:
+    value = draw(2, 6, 40)
+    found = judge(rounded(value), value)
+    assert found.passed
+    assert found.num_elements == 480
+    assert 0 < found.tail <= 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_fails_where_it_is_compared(bad: float) -> None:
+    value = draw(2, 6, 40)
+    observed = value.copy()
+    observed[1, 2, 3] = bad
+    found = judge(observed, value)
+    assert not found.passed
+    assert found.index == (1, 2, 3)
+    assert found.problem == "1 of 480 values are not finite"
+
+
+@pytest.mark.parametrize("anything", [math.nan, math.inf, -1e30])
+def test_a_value_that_is_not_compared_may_be_anything_and_changes_no_figure(anything: float) -> None:
+    value = draw(2, 6, 40)
+    mask = np.ones((2, 6, 1), bool)
+    mask[1, 4:] = False
+    observed = rounded(value)
+    spoilt = observed.copy()
+    spoilt[1, 4:] = anything
+    assert judge(spoilt, value, mask) == judge(observed, value, mask)
+    assert judge(spoilt, value, mask).num_elements == 400
+
+
+def test_one_wrong_element_fails_and_is_pointed_at() -> None:
+    value = draw(2, 6, 40)
+    observed = rounded(value)
+    observed[1, 5, 39] += 0.5
+    found = judge(observed, value)
+    assert not found.passed
+    assert found.index == (1, 5, 39)
+    assert found.observed == observed[1, 5, 39]
+    assert found.exact == value[1, 5, 39]
+    assert found.tail == pytest.approx(0.5 / found.allowed, rel=0.1)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(7, 14))
+def test_a_flipped_exponent_bit_of_a_normal_bf16_number_fails(seed: int, bit: int) -> None:
+    value = rounded(draw(2, 6, 40, seed=seed))
+    place = tuple(np.random.default_rng(seed).integers((2, 6, 40)))
+    observed = value.astype(ml_dtypes.bfloat16)
+    observed.view(np.uint16)[place] ^= np.uint16(1 << bit)
+    with np.errstate(invalid="ignore"):
+        assert not judge(observed.astype(np.float64), value).passed
+
+
+def test_an_error_far_within_every_fence_but_in_all_elements_fails_in_bulk() -> None:
+    value = draw(2, 6, 400)
+    found = judge(value * (1 + 0.9 * 2.0**-8), value)
+    assert found.tail < 1 < found.bulk
+    assert not found.passed
+
+
+def test_exact_zeros_do_not_dilute_the_bulk() -> None:
+    value = draw(2, 6, 400)
+    sparse = np.concatenate([value, np.zeros((2, 6, 4000))], -1)
+    observed = sparse * (1 + 0.9 * 2.0**-8)
+    assert judge(observed, sparse).bulk == pytest.approx(judge(observed[..., :400], value).bulk)
+
+
+def test_a_masked_weight_must_be_exactly_zero() -> None:
+    value = np.array([[0.5, 0.5, 0.0]])
+    assert judge(np.array([[0.5, 0.5, -0.0]]), value).passed
+    assert judge(np.array([[0.5, 0.5, 1e-39]]), value).passed  # a denormal, which others flush to zero
+    assert not judge(np.array([[0.5, 0.5, 1e-30]]), value).passed
+
+
+def test_a_tap_with_nothing_to_compare_compares_nothing() -> None:
+    found = judge(np.full((2, 3), math.nan), np.ones((2, 3)), np.zeros((2, 3), bool))
+    assert found.passed
+    assert found.num_elements == 0
+
+
+def test_excess_counts_what_goes_beyond_one_rounding_in_float32_units() -> None:
+    value = np.full((1, 4), 1 + 2.0**-8)
+    assert judge(rounded(value), value).excess == 0
+    off = judge(value * (1 + 2.0**-8) + 20 * 2.0**-24, value)
+    assert off.excess == pytest.approx(10, rel=0.05)  # 20 u over |value| + spread, about 2
+
+
+# Names, shapes and dtypes.
+
+
+@pytest.mark.parametrize(
+    ("tap", "shape", "problem"),
+    [
+        (TAP, (2, 6, 40), ""),
+        (TAP, (2, 6, 41), "shape [2, 6, 41], expected [b, t, d] = [2, 6, 40]"),
+        (TAP, (6, 2, 40), "shape [6, 2, 40], expected [b, t, d] = [2, 6, 40]"),
+        (TAP, (12, 40), "shape [12, 40], expected [b, t, d] = [2, 6, 40]"),
+        (TAP, (), "shape [], expected [b, t, d] = [2, 6, 40]"),
+        ("layers.00.kv.keys", (2, 6, 3, 8), ""),
+        ("layers.00.kv.keys", (2, 5, 3, 8), "shape [2, 5, 3, 8], expected [b, s, g, h] = [2, 9, 3, 8]"),
+        ("layers.00.kv.keys", (2, 4096, 3, 8), ""),
+        ("layers.00.kv.keys", (2, 3, 9, 8), "shape [2, 3, 9, 8], expected [b, s, g, h] = [2, 9, 3, 8]"),
+    ],
+)
+def test_shapes_are_judged_before_values_and_the_key_axis_may_have_any_length_that_shows_enough(
+    tap: str, shape: tuple[int, ...], problem: str
+) -> None:
+    assert shape_problem(tap, shape, np.dtype(np.float32), "bfloat16", SIZES) == problem
+
+
+@pytest.mark.parametrize(
+    ("dtype", "recorded", "problem"),
+    [
+        (np.float32, "float32", ""),
+        (np.float64, "float32", ""),
+        (np.float32, "bfloat16", ""),
+        (np.float16, "bfloat16", ""),
+        (ml_dtypes.bfloat16, "float32", "dtype bfloat16 is narrower than float32"),
+        (np.float16, "float32", "dtype float16 is narrower than float32"),
+        (np.int32, "bfloat16", "dtype int32, expected bfloat16"),
+        (np.int8, "bfloat16", "dtype int8, expected bfloat16"),
+        (np.bool_, "float32", "dtype bool, expected float32"),
+    ],
+)
+def test_a_dtype_may_be_wider_than_recorded_but_not_narrower_and_no_integer(
+    dtype: type[np.generic], recorded: str, problem: str
+) -> None:
+    assert shape_problem(TAP, (2, 6, 40), np.dtype(dtype), recorded, SIZES) == problem
+
+
+@pytest.mark.parametrize(("dtype", "fits"), [(np.int32, True), (np.int64, True), (np.uint8, True), (np.float32, False)])
+def test_chosen_experts_are_integers(dtype: type[np.generic], *, fits: bool) -> None:
+    problem = shape_problem("layers.00.moe.expert_index", (2, 6, 2), np.dtype(dtype), "int32", SIZES)
+    assert (problem == "") == fits
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "tap", "recorded"),
+    [
+        ({}, "layers.00.kv.keys", "bfloat16"),
+        ({"*.kv.*": "float16"}, "layers.00.kv.keys", "bfloat16"),  # wider is judged as what the contract asks for
+        ({"*": "fprop"}, "layers.00.kv.keys", "bfloat16"),
+        ({"*": "bfloat16"}, "layers.00.router.logits", "float32"),
+        ({"*": "bfloat16"}, "layers.00.moe.expert_index", "int32"),
+    ],
+)
+def test_a_declared_dtype_never_narrows_what_the_contract_fixes(
+    dtypes: Mapping[str, str], tap: str, recorded: str
+) -> None:
+    contract = {"kv.keys": "bfloat16", "router.logits": "float32", "moe.expert_index": "int32"}
+    assert recorded_dtype(tap, contract, replace(INFO, dtypes=dtypes), UNEQUAL) == recorded
+
+
+def test_a_narrower_cache_is_judged_by_its_declared_dtype_and_the_first_match_wins() -> None:
+    config = replace(UNEQUAL, fprop_dtype="float32")
+    info = replace(INFO, dtypes={"*.kv.keys": "float16", "*": "bfloat16"})
+    contract = {"kv.keys": "float32", "kv.values": "float32"}
+    assert recorded_dtype("layers.00.kv.keys", contract, info, config) == "float16"
+    assert recorded_dtype("layers.00.kv.values", contract, info, config) == "bfloat16"
+
+
+def test_slots_are_cropped_or_filled_with_zeros_to_the_cache() -> None:
+    cache = draw(2, 6, 3, 8)
+    longer = fit_slots(cache, SPECS["kv.keys"], 9)
+    assert longer.shape == (2, 9, 3, 8)
+    assert np.array_equal(longer[:, :6], cache)
+    assert not longer[:, 6:].any()
+    assert np.array_equal(fit_slots(cache, SPECS["kv.keys"], 4), cache[:, :4])
+    assert fit_slots(cache, SPECS["attention.query"], 4) is cache
+
+
+def test_cleaning_leaves_zero_where_nothing_is_compared() -> None:
+    x = np.array([[1.5, math.nan], [math.inf, 2.5]], np.float32)
+    assert clean(x, np.array([[True, False], [False, True]])).tolist() == [[1.5, 0], [0, 2.5]]
+
+
+# Chosen experts.
+
+PROBABILITIES = np.array([[[0.1, 0.4, 0.3, 0.15, 0.05], [0.2, 0.2, 0.2, 0.25, 0.15]]])
+"""[b, t, e]; the second token has three experts level in second place."""
+
+
+def route(*chosen: list[int], slack: float = 0.0, mask: tuple[bool, bool] = (True, True)) -> Comparison:
+    return compare_routing(
+        0, "layers.00.moe.expert_index", PROBABILITIES, np.array([chosen], np.float64), np.array([mask])[..., None], slack
+    )
+
+
+def test_the_most_probable_experts_in_order_pass() -> None:
+    found = route([1, 2], [3, 0])
+    assert found.passed
+    assert found.note == ""
+    assert found.num_elements == 4
+
+
+@pytest.mark.parametrize("second", [1, 2])
+def test_exact_ties_may_be_decided_either_way_and_are_noted(second: int) -> None:
+    found = route([1, 2], [3, second])
+    assert found.passed
+    assert found.note == "1 ties not decided for the lowest index"
+
+
+@pytest.mark.parametrize(
+    ("first", "problem"),
+    [
+        ([1, 1], "an expert is chosen twice for one token"),
+        ([1, 5], "expert outside 0..4"),
+        ([-1, 2], "expert outside 0..4"),
+        ([2, 1], "experts are not in order of probability"),
+        ([1, 3], "a more probable expert was left out"),
+        ([2, 3], "a more probable expert was left out"),
+    ],
+)
+def test_a_wrong_choice_of_experts_fails_and_says_why(first: list[int], problem: str) -> None:
+    found = route(first, [3, 0])
+    assert not found.passed
+    assert found.problem == problem
+    assert found.index == (0, 0)
+    assert route(first, [3, 0], mask=(False, True)).passed
+
+
+def test_scores_known_to_within_an_error_admit_the_choices_within_it() -> None:
+    assert not route([1, 3], [3, 0], slack=0.07).passed
+    assert route([1, 3], [3, 0], slack=0.08).passed
+    assert not route([1, 4], [3, 0], slack=0.08).passed
+    assert not route([2, 1], [3, 0], slack=0.04).passed
+    assert route([2, 1], [3, 0], slack=0.06).passed
+
+
+def test_all_experts_chosen_leaves_nobody_out() -> None:
+    index = np.array([[[1, 2, 3, 0, 4], [3, 0, 1, 2, 4]]], np.float64)
+    assert compare_routing(0, "layers.00.moe.expert_index", PROBABILITIES, index, np.ones((1, 2, 1), bool), 0.0).passed

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.contract import DTYPES
+from harness.noise import FALSE_ALARM_RATE, disturb, fence_of, margin, recorded_dtypes, tail_factor
+from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
+from harness.operations.row import Exact
+from harness.suite import make_preset
+
+U = UNIT_ROUNDOFF["float32"]
+
+
+@given(st.integers(1, 10**12))
+def test_gaussian_noise_over_a_whole_run_leaves_its_fences_at_most_at_the_false_alarm_rate(num_elements: int) -> None:
+    outside = math.erfc(tail_factor(num_elements) / math.sqrt(2))  # both tails
+    assert num_elements * outside <= FALSE_ALARM_RATE
+
+
+@given(st.integers(1, 10**12))
+def test_the_tail_factor_is_less_than_one_deviation_wider_than_needed(num_elements: int) -> None:
+    outside = math.erfc((tail_factor(num_elements) - 1) / math.sqrt(2))
+    assert num_elements * outside > FALSE_ALARM_RATE
+
+
+def test_the_margin_is_the_reach_of_a_float32_sum() -> None:
+    assert margin(10**6) == pytest.approx(tail_factor(10**6) * U / math.sqrt(3))
+
+
+@pytest.mark.parametrize(
+    ("preset", "dtype", "expert"),
+    [
+        ("unequal", "bfloat16", "bfloat16"),
+        ("float_weights", "bfloat16", "bfloat16"),
+        ("float32_scales", "bfloat16", "float32"),
+        ("unequal", "float32", "float32"),
+    ],
+)
+def test_what_the_specification_records_in_which_dtype(preset: str, dtype: str, expert: str) -> None:
+    drawn = make_preset(preset)
+    dtypes = recorded_dtypes(replace(drawn.config, fprop_dtype=dtype), drawn)
+    assert dtypes["moe.expert_activation"] == dtypes["moe.expert_up"] == expert
+    assert dtypes["logits"] == dtypes["kv.keys"] == dtypes["attention.weights"] == dtype
+    assert dtypes["router.logits"] == dtypes["moe.expert_hidden"] == dtypes["attention.logits"] == "float32"
+    assert dtypes["moe.expert_index"] == "int32"
+
+
+@given(st.floats(-1e4, 1e4, width=32), st.sampled_from(["float32", "bfloat16", "float16"]))
+def test_a_fence_admits_one_rounding_of_any_value(x: float, dtype: str) -> None:
+    fence = fence_of(Exact(np.array(x)), dtype, 7.0)
+    assert abs(round_to(np.array(x), dtype) - x) <= fence.allowed
+
+
+@given(st.floats(0.5, 1e4, width=32), st.sampled_from(["bfloat16", "float16"]))
+def test_a_fence_keeps_out_the_value_after_the_next(x: float, dtype: str) -> None:
+    exact = float(round_to(np.array(x), dtype))
+    narrow = np.array(exact).astype(DTYPES[dtype])
+    beyond = np.nextafter(np.nextafter(narrow, DTYPES[dtype].type(np.inf)), DTYPES[dtype].type(np.inf))
+    fence = fence_of(Exact(np.array(exact)), dtype, 7.0)
+    assert float(beyond) - exact > fence.allowed
+
+
+def test_negative_zero_and_flushed_denormals_are_within_every_fence() -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        smallest = float(ml_dtypes.finfo(DTYPES[dtype]).smallest_normal)
+        fence = fence_of(Exact(np.array([0.0, smallest / 2])), dtype, 7.0)
+        assert (np.abs(np.array([-0.0, 0.0]) - [0.0, smallest / 2]) <= fence.allowed).all()
+
+
+def test_a_fence_adds_up_rounding_bound_sums_and_jumps() -> None:
+    exact = Exact(np.array([2.0]), bound=np.array([3.0]), spread=np.array([5.0]), jump=np.array([0.25]))
+    fence = fence_of(exact, "float32", 6.0)
+    assert fence.allowed == pytest.approx(2 * U + 3 * U + 6 / math.sqrt(3) * 5 * U + 0.25)
+    assert fence.deviation == pytest.approx(math.sqrt((4 + 9 + 25) / 3 * U**2 + 0.25**2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_modelled_noise_stays_within_the_fence_and_has_its_deviation(dtype: str) -> None:
+    random = np.random.default_rng(3)
+    exact = Exact(random.standard_normal(100_000), bound=random.random(100_000), spread=random.random(100_000) * 9)
+    error = disturb(exact, dtype, random) - exact.value
+    fence = fence_of(exact, dtype, tail_factor(100_000))
+    assert (np.abs(error) <= fence.allowed).all()
+    assert np.sqrt(np.mean(np.square(error / fence.deviation))) == pytest.approx(1, rel=0.02)
+
+
+def test_modelled_noise_is_drawn_anew_for_every_element_and_repeats_with_its_seed() -> None:
+    exact = Exact(np.ones(50))
+    first, second, other = (disturb(exact, "bfloat16", np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert len(set(first.tolist())) == 50
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)

@@ -1,0 +1,129 @@
+"""The reference gives the same numbers on every mesh, for every number of scale groups, in every split into calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reference
+from harness.contract import LanguageModelConfig, TransformerConfig
+from harness.synthesis import Statistics, synthesize
+from tests.reference.published import memory_after, relative_rms, run, tree
+
+CONFIG = LanguageModelConfig(
+    model=TransformerConfig(
+        emb_size=48,
+        widening_factor=4,
+        key_size=8,
+        num_q_heads=16,
+        num_kv_heads=4,
+        num_layers=1,
+        attn_output_multiplier=0.0884,
+        num_experts=5,
+        num_selected_experts=2,
+    ),
+    vocab_size=61,
+    pad_token=0,
+    eos_token=2,
+    sequence_len=12,
+    embedding_multiplier_scale=78.38367176906169,
+    output_multiplier_scale=0.5773502691896257,
+    fprop_dtype="float32",
+)
+MESHES = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4)]
+TOKENS = np.random.default_rng(0).integers(1, 61, (3, 6)).astype(np.int32)
+
+
+def model(num_groups: int, dtype: str = "float32", **changes: Any) -> tuple[reference.LanguageModelConfig, Any]:
+    config = replace(CONFIG, model=replace(CONFIG.model, **changes))
+    params = tree(synthesize(config, Statistics(seed=9, num_groups=num_groups)))
+    fields = vars(config) | {
+        "fprop_dtype": jnp.dtype(dtype),
+        "model": reference.TransformerConfig(**vars(config.model)),
+    }
+    return reference.LanguageModelConfig(**fields), params
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_float32_taps_agree_on_every_mesh(mesh: tuple[int, int]) -> None:
+    config, params = model(num_groups=8)
+    _, alone = reference.apply_with_taps(config, params, TOKENS)
+    _, sharded = reference.apply_with_taps(config, params, TOKENS, mesh=reference.make_mesh(mesh))
+    assert list(alone) == list(sharded)
+    assert max(relative_rms(sharded[name], alone[name]) for name in alone if "index" not in name) <= 1e-6
+
+
+@pytest.mark.parametrize(("num_groups", "mesh"), [(1, (1, 4)), (4, (1, 8)), (16, (1, 2)), (2, (2, 4))])
+def test_a_shard_may_hold_several_scale_groups_or_part_of_one(num_groups: int, mesh: tuple[int, int]) -> None:
+    config, params = model(num_groups)
+    alone = run(config, params, TOKENS)
+    sharded = run(config, params, TOKENS, mesh=reference.make_mesh(mesh))
+    assert relative_rms(sharded.logits, alone.logits) <= 1e-6
+
+
+def test_bfloat16_logits_agree_on_a_mesh_to_their_rounding() -> None:
+    config, params = model(num_groups=8, dtype="bfloat16")
+    alone = run(config, params, TOKENS)
+    sharded = run(config, params, TOKENS, mesh=reference.make_mesh((2, 4)))
+    assert relative_rms(sharded.logits, alone.logits) <= 0.01
+
+
+def test_dense_blocks_agree_on_a_mesh() -> None:
+    config, params = model(num_groups=2, num_experts=1, num_selected_experts=1)
+    alone = run(config, params, TOKENS)
+    sharded = run(config, params, TOKENS, mesh=reference.make_mesh((2, 4)))
+    assert relative_rms(sharded.logits, alone.logits) <= 1e-6
+
+
+def test_chunks_and_steps_give_what_one_prefill_gives() -> None:
+    config, params = model(num_groups=4)
+    whole = run(config, params, TOKENS).logits
+    memory = reference.init_memory(config, 3, 12)
+    logits = []
+    for chunk in (TOKENS[:, :3], TOKENS[:, 3:5], TOKENS[:, 5:]):
+        output = run(config, params, chunk, memory=memory)
+        memory = memory_after(output)
+        logits.append(np.asarray(output.logits))
+    assert relative_rms(np.concatenate(logits, 1), whole) <= 1e-6
+
+
+def test_each_row_decodes_at_its_own_step() -> None:
+    config, params = model(num_groups=4)
+    lengths = np.array([6, 4, 2], np.int32)
+    padded = np.where(np.arange(6) < lengths[:, None], TOKENS, 0)
+    output = run(config, params, padded, memory=reference.init_memory(config, 3, 12))
+    memory = reference.Memory([layer._replace(step=jnp.asarray(lengths)) for layer in memory_after(output).layers])
+    token = np.array([[7], [8], [9]], np.int32)
+    stepped = np.asarray(run(config, params, token, memory=memory).logits)
+    for row, length in enumerate(lengths):
+        alone = np.concatenate([TOKENS[row, :length], token[row]])[None]
+        padded_alone = np.pad(alone, ((0, 0), (0, 7 - alone.shape[1])))
+        expected = np.asarray(run(config, params, padded_alone).logits)[:, length]
+        assert relative_rms(stepped[row], expected) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("tokens", "keywords", "message"),
+    [
+        (np.array([[1, 61]]), {}, "token id 61 at row 0, position 1"),
+        (np.array([[-1, 5]]), {}, "token id -1 at row 0, position 0"),
+        (TOKENS, {"memory": 4}, "row 0: 6 tokens at step 0 do not fit"),
+        (TOKENS, {"mesh": (1, 3)}, "3"),
+        (TOKENS, {"mesh": (4, 4)}, "16 devices"),
+    ],
+)
+def test_bad_input_is_a_one_line_error_before_any_compute(tokens: Any, keywords: dict[str, Any], message: str) -> None:
+    config, params = model(num_groups=4)
+    make: dict[str, Callable[[Any], Any]] = {"memory": lambda slots: reference.init_memory(config, 3, slots), "mesh": reference.make_mesh}
+
+    def apply() -> None:
+        run(config, params, tokens, **{name: make[name](value) for name, value in keywords.items()})
+
+    with pytest.raises(ValueError, match=message) as raised:
+        apply()
+    assert "\n" not in str(raised.value)
