@@ -145,7 +145,7 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
     error = np.where(mask, np.abs(observed - exact.value), 0.0)
     ratio = np.divide(error, fence.allowed, out=np.where(error > 0, np.inf, 0.0), where=fence.allowed > 0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
-    scored = mask & (fence.deviation > 0)
+    scored = mask & (exact.value != 0) & (fence.deviation > 0)  # a masked weight is exactly 0 and would dilute the mean
     squares = np.square(error[scored] / fence.deviation[scored])
     bulk = math.sqrt(squares.mean()) / (1 + 6 / math.sqrt(2 * squares.size)) if squares.size else 0.0
     return Comparison(
@@ -170,12 +170,14 @@ def excess_units(error: Array, exact: Exact, recorded: str, mask: Array) -> floa
     return float((beyond[counted] / unit[counted]).max(initial=0.0))
 
 
-def compare_routing(call: int, tap: str, probabilities: Array, index: Array, mask: Array) -> Comparison:
-    """Judge chosen experts [b, t, c] by the candidate's own probabilities [b, t, e] (SPEC §4.6).
+def compare_routing(
+    call: int, tap: str, probabilities: Array, index: Array, mask: Array, slack: Array | float
+) -> Comparison:
+    """Judge chosen experts [b, t, c] by probabilities [b, t, e] known to within slack (a number or [b, t, e], SPEC §4.6).
 
     They must be distinct, within range, at least as probable as every expert left out, and most probable first. Scores
-    equal to within float32 rounding may come in any order; where the specification's tie rule (lowest index) is not
-    followed a note says so.
+    equal to within slack may come in any order; where the specification's tie rule (lowest index) is not followed a
+    note says so.
     """
     mask = mask[..., 0]  # [b, t]
     num_experts, num_chosen = probabilities.shape[-1], index.shape[-1]
@@ -192,15 +194,14 @@ def compare_routing(call: int, tap: str, probabilities: Array, index: Array, mas
     twice = np.array([len(set(row)) < num_chosen for row in chosen.tolist()], bool)
     if twice.any():
         return Comparison(call, tap, count, index=at(twice), problem="an expert is chosen twice for one token")
-    scores = np.take_along_axis(rows, chosen, -1)  # [n, c]
-    rest = rows.copy()
+    errors = np.broadcast_to(slack, probabilities.shape)[mask]  # [n, e]
+    highest, lowest = (np.take_along_axis(rows + sign * errors, chosen, -1) for sign in (1, -1))  # [n, c]
+    rest = rows - errors
     np.put_along_axis(rest, chosen, -np.inf, -1)
-    slack = 4 * UNIT_ROUNDOFF["float32"] * np.abs(scores)
-    best_left_out = rest.max(-1, initial=-np.inf)
-    worse = (scores + slack < best_left_out[:, None]).any(-1)
+    worse = (highest < rest.max(-1)[:, None]).any(-1)
     if worse.any():
         return Comparison(call, tap, count, index=at(worse), problem="a more probable expert was left out")
-    unordered = (scores[:, :-1] + slack[:, :-1] < scores[:, 1:]).any(-1)
+    unordered = (highest[:, :-1] < lowest[:, 1:]).any(-1)
     if unordered.any():
         return Comparison(call, tap, count, index=at(unordered), problem="experts are not in order of probability")
     canonical = np.argsort(-rows, axis=-1, kind="stable")[:, :num_chosen]

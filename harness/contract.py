@@ -104,12 +104,14 @@ class LanguageModelConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LanguageModelConfig:
         """Build a configuration from `config.json`; raises TypeError for unknown or missing fields."""
-        model: dict[str, Any] = {
-            key: float(value) if key in {"widening_factor", "attn_output_multiplier"} else value
-            for key, value in data["model"].items()
-        }
-        reals = {key: float(data[key]) for key in ("embedding_multiplier_scale", "output_multiplier_scale")}
-        return cls(**{**data, **reals, "model": TransformerConfig(**model)})
+        fields = {key: float(value) if key in _REALS else value for key, value in data.items()}
+        if "model" in data:
+            model = {key: float(value) if key in _REALS else value for key, value in data["model"].items()}
+            fields["model"] = TransformerConfig(**model)
+        return cls(**fields)
+
+
+_REALS = {"widening_factor", "attn_output_multiplier", "embedding_multiplier_scale", "output_multiplier_scale"}
 
 
 def _stringify(value: Any) -> Any:

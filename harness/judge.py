@@ -18,8 +18,8 @@ from harness.oracle import ExactWeights
 from harness.verdict import CaseVerdict, case_status
 from harness.whole import SAFETY, Honest, drifts, flips, honest_run, per_token, route_of
 
-HonestRuns = dict[tuple[str, bytes], Honest]
-"""Honest runs already measured, by case and route: candidates that route alike share them."""
+HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...]], Honest]
+"""Honest runs already measured, by case, route and dtypes: candidates that are alike in these share them."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ def judge_case(
 ) -> CaseVerdict:
     """Return the verdict on one answered case."""
     route = route_of(evidence)
-    signature = (case.id, b"".join(route[key].tobytes() for key in sorted(route)))
+    signature = (case.id, b"".join(route[key].tobytes() for key in sorted(route)), tuple(evidence.recorded.items()))
     if signature not in honest_runs:
-        honest_runs[signature] = honest_run(group.preset, case, route, weights)
+        honest_runs[signature] = honest_run(group.preset, case, route, weights, evidence.recorded)
     honest = honest_runs[signature]
     found = drifts(evidence, honest, group.expected(case.id))
     routed = flips(evidence, honest, evidence.config)

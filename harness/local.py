@@ -44,9 +44,13 @@ class Observed:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything a candidate showed in one case: its usable taps, and what is wrong with the others."""
+    """Everything a candidate showed in one case: its usable taps, and what is wrong with the others.
+
+    `recorded` is the dtype in which it honestly keeps each operation's result: the contract's, its own for the cache.
+    """
 
     config: LanguageModelConfig
+    recorded: Mapping[str, str]
     observed: Mapping[Key, Observed]
     problems: Mapping[Key, Comparison]
     masks: Mapping[Key, Array]
@@ -84,7 +88,8 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
             # found at the weights alone.
             mask = np.True_ if operation in COPIES else masks[call, operation]
             observed[call, tap] = Observed(x.astype(np.float64), safe(tap, clean(x, mask), config), recorded)
-    return Evidence(config, observed, problems, masks)
+    caches = {name: recorded_dtype(tap_name(0, name), contract, info, config) for name in COPIES}
+    return Evidence(config, {**contract, **caches}, observed, problems, masks)
 
 
 def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:
@@ -115,25 +120,29 @@ def check_case(
     segments = simulate(preset, case, evidence, weights, alternatives) if has_gaps(config, case, shown) else None
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
-    probabilities: dict[Key, Array] = {}
+    scores: dict[Key, tuple[Array, Array]] = {}
     for call, tap, exact, value in walk(
         preset, case, lambda call, tap: shown.get((call, tap)), weights=weights, alternatives=alternatives, margin=reach
     ):
         key, operation = (call, tap), split_tap(tap)[1]
         if operation == "router.probabilities":
-            probabilities[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value
+            slack = 2 * UNIT_ROUNDOFF["float32"] * value
+            if key not in shown:
+                slack = fence_of(exact, "float32", factor).allowed
+                slack = slack + (factor * segments.deviation.get(key, 0.0) if segments is not None else 0.0)
+            scores[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value, slack
         if key not in evidence.observed or (only is not None and operation not in only):
             continue
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
         if operation == "moe.expert_index":
-            results[key] = compare_routing(call, tap, probabilities[key], seen.raw, mask)
+            results[key] = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
             continue
         fence = fence_of(exact, seen.recorded, factor)
         if operation in COPIES:
             fence = fence_of_copy(exact, fence, seen.recorded, steps[call], config)
         if segments is not None and key in segments.deviation:
             fence = widened(fence, segments.deviation[key], factor)
-            mask = mask & before(segments.undecided[call], seen.raw, SPECS[operation].axes)
+            mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
         result = compare(call, tap, exact, fence, seen.raw, mask, seen.recorded)
         results[key] = replace(
             result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
@@ -176,7 +185,6 @@ def simulate(
 ) -> Segments:
     """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray."""
     config = evidence.config
-    contract = recorded_dtypes(config, preset)
     random = np.random.default_rng(0)
     shown = {key: value.cleaned for key, value in evidence.observed.items()}
 
@@ -199,7 +207,7 @@ def simulate(
             forced,
             weights=weights,
             alternatives=alternatives,
-            perturb=lambda tap, result: disturb(result, contract[split_tap(tap)[1]], random),
+            perturb=lambda tap, result: disturb(result, evidence.recorded[split_tap(tap)[1]], random),
         )
         for call, tap, result, _ in noisy:
             difference = np.square(result.value - exact[call, tap][0].value)
@@ -226,7 +234,8 @@ def undecided_from(
             continue
         gap, fence = boundary_gap(exact[key][1], config), 2 * 6 * deviation[key].max(-1)
         undecided |= gap <= fence
-    return np.where(undecided.any(-1), undecided.argmax(-1), t)
+    first: Array = np.where(undecided.any(-1), undecided.argmax(-1), t)
+    return first
 
 
 def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:

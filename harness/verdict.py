@@ -69,8 +69,9 @@ class CandidateVerdict:
 
     @property
     def status(self) -> Status:
-        """The gravest status of all cases."""
-        return worst_status(case.status for case in self.cases)
+        """The gravest status of all cases; `missing` if the candidate does not even show the logits."""
+        status = worst_status(case.status for case in self.cases)
+        return "missing" if status == "pass" and self.level == "none" else status
 
     @property
     def passed(self) -> bool:
@@ -148,12 +149,11 @@ def by_operation(
     for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):
         failed = [(case, comparison) for case, comparison in found if not comparison.passed]
         worst_case, worst = max(found, key=lambda pair: _rank(pair[1].ratio))
-        absent = bool(failed) and all(comparison.problem.startswith("missing") for _, comparison in failed)
         rows.append(
             OperationVerdict(
                 operation=operation,
                 fprop_dtype=dtype,
-                status="pass" if not failed else "missing" if absent else "fail",
+                status=_pooled_status(found),
                 num_comparisons=len(found),
                 worst_case=worst_case,
                 worst=worst,
@@ -163,6 +163,13 @@ def by_operation(
             )
         )
     return tuple(rows)
+
+
+def _pooled_status(found: Sequence[tuple[str, Comparison]]) -> Status:
+    failed = [comparison for _, comparison in found if not comparison.passed]
+    if not failed:
+        return "pass" if any(comparison.num_elements for _, comparison in found) else "inconclusive"
+    return "missing" if all(comparison.problem.startswith("missing") for comparison in failed) else "fail"
 
 
 def _rank(ratio: float) -> float:

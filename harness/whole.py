@@ -74,10 +74,13 @@ def per_token(error: Array, axes: tuple[str, ...]) -> Array:
     return rms
 
 
-def honest_run(preset: Preset, case: Case, route: Mapping[Key, Array], weights: ExactWeights) -> Honest:
-    """Walk the exact model along a route (float64 expert indices by (call, tap)), and measure honest errors on it."""
-    config = weights.config
-    contract = recorded_dtypes(config, preset)
+def honest_run(
+    preset: Preset, case: Case, route: Mapping[Key, Array], weights: ExactWeights, recorded: Mapping[str, str]
+) -> Honest:
+    """Walk the exact model along a route (float64 expert indices by (call, tap)), and measure honest errors on it.
+
+    `recorded` is the dtype in which each operation's result is kept.
+    """
     random = np.random.default_rng(0)
 
     def forced(call: int, tap: str) -> Array | None:
@@ -91,7 +94,7 @@ def honest_run(preset: Preset, case: Case, route: Mapping[Key, Array], weights: 
             case,
             forced,
             weights=weights,
-            perturb=lambda tap, result: disturb(result, contract[split_tap(tap)[1]], random),
+            perturb=lambda tap, result: disturb(result, recorded[split_tap(tap)[1]], random),
         )
         for call, tap, _, value in noisy:
             error = per_token(value - exact[call, tap], SPECS[split_tap(tap)[1]].axes)

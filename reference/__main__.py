@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -174,7 +174,7 @@ def provide_devices(num_devices: int) -> None:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={num_devices}"
 
 
-def answer_all(inference: InferenceRunner, requests: Sequence[Request]) -> Iterable[list[int]]:
+def answer_all(inference: InferenceRunner, requests: Sequence[Request]) -> list[list[int]]:
     """Return the tokens of each answer, and show how they come."""
     started = time.perf_counter()
     inference.compile(requests)

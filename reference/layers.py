@@ -84,10 +84,8 @@ class RMSNorm(hk.Module):
 
 def rotate_half(x: jax.Array) -> jax.Array:
     """Return concat(-x2, x1) for x = concat(x1, x2) on the last axis (SPEC §4.4)."""
-    halves = x.reshape(*x.shape[:-1], 2, -1)
-    # Not by concatenation: that is compiled into branches, and the last bit of what is fused with it then depends on
-    # the layout in which its consumers, taps among them, want the result.
-    return (jnp.flip(halves, axis=-2) * np.array([[-1], [1]], x.dtype)).reshape(x.shape)
+    x1, x2 = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate((-x2, x1), axis=-1)
 
 
 class RotaryEmbedding(hk.Module):
@@ -103,7 +101,9 @@ class RotaryEmbedding(hk.Module):
         phase = positions.astype(jnp.float32)[:, :, None, None] * self.inverse_frequencies  # [b, t, 1, h / 2]
         phase = jnp.concatenate((phase, phase), axis=-1)  # [b, t, 1, h]
         wide = x.astype(jnp.float32)
-        return round_to(wide * jnp.cos(phase) + rotate_half(wide) * jnp.sin(phase), x.dtype)
+        straight = round_to(wide * jnp.cos(phase), jnp.float32)
+        crossed = round_to(rotate_half(wide) * jnp.sin(phase), jnp.float32)
+        return round_to(straight + crossed, x.dtype)
 
 
 class InOutEmbed(hk.Module):

@@ -32,8 +32,9 @@ def rotate(x: Array, *, scope: Scope, alternative: Alternative) -> Exact:
     value = np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
     along = np.concatenate([abs(first * cos) + abs(second * sin), abs(second * cos) + abs(first * sin)], -1)
     across = np.concatenate([abs(first * sin) + abs(second * cos), abs(second * sin) + abs(first * cos)], -1)
-    # A float32 phase carries the roundings of the frequency (a power, so its exponent's too) and of the product.
-    phase_units = np.concatenate([8 * phase, 8 * phase], -1)
+    # A float32 phase carries the roundings of the product and of the frequency, a power: where it is exp of a product
+    # in [8, 16) = ln 10000 · 2j/h, the rounding of that product and of ln 10000 alone add 8 units each.
+    phase_units = np.concatenate([16 * phase, 16 * phase], -1)
     return Exact(value, bound=3 * along + (1 + phase_units) * across)
 
 

@@ -89,9 +89,9 @@ def find_leaves(directory: Path, config: LanguageModelConfig, module_prefix: str
         if module.startswith(module_prefix):
             path = folder / file_name(position)
             stored = decode(path)
-            check_type(f"{path}: {module}/{name}", shapes, stored.weight, stored.scales)
             if index is not None:
                 _check_sample(path, index[position], index)
+            check_type(f"{path}: {module}/{name}", shapes, stored.weight, stored.scales)
             leaves.append(LeafFile(module, name, path, stored))
     return leaves
 
