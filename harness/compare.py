@@ -119,9 +119,15 @@ def fit_slots(x: Array, spec: TapSpec, num_slots: int) -> Array:
     return np.pad(x, padding)
 
 
+def widen(x: Array) -> Array:
+    """Return a tap in float64; a signalling NaN becomes a quiet one without a warning."""
+    with np.errstate(invalid="ignore"):
+        return x.astype(np.float64)
+
+
 def clean(x: Array, mask: Array | np.bool_) -> Array:
     """Return a tap in float64 with 0 wherever it is not compared, so that nothing there can influence what is."""
-    return np.where(mask, x, np.zeros((), x.dtype)).astype(np.float64)
+    return widen(np.where(mask, x, np.zeros((), x.dtype)))
 
 
 def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, mask: Array, recorded: str) -> Comparison:
@@ -173,7 +179,7 @@ def excess_units(error: Array, exact: Exact, recorded: str, mask: Array) -> floa
 def compare_routing(
     call: int, tap: str, probabilities: Array, index: Array, mask: Array, slack: Array | float
 ) -> Comparison:
-    """Judge chosen experts [b, t, c] by probabilities [b, t, e] known to within slack (a number or [b, t, e], SPEC §4.6).
+    """Judge chosen experts [b, t, c] by probabilities [b, t, e] that are known to within slack (SPEC §4.6).
 
     They must be distinct, within range, at least as probable as every expert left out, and most probable first. Scores
     equal to within slack may come in any order; where the specification's tie rule (lowest index) is not followed a
@@ -201,7 +207,7 @@ def compare_routing(
     worse = (highest < rest.max(-1)[:, None]).any(-1)
     if worse.any():
         return Comparison(call, tap, count, index=at(worse), problem="a more probable expert was left out")
-    unordered = (highest[:, :-1] < lowest[:, 1:]).any(-1)
+    unordered: Array = np.any(highest[:, :-1] < lowest[:, 1:], axis=-1)
     if unordered.any():
         return Comparison(call, tap, count, index=at(unordered), problem="experts are not in order of probability")
     canonical = np.argsort(-rows, axis=-1, kind="stable")[:, :num_chosen]

@@ -104,9 +104,11 @@ class LanguageModelConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LanguageModelConfig:
         """Build a configuration from `config.json`; raises TypeError for unknown or missing fields."""
-        fields = {key: float(value) if key in _REALS else value for key, value in data.items()}
+        fields: dict[str, Any] = {key: float(value) if key in _REALS else value for key, value in data.items()}
         if "model" in data:
-            model = {key: float(value) if key in _REALS else value for key, value in data["model"].items()}
+            model: dict[str, Any] = {
+                key: float(value) if key in _REALS else value for key, value in data["model"].items()
+            }
             fields["model"] = TransformerConfig(**model)
         return cls(**fields)
 

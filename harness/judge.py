@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.answers import Answer, unrepeated
 from harness.cases import Case, Preset, tap_key
-from harness.compare import SPECS, Comparison, fit_slots
+from harness.compare import SPECS, Comparison, fit_slots, widen
 from harness.contract import Array, split_tap, tap_names
 from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
@@ -183,7 +183,7 @@ def observer_effect(answer: Answer, evidence: Evidence, honest: Honest) -> str:
         if untapped.shape != answer.taps[key].shape:
             return f"{tap}: without taps the shape is {list(untapped.shape)}, with taps {list(answer.taps[key].shape)}"
         num_slots = seen.raw.shape[spec.axes.index("s")] if "s" in spec.axes else 0
-        values = fit_slots(untapped, spec, num_slots).astype(np.float64)
+        values = widen(fit_slots(untapped, spec, num_slots))
         error = per_token(np.where(mask, values - honest.exact[call, tap], 0.0), spec.axes)
         allowed = SAFETY * honest.error[call, tap] + np.finfo(np.float32).tiny
         if not (error <= allowed).all():

@@ -20,6 +20,7 @@ from harness.compare import (
     masks_of,
     recorded_dtype,
     shape_problem,
+    widen,
 )
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, select_taps, split_tap, tap_name, tap_names
 from harness.noise import Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
@@ -87,7 +88,7 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
             # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
             # found at the weights alone.
             mask = np.True_ if operation in COPIES else masks[call, operation]
-            observed[call, tap] = Observed(x.astype(np.float64), safe(tap, clean(x, mask), config), recorded)
+            observed[call, tap] = Observed(widen(x), safe(tap, clean(x, mask), config), recorded)
     caches = {name: recorded_dtype(tap_name(0, name), contract, info, config) for name in COPIES}
     return Evidence(config, {**contract, **caches}, observed, problems, masks)
 
@@ -126,11 +127,8 @@ def check_case(
     ):
         key, operation = (call, tap), split_tap(tap)[1]
         if operation == "router.probabilities":
-            slack = 2 * UNIT_ROUNDOFF["float32"] * value
-            if key not in shown:
-                slack = fence_of(exact, "float32", factor).allowed
-                slack = slack + (factor * segments.deviation.get(key, 0.0) if segments is not None else 0.0)
-            scores[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value, slack
+            hidden = None if segments is None or key in shown else segments.deviation.get(key, 0.0)
+            scores[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value, slack_of(exact, hidden, factor)
         if key not in evidence.observed or (only is not None and operation not in only):
             continue
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
@@ -148,6 +146,16 @@ def check_case(
             result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
         )
     return [results[key] for key in sorted(results, key=lambda key: (key[0], order(config)[key[1]]))]
+
+
+def slack_of(exact: Exact, deviation: Array | float | None, factor: float) -> Array:
+    """Return to within what the scores of experts are known: float32 rounding where they are shown (deviation None).
+
+    Where they are hidden it is their fence, and the measured deviation of what they are computed from.
+    """
+    if deviation is None:
+        return 2 * UNIT_ROUNDOFF["float32"] * exact.value
+    return fence_of(exact, "float32", factor).allowed + factor * deviation
 
 
 def order(config: LanguageModelConfig) -> Mapping[str, int]:
@@ -253,11 +261,9 @@ def widened(fence: Fence, deviation: Array, factor: float) -> Fence:
     return Fence(fence.allowed + factor * deviation, np.hypot(fence.deviation, deviation))
 
 
-def before(undecided: Array, x: Array, axes: tuple[str, ...]) -> Array:
-    """Return the mask of query positions before a row's first undecided one, with the axes of a tap x."""
-    if "t" not in axes:
-        return np.ones((1,) * x.ndim, bool)
-    size = x.shape[axes.index("t")]
-    kept: Array = np.arange(size) < undecided[:, None]  # [b, t]
-    reshaped: Array = kept.reshape([kept.shape["bt".index(axis)] if axis in "bt" else 1 for axis in axes])
+def before(undecided: Array, steps: Array, x: Array, axes: tuple[str, ...]) -> Array:
+    """Return the mask of query positions, of cache slots in a cache x, before a row's first undecided position."""
+    letter, first = ("t", undecided) if "t" in axes else ("s", steps + undecided)
+    kept: Array = np.arange(x.shape[axes.index(letter)]) < first[:, None]  # [b, t] or [b, s]
+    reshaped: Array = kept.reshape([kept.shape[("b", letter).index(a)] if a in ("b", letter) else 1 for a in axes])
     return reshaped

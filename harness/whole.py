@@ -17,7 +17,7 @@ from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS
 from harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from harness.local import Evidence, Key
-from harness.noise import disturb, recorded_dtypes
+from harness.noise import disturb
 from harness.oracle import ExactWeights, walk
 
 NUM_RUNS = 8

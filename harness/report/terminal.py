@@ -35,8 +35,8 @@ MAX_FAILURES = 5
 
 def wide_console() -> Console:
     """Return the console of standard output; in a pipe it is wide enough for the names of cases."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(markup=False, width=PIPE_WIDTH)
 
 
 def show(console: Console, verdicts: Sequence[CandidateVerdict], golden: Golden) -> None:
@@ -45,7 +45,7 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], golden: Golden)
     console.print(candidates_table(verdicts))
     for verdict in verdicts:
         for block in failures(verdict, golden):
-            console.print(block, highlight=False)
+            console.print(block, highlight=False, markup=False)
 
 
 def operations_table(verdicts: Sequence[CandidateVerdict]) -> Table:

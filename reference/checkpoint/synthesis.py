@@ -37,10 +37,10 @@ MOE_UPDATE = 0.48
 ROUTER_GAP = 0.006
 """Median gap between the best two router probabilities."""
 
-ROUTER_SPREAD = 0.2
-"""The router's columns have norms from 1 - this to 1 + this times their mean: 8 experts get loads from 0.10 to 0.15."""
+ROUTER_SPREAD = 0.1
+"""The router's columns have norms from 1 - this to 1 + this times their mean: loads of 0.10 to 0.16 in block 0."""
 
-ATTENTION_LOGITS_STD = 2.5
+ATTENTION_LOGITS_STD = 4.0
 """Ours: heads attend to a few tokens; averages over many would be alike, and overload the experts of their kind."""
 
 LOGITS_STD = 2.5

@@ -18,7 +18,7 @@ from harness.local import Evidence, check_case, gather
 from harness.noise import ACCUMULATION_ROUNDOFF, recorded_dtypes
 from harness.operations.arithmetic import round_to
 from harness.operations.row import Exact
-from harness.oracle import Alternatives, walk
+from harness.oracle import Alternatives, ExactWeights, walk
 from harness.store import Golden, open_golden, read_case, read_preset, read_taps
 from harness.tensors import digest, open_tensors, write_tensors
 
@@ -52,6 +52,12 @@ def golden_taps(case_id: str) -> Mapping[str, Array]:
     return dict(read_taps(golden(), case_id))
 
 
+@functools.cache
+def exact_weights(preset: str, dtype: str) -> ExactWeights:
+    drawn = golden_preset(preset)
+    return ExactWeights(replace(drawn.config, fprop_dtype=dtype), drawn.weights)
+
+
 def taps_of(case_id: str) -> tuple[str, ...]:
     return tap_names(golden_case(case_id)[0].config)
 
@@ -64,7 +70,7 @@ def honest_taps(
     dtypes: Mapping[str, str] | None = None,
     shown: Shown = lambda _call, _tap: None,
 ) -> dict[str, Array]:
-    """Return what an honest port shows: `dtypes` are operations kept in another dtype, `shown` values forced upon it."""
+    """Return what an honest port shows: `dtypes` are operations kept in another dtype, `shown` values forced on it."""
     preset, case = golden_case(case_id)
     kept = {**recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset), **(dtypes or {})}
     random = np.random.default_rng(seed)
@@ -80,7 +86,8 @@ def honest_taps(
             noise += ACCUMULATION_ROUNDOFF / np.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
         return round_to(exact.value + noise, kept[operation])
 
-    made = walk(preset, case, shown, alternatives=alternatives, perturb=compute)
+    weights = exact_weights(preset.name, case.fprop_dtype)
+    made = walk(preset, case, shown, weights=weights, alternatives=alternatives, perturb=compute)
     return {tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, value in made}
 
 
@@ -104,7 +111,8 @@ def check(
 ) -> list[Comparison]:
     preset, case = golden_case(case_id)
     evidence = evidence_of(case_id, taps, patterns, dtypes)
-    return check_case(preset, case, evidence, num_elements=NUM_ELEMENTS, alternatives=alternatives)
+    weights = exact_weights(preset.name, case.fprop_dtype)
+    return check_case(preset, case, evidence, num_elements=NUM_ELEMENTS, weights=weights, alternatives=alternatives)
 
 
 def at_fault(comparisons: Collection[Comparison]) -> set[str]:

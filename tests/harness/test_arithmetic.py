@@ -102,7 +102,7 @@ def test_roundoff_and_smallest_normal_are_those_of_the_dtype(dtype: str) -> None
     assert SMALLEST_NORMAL[dtype] == float(info.smallest_normal)
 
 
-@given(st.floats(0.01, 100, width=32), st.floats(0, 0.1))
+@given(st.floats(0.0078125, 100, width=32), st.floats(0, 0.1))
 def test_a_rounding_jump_covers_every_value_within_the_error(x: float, error: float) -> None:
     jump = float(rounding_jump(np.array(x), np.array(error), "bfloat16"))
     for shift in np.linspace(-error, error, 9):

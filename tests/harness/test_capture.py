@@ -1,40 +1,44 @@
-"""Golden fixtures are what the canonical model gives, again and again."""
+"""What capture lets through; that it runs the canonical model is shown where golden/v1 is captured again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from harness import capture
-from harness.contract import GOLDEN_DIR
-from harness.provenance import record_platform, record_toolchain
-from harness.store import FixtureError, open_golden, read_taps
-from harness.tensors import digest
+from harness.capture import gate, suite_groups
+from harness.contract import Array
+from harness.store import FixtureError
+from harness.suite import suite_cases
+from tests.harness.honest_port import answered, golden_taps, group_of
 
-COMMITTED = open_golden(GOLDEN_DIR / "v1")
-PINNED = ("long", "float_weights")
-
-
-def test_recapture_gives_equal_digests_on_the_same_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XLA_FLAGS")  # the tests' virtual devices are another platform
-    groups = [group for group in capture.suite_groups() if group.preset.name in PINNED]
-    capture.capture(tmp_path / "v1", groups)
-    again = open_golden(tmp_path / "v1")
-    provenance = COMMITTED.manifest.provenance
-    same = (provenance.toolchain, provenance.platform["cpu"]) == (record_toolchain(), record_platform()["cpu"])
-    for case_id in again.manifest.cases:
-        assert again.manifest.cases[case_id].inputs == COMMITTED.manifest.cases[case_id].inputs
-        committed, recaptured = read_taps(COMMITTED, case_id), read_taps(again, case_id)
-        assert list(committed) == list(recaptured)
-        if same:
-            assert {k: digest(x) for k, x in committed.items()} == {k: digest(x) for k, x in recaptured.items()}
+CASE = "float_weights/prefill/top_1.bfloat16"
 
 
-def test_a_golden_is_not_replaced_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = [group for group in capture.suite_groups() if group.preset.name == "long"]
-    monkeypatch.setattr(capture, "CANONICAL", "numpy_float64")
-    capture.capture(tmp_path / "v1", groups)
-    monkeypatch.setattr(capture, "CANONICAL", "torch_eager")
-    with pytest.raises(FixtureError, match="--replace"):
-        capture.capture(tmp_path / "v1", groups)
+def test_the_groups_of_the_suite_hold_every_case_once() -> None:
+    names = [case.id for group in suite_groups() for case in group.cases]
+    assert sorted(names) == sorted(case.id for case in suite_cases())
+
+
+def through_the_gate(folder: Path, taps: Mapping[str, Array]) -> None:
+    gate([group_of(CASE)], [{CASE: answered(folder, taps)}])
+
+
+def test_what_conforms_passes_the_gate(tmp_path: Path) -> None:
+    through_the_gate(tmp_path, golden_taps(CASE))
+
+
+@pytest.mark.parametrize("tap", ["call0/layers.00.moe.expert_output", "call0/logits"])
+def test_what_does_not_conform_is_not_written(tap: str, tmp_path: Path) -> None:
+    wrong = np.array(golden_taps(CASE)[tap])
+    wrong[0, 0] *= 2
+    with pytest.raises(FixtureError, match=f"{CASE}: the canonical model is not conforming, .*; nothing was written"):
+        through_the_gate(tmp_path, {**golden_taps(CASE), tap: wrong})
+
+
+def test_a_tap_that_is_left_out_is_not_written(tmp_path: Path) -> None:
+    taps = {key: x for key, x in golden_taps(CASE).items() if not key.endswith("moe.norm")}
+    with pytest.raises(FixtureError, match="missing"):
+        through_the_gate(tmp_path, taps)

@@ -225,7 +225,12 @@ PROBABILITIES = np.array([[[0.1, 0.4, 0.3, 0.15, 0.05], [0.2, 0.2, 0.2, 0.25, 0.
 
 def route(*chosen: list[int], slack: float = 0.0, mask: tuple[bool, bool] = (True, True)) -> Comparison:
     return compare_routing(
-        0, "layers.00.moe.expert_index", PROBABILITIES, np.array([chosen], np.float64), np.array([mask])[..., None], slack
+        0,
+        "layers.00.moe.expert_index",
+        PROBABILITIES,
+        np.array([chosen], np.float64),
+        np.array([mask])[..., None],
+        slack,
     )
 
 

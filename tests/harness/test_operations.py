@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,9 +26,7 @@ KEPT = Alternative("kept", inner="kept")
 Elementwise = Callable[[Array], Array]
 
 
-def scope_of(
-    dtype: str = "float32", *, tokens: Array | None = None, steps: Array | None = None, **model: int
-) -> Scope:
+def scope_of(dtype: str = "float32", *, tokens: Array | None = None, steps: Array | None = None, **model: Any) -> Scope:
     config: LanguageModelConfig = replace(UNEQUAL, fprop_dtype=dtype, model=replace(UNEQUAL.model, **model))
     tokens = np.ones((1, 1), np.int32) if tokens is None else tokens
     steps = np.zeros(len(tokens), np.int32) if steps is None else steps
@@ -115,7 +114,12 @@ def by_sigmoid(x: Array) -> Array:
 
 
 GELU_INPUTS = np.concatenate(
-    [draw(4000), np.linspace(-12, 12, 4001, dtype=f32), np.linspace(-6, -3, 4001, dtype=f32), f32([0, 1e-30, -1e-30, 1e6])]
+    [
+        draw(4000),
+        np.linspace(-12, 12, 4001, dtype=f32),
+        np.linspace(-6, -3, 4001, dtype=f32),
+        np.array([0, 1e-30, -1e-30, 1e6], f32),
+    ]
 )
 
 
@@ -198,9 +202,7 @@ def rotated(x: Array, start: int, frequencies: Array) -> Array:
 
 
 @pytest.mark.parametrize("start", [0, 300, 2100, 4090, 8186])
-@pytest.mark.parametrize(
-    "frequencies", [by_reciprocal, by_power, by_exponential, by_exponential_of_the_quotient]
-)
+@pytest.mark.parametrize("frequencies", [by_reciprocal, by_power, by_exponential, by_exponential_of_the_quotient])
 def test_an_honest_float32_rope_stays_within_its_fence_at_large_positions(
     frequencies: Callable[[int], Array], start: int
 ) -> None:
@@ -240,7 +242,9 @@ def test_honest_attention_logits_stay_within_their_fence_up_to_the_cap(dtype: st
         inner = product.astype(bf16).astype(np.float32) if rounds and dtype == "bfloat16" else product
         observed = f32(30) * np.tanh(inner * multiplier / f32(30))
         assert observed.dtype == np.float32
-        exact = attention.attention_logits(wide(query), wide(keys), scope=scope, alternative=CANONICAL if rounds else KEPT)
+        exact = attention.attention_logits(
+            wide(query), wide(keys), scope=scope, alternative=CANONICAL if rounds else KEPT
+        )
         assert excess(observed, exact) <= 1
     if size == 25.0:
         assert np.abs(observed).max() > 29

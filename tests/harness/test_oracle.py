@@ -41,7 +41,9 @@ def case_of(preset: Preset, dtype: str, *calls: Call) -> Case:
 def call_of(kind: str, tokens: Array, lengths: list[int] | None = None) -> Call:
     real = [tokens.shape[1]] * len(tokens) if lengths is None else lengths
     assert kind in {"prefill", "extend", "decode"}
-    return Call("prefill" if kind == "prefill" else "extend" if kind == "extend" else "decode", tokens, np.array(real, np.int32))
+    return Call(
+        "prefill" if kind == "prefill" else "extend" if kind == "extend" else "decode", tokens, np.array(real, np.int32)
+    )
 
 
 def run(preset: Preset, case: Case) -> dict[str, Array]:
@@ -166,7 +168,8 @@ def test_later_tokens_change_no_earlier_ones() -> None:
     other = TOKENS.copy()
     other[:, 5:] = 17
     first, second = (
-        run(preset, case_of(preset, "float32", call_of("prefill", tokens)))["call0/logits"] for tokens in (TOKENS, other)
+        run(preset, case_of(preset, "float32", call_of("prefill", tokens)))["call0/logits"]
+        for tokens in (TOKENS, other)
     )
     assert relative_rms(second[:, :5], first[:, :5]) <= 1e-12
     assert relative_rms(second[:, 5:], first[:, 5:]) > 0.1
@@ -177,7 +180,10 @@ def test_what_is_shown_flows_on_instead_of_what_is_computed() -> None:
     case = case_of(preset, "float32", call_of("prefill", TOKENS))
     tap = "layers.00.attention.output"
     shown = np.zeros((2, 7, 40))
-    made = {name: (exact, value) for _, name, exact, value in walk(preset, case, lambda _, name: shown if name == tap else None)}
+    made = {
+        name: (exact, value)
+        for _, name, exact, value in walk(preset, case, lambda _, name: shown if name == tap else None)
+    }
     assert made[tap][1] is shown
     assert np.abs(made[tap][0].value).max() > 0.01
     assert np.array_equal(made["layers.00.attention.residual"][1], made["embedding"][1])
@@ -199,7 +205,9 @@ def stored(path: str, dtype: object) -> dict[str, Array]:
     return {f"{path}.weight": WEIGHT, f"{path}.scales": SCALES.astype(np.dtype(dtype))}  # type: ignore[call-overload] # any dtype
 
 
-@pytest.mark.parametrize("path", ["transformer/decoder_layer_0/moe/linear_1/w", "transformer/decoder_layer_0/multi_head_attention/linear/w"])
+@pytest.mark.parametrize(
+    "path", ["transformer/decoder_layer_0/moe/linear_1/w", "transformer/decoder_layer_0/multi_head_attention/linear/w"]
+)
 def test_groups_of_scales_are_contiguous_and_exact_in_float32(path: str) -> None:
     config = replace(UNEQUAL, fprop_dtype="float32")
     made = dequantised(config, stored(path, np.float32), path, "canonical")
@@ -224,7 +232,10 @@ def test_a_bf16_product_is_rounded_in_bf16_and_kept_by_the_alternative() -> None
 
 def test_float32_scales_make_wide_experts_but_attention_is_cast_to_the_compute_dtype() -> None:
     config = replace(UNEQUAL, fprop_dtype="bfloat16")
-    expert, linear = "transformer/decoder_layer_0/moe/linear/w", "transformer/decoder_layer_0/multi_head_attention/linear/w"
+    expert, linear = (
+        "transformer/decoder_layer_0/moe/linear/w",
+        "transformer/decoder_layer_0/multi_head_attention/linear/w",
+    )
     wide = dequantised(config, stored(expert, np.float32), expert, "canonical")
     narrow = dequantised(config, stored(linear, np.float32), linear, "canonical")
     assert np.array_equal(wide.astype(np.float32), wide)

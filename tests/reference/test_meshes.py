@@ -119,7 +119,10 @@ def test_each_row_decodes_at_its_own_step() -> None:
 )
 def test_bad_input_is_a_one_line_error_before_any_compute(tokens: Any, keywords: dict[str, Any], message: str) -> None:
     config, params = model(num_groups=4)
-    make: dict[str, Callable[[Any], Any]] = {"memory": lambda slots: reference.init_memory(config, 3, slots), "mesh": reference.make_mesh}
+    make: dict[str, Callable[[Any], Any]] = {
+        "memory": lambda slots: reference.init_memory(config, 3, slots),
+        "mesh": reference.make_mesh,
+    }
 
     def apply() -> None:
         run(config, params, tokens, **{name: make[name](value) for name, value in keywords.items()})

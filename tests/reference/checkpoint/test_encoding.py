@@ -43,7 +43,7 @@ LEAVES = {
     "large": (np.ones((300, 256), np.float32), None),
     "quantised": (np.ones((3, 5), np.int8), np.ones((1, 5), ml_dtypes.bfloat16)),
     "quantised, large weight": (np.ones((3, 300, 256), np.int8), np.ones((3, 4, 256), np.float32)),
-    "quantised, large scales too": (np.ones((300, 70_000), np.int8), np.ones((2, 70_000), ml_dtypes.bfloat16)),
+    "quantised, large scales too": (np.ones((2, 70_000), np.int8), np.ones((2, 70_000), ml_dtypes.bfloat16)),
 }
 
 
@@ -87,7 +87,7 @@ def test_encode_writes_the_opcodes_of_the_standard_pickler(name: str) -> None:
 @pytest.mark.parametrize("name", LEAVES)
 def test_the_standard_unpickler_reads_what_encode_writes(name: str) -> None:
     weight, scales = LEAVES[name]
-    found = pickle.loads(encoded(weight, scales))
+    found = pickle.loads(encoded(weight, scales))  # noqa: S301 - our own bytes
     if scales is None:
         found = Published(found, None)
     for array, expected in ((found.weight, weight), (found.scales, scales)):
@@ -95,9 +95,7 @@ def test_the_standard_unpickler_reads_what_encode_writes(name: str) -> None:
 
 
 def test_encoded_leaves_of_grok_1_have_the_published_file_sizes() -> None:
-    roles = {
-        module: re.sub(r"transformer/decoder_layer_\d+/", "", module) for module in parameter_shapes(GROK_1)
-    }
+    roles = {module: re.sub(r"transformer/decoder_layer_\d+/", "", module) for module in parameter_shapes(GROK_1)}
     shapes = {roles[module]: leaf for module, _, leaf in in_file_order(parameter_shapes(GROK_1))}
     num_bytes = {role: sum(memoryview(piece).nbytes for piece in untouched(leaf)) for role, leaf in shapes.items()}
     assert num_bytes == PUBLISHED_BYTES

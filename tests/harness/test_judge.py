@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.answers import Answer
+from harness.contract import Array
+from harness.graph import CARRIED, PRODUCT_KEPT, operation_of
+from harness.judge import HonestRuns, Judged, judge_candidate
+from harness.operations.row import Alternative
+from harness.oracle import Alternatives
+from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_case, group_of, honest_taps, taps_of
+
+PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/pad_token.bfloat16"
+FLOAT32 = "unequal/decode/pad_token.float32"
+
+MATRICES = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "moe.expert_activation",
+    "moe.expert_up",
+    "moe.expert_output",
+)
+
+
+def alternative(operation: str, name: str) -> Alternative:
+    (found,) = (
+        a for a in operation_of(f"layers.00.{operation}", golden_case(PREFILL)[0].config).alternatives if a.name == name
+    )
+    return found
+
+
+MULTIPLIER = Alternative("multiplier not rounded", constant="kept")
+
+HONEST_WAYS: dict[str, Alternatives] = {
+    "78.38 for 78.5": {"embedding": MULTIPLIER},
+    "embedding rounded once": {"embedding": CARRIED},
+    "neither": {"embedding": Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept")},
+    "query times key not rounded": {"attention.logits": CARRIED},
+    "int8 times scale not rounded": dict.fromkeys(MATRICES, PRODUCT_KEPT),
+    "gate not rounded": {"moe.output": CARRIED},
+    "logits rounded once": {"logits": CARRIED},
+    "everything kept": {
+        **dict.fromkeys(MATRICES, PRODUCT_KEPT),
+        "embedding": MULTIPLIER,
+        "attention.logits": CARRIED,
+        "moe.output": CARRIED,
+        "logits": CARRIED,
+    },
+}
+
+
+def judge(case_ids: Sequence[str], answers: Mapping[str, Answer]) -> Judged:
+    (judged,) = judge_candidate([group_of(*case_ids)], [answers], NUM_ELEMENTS, {})
+    return judged
+
+
+def honest_answers(folder: Path, case_ids: Sequence[str], ways: Mapping[str, Alternatives]) -> dict[str, Answer]:
+    return {
+        case_id: answered(folder / str(i), honest_taps(case_id, 31, alternatives=ways.get(case_id)))
+        for i, case_id in enumerate(case_ids)
+    }
+
+
+def statuses(judged: Judged) -> list[str]:
+    return [verdict.status for verdict in judged.verdicts]
+
+
+def test_an_honest_port_passes_the_canonical_way(tmp_path: Path) -> None:
+    judged = judge((PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), {}))
+    assert statuses(judged) == ["pass", "pass"]
+    assert judged.alternatives == {}
+    assert all(verdict.comparisons and verdict.drifts and verdict.seconds == 0.5 for verdict in judged.verdicts)
+
+
+@pytest.mark.parametrize("way", HONEST_WAYS)
+def test_a_permitted_alternative_passes_and_only_what_was_computed_so_is_reported(way: str, tmp_path: Path) -> None:
+    ways = HONEST_WAYS[way]
+    judged = judge(
+        (PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), dict.fromkeys((PREFILL, DECODE), ways))
+    )
+    assert statuses(judged) == ["pass", "pass"]
+    assert set(judged.alternatives) <= set(ways)
+    assert all(judged.alternatives[operation].name == ways[operation].name for operation in judged.alternatives)
+
+
+@pytest.mark.parametrize("way", ["78.38 for 78.5", "embedding rounded once", "neither", "query times key not rounded"])
+def test_an_alternative_that_the_data_can_tell_apart_is_reported(way: str, tmp_path: Path) -> None:
+    ways = HONEST_WAYS[way]
+    judged = judge(
+        (PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), dict.fromkeys((PREFILL, DECODE), ways))
+    )
+    assert dict(judged.alternatives) == ways
+
+
+@pytest.mark.parametrize("way", ["78.38 for 78.5", "neither", "query times key not rounded"])
+def test_an_alternative_in_one_case_and_the_canonical_way_in_another_fails(way: str, tmp_path: Path) -> None:
+    judged = judge((PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), {DECODE: HONEST_WAYS[way]}))
+    assert statuses(judged) == ["pass", "fail"]
+    assert judged.alternatives == {}
+
+
+def test_an_alternative_that_the_specification_does_not_permit_fails(tmp_path: Path) -> None:
+    wrong = {"embedding": Alternative("78.38 in float32", constant="kept")}
+    taps = honest_taps(FLOAT32, 31, alternatives=wrong)
+    judged = judge((FLOAT32,), {FLOAT32: answered(tmp_path / "same", taps)})
+    assert statuses(judged) == ["pass"]  # in float32 the multiplier is the float32 constant either way
+    rounded = {
+        key: x * np.float32(78.5 / 78.38367176906169) if key.endswith("embedding") else x for key, x in taps.items()
+    }
+    judged = judge((FLOAT32,), {FLOAT32: answered(tmp_path / "rounded", rounded)})
+    assert statuses(judged) == ["fail"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (Answer(status="missing", reason="not written"), "missing"),
+        (Answer(status="error", reason="killed by signal 11"), "error"),
+        (Answer(status="unsupported", reason="no bf16"), "unsupported"),
+        (Answer(status="answered", reason="but who?"), "error"),
+    ],
+)
+def test_a_case_without_an_answer_says_so_and_the_others_are_judged(
+    answer: Answer, status: str, tmp_path: Path
+) -> None:
+    answers = {PREFILL: answer, **honest_answers(tmp_path, (DECODE,), {})}
+    judged = judge((PREFILL, DECODE), answers)
+    assert statuses(judged) == [status, "pass"]
+    assert judged.verdicts[0].reason == answer.reason
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_port_that_shows_only_its_logits_passes(dtype: str, tmp_path: Path) -> None:
+    case_id = f"unequal/prefill/padded_batch.{dtype}"
+    taps = {"call0/logits": honest_taps(case_id, 31)["call0/logits"]}
+    answer = answered(tmp_path, taps, info=replace(INFO, taps=("logits",)))
+    assert statuses(judge((case_id,), {case_id: answer})) == ["pass"]
+
+
+def test_a_declared_float16_cache_in_a_float32_model_passes(tmp_path: Path) -> None:
+    kept = {"kv.keys": "float16", "kv.values": "float16"}
+    taps = honest_taps(FLOAT32, 31, dtypes=kept)
+    declared = answered(tmp_path / "declared", taps, info=replace(INFO, dtypes={"*.kv.*": "float16"}))
+    assert statuses(judge((FLOAT32,), {FLOAT32: declared})) == ["pass"]
+    assert statuses(judge((FLOAT32,), {FLOAT32: answered(tmp_path / "silent", taps)})) == ["fail"]
+
+
+def test_candidates_that_route_alike_share_their_honest_runs_unless_they_keep_other_dtypes(tmp_path: Path) -> None:
+    group = group_of(FLOAT32)
+    runs: HonestRuns = {}
+    taps = honest_taps(FLOAT32, 31)
+    for _ in range(2):
+        judge_candidate([group], [{FLOAT32: answered(tmp_path, taps)}], NUM_ELEMENTS, runs)
+    assert len(runs) == 1
+    other = answered(tmp_path / "narrow", taps, info=replace(INFO, dtypes={"*.kv.*": "float16"}))
+    judge_candidate([group], [{FLOAT32: other}], NUM_ELEMENTS, runs)
+    assert len(runs) == 2
+
+
+# A second run, and a run without taps.
+
+
+def untapped_of(taps: Mapping[str, Array]) -> dict[str, Array]:
+    return {
+        key: x for key, x in taps.items() if key.endswith("logits") and "router" not in key and "attention" not in key
+    }
+
+
+@pytest.mark.parametrize(("seed", "repeatable"), [(31, True), (32, False)])
+def test_a_second_run_is_told_bitwise_equal_or_not_and_is_no_fault(
+    seed: int, tmp_path: Path, *, repeatable: bool
+) -> None:
+    answer = answered(tmp_path, honest_taps(PREFILL, 31), repeat=honest_taps(PREFILL, seed))
+    (verdict,) = judge((PREFILL,), {PREFILL: answer}).verdicts
+    assert verdict.repeatable == repeatable
+    assert verdict.status == "pass"
+
+
+def test_no_second_run_is_neither_repeatable_nor_not(tmp_path: Path) -> None:
+    (verdict,) = judge((PREFILL,), {PREFILL: answered(tmp_path, honest_taps(PREFILL, 31))}).verdicts
+    assert verdict.repeatable is None
+
+
+def test_a_run_without_taps_may_round_otherwise(tmp_path: Path) -> None:
+    untapped = untapped_of(honest_taps(DECODE, 32))
+    assert len(untapped) == 2
+    answer = answered(tmp_path, honest_taps(DECODE, 31), untapped=untapped)
+    (verdict,) = judge((DECODE,), {DECODE: answer}).verdicts
+    assert (verdict.status, verdict.observer) == ("pass", "")
+
+
+@pytest.mark.parametrize("spoil", [0, 1])
+def test_a_run_without_taps_that_strays_beyond_honest_error_fails(spoil: int, tmp_path: Path) -> None:
+    untapped = untapped_of(honest_taps(DECODE, 32))
+    key = f"call{spoil}/logits"
+    untapped[key] = np.roll(untapped[key], 1, axis=-1)
+    answer = answered(tmp_path, honest_taps(DECODE, 31), untapped=untapped)
+    (verdict,) = judge((DECODE,), {DECODE: answer}).verdicts
+    assert verdict.status == "fail"
+    assert verdict.observer.startswith("logits: the run without taps is")
+    assert verdict.reason == verdict.observer
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_run_without_taps_that_is_not_finite_fails(bad: float, tmp_path: Path) -> None:
+    untapped = untapped_of(honest_taps(PREFILL, 32))
+    untapped["call0/logits"][0, 0, 0] = bad
+    answer = answered(tmp_path, honest_taps(PREFILL, 31), untapped=untapped)
+    assert judge((PREFILL,), {PREFILL: answer}).verdicts[0].status == "fail"
+
+
+def test_a_run_without_taps_of_another_shape_fails(tmp_path: Path) -> None:
+    untapped = {"call0/logits": honest_taps(PREFILL, 32)["call0/logits"][:, :, :-1].copy()}
+    answer = answered(tmp_path, honest_taps(PREFILL, 31), untapped=untapped)
+    (verdict,) = judge((PREFILL,), {PREFILL: answer}).verdicts
+    assert verdict.observer == "logits: without taps the shape is [2, 6, 100], with taps [2, 6, 101]"
+
+
+def test_every_tap_of_the_case_is_in_the_verdict(tmp_path: Path) -> None:
+    (verdict,) = judge((PREFILL,), honest_answers(tmp_path, (PREFILL,), {})).verdicts
+    assert [comparison.tap for comparison in verdict.comparisons] == list(taps_of(PREFILL))
+    assert len(verdict.drifts) == len(taps_of(PREFILL)) - 2  # chosen experts are judged as flips

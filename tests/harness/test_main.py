@@ -1,0 +1,210 @@
+"""The command line as its users meet it: exit statuses, messages and reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from harness.__main__ import main
+
+CASE = "stress/prefill/saturated_cap.float32"
+GOOD = "from candidates.numpy_float64 import INFO, load\n"
+
+ADAPTERS = {
+    "good": GOOD,
+    "logits_only": GOOD + "from dataclasses import replace\nINFO = replace(INFO, taps=('logits',))\n",
+    "blind": GOOD + "from dataclasses import replace\nINFO = replace(INFO, taps=('embedding',))\n",
+    "wrong": """
+from candidates.numpy_float64 import INFO, load as load_right
+
+def load(config, weights):
+    name = "transformer/decoder_layer_0/rms_norm_2/scale"
+    return load_right(config, {**weights, name: 1 + weights[name]})
+""",
+    "silent": """
+from candidates.numpy_float64 import INFO, load as load_right
+
+def load(config, weights):
+    return Silent(load_right(config, weights))
+
+class Silent:
+    def __init__(self, model):
+        self.model = model
+
+    def prefill(self, tokens, lengths, taps):
+        made = self.model.prefill(tokens, lengths, taps)
+        return {name: x for name, x in made.items() if not name.endswith("router.logits")}
+""",
+    "refuses": """
+from candidates.numpy_float64 import INFO
+from harness.contract import Unsupported
+
+def load(config, weights):
+    raise Unsupported("seven experts")
+""",
+    "crashes": """
+from candidates.numpy_float64 import INFO
+
+def load(config, weights):
+    raise MemoryError("no room")
+""",
+}
+
+STATUSES = {
+    "good": "pass",
+    "logits_only": "pass",
+    "blind": "missing",
+    "wrong": "fail",
+    "silent": "missing",
+    "refuses": "unsupported",
+    "crashes": "error",
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run of every adapter: where the adapters and the kept folders lie, exit status, and reports."""
+
+    adapters: Path
+    kept: Path
+    exit_status: int
+    report: dict[str, Any]
+    junit: ET.Element
+    output: str
+
+
+def path_of(folder: Path, name: str) -> str:
+    return str(folder / f"{name}.py")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("adapters")
+    chosen: list[str] = []
+    for name, text in ADAPTERS.items():
+        (folder / f"{name}.py").write_text(text)
+        chosen += ["--candidate", path_of(folder, name)]
+    capture = pytest.MonkeyPatch()
+    lines: list[str] = []
+    capture.setattr("sys.stdout.write", lines.append, raising=False)
+    files = ["--json", str(folder / "run.json"), "--junit", str(folder / "run.xml"), "--keep", str(folder / "kept")]
+    try:
+        status = main(["run", "--case", CASE, *chosen, *files])
+    finally:
+        capture.undo()
+    report = json.loads((folder / "run.json").read_text())
+    junit = ET.parse(folder / "run.xml").getroot()  # noqa: S314 - our own report
+    return Ran(folder, folder / "kept", status, report, junit, "".join(lines))
+
+
+def test_every_status_is_told_in_the_json_report(ran: Ran) -> None:
+    assert ran.exit_status == 1
+    assert {Path(row["name"]).stem: row["status"] for row in ran.report["candidates"]} == STATUSES
+    levels = {Path(row["name"]).stem: row["level"] for row in ran.report["candidates"]}
+    assert (levels["good"], levels["logits_only"], levels["blind"]) == ("caches", "logits", "none")
+
+
+def test_the_json_report_says_what_was_found_at_every_operation(ran: Ran) -> None:
+    (wrong,) = (row for row in ran.report["candidates"] if Path(row["name"]).stem == "wrong")
+    failing = {row["operation"]: row for row in wrong["operations"] if row["status"] != "pass"}
+    assert set(failing) == {"moe.norm"}
+    assert failing["moe.norm"]["layers_at_fault"] == [0]
+    assert failing["moe.norm"]["cases_at_fault"] == [CASE]
+    assert wrong["cases"][0]["reason"].startswith("layers.00.moe.norm:")
+
+
+def test_the_junit_report_counts_every_case_and_operation(ran: Ran) -> None:
+    suites = {Path(suite.get("name", "")).stem: suite for suite in ran.junit}
+    assert set(suites) == set(ADAPTERS)
+    for name, suite in suites.items():
+        tests = suite.findall("testcase")
+        bad = [test for test in tests if list(test)]
+        assert suite.get("tests") == str(len(tests))
+        assert int(suite.get("failures", "")) + int(suite.get("errors", "")) == len(bad)
+        assert bool(bad) == (STATUSES[name] != "pass") or name == "blind"
+    assert suites["crashes"].get("errors") == "1"
+
+
+def judge(ran: Ran, name: str) -> int:
+    (job,) = (ran.kept / "jobs").iterdir()
+    out = ran.kept / "answers" / path_of(ran.adapters, name).replace("/", "_") / job.name
+    return main(["judge", str(job), str(out)])
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_only_a_pass_exits_with_0(name: str, ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    assert judge(ran, name) == (0 if STATUSES[name] == "pass" else 1)
+    assert STATUSES[name] in capsys.readouterr().out
+
+
+def test_a_pass_names_its_level(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    judge(ran, "good")
+    assert "pass (caches)" in capsys.readouterr().out
+    judge(ran, "logits_only")
+    assert "pass (logits)" in capsys.readouterr().out
+
+
+def test_a_failure_says_where_what_and_how_to_see_just_this(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
+    judge(ran, "wrong")
+    output = capsys.readouterr().out
+    assert "moe.norm: fail in float32, layers 0" in output
+    assert f"case      {CASE}, call 0, tap layers.00.moe.norm" in output
+    assert "observed" in output
+    assert "nox -s conformance -- --candidate" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "status"), [("good", "caches", 0), ("logits_only", "logits", 0), ("logits_only", "routes", 1)]
+)
+def test_a_required_level_must_be_reached(
+    name: str, level: str, status: int, ran: Ran, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = path_of(ran.adapters, name)
+    assert main(["run", "--case", CASE, "--candidate", path, "--require", f"{path}:{level}"]) == status
+    assert ("its level is below the required routes" in capsys.readouterr().err) == (status == 1)
+
+
+def run_broken(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = int(str(end.code))
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--golden", "no/such/golden"], "no/such/golden: no such folder"),
+        (["run", "--case", "strees/*", "--candidate", "numpy_float64"], "no case 'strees/*'"),
+        (["run", "--case", CASE, "--candidate", "numpy_flaot64"], "did you mean numpy_float64?"),
+        (["run", "--case", CASE, "--require", "numpy_flaot64:logits"], "did you mean numpy_float64?"),
+        (["run", "--require", "numpy_float64"], "is not NAME:LEVEL"),
+        (["run", "--require", "numpy_float64:everything"], "is not NAME:LEVEL with a level of logits, routes"),
+        (["run", "--case", CASE, "--candidate", "numpy_float64", "--keep", "."], "exists already: give a new folder"),
+        (["judge", "no/such/job", "no/such/out"], "no/such/job"),
+        (["check-golden", "no/such/golden"], "no/such/golden: no such folder"),
+        (["capture", "--replace", "unequal/*"], "--replace needs --reason TEXT"),
+        (["capture", "--reason", "better"], "--replace needs --reason TEXT"),
+        (["prove"], "invalid choice"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_wrong_usage_and_broken_fixtures_exit_with_2_and_say_why(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, error = run_broken(arguments, capsys)
+    assert status == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_check_golden_says_that_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-golden"]) == 0
+    assert "every file, tensor and digest is as the manifest says" in capsys.readouterr().out

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from harness.compare import Comparison
+from harness.report.files import plain, write_junit, write_report_json
+from harness.report.progress import progress_bar
+from harness.report.terminal import MAX_FAILURES, failures, format_ratio, show, status_of
+from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
+from harness.whole import Drift, Flip
+from tests.harness.honest_port import golden, golden_taps
+
+CASE, OTHER = "unequal/prefill/padded_batch.bfloat16", "unequal/prefill/single_token.bfloat16"
+GOOD = Comparison(0, "layers.01.attention.query", 576, tail=0.91, bulk=0.5)
+BAD = Comparison(
+    0, "layers.01.attention.key", 144, tail=12.5, bulk=3.0, index=(1, 3, 2, 7), observed=1.5, exact=1.25, allowed=0.02
+)
+MISSING = Comparison(0, "layers.00.output", 0, problem="missing: declared but not returned")
+MISSHAPEN = Comparison(0, "logits", 0, problem="shape [1], expected [b, t, v] = [2, 6, 101]")
+DRIFT = Drift(0, "logits", 0.25, (0, 0), 0.1, 0.1, 0.1)
+FLIP = Flip(0, 1, (0, 3), gap=0.01, allowed=0.02)
+
+
+def verdict(*cases: CaseVerdict, name: str = "port") -> CandidateVerdict:
+    rows = by_operation(cases, {CASE: "bfloat16", OTHER: "bfloat16"}, {})
+    return CandidateVerdict(name=name, version="2.1", level="layers", cases=cases, operations=rows, seconds=3.25)
+
+
+PASSING = CaseVerdict(
+    case=CASE, status="pass", comparisons=(GOOD,), drifts=(DRIFT,), flips=(FLIP,), repeatable=True, seconds=0.5
+)
+FAILING = CaseVerdict(case=CASE, status="fail", reason="too far", comparisons=(GOOD, BAD, MISSING, MISSHAPEN))
+CRASHED = CaseVerdict(case=OTHER, status="error", reason="killed by signal 11")
+
+
+def shown(*verdicts: CandidateVerdict) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    show(console, verdicts, golden())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def row_of(output: str, first: str) -> list[str]:
+    (row,) = (words for line in output.splitlines() if (words := line.split())[:1] == [first])
+    return row
+
+
+def test_the_table_of_operations_shows_verdict_ratio_and_worst_case() -> None:
+    output = shown(verdict(PASSING))
+    assert row_of(output, "attention.query") == ["attention.query", "pass", "0.91", "port:", CASE]
+
+
+def test_the_table_of_candidates_shows_level_cases_drift_flips_repeat_and_time() -> None:
+    row = row_of(shown(verdict(PASSING)), "port")
+    assert row == ["port", "pass", "(layers)", "1/1", "0.25", "1/1", "bitwise", "3.2"]
+    unrepeated = replace(PASSING, repeatable=False, flips=(replace(FLIP, gap=1.0),), drifts=())
+    assert row_of(shown(verdict(unrepeated)), "port")[3:] == ["1/1", "–", "0/1", "no", "3.2"]
+
+
+def test_candidates_that_pass_share_a_row_and_each_that_fails_has_its_own() -> None:
+    output = shown(verdict(PASSING, name="first"), verdict(FAILING, name="second"), verdict(FAILING, name="third"))
+    rows = [
+        line.split()[:2]
+        for line in output.splitlines()
+        if line.split()[:1] and line.split()[0].startswith("attention.")
+    ]
+    assert rows == [["attention.key", "fail"], ["attention.key", "fail"], ["attention.query", "pass"]]
+
+
+def test_a_failing_operation_is_explained_with_all_its_numbers() -> None:
+    key = golden_taps(CASE)["call0/layers.01.attention.key"]
+    output = shown(verdict(FAILING))
+    assert "port: attention.key: fail in bfloat16, layers 1" in output
+    assert f"case      {CASE}, call 0, tap layers.01.attention.key" in output
+    assert "worst at  [1, 3, 2, 7]" in output
+    assert f"observed  1.5, exact 1.25, expected {float(key[1, 3, 2, 7]):.9g}" in output
+    assert "error     0.25, fence 0.02: 12.5 times" in output
+    assert f"nox -s conformance -- --candidate port --case '{CASE}'" in output
+
+
+def test_a_problem_without_a_number_is_told_in_words() -> None:
+    output = shown(verdict(FAILING))
+    assert "problem   shape [1], expected [b, t, v] = [2, 6, 101]" in output
+    assert "problem   missing: declared but not returned" in output
+    assert [format_ratio(comparison) for comparison in (BAD, MISSING, MISSHAPEN)] == ["12.5", "missing", "wrong"]
+
+
+def test_a_case_that_failed_otherwise_is_told_with_its_reason() -> None:
+    output = shown(verdict(PASSING, CRASHED))
+    assert "port: 1 cases, error: killed by signal 11" in output
+    assert f"--case '{OTHER}'" in output
+
+
+def test_no_more_failures_are_explained_than_can_be_read_and_the_rest_are_named() -> None:
+    names = (
+        "attention.norm",
+        "attention.output",
+        "attention.output_norm",
+        "attention.residual",
+        "moe.norm",
+        "moe.output",
+        "output",
+    )
+    many = tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in names)
+    blocks = failures(verdict(replace(FAILING, comparisons=many)), golden())
+    assert len(blocks) == MAX_FAILURES + 1
+    assert blocks[-1] == "port: also at fault: moe.output, output"
+
+
+@pytest.mark.parametrize("status", ["pass", "fail", "missing", "unsupported", "error", "inconclusive"])
+def test_every_status_can_be_shown_and_only_a_pass_names_the_level(status: str) -> None:
+    case = replace(PASSING, status="pass") if status == "pass" else CaseVerdict(case=CASE, status="fail")
+    found = verdict(replace(case, status=status))  # type: ignore[arg-type] # a Status by its parametrisation
+    assert status_of(found) == ("pass (layers)" if status == "pass" else status)
+    assert status in shown(found)
+
+
+def test_the_json_report_holds_everything_and_spells_out_what_json_cannot(tmp_path: Path) -> None:
+    nowhere = replace(FAILING, drifts=(replace(DRIFT, ratio=math.nan),))
+    write_report_json(tmp_path / "run.json", [verdict(PASSING, nowhere)], golden())
+    report = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+    assert report["format"] == 1
+    assert report["suite"] == golden().manifest.suite
+    (candidate,) = report["candidates"]
+    assert (candidate["name"], candidate["status"], candidate["level"]) == ("port", "fail", "layers")
+    passing, failing = candidate["cases"]
+    assert passing["comparisons"][0]["tail"] == 0.91
+    assert passing["repeatable"] is True
+    assert failing["drifts"][0]["ratio"] == "nan"
+    assert failing["comparisons"][1]["index"] == [1, 3, 2, 7]
+
+
+def test_plain_keeps_what_json_can_hold() -> None:
+    value = {"a": [1, 2.5, None, "x", True], "b": (math.inf, -math.inf, {"c": math.nan})}
+    assert plain(value) == {"a": [1, 2.5, None, "x", True], "b": ["inf", "-inf", {"c": "nan"}]}
+
+
+def test_the_junit_report_is_well_formed_whatever_the_reasons_say(tmp_path: Path) -> None:
+    odd = replace(CRASHED, reason="<\"&'> ü \x85 �")
+    write_junit(tmp_path / "run.xml", [verdict(PASSING, odd), verdict(FAILING, name="<b>")])
+    root = ET.parse(tmp_path / "run.xml").getroot()  # noqa: S314 - our own report
+    first, second = root
+    assert (first.get("name"), first.get("tests"), first.get("failures"), first.get("errors")) == (
+        "port",
+        "3",
+        "0",
+        "1",
+    )
+    assert second.get("name") == "<b>"
+    assert second.get("failures") == "4"  # the case and three operations
+    messages = [failure.get("message") for failure in second.iter("failure")]
+    assert f"{CASE}: 12.5 times the fence" in messages
+    times = [test.get("time") for test in first.findall("testcase")]
+    assert times[0] == "0.500000"
+
+
+def test_progress_takes_every_case_and_writes_nothing_but_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(2) as advance:
+        advance("port", CASE)
+        advance("port", OTHER)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.answers import Answer
+from harness.jobs import read_job
+from harness.judge import Judged
+from harness.run import judge_folder, read_groups, run_size, summarise, write_jobs
+from harness.store import FixtureError, case_ids
+from harness.tensors import write_tensors
+from harness.verdict import CaseVerdict
+from tests.harness.honest_port import INFO, golden, golden_taps, group_of, honest_taps
+
+PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"
+STRESS = "stress/prefill/saturated_cap.float32"
+
+
+def test_groups_hold_every_case_once_by_preset_and_dtype() -> None:
+    groups = read_groups(golden())
+    names = [case.id for group in groups for case in group.cases]
+    assert sorted(names) == sorted(case_ids(golden()))
+    assert max(Counter((group.preset.name, group.fprop_dtype) for group in groups).values()) == 1
+    for group in groups:
+        assert {(case.preset, case.fprop_dtype) for case in group.cases} == {(group.preset.name, group.fprop_dtype)}
+
+
+def test_groups_hold_only_what_the_pattern_matches_and_something_at_least() -> None:
+    (group,) = read_groups(golden(), "stress/*.float32")
+    assert [case.id for case in group.cases] == [STRESS]
+    assert set(group.expected(STRESS)) == set(golden_taps(STRESS))
+    with pytest.raises(FixtureError, match="no case 'strees"):
+        read_groups(golden(), "strees/*")
+
+
+def test_the_size_of_a_run_is_the_number_of_elements_of_all_its_taps() -> None:
+    groups = read_groups(golden(), "unequal/*")
+    elements = sum(x.size for group in groups for case in group.cases for x in golden_taps(case.id).values())
+    assert run_size(groups) == elements
+
+
+def test_a_job_is_written_per_group_and_one_case_per_dtype_is_run_without_taps_too(tmp_path: Path) -> None:
+    groups = read_groups(golden(), "*e*/*")
+    paths = write_jobs(groups, "1.0.0", tmp_path)
+    jobs = [read_job(path) for path in paths]
+    assert [(job.preset, job.fprop_dtype) for job in jobs] == [(g.preset.name, g.fprop_dtype) for g in groups]
+    assert [[case.id for case in job.cases] for job in jobs] == [[case.id for case in g.cases] for g in groups]
+    for dtype in ("float32", "bfloat16"):
+        (case,) = (case for job in jobs if job.fprop_dtype == dtype for case in job.cases if case.untapped)
+        assert len(case.calls) == max(len(c.calls) for job in jobs for c in job.cases)
+
+
+def verdict(case_id: str) -> CaseVerdict:
+    return CaseVerdict(case=case_id, status="pass")
+
+
+def answer(*patterns: str) -> Answer:
+    return Answer(status="answered", info=replace(INFO, taps=patterns))
+
+
+def test_a_candidates_level_is_the_lowest_of_all_presets() -> None:
+    dense = group_of("dense/decode/dense_block.float32")
+    moe = group_of(STRESS)
+    answers = [{case.id: answer("logits") for case in group.cases} for group in (dense, moe)]
+    judged = [Judged(tuple(verdict(case.id) for case in group.cases), {}) for group in (dense, moe)]
+    assert summarise("port", [dense], answers[:1], judged[:1], 1.0).level == "routes"
+    both = summarise("port", [dense, moe], answers, judged, 1.0)
+    assert (both.level, both.status, both.version) == ("logits", "pass", "1")
+    assert [case.case for case in both.cases] == ["dense/decode/dense_block.float32", STRESS]
+
+
+def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
+    group = group_of(STRESS)
+    refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), {})
+    found = summarise("port", [group], [{STRESS: Answer(status="unsupported")}], [refused], 1.0)
+    assert (found.level, found.status) == ("none", "unsupported")
+
+
+# Folders written elsewhere.
+
+
+def write_answers(folder: Path, case_ids_answered: tuple[str, ...], job_dir: Path) -> None:
+    """Write what a program leaves that answers some cases of a job."""
+    folder.mkdir()
+    (folder / "info.json").write_text(json.dumps({"name": "elsewhere", "version": "7", "taps": ["*"]}))
+    for case in read_job(job_dir).cases:
+        if case.id in case_ids_answered:
+            (folder / case.folder).mkdir()
+            write_tensors(folder / case.folder / "taps.safetensors", honest_taps(case.id, 41))
+            (folder / case.folder / "result.json").write_text('{"status": "answered"}')
+
+
+def write_prefill_and_decode(folder: Path, suite: str) -> Path:
+    (job_dir,) = write_jobs([group_of(PREFILL, DECODE)], suite, folder)
+    return job_dir
+
+
+def test_a_folder_written_elsewhere_is_judged_in_full(tmp_path: Path) -> None:
+    job_dir = write_prefill_and_decode(tmp_path / "jobs", golden().manifest.suite)
+    write_answers(tmp_path / "out", (PREFILL, DECODE), job_dir)
+    found = judge_folder(golden(), job_dir, tmp_path / "out")
+    assert (found.name, found.version, found.level, found.status) == ("elsewhere", "7", "caches", "pass")
+    assert {case.case for case in found.cases} == {PREFILL, DECODE}
+    assert all(row.status == "pass" for row in found.operations)
+
+
+def test_a_case_of_the_folder_without_an_answer_is_missing(tmp_path: Path) -> None:
+    job_dir = write_prefill_and_decode(tmp_path / "jobs", golden().manifest.suite)
+    write_answers(tmp_path / "out", (PREFILL,), job_dir)
+    found = judge_folder(golden(), job_dir, tmp_path / "out")
+    assert {case.case: case.status for case in found.cases} == {PREFILL: "pass", DECODE: "missing"}
+    assert found.status == "missing"
+
+
+def test_a_job_of_another_suite_is_refused(tmp_path: Path) -> None:
+    job_dir = write_prefill_and_decode(tmp_path / "jobs", "0.9.0")
+    with pytest.raises(FixtureError, match=r"made from suite 0\.9\.0"):
+        judge_folder(golden(), job_dir, tmp_path)
+
+
+def test_a_job_with_a_case_that_the_golden_set_does_not_hold_is_refused(tmp_path: Path) -> None:
+    job_dir = write_prefill_and_decode(tmp_path / "jobs", golden().manifest.suite)
+    text = (job_dir / "job.json").read_text()
+    (job_dir / "job.json").write_text(text.replace("padded_batch.bfloat16", "another_batch.bfloat16"))
+    with pytest.raises(FixtureError, match="names cases that"):
+        judge_folder(golden(), job_dir, tmp_path)

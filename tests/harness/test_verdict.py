@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from harness.compare import Comparison
+from harness.contract import TransformerConfig, tap_names
+from harness.suite import UNEQUAL
+from harness.verdict import (
+    SEVERITY,
+    CandidateVerdict,
+    CaseVerdict,
+    Status,
+    by_operation,
+    case_status,
+    level_of,
+    worst_status,
+)
+from harness.whole import Drift, Flip
+
+DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
+GOOD = Comparison(0, "layers.00.attention.query", 100, tail=0.9, bulk=0.8)
+FAR = Comparison(0, "layers.01.attention.query", 100, tail=3.0, bulk=0.8)
+BULKY = Comparison(0, "layers.01.attention.query", 100, tail=0.9, bulk=1.5)
+MISSING = Comparison(0, "layers.01.output", 0, problem="missing: declared but not returned")
+MISSHAPEN = Comparison(0, "layers.01.output", 0, problem="shape [1], expected [b, t, d] = [2, 6, 40]")
+UNDECIDED = Comparison(0, "logits", 0, undecided=True)
+DRIFT = Drift(0, "logits", 0.5, (0, 0), 0.1, 0.2, 0.1)
+FLIP = Flip(0, 1, (0, 3), gap=0.01, allowed=0.02)
+
+
+def verdict(*cases: CaseVerdict, level: str = "caches") -> CandidateVerdict:
+    return CandidateVerdict(name="port", version="1", level=level, cases=cases, operations=(), seconds=1.0)
+
+
+def test_a_case_within_every_fence_passes_without_a_reason() -> None:
+    assert case_status([GOOD], [DRIFT], [FLIP], "") == ("pass", "")
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "drifts", "flips", "observer", "status", "reason"),
+    [
+        ([GOOD, FAR], [], [], "", "fail", "layers.01.attention.query: 3 times the fence"),
+        ([GOOD, BULKY], [], [], "", "fail", "layers.01.attention.query: 1.5 times the fence"),
+        ([GOOD, MISSHAPEN], [], [], "", "fail", "layers.01.output: shape [1], expected [b, t, d] = [2, 6, 40]"),
+        ([GOOD, MISSING], [], [], "", "missing", "layers.01.output: missing: declared but not returned"),
+        ([MISSING, FAR], [], [], "", "fail", "layers.01.attention.query: 3 times the fence"),
+        ([GOOD], [], [replace(FLIP, gap=0.5)], "", "fail", "layer 1 chose other experts for token [0, 3]"),
+        ([GOOD], [replace(DRIFT, ratio=1.2)], [], "", "fail", "logits: end to end 1.2 times"),
+        ([GOOD], [replace(DRIFT, ratio=math.nan)], [], "", "fail", "logits: end to end nan times"),
+        ([GOOD], [DRIFT], [FLIP], "logits: differs without taps", "fail", "logits: differs without taps"),
+        ([], [], [], "", "inconclusive", "nothing could be compared"),
+        ([replace(GOOD, num_elements=0)], [], [], "", "inconclusive", "nothing could be compared"),
+        ([GOOD, UNDECIDED], [], [], "", "inconclusive", "logits: every compared token hangs on a hidden choice"),
+    ],
+)
+def test_the_status_of_a_case_and_its_reason(
+    comparisons: list[Comparison],
+    drifts: list[Drift],
+    flips: list[Flip],
+    observer: str,
+    status: Status,
+    reason: str,
+) -> None:
+    found, why = case_status(comparisons, drifts, flips, observer)
+    assert found == status
+    assert why.startswith(reason)
+    assert "\n" not in why
+
+
+@pytest.mark.parametrize(
+    ("tail", "bulk", "passes"), [(1.0, 1.0, True), (1.0001, 0, False), (0, 1.0001, False), (math.nan, 0, False)]
+)
+def test_a_comparison_passes_up_to_its_fence_and_never_with_nan(tail: float, bulk: float, *, passes: bool) -> None:
+    assert replace(GOOD, tail=tail, bulk=bulk).passed == passes
+
+
+def test_the_gravest_status_counts_and_nothing_at_all_is_missing() -> None:
+    assert list(SEVERITY) == ["pass", "inconclusive", "unsupported", "missing", "error", "fail"]
+    assert worst_status(["pass", "error", "unsupported"]) == "error"
+    assert worst_status(["pass", "inconclusive"]) == "inconclusive"
+    assert worst_status([]) == "missing"
+
+
+@pytest.mark.parametrize("status", SEVERITY)
+def test_a_candidate_passes_only_if_every_case_passes(status: Status) -> None:
+    candidate = verdict(CaseVerdict(case="a", status="pass"), CaseVerdict(case="b", status=status))
+    assert candidate.status == status
+    assert candidate.passed == (status == "pass")
+
+
+def test_a_candidate_without_cases_or_without_even_the_logits_does_not_pass() -> None:
+    assert verdict().status == "missing"
+    assert not verdict().passed
+    blind = verdict(CaseVerdict(case="a", status="pass"), level="none")
+    assert blind.status == "missing"
+    assert not blind.passed
+    refused = verdict(CaseVerdict(case="a", status="unsupported"), level="none")
+    assert refused.status == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "level"),
+    [
+        (("*",), "caches"),
+        (("logits",), "logits"),
+        (("logits", "*.router.*", "*.expert_index", "*.expert_gate"), "routes"),
+        (("logits", "*.router.*", "*.expert_index"), "logits"),
+        (("*.router.*", "*.expert_index", "*.expert_gate"), "none"),
+        ((), "none"),
+    ],
+)
+def test_a_level_asks_for_all_its_taps_and_those_of_every_lower_level(patterns: tuple[str, ...], level: str) -> None:
+    assert level_of(patterns, UNEQUAL) == level
+
+
+def test_all_but_the_caches_is_the_level_of_layers() -> None:
+    patterns = [name for name in tap_names(UNEQUAL) if ".kv." not in name]
+    assert level_of(patterns, UNEQUAL) == "layers"
+    assert level_of([*patterns, "layers.00.kv.*"], UNEQUAL) == "layers"
+    assert level_of([*patterns, "*.kv.*"], UNEQUAL) == "caches"
+
+
+def test_a_dense_model_has_no_routes_to_show() -> None:
+    assert isinstance(DENSE.model, TransformerConfig)
+    assert level_of(("logits",), DENSE) == "routes"
+
+
+def case(name: str, *comparisons: Comparison) -> CaseVerdict:
+    return CaseVerdict(case=name, status="pass", comparisons=comparisons)
+
+
+DTYPES = {"a": "float32", "b": "float32", "c": "bfloat16"}
+
+
+def test_comparisons_are_pooled_by_operation_and_dtype_with_the_worst_and_the_layers_at_fault() -> None:
+    rows = by_operation(
+        [case("a", GOOD, FAR), case("b", BULKY, MISSING), case("c", GOOD)],
+        DTYPES,
+        {("bfloat16", "attention.query"): "int8 times scale not rounded"},
+    )
+    assert [(row.operation, row.fprop_dtype, row.status) for row in rows] == [
+        ("attention.query", "bfloat16", "pass"),
+        ("attention.query", "float32", "fail"),
+        ("output", "float32", "missing"),
+    ]
+    narrow, query, _ = rows
+    assert (query.worst_case, query.worst, query.num_comparisons) == ("a", FAR, 3)
+    assert query.layers_at_fault == (1,)
+    assert query.cases_at_fault == ("a", "b")
+    assert query.alternative == ""
+    assert narrow.alternative == "int8 times scale not rounded"
+    assert not narrow.layers_at_fault
+    assert not narrow.cases_at_fault
+
+
+def test_a_comparison_that_is_nan_is_the_worst() -> None:
+    odd = replace(GOOD, tail=math.nan)
+    (row,) = by_operation([case("a", FAR, odd)], DTYPES, {})
+    assert math.isnan(row.worst.tail)
+    assert row.status == "fail"
+
+
+def test_an_operation_that_was_nowhere_compared_is_inconclusive() -> None:
+    (row,) = by_operation([case("a", UNDECIDED)], DTYPES, {})
+    assert row.status == "inconclusive"
+    (row,) = by_operation([case("a", UNDECIDED), case("b", replace(GOOD, tap="logits"))], DTYPES, {})
+    assert row.status == "pass"

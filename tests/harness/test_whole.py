@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness.contract import Array, tap_name
+from harness.local import boundary_gap
+from harness.suite import suite_cases
+from harness.whole import Drift, Flip, Honest, drifts, flips, honest_run, per_token, route_of
+from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps, honest_taps
+
+CASE_IDS = [case.id for case in suite_cases()]
+PREFILL, NEAR_TIES = "unequal/prefill/padded_batch.bfloat16", "realistic/prefill/near_ties.bfloat16"
+
+
+def honest_of(case_id: str, taps: Mapping[str, Array], dtypes: Mapping[str, str] | None = None) -> Honest:
+    preset, case = golden_case(case_id)
+    evidence = evidence_of(case_id, taps, dtypes=dtypes)
+    return honest_run(preset, case, route_of(evidence), exact_weights(preset.name, case.fprop_dtype), evidence.recorded)
+
+
+def measured(case_id: str, taps: Mapping[str, Array]) -> tuple[list[Drift], list[Flip]]:
+    """Return the drifts and flips of a run, which share one honest run."""
+    evidence, honest = evidence_of(case_id, taps), honest_of(case_id, taps)
+    return drifts(evidence, honest, golden_taps(case_id)), flips(evidence, honest, evidence.config)
+
+
+def drifts_of(
+    case_id: str, taps: Mapping[str, Array], dtypes: Mapping[str, str] | None = None
+) -> dict[tuple[int, str], Drift]:
+    evidence = evidence_of(case_id, taps, dtypes=dtypes)
+    found = drifts(evidence, honest_of(case_id, taps, dtypes), golden_taps(case_id))
+    return {(drift.call, drift.tap): drift for drift in found}
+
+
+def flips_of(case_id: str, taps: Mapping[str, Array]) -> list[Flip]:
+    evidence = evidence_of(case_id, taps)
+    return flips(evidence, honest_of(case_id, taps), evidence.config)
+
+
+@pytest.mark.parametrize("case_id", CASE_IDS)
+def test_honest_runs_stay_below_the_end_to_end_fence(case_id: str) -> None:
+    found, changed = measured(case_id, honest_taps(case_id, 11))
+    assert max(drift.ratio for drift in found) <= 0.6
+    assert [flip for flip in changed if not flip.excused] == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_outputs_exchanged_between_rows_are_caught_end_to_end(dtype: str) -> None:
+    case_id = f"unequal/prefill/padded_batch.{dtype}"
+    taps = honest_taps(case_id, 11)
+    taps["call0/logits"] = taps["call0/logits"][::-1].copy()
+    found = drifts_of(case_id, taps)
+    assert {tap for (_, tap), drift in found.items() if drift.ratio > 1} == {"logits"}
+    assert found[0, "logits"].ratio > 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_error_in_an_early_layer_is_caught_end_to_end_in_all_that_follows(dtype: str) -> None:
+    case_id, tap = f"unequal/prefill/padded_batch.{dtype}", "layers.00.attention.residual"
+    wrong = honest_taps(case_id, 11)[f"call0/{tap}"].astype(np.float64)
+    wrong[1, 2] *= 1.2
+    taps = honest_taps(case_id, 11, shown=lambda _call, name: wrong if name == tap else None)
+    found = drifts_of(case_id, taps)
+    assert found[0, "embedding"].ratio < 1
+    assert found[0, tap].ratio > 1
+    assert found[0, tap].index == (1, 2)
+    assert found[0, "layers.00.output"].ratio > 1
+
+
+def test_an_error_where_nothing_is_compared_is_no_error() -> None:
+    taps = honest_taps(PREFILL, 11)
+    spoilt = taps["call0/logits"].copy()
+    spoilt[1, 4:] = 1e9
+    assert drifts_of(PREFILL, {**taps, "call0/logits": spoilt}) == drifts_of(PREFILL, taps)
+
+
+def test_a_drift_states_the_goldens_own_distance_too() -> None:
+    found = drifts_of(PREFILL, golden_taps(PREFILL))
+    assert all(drift.observed_error == drift.expected_error for drift in found.values())
+    assert found[0, "logits"].observed_error > 0
+
+
+def test_a_declared_narrower_cache_is_allowed_its_own_noise_end_to_end() -> None:
+    case_id, kept = "unequal/decode/unequal_lengths.float32", {"kv.keys": "float16", "kv.values": "float16"}
+    taps = honest_taps(case_id, 11, dtypes=kept)
+    assert max(drift.ratio for drift in drifts_of(case_id, taps, {"*.kv.*": "float16"}).values()) <= 1
+    assert max(drift.ratio for drift in drifts_of(case_id, taps).values()) > 1
+
+
+def test_errors_are_pooled_per_token_and_for_caches_per_slot() -> None:
+    error = np.zeros((2, 3, 4))
+    error[1, 2] = [3, 4, 0, 0]
+    assert per_token(error, ("b", "t", "d"))[1].tolist() == [0, 0, 2.5]
+    slots = np.zeros((2, 5, 2, 2))
+    slots[0, 4] = 1
+    assert per_token(slots, ("b", "s", "g", "h"))[0].tolist() == [0, 0, 0, 0, 1]
+    weights = np.zeros((2, 1, 1, 3, 5))
+    weights[1, 0, 0, 2, 0] = 5
+    assert per_token(weights, ("b", "g", "r", "t", "s"))[1].tolist() == [0, 0, pytest.approx(np.sqrt(5))]
+
+
+def rerouted(case_id: str, *, closest: bool) -> tuple[dict[str, Array], tuple[int, ...]]:
+    """Return a run that takes the best expert left out for the last chosen, at the closest or clearest choice."""
+    preset, _ = golden_case(case_id)
+    taps = honest_taps(case_id, 11)
+    scores = taps[f"call0/{tap_name(0, 'router.probabilities')}"].astype(np.float64)
+    gaps = boundary_gap(scores, preset.config)
+    place = np.unravel_index(int(gaps.argmin() if closest else gaps.argmax()), gaps.shape)
+    index = taps[f"call0/{tap_name(0, 'moe.expert_index')}"].astype(np.float64)
+    index[place][-1] = np.argsort(-scores[place], kind="stable")[index.shape[-1]]
+    tap = tap_name(0, "moe.expert_index")
+    changed = honest_taps(case_id, 11, shown=lambda _call, name: index if name == tap else None)
+    return changed, tuple(int(i) for i in place)
+
+
+@pytest.mark.parametrize("closest", [True, False])
+def test_another_choice_of_experts_is_excused_only_within_honest_noise(*, closest: bool) -> None:
+    taps, place = rerouted(NEAR_TIES, closest=closest)
+    (flip,) = (flip for flip in flips_of(NEAR_TIES, taps) if flip.layer == 0)
+    assert flip.index == place
+    assert flip.excused == closest
+    assert flip.gap > 0
+
+
+def test_the_comparison_goes_on_along_the_ports_own_route() -> None:
+    taps, _ = rerouted(NEAR_TIES, closest=False)
+    assert max(drift.ratio for drift in drifts_of(NEAR_TIES, taps).values()) <= 0.6
+
+
+def test_a_choice_made_where_nothing_is_compared_is_no_flip() -> None:
+    taps = honest_taps(PREFILL, 11)
+    taps["call0/layers.00.moe.expert_index"][1, 4:] = [3, 3]
+    assert flips_of(PREFILL, taps) == flips_of(PREFILL, honest_taps(PREFILL, 11))
+
+
+def test_the_honest_error_of_a_token_is_never_less_than_that_of_half_the_tokens() -> None:
+    honest = honest_of(PREFILL, honest_taps(PREFILL, 11))
+    for error in honest.error.values():
+        assert error.min() >= np.median(error) * 0.9
+
+
+def test_honest_runs_of_float32_are_thousands_of_times_closer_than_those_of_bf16() -> None:
+    narrow, wide = (
+        honest_of(case_id, honest_taps(case_id, 11)).error[0, "logits"].mean()
+        for case_id in (PREFILL, PREFILL.replace("bfloat16", "float32"))
+    )
+    assert narrow > 2000 * wide
+
+
+def test_a_flip_at_the_fence_is_excused_and_beyond_it_is_not() -> None:
+    flip = Flip(call=0, layer=1, index=(0, 2), gap=0.01, allowed=0.01)
+    assert flip.excused
+    assert not replace(flip, gap=0.0100001).excused
