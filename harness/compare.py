@@ -204,7 +204,7 @@ def compare_routing(
     highest, lowest = (np.take_along_axis(rows + sign * errors, chosen, -1) for sign in (1, -1))  # [n, c]
     rest = rows - errors
     np.put_along_axis(rest, chosen, -np.inf, -1)
-    worse = (highest < rest.max(-1)[:, None]).any(-1)
+    worse: Array = (highest < rest.max(-1)[:, None]).any(-1)
     if worse.any():
         return Comparison(call, tap, count, index=at(worse), problem="a more probable expert was left out")
     unordered: Array = np.any(highest[:, :-1] < lowest[:, 1:], axis=-1)

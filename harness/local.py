@@ -133,6 +133,8 @@ def check_case(
             continue
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
         if operation == "moe.expert_index":
+            if segments is not None:
+                mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
             results[key] = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
             continue
         fence = fence_of(exact, seen.recorded, factor)

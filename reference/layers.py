@@ -78,7 +78,7 @@ class RMSNorm(hk.Module):
         """Return the norm of x [..., d]."""
         scale = hk.get_parameter("scale", x.shape[-1:], jnp.float32, init=ZEROS)
         wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(round_to(jnp.square(wide), jnp.float32), axis=-1, keepdims=True)
+        mean_square = contract("...d,d->...", jnp.square(wide), jnp.ones(x.shape[-1:]))[..., None] / x.shape[-1]
         return round_to(wide * jax.lax.rsqrt(mean_square + 1e-5) * scale, x.dtype)
 
 

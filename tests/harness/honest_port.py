@@ -72,7 +72,8 @@ def honest_taps(
 ) -> dict[str, Array]:
     """Return what an honest port shows: `dtypes` are operations kept in another dtype, `shown` values forced on it."""
     preset, case = golden_case(case_id)
-    kept = {**recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset), **(dtypes or {})}
+    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
+    kept = {**recorded_dtypes(config, preset), **(dtypes or {})}
     random = np.random.default_rng(seed)
 
     def compute(tap: str, exact: Exact) -> Array:

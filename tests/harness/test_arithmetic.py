@@ -29,7 +29,8 @@ Sum = Callable[[Array], Array]
 
 
 def sequential(terms: Array) -> Array:
-    return np.add.accumulate(terms, axis=0, dtype=np.float32)[-1]
+    total: Array = np.add.accumulate(terms, axis=0, dtype=np.float32)[-1]
+    return total
 
 
 def reversed_order(terms: Array) -> Array:
@@ -44,7 +45,8 @@ def pairwise(terms: Array) -> Array:
     while len(terms) > 1:
         even = len(terms) // 2 * 2
         terms = np.concatenate([terms[:even:2] + terms[1:even:2], terms[even:]])
-    return terms[0]
+    total: Array = terms[0]
+    return total
 
 
 def blocked(terms: Array) -> Array:

@@ -72,7 +72,7 @@ def test_candidates_that_pass_share_a_row_and_each_that_fails_has_its_own() -> N
         for line in output.splitlines()
         if line.split()[:1] and line.split()[0].startswith("attention.")
     ]
-    assert rows == [["attention.key", "fail"], ["attention.key", "fail"], ["attention.query", "pass"]]
+    assert rows == [["attention.query", "pass"], ["attention.key", "fail"], ["attention.key", "fail"]]
 
 
 def test_a_failing_operation_is_explained_with_all_its_numbers() -> None:
