@@ -56,7 +56,7 @@ def to_safetensors(
                 file.write(_header({key: tensors[key][1] for key in keys}))
                 for key in keys:
                     array = read_array(*tensors[key])
-                    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                    file.write(array.reshape(-1).view(np.uint8).data)
                     if progress:
                         progress(array.nbytes)
                 file.flush()

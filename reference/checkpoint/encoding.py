@@ -20,7 +20,7 @@ LARGE_BYTES = 64 * 1024
 def encode(weight: Array, scales: Array | None) -> Iterator[bytes | memoryview]:
     """Yield the pickle of one leaf in pieces, the large arrays uncopied (SPEC §8).
 
-    Both arrays must be row-major, little-endian and of a dtype in `DTYPES`.
+    Both arrays must be of a dtype in `DTYPES`. They are written by rows; one that is not stored by rows is copied.
     """
     frame = bytearray()
     for piece in _plain(weight) if scales is None else _quantized(weight, scales):

@@ -135,4 +135,4 @@ def _split(leaf: Any) -> tuple[Any, Any]:
 
 
 def _to_host(weight: Any, scales: Any) -> Leaf:
-    return np.ascontiguousarray(weight), None if scales is None else np.ascontiguousarray(scales)
+    return np.asarray(weight), None if scales is None else np.asarray(scales)

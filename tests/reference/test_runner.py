@@ -21,6 +21,7 @@ from reference.sampling import EXCLUDED, SampleSettings
 from tests.reference.slot_models import CONFIG, random_params
 
 PARAMS = random_params(CONFIG)
+PROGRAMS = ("_empty_slots", "_prefill", "_decode", "_release")
 PAD_SIZES = (4, 8)
 PROMPTS = ([7, 31, 12], [5, 9, 40, 3, 17, 22], [44, 6, 30, 11, 2, 38, 25, 19])
 MAX_LENS = (5, 11, 100)
@@ -111,51 +112,80 @@ def test_a_prompt_longer_than_the_largest_bucket_keeps_its_last_tokens(inference
     assert answers(inference.run([greedy(long, 5)])) != answers(inference.run([greedy(long[:8], 5)]))
 
 
-def test_each_step_splits_the_key_of_the_request_and_draws_with_the_second_half(inference: InferenceRunner) -> None:
-    request = Request(prompt=PROMPTS[0], max_len=6, temperature=2.0, nucleus_p=0.8, rng_seed=3)
-    rng, tokens = jax.random.PRNGKey(3), list(PROMPTS[0])
-    for _ in range(6):
+def expected_draws(request: Request) -> list[int]:
+    """SPEC §6 on the logits of passes without a cache."""
+    rng, tokens = jax.random.PRNGKey(request.rng_seed), list(request.prompt)
+    for _ in range(request.max_len):
         rng, sub = jax.random.split(rng)
-        logits = uncached_logits(tokens) / 2
+        logits = uncached_logits(tokens) / request.temperature
         order = np.argsort(logits)
         probs = np.exp(logits[order]) / np.exp(logits).sum()
-        threshold = logits[order][np.argmax(np.cumsum(probs) >= 1 - 0.8)]
-        noisy = np.where(logits >= threshold, logits, EXCLUDED) + jax.random.gumbel(sub, (1, CONFIG.vocab_size))[0]
-        tokens.append(int(np.argmax(noisy)))
-    drawn = until_eos(tokens[len(PROMPTS[0]) :], inference.runner.config.eos_token)
-    assert answers(inference.run([request])) == [drawn]
-    others = [greedy(PROMPTS[1], 2), greedy(PROMPTS[2], 9)]
-    assert answers(inference.run([*others, request]))[2] == drawn
-    assert answers(inference.run([replace(request, rng_seed=4)])) != [drawn]
+        threshold = logits[order][np.argmax(np.cumsum(probs) >= 1 - request.nucleus_p)]
+        noise = jax.random.gumbel(sub, (1, CONFIG.vocab_size))[0]
+        tokens.append(int(np.argmax(np.where(logits >= threshold, logits, EXCLUDED) + noise)))
+    return tokens[len(request.prompt) :]
+
+
+def test_each_step_splits_the_key_of_the_request_and_draws_with_the_second_half(inference: InferenceRunner) -> None:
+    requests = [
+        Request(prompt=PROMPTS[0], max_len=5, temperature=2.0, nucleus_p=0.8, rng_seed=seed)
+        for seed in (3, 4, 2**32 - 1)
+    ]
+    drawn = [until_eos(expected_draws(request), inference.runner.config.eos_token) for request in requests]
+    assert answers(inference.run([greedy(PROMPTS[1], 2), *requests]))[1:] == drawn
+    assert len({answer[0] for answer in drawn}) == len({tuple(answer) for answer in drawn}) == len(requests)
 
 
 def test_slots_are_handed_out_from_the_last_one_and_requests_taken_as_they_become_free(
     inference: InferenceRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    prefill = ModelRunner.prefill
+    prefill, release = ModelRunner.prefill, ModelRunner.release
 
-    def recorded(self: ModelRunner, *arguments: Any) -> Any:
-        events.append(f"slot {arguments[-1]}")
+    def recorded_prefill(self: ModelRunner, *arguments: Any) -> Any:
+        events.append(f"fill {arguments[-1]}")
         return prefill(self, *arguments)
+
+    def recorded_release(self: ModelRunner, slots: Any, i: int) -> Any:
+        events.append(f"free {i}")
+        return release(self, slots, i)
 
     def requests() -> Iterator[Request]:
         for number, max_len in enumerate((2, 1, 3)):
             events.append(f"take {number}")
             yield greedy(PROMPTS[0], max_len)
 
-    monkeypatch.setattr(ModelRunner, "prefill", recorded)
-    events.extend(f"end {token.request}" for token in inference.run(requests()) if token.last)
-    assert events == ["take 0", "slot 1", "take 1", "slot 0", "end 1", "take 2", "slot 0", "end 0", "end 2"]
+    monkeypatch.setattr(ModelRunner, "prefill", recorded_prefill)
+    monkeypatch.setattr(ModelRunner, "release", recorded_release)
+    for token in inference.run(requests()):
+        events.append(f"draw {token.request}")  # noqa: PERF401 - the run appends events in between
+    assert " ".join(events) == (
+        "take 0 fill 1 take 1 fill 0 draw 0 free 0 draw 1 take 2 fill 0 draw 2 free 1 draw 0 draw 2 free 0 draw 2"
+    )
 
 
-def test_nothing_is_compiled_after_compile(inference: InferenceRunner) -> None:
+def test_compile_runs_every_program_that_a_run_needs_and_no_run_compiles_another(
+    inference: InferenceRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = [greedy(*request) for request in zip(PROMPTS, MAX_LENS, strict=True)]
+    programs: dict[str, Any] = {name: getattr(runner, name) for name in PROGRAMS}
+    called: list[str] = []
+
+    def recorded(name: str) -> Any:
+        def run(*arguments: Any, **sizes: Any) -> Any:
+            called.append(f"{name} of {len(arguments[2])}" if name == "_prefill" else name)
+            return programs[name](*arguments, **sizes)
+
+        return run
+
+    for name in PROGRAMS:
+        monkeypatch.setattr(runner, name, recorded(name))
     inference.compile(requests)
-    programs: tuple[Any, ...] = (runner._empty_slots, runner._prefill, runner._decode, runner._release)
-    num_compiled = [program._cache_size() for program in programs]
+    assert sorted(called) == ["_decode", "_empty_slots", "_prefill of 4", "_prefill of 8", "_release"]
+    num_compiled = [program._cache_size() for program in programs.values()]
     answers(inference.run([*requests, *requests]))
-    assert [program._cache_size() for program in programs] == num_compiled
+    assert set(called) == set(called[:5])
+    assert [program._cache_size() for program in programs.values()] == num_compiled
 
 
 def test_mesh_2_4_draws_the_tokens_that_one_device_draws(inference: InferenceRunner) -> None:

@@ -147,10 +147,13 @@ HOSTILE = EXECUTING | {
     "_reconstruct of 4 GB of type code": pickled(
         array(SHAPE, new=call(RECONSTRUCT, NDARRAY, number(0) + TUPLE1, b"B\xff\xff\xff\xff"))
     ),
+    "_reconstruct with a long type code": pickled(
+        array(SHAPE, new=call(RECONSTRUCT, NDARRAY, number(0) + TUPLE1, data(b"bb")))
+    ),
     "dtype called with an array": pickled(array(SHAPE, call(name("numpy", "dtype"), array(SHAPE), FALSE, TRUE))),
     "array without state": pickled(NEW_ARRAY),
     "array with a dictionary as state": pickled(NEW_ARRAY + EMPTY_DICT + MARK + text("data") + NONE + b"u" + BUILD),
-    "array with two states": pickled(array(SHAPE) + EMPTY_TUPLE + BUILD),
+    "array with two states": pickled(array(SHAPE, new=array(SHAPE))),
     "string as the data": pickled(array(SHAPE, content=text("0" * 24))),
     "call of an array": pickled(array(SHAPE) + EMPTY_TUPLE + REDUCE),
     "call of a string": pickled(call(text("os.system"), text(COMMAND))),

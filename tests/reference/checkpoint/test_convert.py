@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,11 @@ def test_safetensors_reads_every_parameter_bit_for_bit(written: Path, params: Pa
         }
 
 
-def test_tensors_start_at_multiples_of_their_elements_size(converted: Path) -> None:
-    content = converted.read_bytes()
+def test_tensors_start_at_multiples_of_their_elements_size(tmp_path: Path) -> None:
+    odd = replace(ONE_LAYER, model=replace(ONE_LAYER.model, emb_size=45, num_q_heads=3, num_kv_heads=3, num_experts=4))
+    checkpoint.save(tmp_path, odd, random_params(odd, num_groups=1))
+    to_safetensors(tmp_path, odd, tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     widths = {"F32": 4, "BF16": 2, "I8": 1}
     for entry in json.loads(content[8 : 8 + length]).values():
