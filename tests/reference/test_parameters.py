@@ -39,8 +39,11 @@ def test_norms_router_and_embedding_are_float32_and_all_else_is_quantised() -> N
 
 def test_only_row_parallel_weights_have_groups_of_scales() -> None:
     shapes = parameter_shapes(SMALL, num_groups=4)
-    groups = {path.rpartition("layer_0/")[2]: names["w"].scales.shape for path, names in shapes.items() if "w" in names
-              and "layer_0/" in path and is_quantized(names["w"])}
+    groups = {
+        path.rpartition("layer_0/")[2]: names["w"].scales.shape
+        for path, names in shapes.items()
+        if "w" in names and "layer_0/" in path and is_quantized(names["w"])
+    }
     assert groups == {
         "multi_head_attention/query": (1, 80),
         "multi_head_attention/key": (1, 40),

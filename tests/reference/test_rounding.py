@@ -20,7 +20,8 @@ PRODUCT = X * Y
 
 def compiled(function: Callable[..., jax.Array], pinned: bool) -> np.ndarray[Any, Any]:  # noqa: FBT001 - the value
     with pinned_rounding(pinned):
-        return np.asarray(jax.jit(lambda x, y, z: function(x, y, z))(X, Y, Z))
+        fresh = jax.jit(lambda *values: function(*values))  # noqa: PLW0108 - jit would reuse what it traced before
+        return np.asarray(fresh(X, Y, Z))
 
 
 def narrowed(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
@@ -43,8 +44,8 @@ def test_a_float32_product_is_rounded_before_the_sum_that_consumes_it() -> None:
 @pytest.mark.parametrize("function", [narrowed, widened])
 def test_unpinned_rounding_is_left_to_the_compiler(function: Callable[..., jax.Array]) -> None:
     jaxpr = str(jax.make_jaxpr(function)(X, Y, Z))
-    with pinned_rounding(False):
-        unpinned = str(jax.make_jaxpr(lambda *values: function(*values))(X, Y, Z))
+    with pinned_rounding(pinned=False):
+        unpinned = str(jax.make_jaxpr(lambda *values: function(*values))(X, Y, Z))  # noqa: PLW0108 - traced anew
     assert "reduce_precision" in jaxpr or "select_n" in jaxpr
     assert "reduce_precision" not in unpinned
     assert "select_n" not in unpinned

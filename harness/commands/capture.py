@@ -1,0 +1,41 @@
+"""`python -m harness capture`: writes a golden set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness import capture
+from harness.commands import PASS
+from harness.commands.judging import GOLDEN
+from harness.files import FileError
+from harness.report.progress import progress_bar
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--out", type=Path, default=GOLDEN, metavar="DIR", help="the golden set to write (default: golden/v1)"
+    )
+    parser.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="presets and cases that may change; needs --reason",
+    )
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why they change, for CHANGELOG.md")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Write a golden set; what is replaced is noted in CHANGELOG.md."""
+    if bool(options.replace) != bool(options.reason):
+        raise FileError(
+            "--replace needs --reason TEXT, and the other way round: a golden never changes without a reason"
+        )
+    groups = capture.suite_groups()
+    with progress_bar(sum(len(group.cases) for group in groups)) as advance:
+        manifest = capture.capture(options.out, groups, replace=options.replace, on_progress=advance)
+    sys.stdout.write(f"{options.out}: {len(manifest.presets)} presets, {len(manifest.cases)} cases\n")
+    return PASS

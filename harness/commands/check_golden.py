@@ -1,0 +1,23 @@
+"""`python -m harness check-golden`: verifies a golden set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.audit import check_golden
+from harness.commands import PASS
+from harness.commands.judging import GOLDEN
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("directory", nargs="?", type=Path, default=GOLDEN, metavar="DIR")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Verify a golden set."""
+    check_golden(options.directory)
+    sys.stdout.write(f"{options.directory}: every file, tensor and digest is as the manifest says\n")
+    return PASS

@@ -1,0 +1,23 @@
+"""`python -m harness judge`: the full verdict on answers that were written elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness import run
+from harness.commands.judging import add_report_options, conclude
+from harness.store import open_golden
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("job", type=Path, metavar="JOB", help="the job folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder of answers")
+    add_report_options(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Judge answers written elsewhere."""
+    golden = open_golden(options.golden)
+    return conclude([run.judge_folder(golden, options.job, options.out)], golden, options, {})

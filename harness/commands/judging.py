@@ -1,0 +1,41 @@
+"""What the commands that end in a verdict have in common: options, reports, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.commands import NONCONFORMING, PASS
+from harness.contract import GOLDEN_DIR, LEVELS
+from harness.report import files, terminal
+from harness.store import Golden
+from harness.verdict import CandidateVerdict
+
+GOLDEN = GOLDEN_DIR / "v1"
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add where the golden set lies and which reports to write."""
+    parser.add_argument(
+        "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report")
+
+
+def conclude(
+    verdicts: Sequence[CandidateVerdict], golden: Golden, options: argparse.Namespace, required: Mapping[str, str]
+) -> int:
+    """Show a run, write its reports, and return the exit status."""
+    terminal.show(terminal.wide_console(), verdicts, golden)
+    if options.json is not None:
+        files.write_report_json(options.json, verdicts, golden)
+    if options.junit is not None:
+        files.write_junit(options.junit, verdicts)
+    ranks = ("none", *LEVELS)
+    low = [v.name for v in verdicts if v.name in required and ranks.index(v.level) < ranks.index(required[v.name])]
+    for name in low:
+        sys.stderr.write(f"{name}: its level is below the required {required[name]}\n")
+    return PASS if not low and all(verdict.passed for verdict in verdicts) else NONCONFORMING

@@ -1,0 +1,73 @@
+"""`python -m harness run`: the main job."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from harness import run
+from harness.child import Limits
+from harness.commands.judging import add_report_options, conclude
+from harness.contract import LEVELS
+from harness.files import FileError
+from harness.registry import builtin_names, find_candidate
+from harness.report.progress import progress_bar
+from harness.store import open_golden
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--candidate",
+        action="append",
+        metavar="NAME",
+        help="built-in name, package.module, path/to/file.py or a program; may be repeated",
+    )
+    parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        type=required_level,
+        metavar="NAME:LEVEL",
+        help=f"fail unless NAME passes at LEVEL ({', '.join(LEVELS)}) or above",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=Limits.silent_seconds,
+        metavar="SECONDS",
+        help="time for one case, loading included",
+    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
+    add_report_options(parser)
+
+
+def required_level(text: str) -> tuple[str, str]:
+    """Parse NAME:LEVEL."""
+    name, _, level = text.rpartition(":")
+    if not name or level not in LEVELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:LEVEL with a level of {', '.join(LEVELS)}")
+    return name, level
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Judge candidates over the golden cases."""
+    golden = open_golden(options.golden)
+    names = list(dict.fromkeys([*(options.candidate or builtin_names()), *(name for name, _ in options.require)]))
+    candidates = [find_candidate(name) for name in names]
+    groups = run.read_groups(golden, options.case)
+    num_cases = sum(len(group.cases) for group in groups) * len(candidates)
+    if options.keep is not None and options.keep.exists():
+        raise FileError(f"{options.keep}: exists already: give a new folder")
+    with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases) as advance:
+        judgements = run.run_candidates(
+            candidates,
+            groups,
+            golden.manifest.suite,
+            options.keep or Path(scratch),
+            Limits(silent_seconds=options.time_limit),
+            advance,
+        )
+    return conclude([judgement.verdict for judgement in judgements], golden, options, dict(options.require))
