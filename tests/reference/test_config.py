@@ -57,7 +57,8 @@ def test_a_compute_dtype_without_a_specification_is_refused() -> None:
 
 
 def test_memory_sharding_is_the_published_one_and_a_list_of_axes_becomes_a_tuple() -> None:
-    config: LanguageModelConfig = replace(GROK_1, model=replace(GROK_1.model, data_axis=["replica", "data"]))
+    axes: Any = ["replica", "data"]
+    config: LanguageModelConfig = replace(GROK_1, model=replace(GROK_1.model, data_axis=axes))
     layers = config.model.get_memory_sharding().layers
     assert len(layers) == 64
     assert layers[0].k == layers[0].v == P(("replica", "data"), "model")

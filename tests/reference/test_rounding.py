@@ -52,7 +52,7 @@ def test_unpinned_rounding_is_left_to_the_compiler(function: Callable[..., jax.A
 
 
 def test_rounding_keeps_infinities_zeros_and_nan() -> None:
-    special = np.float32([np.inf, -np.inf, 0.0, -0.0, np.nan])
+    special = np.array([np.inf, -np.inf, 0.0, -0.0, np.nan], np.float32)
     for dtype in (jnp.float32, jnp.bfloat16):
         rounded = np.asarray(round_to(jnp.asarray(special), dtype)).astype(np.float32)
         assert np.array_equal(rounded, special, equal_nan=True)
