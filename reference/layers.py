@@ -12,15 +12,20 @@ from jax.sharding import PartitionSpec as P
 
 from reference.partitioning import num_model_shards, with_sharding_constraint
 from reference.quantization import QuantizedWeight8bit, dequantize, is_quantized, split_groups
-from reference.rounding import round_to
+from reference.rounding import round_to, rounding_is_pinned
 
 ZEROS = hk.initializers.Constant(0)
 """How every parameter is initialised. Published behaviour, kept (SPEC §9): the scales of the norms too."""
 
 
 def contract(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the einsum of x and y in float32: exact products, float32 sums, on every platform (SPEC §4)."""
-    return jnp.einsum(equation, x, y, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    """Return the einsum of x and y in float32: exact products, float32 sums, on every platform (SPEC §4).
+
+    Unpinned it has the dtype of its operands, as in the published source: a compiler that multiplies bfloat16 in
+    float32 may then pass the unrounded sums on.
+    """
+    dtype = jnp.float32 if rounding_is_pinned() else None
+    return jnp.einsum(equation, x, y, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
 
 
 def computable(weight: Any, dtype: Any) -> jax.Array:

@@ -23,6 +23,11 @@ def pinned_rounding(pinned: bool) -> Iterator[None]:  # noqa: FBT001 - the value
         _PINNED.reset(token)
 
 
+def rounding_is_pinned() -> bool:
+    """Whether what is traced here binds the compiler to its roundings."""
+    return _PINNED.get()
+
+
 def round_to(x: jax.Array, dtype: Any) -> jax.Array:
     """Return x in `dtype`, rounded to nearest even: its consumers get this value and no other.
 
@@ -32,7 +37,7 @@ def round_to(x: jax.Array, dtype: Any) -> jax.Array:
     operation without the rounding between, as it would or would not according to what else it fuses: the
     values would depend on which of them are shown. With `pinned_rounding(False)` all that is left to the compiler.
     """
-    if _PINNED.get() and x.dtype == jnp.float32:
+    if rounding_is_pinned() and x.dtype == jnp.float32:
         narrow = jnp.finfo(dtype)
         if narrow.bits < jnp.finfo(x.dtype).bits:
             x = jax.lax.reduce_precision(x, exponent_bits=narrow.nexp, mantissa_bits=narrow.nmant)
