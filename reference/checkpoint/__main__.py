@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,14 +27,16 @@ UNKNOWN = "(no index, no --config)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
+    """Run one command and return the exit status: 0, or 2 for a checkpoint that does not hold what it should."""
     logging.basicConfig(format="%(message)s")
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except CheckpointError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return 2
+    except BrokenPipeError:  # the reader of the table has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sentencepiece
 
 from reference import __main__ as demo
 from reference import checkpoint
@@ -87,6 +88,22 @@ def test_prompts_and_answers_pass_through_the_tokenizer(
     assert demo.main(["--prompt", "cab", "--prompt", "d", "--tokenizer", "letters.model"]) == 0
     assert [request.prompt for request in requested] == [[2, 0, 1], [3]]
     assert capsys.readouterr().out == "fg\nfg\n"
+
+
+def test_a_sentencepiece_model_gives_back_the_text_that_it_encoded(tmp_path: Path) -> None:
+    sentences = ["the router chooses two experts", "the experts answer", "two answers are one token"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_prefix=str(tmp_path / "tiny"),
+        vocab_size=32,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    size = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tiny.model")).vocab_size()
+    tokenizer = demo.load_tokenizer(tmp_path / "tiny.model", size)
+    ids = tokenizer.encode(sentences[0])
+    assert set(ids) <= set(range(size))
+    assert tokenizer.decode(ids) == sentences[0]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -46,7 +46,7 @@ def test_inspect_names_the_parameters_without_an_index_only_if_it_is_given_the_c
 
 
 def test_inspect_with_another_config_fails_in_one_line(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["inspect", str(written), "--config", "small"]) == 1
+    assert command.main(["inspect", str(written), "--config", "small"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
@@ -60,13 +60,13 @@ def test_inspect_verify_finds_a_flipped_bit(folder: Path, capsys: pytest.Capture
     content = bytearray(path.read_bytes())
     content[20_000] ^= 1
     path.write_bytes(content)
-    assert command.main(["inspect", str(folder), "--verify"]) == 1
+    assert command.main(["inspect", str(folder), "--verify"]) == 2
     assert capsys.readouterr().err.startswith(f"{path}: not the sha256 in index.json")
 
 
 def test_inspect_verify_without_an_index_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "index.json").unlink()
-    assert command.main(["inspect", str(folder), "--verify"]) == 1
+    assert command.main(["inspect", str(folder), "--verify"]) == 2
     assert "no index.json to verify the files with" in capsys.readouterr().err
 
 
@@ -89,7 +89,7 @@ def test_synthesize_writes_a_checkpoint_that_inspect_accepts(
 
 def test_synthesize_overwrites_nothing(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted((path.name, path.stat().st_mtime_ns) for path in written.iterdir())
-    assert command.main(["synthesize", str(written.parent), "--config", "tiny"]) == 1
+    assert command.main(["synthesize", str(written.parent), "--config", "tiny"]) == 2
     assert f"{written}: exists already and is never overwritten" in capsys.readouterr().err
     assert sorted((path.name, path.stat().st_mtime_ns) for path in written.iterdir()) == before
 
@@ -111,7 +111,7 @@ def test_command_line_refuses_a_hostile_file_in_one_line_and_runs_nothing(tmp_pa
         text=True,
         check=False,
     )
-    assert child.returncode == 1
+    assert child.returncode == 2
     assert child.stdout == ""
     assert child.stderr == (
         f"{tmp_path}/tensor00000_000: global 'os' 'system' is not allowed:"
