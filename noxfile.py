@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import nox
 
@@ -49,6 +50,16 @@ def compat(session: nox.Session, jax: str) -> None:
     """Run the tests that need no torch on every supported Python and JAX."""
     session.install("--editable", ".[reference]", f"jax=={jax}.*", f"jaxlib=={jax}.*", *_group("tests"))
     session.run("python", "-m", "pytest", *(session.posargs or ["tests/harness", "tests/reference"]))
+
+
+@nox.session
+def c_port(session: nox.Session) -> None:
+    """Build the port in C with the system's compiler, and judge it."""
+    if missing := [tool for tool in ("make", "cc") if shutil.which(tool) is None]:
+        session.error(f"no {missing[0]} here: install make and a C compiler (Debian: apt-get install build-essential)")
+    session.install("--editable", ".")
+    session.run("make", "-C", "candidates/c_port", external=True)
+    session.run("python", "-m", "harness", "run", "--candidate", "build/c_port", *session.posargs)
 
 
 @nox.session

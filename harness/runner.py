@@ -76,7 +76,7 @@ def run_jobs(
     unanswered is run again, job by job.
     """
     with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context(_open_logs(out_dir)) for _, out_dir in folders]
+        logs = [stack.enter_context(_prepared(*pair)) for pair in folders]
         earlier: list[tuple[Exit, ...]] = [()] * len(folders)
         if candidate.serves_many and len(folders) > 1:
             earlier[0] = (_run_together(candidate, folders, logs[0], limits, on_progress),)
@@ -87,11 +87,17 @@ def run_jobs(
 
 
 @contextlib.contextmanager
-def _open_logs(out_dir: Path) -> Iterator[Logs]:
-    """Make the answer folder and open its logs once: a link put in their place is never followed."""
+def _prepared(job_dir: Path, out_dir: Path) -> Iterator[Logs]:
+    """Make the answer folder and those of its cases, since standard C makes none, and open the logs.
+
+    The logs are opened once: a link put in their place is never followed.
+    """
+    job = read_job(job_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     if any(out_dir.iterdir()):
         raise FileError(f"{out_dir}: not empty, and old answers would pass for new ones: give a new folder")
+    for case in job.cases:
+        (out_dir / case.folder).mkdir()
     with (out_dir / "stdout.txt").open("xb") as stdout, (out_dir / "stderr.txt").open("xb") as stderr:
         yield stdout, stderr
 

@@ -224,7 +224,8 @@ def test_a_case_folder_that_links_out_of_the_answers_is_an_error_and_nothing_is_
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     candidate = write_program(
-        tmp_path, f'{ANSWER_FIRST} ln -s {tmp_path / "elsewhere"} "$2/001-prefill-middle"; exit 7'
+        tmp_path,
+        f'{ANSWER_FIRST} rmdir "$2/001-prefill-middle"; ln -s {tmp_path / "elsewhere"} "$2/001-prefill-middle"; exit 7',
     )
     _, answers = run(candidate, tmp_path, job)
     assert answers[1].status == "error"
