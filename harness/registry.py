@@ -38,7 +38,7 @@ def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
 def find_candidate(name: str) -> Candidate:
     """Find a built-in name, `path/to/file.py`, an executable program, or `package.module`, in this order.
 
-    Raises UnknownCandidateError.
+    A file that begins with `#!` is a program whatever its name. Raises UnknownCandidateError.
     """
     if name in builtin_names():
         return _python(name, f"{CANDIDATES_DIR.name}.{name}")
@@ -56,11 +56,17 @@ def find_candidate(name: str) -> Candidate:
 
 
 def _from_file(name: str, path: Path) -> Candidate:
-    if path.suffix == ".py":
+    if path.suffix == ".py" and not _is_script(path):
         return _python(name, str(path.resolve()))
     if not os.access(path, os.X_OK):
-        raise UnknownCandidateError(f"{path}: neither a .py file nor executable: chmod +x {path}")
+        raise UnknownCandidateError(f"{path}: neither a Python module nor executable: chmod +x {path}")
     return Candidate(name, (str(path.resolve()),))
+
+
+def _is_script(path: Path) -> bool:
+    """Return whether a file names its own interpreter in its first line."""
+    with path.open("rb") as file:
+        return file.read(2) == b"#!"
 
 
 def _python(name: str, module: str) -> Candidate:

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.child import Limits
 from harness.contract import GOLDEN_DIR
 from harness.files import read_json, write_json
-from harness.registry import find_candidate
-from harness.run import read_groups, run_candidates
 from harness.store import open_golden
 from harness.tensors import open_tensors
 from harness.verdict import CandidateVerdict
+from tests.candidates.programs import judge
 from tests.harness import tiny_job
 
 SOURCES = GOLDEN_DIR.parent / "candidates" / "c_port"
@@ -36,14 +34,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(SOURCES, tmp_path_factory.mktemp("build"))
 
 
-def judge(program: Path, folder: Path, cases: str = "*") -> CandidateVerdict:
-    golden = open_golden(GOLDEN_DIR / "v1")
-    groups = read_groups(golden, cases)
-    limits = Limits(silent_seconds=60)
-    (judgement,) = run_candidates([find_candidate(str(program))], groups, golden.manifest.suite, folder, limits)
-    return judgement.verdict
-
-
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("run")
@@ -51,7 +41,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def verdict(program: Path, answers: Path) -> CandidateVerdict:
-    return judge(program, answers)
+    return judge(program, answers, "*")
 
 
 def test_the_c_port_passes_every_tap_of_every_golden_case(verdict: CandidateVerdict) -> None:

@@ -32,10 +32,19 @@ def test_an_executable_file_is_its_own_command(tmp_path: Path) -> None:
     assert find_candidate(str(program)).command == (str(program),)
 
 
+def test_a_python_file_that_names_its_interpreter_is_a_program(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("#!/usr/bin/env python3\n")
+    with pytest.raises(UnknownCandidateError, match=r"chmod \+x"):
+        find_candidate(str(program))
+    program.chmod(0o755)
+    assert find_candidate(str(program)).command == (str(program),)
+
+
 def test_a_file_that_is_not_executable_is_refused_with_the_remedy(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.touch(mode=0o644)
-    with pytest.raises(UnknownCandidateError, match=r"neither a \.py file nor executable: chmod \+x"):
+    with pytest.raises(UnknownCandidateError, match=r"neither a Python module nor executable: chmod \+x"):
         find_candidate(str(program))
 
 

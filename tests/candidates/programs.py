@@ -1,0 +1,21 @@
+"""Programs run and judged over golden cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.child import Limits
+from harness.contract import GOLDEN_DIR
+from harness.registry import find_candidate
+from harness.run import read_groups, run_candidates
+from harness.store import open_golden
+from harness.verdict import CandidateVerdict
+
+
+def judge(program: Path, folder: Path, cases: str) -> CandidateVerdict:
+    """Return the verdict on a program over the golden cases that match; its answers stay below the folder."""
+    golden = open_golden(GOLDEN_DIR / "v1")
+    candidate, groups = find_candidate(str(program)), read_groups(golden, cases)
+    limits = Limits(silent_seconds=60)
+    (judgement,) = run_candidates([candidate], groups, golden.manifest.suite, folder, limits)
+    return judgement.verdict
