@@ -10,21 +10,17 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from harness.commands import BROKEN, COMMANDS
+from harness.commands import BROKEN, COMMANDS, EXIT_STATUS
+from harness.names import unknown
+
+PROGRAM = "python -m harness"
+PURPOSE = "Is a port of Grok-1 numerically right, and if not, which operation is wrong?"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__.partition("\n")[0])
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=text, description=text)
-        if words[:1] == [name]:
-            module = importlib.import_module(f"harness.commands.{name.replace('-', '_')}")
-            module.add_options(sub)
-            sub.set_defaults(execute=module.execute)
-    options = parser.parse_args(words)
+    options = command_line(words).parse_args(words)
     from harness.files import FileError  # noqa: PLC0415 - `--help` has ended by now, and needs none of it
     from harness.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
 
@@ -34,6 +30,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return BROKEN
     return status
+
+
+def command_line(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command line; only the command that it names has its options."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=PURPOSE,
+        epilog=f"example:\n  {PROGRAM} run --candidate path/to/my_port.py\n\n{EXIT_STATUS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        parser.error(unknown("command", words[0], COMMANDS))
+    for name, command in COMMANDS.items():
+        sub = subparsers.add_parser(
+            name,
+            help=command.purpose,
+            description=f"{command.purpose[0].upper()}{command.purpose[1:]}.",
+            epilog=f"example:\n  {PROGRAM} {name} {command.example}\n\n{EXIT_STATUS}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if words[:1] == [name]:
+            module = importlib.import_module(f"harness.commands.{name.replace('-', '_')}")
+            module.add_options(sub)
+            sub.set_defaults(execute=module.execute)
+    return parser
 
 
 if __name__ == "__main__":

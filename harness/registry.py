@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import sys
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
+
+from harness.names import unknown
 
 CANDIDATES_DIR = Path(__file__).resolve().parent.parent / "candidates"
 
@@ -47,11 +48,9 @@ def find_candidate(name: str) -> Candidate:
         return _from_file(name, path)
     if all(part.isidentifier() for part in name.split(".")) and _module_exists(name):
         return _python(name, name)
-    near = difflib.get_close_matches(name, builtin_names(), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
     raise UnknownCandidateError(
-        f"no candidate {name!a}: {hint}give one of {', '.join(builtin_names())}, "
-        "package.module, path/to/file.py or the path of an executable program"
+        f"{unknown('candidate', name, builtin_names())} "
+        "(package.module, path/to/file.py and the path of an executable program work too)"
     )
 
 

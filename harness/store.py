@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fnmatch
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
@@ -18,6 +17,7 @@ from harness.cases import Cache, Call, CallKind, Case, Preset, tap_key
 from harness.contract import Array, LanguageModelConfig
 from harness.files import MAX_JSON_BYTES, FileError, parse_json
 from harness.manifest import MANIFEST, MANIFEST_DIGEST, Manifest, Tensors, parse_manifest
+from harness.names import unknown
 from harness.schema import validate
 from harness.tensors import TensorFile, digest, open_tensors
 
@@ -151,9 +151,7 @@ def _mending(directory: Path) -> Iterator[None]:
 
 def _known(golden: Golden, kind: str, name: str, names: Collection[str]) -> str:
     if name not in names:
-        near = difflib.get_close_matches(name, names, 3, 0.3)
-        there = ", ".join(near or sorted(names)[:3]) or "none"
-        raise FixtureError(f"{golden.directory}: no {kind} {name!a}; there are {len(names)}, such as {there}")
+        raise FixtureError(f"{golden.directory}: {unknown(kind, name, names)}")
     return name
 
 

@@ -13,9 +13,20 @@ from harness.whole import Drift, Flip
 
 Status = Literal["pass", "fail", "missing", "unsupported", "error", "inconclusive"]
 
-SEVERITY: Mapping[str, int] = {
-    name: rank for rank, name in enumerate(("pass", "inconclusive", "unsupported", "missing", "error", "fail"))
+MEANINGS: Mapping[str, str] = {
+    "pass": "every compared value lies within its fence, at the level that the verdict names: logits, routes (the "
+    "experts chosen as well), layers (every operation) or caches (and the KV cache)",
+    "inconclusive": "nothing could be compared, or every compared token hangs on a hidden choice of experts that may "
+    "honestly go either way; show more taps",
+    "unsupported": "the candidate declined the configuration and said why",
+    "missing": "a tap that the candidate declares was not returned, or a case has no answer at all",
+    "error": "the candidate crashed, hung, took too much memory, or its answer cannot be read",
+    "fail": "a value lies beyond its fence, an expert was chosen without excuse, the end-to-end error is larger than "
+    "honest rounding gives, or tapping changes the result",
 }
+"""What each status means, from the lightest to the gravest; only `pass` counts as one."""
+
+SEVERITY: Mapping[str, int] = {name: rank for rank, name in enumerate(MEANINGS)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,33 @@ of `COMMANDS` and its module.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 PASS, NONCONFORMING, BROKEN = 0, 1, 2
 """Exit statuses: pass; a candidate does not conform, is missing or crashed; wrong usage or a broken fixture."""
 
-COMMANDS: Mapping[str, str] = {
-    "run": "judge candidates, by default all built-in ones",
-    "judge": "judge an answer folder that was written elsewhere",
-    "capture": "write golden fixtures with the canonical JAX model",
-    "check-golden": "verify every file, tensor and digest of a golden set",
+EXIT_STATUS = """exit status:
+  0  pass
+  1  a candidate does not conform, is missing, unsupported or crashed; what is compared differs
+  2  wrong usage, or a broken fixture"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command does, in half a sentence, and an example of its arguments."""
+
+    purpose: str
+    example: str
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command(
+        "judge candidates, by default all built-in ones", "--candidate torch_eager --case 'unequal/*' --json run.json"
+    ),
+    "judge": Command("judge an answer folder that was written elsewhere", "jobs/unequal.float32 answers --quiet"),
+    "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),
+    "explain": Command("explain a fault, an operation or a verdict", "moe.expert_hidden"),
+    "capture": Command("write golden fixtures with the canonical JAX model", "--out golden/v1"),
+    "check-golden": Command("verify every file, tensor and digest of a golden set", "golden/v1"),
 }
-"""What each command does, by its name; `check-golden` is the module `check_golden`."""
+"""Every command by its name; `check-golden` is the module `check_golden`."""

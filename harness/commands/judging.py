@@ -23,13 +23,24 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report")
+    detail = parser.add_mutually_exclusive_group()
+    detail.add_argument(
+        "--quiet", dest="detail", action="store_const", const="quiet", default="normal", help="one line per candidate"
+    )
+    detail.add_argument(
+        "--verbose",
+        dest="detail",
+        action="store_const",
+        const="verbose",
+        help="every candidate at every operation, and every failure explained",
+    )
 
 
 def conclude(
     verdicts: Sequence[CandidateVerdict], golden: Golden, options: argparse.Namespace, required: Mapping[str, str]
 ) -> int:
     """Show a run, write its reports, and return the exit status."""
-    terminal.show(terminal.wide_console(), verdicts, golden)
+    terminal.show(terminal.wide_console(), verdicts, golden, options.detail)
     if options.json is not None:
         files.write_report_json(options.json, verdicts, golden)
     if options.junit is not None:

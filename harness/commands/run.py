@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
     if options.keep is not None and options.keep.exists():
         raise FileError(f"{options.keep}: exists already: give a new folder")
-    with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases) as advance:
+    with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
         judgements = run.run_candidates(
             candidates,
             groups,

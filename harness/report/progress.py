@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def progress_bar(num_cases: int) -> Iterator[Callable[[str, str], None]]:
+def progress_bar(num_cases: int, *, shown: bool = True) -> Iterator[Callable[[str, str], None]]:
     """Show a bar of `num_cases` steps; yields a function that takes the candidate and the case just answered."""
     columns = (
         TextColumn("{task.description:40.40}"),
@@ -20,6 +20,6 @@ def progress_bar(num_cases: int) -> Iterator[Callable[[str, str], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
         task = bar.add_task("starting", total=num_cases)
         yield lambda name, case: bar.update(task, advance=1, description=f"{name} {case}")

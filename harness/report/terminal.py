@@ -1,10 +1,10 @@
-"""The run on a terminal: one table of operations, one line per candidate, and every failure explained."""
+"""The run on a terminal: one table of operations, every failure explained, and one line per candidate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -27,7 +27,9 @@ STYLES = {
 }
 LOOK: Mapping[str, Any] = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "pad_edge": False}
 
-PIPE_WIDTH = 110
+PIPE_WIDTH = 132
+
+Detail = Literal["quiet", "normal", "verbose"]
 
 MAX_FAILURES = 5
 """Failing operations that are explained in full, per candidate; the table and the JSON hold all."""
@@ -39,17 +41,22 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(markup=False, width=PIPE_WIDTH)
 
 
-def show(console: Console, verdicts: Sequence[CandidateVerdict], golden: Golden) -> None:
-    """Print the whole report of a run."""
-    console.print(operations_table(verdicts))
-    console.print(candidates_table(verdicts))
+def show(console: Console, verdicts: Sequence[CandidateVerdict], golden: Golden, detail: Detail = "normal") -> None:
+    """Print the report of a run: the table of operations, every failure explained, and last the verdicts.
+
+    In `quiet` detail the verdicts alone; `verbose` has a row for every candidate at every operation, and explains all.
+    """
+    if detail != "quiet":
+        console.print(operations_table(verdicts, pooled=detail == "normal"))
+        for verdict in verdicts:
+            for block in failures(verdict, golden, MAX_FAILURES if detail == "normal" else None):
+                console.print(block, highlight=False, markup=False)
     for verdict in verdicts:
-        for block in failures(verdict, golden):
-            console.print(block, highlight=False, markup=False)
+        console.print(verdict_line(verdict), soft_wrap=True)
 
 
-def operations_table(verdicts: Sequence[CandidateVerdict]) -> Table:
-    """Return one row per operation: pooled over all candidates that pass it, and one for each that does not."""
+def operations_table(verdicts: Sequence[CandidateVerdict], *, pooled: bool = True) -> Table:
+    """Return one row per operation, pooled over the candidates that pass it, and one for each that does not."""
     table = Table(title="Operations, recomputed in float64 from each candidate's own inputs", **LOOK)
     for column in ("operation", "verdict"):
         table.add_column(column, no_wrap=True)
@@ -58,10 +65,9 @@ def operations_table(verdicts: Sequence[CandidateVerdict]) -> Table:
     table.add_column("worst case", overflow="fold")
     for name in (spec.operation for spec in tap_specs()):
         rows = [(v.name, row) for v in verdicts for row in v.operations if row.operation == name]
-        passed = [pair for pair in rows if pair[1].status == "pass"]
-        if passed:
-            candidate, worst = max(passed, key=lambda pair: pair[1].worst.ratio)
-            add_operation(table, candidate, worst, "")
+        passed = sorted((pair for pair in rows if pair[1].status == "pass"), key=lambda pair: -pair[1].worst.ratio)
+        for candidate, row in passed[:1] if pooled else passed:
+            add_operation(table, candidate, row, "")
         for candidate, row in rows:
             if row.status != "pass":
                 add_operation(table, candidate, row, ", ".join(map(str, row.layers_at_fault)) or "–")
@@ -87,26 +93,25 @@ def format_ratio(comparison: Comparison) -> str:
     return f"{comparison.ratio:.3g}"
 
 
-def candidates_table(verdicts: Sequence[CandidateVerdict]) -> Table:
-    """Return one row per candidate: verdict, level, cases, worst operation, repeatability, excused flips, time."""
-    table = Table(title="Candidates", **LOOK)
-    for column in ("candidate", "verdict", "cases", "end to end", "excused flips", "repeat", "seconds"):
-        table.add_column(column, overflow="fold", no_wrap=column == "verdict")
-    for verdict in verdicts:
-        passed = sum(case.status == "pass" for case in verdict.cases)
-        drift = max((d.ratio for case in verdict.cases for d in case.drifts), default=math.nan)
-        flips = [flip for case in verdict.cases for flip in case.flips]
-        repeated = {case.repeatable for case in verdict.cases if case.repeatable is not None}
-        table.add_row(
-            verdict.name,
-            Text(status_of(verdict), style=STYLES[verdict.status]),
-            f"{passed}/{len(verdict.cases)}",
-            "–" if math.isnan(drift) else f"{drift:.2g}",
-            f"{sum(flip.excused for flip in flips)}/{len(flips)}",
-            "unknown" if not repeated else "bitwise" if repeated == {True} else "no",
-            f"{verdict.seconds:.1f}",
-        )
-    return table
+def verdict_line(verdict: CandidateVerdict) -> Text:
+    """Return a candidate's verdict in one line: level, cases, end-to-end error, flips, repeatability, time."""
+    passed = sum(case.status == "pass" for case in verdict.cases)
+    flips = [flip for case in verdict.cases for flip in case.flips]
+    repeated = {case.repeatable for case in verdict.cases if case.repeatable is not None}
+    drift = max((d.ratio for case in verdict.cases for d in case.drifts), default=math.nan)
+    parts = [f"{passed} of {len(verdict.cases)} cases"]
+    if at_fault := list(dict.fromkeys(row.operation for row in verdict.operations if row.status != "pass")):
+        parts.append(f"at fault: {', '.join(at_fault)}")
+    if not math.isnan(drift):
+        parts.append(f"end to end {drift:.2g} of what is allowed")
+    if flips:
+        parts.append(f"{sum(flip.excused for flip in flips)} of {len(flips)} other choices of experts excused")
+    if repeated:
+        parts.append("bitwise repeatable" if repeated == {True} else "not bitwise repeatable")
+    parts.append(f"{verdict.seconds:.1f} s")
+    name = " ".join(filter(None, (verdict.name, verdict.version)))
+    status = (status_of(verdict), STYLES[verdict.status])
+    return Text.assemble(f"{name}: ", status, f"; {'; '.join(parts)}")
 
 
 def status_of(verdict: CandidateVerdict) -> str:
@@ -114,13 +119,12 @@ def status_of(verdict: CandidateVerdict) -> str:
     return f"pass ({verdict.level})" if verdict.passed else verdict.status
 
 
-def failures(verdict: CandidateVerdict, golden: Golden) -> list[str]:
-    """Return the explanation of each failing operation, and of each case that failed otherwise."""
+def failures(verdict: CandidateVerdict, golden: Golden, most: int | None = MAX_FAILURES) -> list[str]:
+    """Return the explanation of each failing operation, at most so many, and of each case that failed otherwise."""
     failing = [row for row in verdict.operations if row.status != "pass"]
-    blocks = [explain(verdict, row, golden) for row in failing[:MAX_FAILURES]]
-    if failing[MAX_FAILURES:]:
-        names = ", ".join(dict.fromkeys(row.operation for row in failing[MAX_FAILURES:]))
-        blocks.append(f"{verdict.name}: also at fault: {names}")
+    blocks = [explain(verdict, row, golden) for row in failing[:most]]
+    if blocks and (rest := failing[len(blocks) :]):
+        blocks.append(f"{verdict.name}: also at fault: {', '.join(dict.fromkeys(row.operation for row in rest))}")
     explained = {case for row in failing for case in row.cases_at_fault}
     others: dict[str, list[CaseVerdict]] = {}
     for case in verdict.cases:

@@ -181,6 +181,11 @@ def run_broken(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["lst"], "no command 'lst'; did you mean list?"),
+        (["list", "casse"], "no list 'casse'; did you mean cases?"),
+        (["list", "cases", "strees/*"], "no case 'strees/*'; did you mean stress/prefill/saturated_cap.bfloat16"),
+        (["explain", "embeding"], "no fault, operation or verdict 'embeding'; did you mean embedding?"),
+        (["run", "--quiet", "--verbose"], "not allowed with"),
         (["run", "--golden", "no/such/golden"], "no/such/golden: no such folder"),
         (["run", "--case", "strees/*", "--candidate", "numpy_float64"], "no case 'strees/*'"),
         (["run", "--case", CASE, "--candidate", "numpy_flaot64"], "did you mean numpy_float64?"),
@@ -192,7 +197,7 @@ def run_broken(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> 
         (["check-golden", "no/such/golden"], "no/such/golden: no such folder"),
         (["capture", "--replace", "unequal/*"], "--replace needs --reason TEXT"),
         (["capture", "--reason", "better"], "--replace needs --reason TEXT"),
-        (["prove"], "invalid choice"),
+        (["prove"], "no command 'prove'; there are"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

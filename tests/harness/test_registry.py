@@ -67,8 +67,8 @@ def test_a_dotted_module_is_found_without_importing_any_of_it(tmp_path: Path, mo
 def test_an_unknown_candidate_is_one_line_that_says_what_may_be_given(name: str) -> None:
     with pytest.raises(UnknownCandidateError) as raised:
         find_candidate(name)
-    assert str(raised.value).startswith(f"no candidate {name!r}: ")
-    assert "package.module, path/to/file.py or the path of an executable program" in str(raised.value)
+    assert str(raised.value).startswith(f"no candidate {name!r}; ")
+    assert "package.module, path/to/file.py and the path of an executable program work too" in str(raised.value)
 
 
 def test_a_misspelt_built_in_candidate_is_suggested() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from harness.compare import Comparison
 from harness.report.files import plain, write_junit, write_report_json
 from harness.report.progress import progress_bar
-from harness.report.terminal import MAX_FAILURES, failures, format_ratio, show, status_of
+from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show, status_of
 from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
 from harness.whole import Drift, Flip
 from tests.harness.honest_port import golden, golden_taps
@@ -27,6 +27,15 @@ MISSING = Comparison(0, "layers.00.output", 0, problem="missing: declared but no
 MISSHAPEN = Comparison(0, "logits", 0, problem="shape [1], expected [b, t, v] = [2, 6, 101]")
 DRIFT = Drift(0, "logits", 0.25, (0, 0), 0.1, 0.1, 0.1)
 FLIP = Flip(0, 1, (0, 3), gap=0.01, allowed=0.02)
+MANY = (
+    "attention.norm",
+    "attention.output",
+    "attention.output_norm",
+    "attention.residual",
+    "moe.norm",
+    "moe.output",
+    "output",
+)
 
 
 def verdict(*cases: CaseVerdict, name: str = "port") -> CandidateVerdict:
@@ -41,9 +50,9 @@ FAILING = CaseVerdict(case=CASE, status="fail", reason="too far", comparisons=(G
 CRASHED = CaseVerdict(case=OTHER, status="error", reason="killed by signal 11")
 
 
-def shown(*verdicts: CandidateVerdict) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    show(console, verdicts, golden())
+def shown(*verdicts: CandidateVerdict, detail: Detail = "normal") -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show(console, verdicts, golden(), detail)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -58,11 +67,37 @@ def test_the_table_of_operations_shows_verdict_ratio_and_worst_case() -> None:
     assert row_of(output, "attention.query") == ["attention.query", "pass", "0.91", "port:", CASE]
 
 
-def test_the_table_of_candidates_shows_level_cases_drift_flips_repeat_and_time() -> None:
-    row = row_of(shown(verdict(PASSING)), "port")
-    assert row == ["port", "pass", "(layers)", "1/1", "0.25", "1/1", "bitwise", "3.2"]
+def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_time() -> None:
+    last = shown(verdict(PASSING)).splitlines()[-1]
+    assert last == (
+        "port 2.1: pass (layers); 1 of 1 cases; end to end 0.25 of what is allowed; "
+        "1 of 1 other choices of experts excused; bitwise repeatable; 3.2 s"
+    )
     unrepeated = replace(PASSING, repeatable=False, flips=(replace(FLIP, gap=1.0),), drifts=())
-    assert row_of(shown(verdict(unrepeated)), "port")[3:] == ["1/1", "–", "0/1", "no", "3.2"]
+    last = shown(verdict(unrepeated)).splitlines()[-1]
+    assert "end to end" not in last
+    assert "0 of 1 other choices of experts excused; not bitwise repeatable" in last
+
+
+def test_the_last_line_of_a_failing_candidate_names_the_operations_at_fault() -> None:
+    last = shown(verdict(FAILING)).splitlines()[-1]
+    assert last.startswith("port 2.1: fail; 0 of 1 cases; at fault: attention.key, output, logits;")
+
+
+def test_quiet_shows_the_verdicts_alone() -> None:
+    assert len(shown(verdict(FAILING), verdict(PASSING), detail="quiet").splitlines()) == 2
+
+
+def test_verbose_shows_every_candidate_at_every_operation_and_explains_every_failure() -> None:
+    output = shown(verdict(PASSING, name="first"), verdict(PASSING, name="second"), detail="verbose")
+    assert sum(line.split()[:1] == ["attention.query"] for line in output.splitlines()) == 2
+    many = replace(FAILING, comparisons=tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in MANY))
+    assert "also at fault" in shown(verdict(many))
+    assert shown(verdict(many), detail="verbose").count("reproduce") == len(MANY)
+
+
+def test_a_failure_is_explained_in_at_most_15_lines() -> None:
+    assert all(len(block.splitlines()) <= 15 for block in failures(verdict(FAILING), golden()))
 
 
 def test_candidates_that_pass_share_a_row_and_each_that_fails_has_its_own() -> None:
@@ -100,16 +135,7 @@ def test_a_case_that_failed_otherwise_is_told_with_its_reason() -> None:
 
 
 def test_no_more_failures_are_explained_than_can_be_read_and_the_rest_are_named() -> None:
-    names = (
-        "attention.norm",
-        "attention.output",
-        "attention.output_norm",
-        "attention.residual",
-        "moe.norm",
-        "moe.output",
-        "output",
-    )
-    many = tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in names)
+    many = tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in MANY)
     blocks = failures(verdict(replace(FAILING, comparisons=many)), golden())
     assert len(blocks) == MAX_FAILURES + 1
     assert blocks[-1] == "port: also at fault: moe.output, output"

@@ -1,0 +1,58 @@
+"""`python -m harness explain`: what a name means, told from the tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from harness.commands import PASS
+from harness.contract import GOLDEN_DIR, TapSpec, tap_specs
+from harness.files import FileError, read_json
+from harness.graph import OPERATIONS
+from harness.names import unknown
+from harness.operations.row import Operation
+from harness.verdict import MEANINGS
+
+WIDTH = 13
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("name", metavar="NAME", help="a fault, an operation or a verdict")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Explain one name; raises FileError for a name that nothing has."""
+    sys.stdout.writelines(f"{line}\n" for line in explain(options.name.removeprefix("layers.*.")))
+    return PASS
+
+
+def explain(name: str) -> Iterator[str]:
+    """Yield the lines that explain a verdict or an operation."""
+    operations = {operation.name: operation for operation in OPERATIONS}
+    if name in MEANINGS:
+        yield f"{name}: a verdict"
+        yield line("means", MEANINGS[name])
+        yield line("exit status", "0" if name == "pass" else "1")
+    elif name in operations:
+        specs = {spec.operation: spec for spec in tap_specs()}
+        yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])
+    else:
+        raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *operations]))
+
+
+def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
+    """Yield what the graph and the contract say of an operation and the tap that it makes."""
+    yield f"{operation.name}: an operation (SPEC {operation.section})"
+    yield line("gives", spec.meaning)
+    yield line("tap", f"{spec.name} [{', '.join(spec.axes)}], {spec.dtype}, shown from level {spec.level}")
+    yield line("reads", ", ".join((*operation.inputs, *operation.weights)) or "tokens")
+    yield line("compared", read_json(GOLDEN_DIR / "schema" / "taps.json")["compared"][spec.compared])
+    for alternative in operation.alternatives[1:]:
+        yield line("may also be", alternative.name)
+
+
+def line(word: str, text: str) -> str:
+    """Return one line of an explanation."""
+    return f"  {word:{WIDTH}}{text}"

@@ -1,0 +1,97 @@
+"""`python -m harness list`: what there is, one name a line with what it means."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import fnmatch
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.commands import PASS
+from harness.contract import GOLDEN_DIR, LanguageModelConfig, tap_specs
+from harness.files import FileError, read_json
+from harness.manifest import MANIFEST
+from harness.names import unknown
+from harness.registry import CANDIDATES_DIR, builtin_names
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("what", type=known_table, metavar="WHAT", help=", ".join(TABLES))
+    parser.add_argument("pattern", nargs="?", default="*", metavar="GLOB", help="only the names that match")
+    parser.add_argument(
+        "--golden", type=Path, default=GOLDEN_DIR / "v1", metavar="DIR", help="the golden set (default: golden/v1)"
+    )
+
+
+def known_table(what: str) -> str:
+    """Return the name of a table as it is; raises ArgumentTypeError for one that there is not."""
+    if what not in TABLES:
+        raise argparse.ArgumentTypeError(unknown("list", what, TABLES))
+    return what
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the names and meanings that a glob pattern matches; raises FileError if it matches none."""
+    table = TABLES[options.what](options.golden)
+    rows = {name: meaning for name, meaning in table.items() if fnmatch.fnmatchcase(name, options.pattern)}
+    if not rows:
+        raise FileError(unknown(options.what.removesuffix("s"), options.pattern, table))
+    width = max(map(len, rows))
+    sys.stdout.writelines(f"{name:{width}}  {meaning}".rstrip() + "\n" for name, meaning in rows.items())
+    return PASS
+
+
+def cases(golden: Path) -> dict[str, str]:
+    """Return every case of a golden set and why it exists."""
+    stored = read_json(golden / MANIFEST)["cases"]
+    return {case: read_json(golden / "cases" / case / "case.json")["why"] for case in sorted(stored)}
+
+
+def presets(golden: Path) -> dict[str, str]:
+    """Return every preset of a golden set and the sizes of its axes."""
+    stored = read_json(golden / MANIFEST)["presets"]
+    configs = {name: read_json(golden / "presets" / name / "config.json") for name in sorted(stored)}
+    return {name: sizes(LanguageModelConfig.from_json(config)) for name, config in configs.items()}
+
+
+def sizes(config: LanguageModelConfig) -> str:
+    """Return the sizes of a configuration by axis letter."""
+    letters = " ".join(f"{axis}={size}" for axis, size in config.axis_sizes.items())
+    return f"layers={config.model.num_layers} {letters}"
+
+
+def taps(golden: Path) -> dict[str, str]:
+    """Return every tap of the contract: axes, dtype, level and meaning."""
+    del golden
+    return {
+        spec.name: f"[{', '.join(spec.axes)}] {spec.dtype}, level {spec.level}: {spec.meaning}" for spec in tap_specs()
+    }
+
+
+def candidates(golden: Path) -> dict[str, str]:
+    """Return every built-in candidate and the first line of its docstring, without importing it."""
+    del golden
+    return {name: docstring(candidate_file(name)) for name in builtin_names()}
+
+
+def candidate_file(name: str) -> Path:
+    """Return the file of a built-in candidate, a module or a package."""
+    module = CANDIDATES_DIR / f"{name}.py"
+    return module if module.is_file() else CANDIDATES_DIR / name / "__init__.py"
+
+
+def docstring(path: Path) -> str:
+    """Return the first line of a module's docstring, without importing the module."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+
+
+TABLES: Mapping[str, Callable[[Path], dict[str, str]]] = {
+    "cases": cases,
+    "taps": taps,
+    "candidates": candidates,
+    "presets": presets,
+}
+"""What can be listed: name → meaning of everything there is, given the golden set."""

@@ -1,0 +1,48 @@
+"""The command line as a whole: it starts at once, helps, and writes no colour into pipes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from harness.commands import COMMANDS, EXIT_STATUS
+
+ENGINES = ("jax", "haiku", "torch")
+
+
+def python(program: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - this very Python
+
+
+def run(*arguments: str) -> str:
+    """Run a command line in a fresh process that cannot import an engine, and return what it writes."""
+    blocked = "import sys; sys.modules |= dict.fromkeys({!r}); from harness.__main__ import main; sys.exit(main())"
+    return python(blocked.format(ENGINES), *arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_helps_with_an_example_and_its_exit_statuses(name: str) -> None:
+    output = run(name, "--help")
+    assert f"python -m harness {name} {COMMANDS[name].example}" in output
+    assert EXIT_STATUS in output
+
+
+def test_help_names_every_command() -> None:
+    output = run("--help")
+    assert all(command.purpose in output for command in COMMANDS.values())
+
+
+def test_neither_help_nor_a_list_imports_the_checks_or_an_engine() -> None:
+    for arguments in (["--help"], ["list", "cases"]):
+        watch = f"from harness.__main__ import main\nimport sys\ntry:\n main({arguments})\nexcept SystemExit: pass\n"
+        watch += f"assert not {{*{ENGINES}, 'rich', 'harness.judge'}} & set(sys.modules), sorted(sys.modules)"
+        python(watch)
+
+
+def test_no_colour_code_is_written_into_a_pipe() -> None:
+    output = run("run", "--candidate", "numpy_float64", "--case", "stress/prefill/saturated_cap.float32")
+    assert "pass (caches)" in output
+    assert "\x1b" not in output

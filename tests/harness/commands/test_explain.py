@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+from harness.__main__ import main
+from harness.graph import OPERATIONS
+from harness.verdict import SEVERITY
+
+
+@pytest.mark.parametrize("status", SEVERITY)
+def test_every_verdict_is_explained_and_only_a_pass_has_exit_status_0(
+    status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", status]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith(f"{status}: a verdict\n  means        ")
+    assert output.endswith("exit status  0\n" if status == "pass" else "exit status  1\n")
+
+
+@pytest.mark.parametrize("name", [operation.name for operation in OPERATIONS])
+def test_every_operation_is_explained_from_the_graph_and_the_contract(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", name]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith(f"{name}: an operation (SPEC §")
+    assert all(word in output for word in ("gives", "tap", "reads", "compared"))
+
+
+def test_an_operation_names_its_permitted_alternatives(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "attention.logits"])
+    assert "may also be  inner value not rounded" in capsys.readouterr().out
