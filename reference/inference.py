@@ -90,8 +90,8 @@ def apply_with_taps(  # noqa: PLR0913 - the keywords of `apply`, and the taps
 ) -> tuple[Output, dict[str, jax.Array]]:
     """Run the model as `apply` does, and return its output and the taps that match the glob patterns (None: all).
 
-    Taps change the output by float32 rounding at most: the compiler fuses around them. Their names, axes and dtypes
-    are those of golden/schema/taps.json, in its order.
+    Tapping changes nothing: on the CPU the output is bit for bit that of `apply`. The names, axes and dtypes of the
+    taps are those of golden/schema/taps.json, in its order.
     Raises ValueError also for a pattern that matches no tap.
     """
     names = select_taps(config, taps)

@@ -13,6 +13,7 @@ import pytest
 import reference
 from harness.contract import LanguageModelConfig, TransformerConfig
 from harness.synthesis import Statistics, synthesize
+from reference import LanguageModelOutput
 from tests.reference.published import memory_after, relative_rms, run, tree
 
 CONFIG = LanguageModelConfig(
@@ -56,6 +57,16 @@ def test_float32_taps_agree_on_every_mesh(mesh: tuple[int, int]) -> None:
     _, sharded = reference.apply_with_taps(config, params, TOKENS, mesh=reference.make_mesh(mesh))
     assert list(alone) == list(sharded)
     assert max(relative_rms(sharded[name], alone[name]) for name in alone if "index" not in name) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mesh", [None, (1, 2), (2, 4)])
+def test_tapping_does_not_change_the_logits_by_a_bit(mesh: tuple[int, int] | None, dtype: str) -> None:
+    config, params = model(num_groups=8, dtype=dtype)
+    on = None if mesh is None else reference.make_mesh(mesh)
+    outputs = [reference.apply_with_taps(config, params, TOKENS, taps=taps, mesh=on)[0] for taps in (None, ())]
+    tapped, untapped = (np.asarray(output.logits) for output in outputs if isinstance(output, LanguageModelOutput))
+    assert np.array_equal(tapped, untapped)
 
 
 @pytest.mark.parametrize(("num_groups", "mesh"), [(1, (1, 4)), (4, (1, 8)), (16, (1, 2)), (2, (2, 4))])
