@@ -39,7 +39,8 @@ def conformance(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; `-- --thorough` runs the long profiles too."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))
-    session.run("python", "-m", "pytest", *session.posargs, env=compiled_once(session))
+    workers = ("-n", "logical", "--maxprocesses", "4")
+    session.run("python", "-m", "pytest", *workers, *session.posargs, env=compiled_once(session))
 
 
 @nox.session
