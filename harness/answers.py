@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.contract import DTYPES, CandidateInfo
+from harness.contract import DTYPES, CandidateInfo, select_taps, tap_name, tap_specs
 from harness.files import FileError, read_json
 from harness.jobs import Job, JobCase
+from harness.names import unknown
 from harness.tensors import TensorFile, digest, open_tensors
 
 Status = Literal["answered", "unsupported", "error", "missing"]
@@ -23,6 +24,15 @@ Status = Literal["answered", "unsupported", "error", "missing"]
 MAX_RESULT_BYTES = 4 * 2**20
 MAX_REASON = 500
 MAX_SECONDS = 1e9
+
+MAX_LAYERS = 128
+"""Layers of the largest model of which a candidate may name taps one by one."""
+
+_TAPS = tuple(
+    tap_name(layer, spec.operation)
+    for spec in tap_specs()
+    for layer in (range(MAX_LAYERS) if spec.per_layer else (None,))
+)
 
 NO_TENSORS = TensorFile(Path(), {}, np.empty(0, np.uint8))
 
@@ -145,6 +155,9 @@ def _read_info(out_dir: Path) -> CandidateInfo:
             raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
     if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
         raise FileError(f"{path}: dtypes must map globs of taps to {', '.join(DTYPES)} or fprop")
+    for pattern in (*taps, *dtypes):
+        if not select_taps(_TAPS, [pattern]):
+            raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
     return CandidateInfo(name=one_line(name), version=one_line(version), taps=tuple(taps), dtypes=dtypes)
 
 

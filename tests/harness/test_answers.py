@@ -135,6 +135,20 @@ def test_an_answer_whose_info_is_malformed_is_an_error(out: Path, job: Job, info
     assert "info.json" in answer.reason
 
 
+@pytest.mark.parametrize(
+    "info",
+    [
+        {**INFO, "taps": ["logits", "layers.*.router.logit"]},
+        {**INFO, "dtypes": {"layers.*.router.logit": "float32"}},
+    ],
+)
+def test_a_tap_that_does_not_exist_is_an_error_with_the_name_that_was_meant(out: Path, job: Job, info: Any) -> None:
+    write_json_text(out / "info.json", info)
+    answer = first_answer(out, job)
+    assert answer.status == "error"
+    assert "no tap 'layers.*.router.logit'; did you mean layers.*.router.logits" in answer.reason
+
+
 def test_an_answer_that_does_not_say_who_answers_is_an_error(out: Path, job: Job) -> None:
     (out / "info.json").unlink()
     assert first_answer(out, job).reason.startswith("info.json was not written")
