@@ -15,6 +15,7 @@ from harness.masks import compared, expand
 from harness.noise import Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
+from harness.statistics import Systematic, systematic
 
 SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}
 
@@ -27,8 +28,9 @@ class Comparison:
     """How one tap of one call compares with the exact result; ratios are measured / allowed, and pass up to 1.
 
     `tail` is the worst element's error over its fence, `bulk` the root mean square of errors over what honest rounding
-    gives. `excess` is the largest error beyond one rounding to the recorded dtype, in units of float32 roundings of
-    the operation. `index` points at the worst element; `problem` says what is wrong where no number can.
+    gives, `systematic` what all elements err in common, along several directions. `excess` is the largest error beyond
+    one rounding to the recorded dtype, in units of float32 roundings of the operation. `index` points at the worst
+    element; `problem` says what is wrong where no number can.
     `undecided` marks a tap of which no element could be compared because a hidden choice of experts may go either way.
     """
 
@@ -37,6 +39,7 @@ class Comparison:
     num_elements: int
     tail: float = 0.0
     bulk: float = 0.0
+    systematic: tuple[Systematic, ...] = ()
     excess: float = 0.0
     index: tuple[int, ...] = ()
     observed: float = math.nan
@@ -58,8 +61,8 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Measured / allowed of the worse of the two statistics, infinite where no number can say it."""
-        return math.inf if self.problem else max(self.tail, self.bulk)
+        """Measured / allowed of the worst statistic, infinite where no number can say it."""
+        return math.inf if self.problem else max(self.tail, self.bulk, *(x.ratio for x in self.systematic))
 
     @property
     def passed(self) -> bool:
@@ -148,7 +151,8 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
             exact=float(exact.value[index]),
             problem=f"{int((mask & ~finite).sum())} of {num_elements} values are not finite",
         )
-    error = np.where(mask, np.abs(observed - exact.value), 0.0)
+    signed = np.where(mask, observed - exact.value, 0.0)
+    error = np.abs(signed)
     ratio = np.divide(error, fence.allowed, out=np.where(error > 0, np.inf, 0.0), where=fence.allowed > 0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
     scored = mask & (exact.value != 0) & (fence.deviation > 0)  # a masked weight is exactly 0 and would dilute the mean
@@ -160,6 +164,7 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
         num_elements,
         tail=float(ratio[index]),
         bulk=bulk,
+        systematic=systematic(signed, exact, fence, scored, recorded),
         excess=excess_units(error, exact, recorded, mask),
         index=index,
         observed=float(observed[index]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
 from harness.operations.row import Alternative
 from harness.oracle import ExactWeights
-from harness.verdict import CaseVerdict, case_status
+from harness.verdict import CaseVerdict, case_status, pooled_systematic
 from harness.whole import SAFETY, Honest, drifts, flips, honest_run, per_token, route_of
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...]], Honest]
@@ -103,7 +103,7 @@ def choose_alternatives(
     """Choose for every operation that fails canonically the alternative that passes everywhere; update `local`."""
     failing = {
         c.operation for i in members for found in local[i].values() for c in found if not c.passed and not c.problem
-    }
+    } | failing_together(local[i] for i in members)
     chosen: dict[str, Alternative] = {}
     for operation in sorted(failing):
         for alternative in alternatives_of(operation, groups, members):
@@ -117,13 +117,29 @@ def choose_alternatives(
                 if case.id in evidence[i]
             }  # fmt: skip
             fits = [c for found in tried.values() for c in found if c.operation == operation]
-            if all(c.passed for c in fits):
+            if all(c.passed for c in fits) and not failing_together(
+                {case: found for (j, case), found in tried.items() if j == i} for i in members
+            ):
                 chosen[operation] = alternative
                 for (i, case), found in tried.items():
                     better = {(c.call, c.tap): c for c in found if c.operation == operation}
                     local[i][case] = [better.get((c.call, c.tap), c) for c in local[i][case]]
                 break
     return chosen
+
+
+def failing_together(local: Iterable[Mapping[str, Sequence[Comparison]]]) -> set[str]:
+    """Return the operations whose systematic statistic fails over all cases; comparisons go by case."""
+    by_operation: dict[str, list[tuple[str, Comparison]]] = {}
+    for cases in local:
+        for case, found in cases.items():
+            for comparison in found:
+                by_operation.setdefault(comparison.operation, []).append((case, comparison))
+    return {
+        operation
+        for operation, found in by_operation.items()
+        if any(not one.ratio <= 1 for one in pooled_systematic(found))
+    }
 
 
 def alternatives_of(operation: str, groups: Sequence[Group], members: Sequence[int]) -> tuple[Alternative, ...]:

@@ -170,7 +170,7 @@ def fence_of_copy(exact: Exact, fence: Fence, recorded: str, steps: Array, confi
     narrower = UNIT_ROUNDOFF[recorded] > UNIT_ROUNDOFF[config.fprop_dtype]
     new = np.arange(exact.value.shape[1]) >= steps[:, None]  # [b, s]
     may_round = (new & narrower)[..., None, None]
-    return Fence(np.where(may_round, fence.allowed, 0.0), np.where(may_round, fence.deviation, 0.0))
+    return Fence(np.where(may_round, fence.allowed, 0.0), np.where(may_round, fence.deviation, 0.0), None, fence.factor)
 
 
 def has_gaps(config: LanguageModelConfig, case: Case, shown: Collection[Key]) -> bool:
@@ -259,8 +259,8 @@ def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:
 
 
 def widened(fence: Fence, deviation: Array, factor: float) -> Fence:
-    """Add the measured noise of hidden operations to a fence."""
-    return Fence(fence.allowed + factor * deviation, np.hypot(fence.deviation, deviation))
+    """Add the measured noise of hidden operations to a fence; it is correlated in ways that nothing is known of."""
+    return Fence(fence.allowed + factor * deviation, np.hypot(fence.deviation, deviation), None, factor)
 
 
 def before(undecided: Array, steps: Array, x: Array, axes: tuple[str, ...]) -> Array:

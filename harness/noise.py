@@ -47,10 +47,16 @@ def recorded_dtypes(config: LanguageModelConfig, preset: Preset) -> dict[str, st
 
 @dataclass(frozen=True)
 class Fence:
-    """How far each element may stray, and its standard deviation under honest rounding; shapes of the tap, float64."""
+    """How far each element may stray, and its standard deviation under honest rounding; shapes of the tap, float64.
+
+    `common` bounds the error that elements may have in common: that of a library function, or of a sum that a whole
+    row shares; None where nothing is known of it. `factor` is λ.
+    """
 
     allowed: Array
     deviation: Array
+    common: Array | None
+    factor: float
 
 
 def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
@@ -68,7 +74,8 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
     tiny = SMALLEST_NORMAL[recorded]
     allowed = rounding + bound + factor / math.sqrt(3) * spread + exact.jump + tiny
     deviation = np.sqrt((rounding**2 + bound**2 + spread**2) / 3 + np.asarray(exact.jump) ** 2 + tiny**2)
-    return Fence(allowed, deviation)
+    common = np.broadcast_to(bound + factor / math.sqrt(3) * spread if exact.shared else bound, allowed.shape)
+    return Fence(allowed, deviation, common, factor)
 
 
 def disturb(exact: Exact, recorded: str, random: np.random.Generator) -> Array:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from harness.compare import Comparison
 from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
+from harness.statistics import Systematic, pooled
 from harness.whole import Drift, Flip
 
 Status = Literal["pass", "fail", "missing", "unsupported", "error", "inconclusive"]
@@ -27,6 +28,9 @@ MEANINGS: Mapping[str, str] = {
 """What each status means, from the lightest to the gravest; only `pass` counts as one."""
 
 SEVERITY: Mapping[str, int] = {name: rank for rank, name in enumerate(MEANINGS)}
+
+TOKEN_ALONE = ("attention.norm", "attention.query", "attention.key", "attention.value")
+"""Operations whose value in layer 0 depends on nothing but the token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,8 @@ class CaseVerdict:
 class OperationVerdict:
     """One operation over all cases of one compute dtype: its worst comparison, and the layers at fault.
 
-    `alternative` names the permitted way in which the candidate computes it, empty for the canonical one.
+    `systematic` pools what its taps err in common, and may fail where no single tap does. `alternative` names the
+    permitted way in which the candidate computes it, empty for the canonical one.
     """
 
     operation: str
@@ -62,6 +67,7 @@ class OperationVerdict:
     num_comparisons: int
     worst_case: str
     worst: Comparison
+    systematic: tuple[Systematic, ...]
     layers_at_fault: tuple[int, ...]
     cases_at_fault: tuple[str, ...]
     alternative: str
@@ -80,8 +86,9 @@ class CandidateVerdict:
 
     @property
     def status(self) -> Status:
-        """The gravest status of all cases; `missing` if the candidate does not even show the logits."""
-        status = worst_status(case.status for case in self.cases)
+        """The gravest status of all cases and operations; `missing` if it does not even show the logits."""
+        failed: list[Status] = [row.status for row in self.operations if row.status == "fail"]
+        status = worst_status([*(case.status for case in self.cases), *failed])
         return "missing" if status == "pass" and self.level == "none" else status
 
     @property
@@ -159,15 +166,17 @@ def by_operation(
     rows = []
     for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):
         failed = [(case, comparison) for case, comparison in found if not comparison.passed]
+        systematic = pooled_systematic(found)
         worst_case, worst = max(found, key=lambda pair: _rank(pair[1].ratio))
         rows.append(
             OperationVerdict(
                 operation=operation,
                 fprop_dtype=dtype,
-                status=_pooled_status(found),
+                status=_pooled_status(found, systematic),
                 num_comparisons=len(found),
                 worst_case=worst_case,
                 worst=worst,
+                systematic=systematic,
                 layers_at_fault=tuple(sorted({c.layer for _, c in failed if c.layer is not None})),
                 cases_at_fault=tuple(dict.fromkeys(case for case, _ in failed)),
                 alternative=alternatives.get((dtype, operation), ""),
@@ -176,8 +185,23 @@ def by_operation(
     return tuple(rows)
 
 
-def _pooled_status(found: Sequence[tuple[str, Comparison]]) -> Status:
+def pooled_systematic(found: Sequence[tuple[str, Comparison]]) -> tuple[Systematic, ...]:
+    """Pool the systematic statistics of one operation over layers and cases, each given with its case's id.
+
+    Where a value depends on the token alone, several cases of a preset measure the same; only the largest counts.
+    """
+    largest: dict[object, Comparison] = {}
+    for case, comparison in found:
+        alone = comparison.operation == "embedding" or (comparison.layer == 0 and comparison.operation in TOKEN_ALONE)
+        key = case.split("/")[0] if alone else (case, comparison.call, comparison.tap)
+        largest[key] = max(largest.get(key, comparison), comparison, key=lambda each: each.num_elements)
+    return pooled(one for comparison in largest.values() for one in comparison.systematic)
+
+
+def _pooled_status(found: Sequence[tuple[str, Comparison]], systematic: Sequence[Systematic]) -> Status:
     failed = [comparison for _, comparison in found if not comparison.passed]
+    if not failed and any(not one.ratio <= 1 for one in systematic):
+        return "fail"
     if not failed:
         return "pass" if any(comparison.num_elements for _, comparison in found) else "inconclusive"
     return "missing" if all(comparison.problem.startswith("missing") for comparison in failed) else "fail"

@@ -68,4 +68,10 @@ def softmax(logits: Array, visible: Array) -> Exact:
     argument = distance + size  # of exp(l - m): the subtraction, and logits kept with one rounding
     mean_argument = (value * argument).sum(-1, keepdims=True)
     num_terms = visible.sum(-1, keepdims=True)
-    return Exact(value, bound=value * (4 + argument + mean_argument), spread=value * np.sqrt(num_terms / 3))
+    return Exact(
+        value,
+        bound=value * (4 + argument + mean_argument),
+        spread=value * np.sqrt(num_terms / 3),
+        shared=True,
+        argument=-distance,
+    )

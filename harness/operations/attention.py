@@ -35,7 +35,11 @@ def rotate(x: Array, *, scope: Scope, alternative: Alternative) -> Exact:
     # A float32 phase carries the roundings of the product and of the frequency, a power: where it is exp of a product
     # in [8, 16) = ln 10000 · 2j/h, the rounding of that product and of ln 10000 alone add 8 units each.
     phase_units = np.concatenate([16 * phase, 16 * phase], -1)
-    return Exact(value, bound=3 * along + (1 + phase_units) * across)
+    return Exact(
+        value,
+        bound=3 * along + (1 + phase_units) * across,
+        argument=np.broadcast_to(positions[:, :, None, None], x.shape),
+    )
 
 
 def update_cache(cache: Array, new: Array, *, scope: Scope, alternative: Alternative) -> Exact:
@@ -66,6 +70,7 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, alternative: Al
         bound=6 * np.abs(value),
         spread=slope * spread,
         jump=np.abs(jump) * config.attn_output_multiplier,  # the cap's slope is at most 1
+        argument=value,
     )
 
 

@@ -32,7 +32,7 @@ def gated_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alt
     In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value.
     """
     del scope, alternative
-    return Exact(gelu(activation) * up, bound=4 * np.abs(activation * up))
+    return Exact(gelu(activation) * up, bound=4 * np.abs(activation * up), argument=activation)
 
 
 def dense_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:
@@ -42,9 +42,11 @@ def dense_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alt
     dtype = scope.config.fprop_dtype
     inner = gelu(activation)
     if alternative.inner == "kept":
-        return Exact(inner * up, bound=4 * np.abs(activation * up))
+        return Exact(inner * up, bound=4 * np.abs(activation * up), argument=activation)
     jump = rounding_jump(inner, scope.margin * 4 * np.abs(activation), dtype)
-    return Exact(round_to(inner, dtype) * up, bound=np.abs(activation * up), jump=np.abs(jump * up))
+    return Exact(
+        round_to(inner, dtype) * up, bound=np.abs(activation * up), jump=np.abs(jump * up), argument=activation
+    )
 
 
 def expert_out(hidden: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:

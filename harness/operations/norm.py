@@ -20,10 +20,16 @@ def rms_norm(x: Array, gain: Array, *, scope: Scope, alternative: Alternative) -
     value = x / np.sqrt(mean) * gain
     sum_spread = contraction_spread((squares * squares).sum(-1, keepdims=True), total, x.shape[-1])
     relative = 0.5 * sum_spread / x.shape[-1] / mean  # half the relative error of the mean goes through rsqrt
-    return Exact(value, bound=4 * np.abs(value), spread=np.abs(value) * relative)
+    return Exact(
+        value,
+        bound=4 * np.abs(value),
+        spread=np.abs(value) * relative,
+        shared=True,
+        argument=np.broadcast_to(mean, x.shape),
+    )
 
 
 def add_residual(x: Array, update: Array, *, scope: Scope, alternative: Alternative) -> Exact:
     """Return x + update, both [b, t, d] (SPEC §4.5, §4.7)."""
     del scope, alternative
-    return Exact(x + update, bound=np.abs(x) + np.abs(update))
+    return Exact(x + update, bound=np.abs(x) + np.abs(update), argument=x)

@@ -14,13 +14,16 @@ class Exact:
 
     `bound` and `spread` are errors in units of u(float32): the first bounds what the elementwise roundings add, the
     second is √3 standard deviations of a sum of many terms in any order. `jump` is what an inner rounding can jump by,
-    in the unit of the value. All have the shape of the tap, float64.
+    in the unit of the value. All have the shape of the tap, float64. `shared` tells that a whole row shares one sum and
+    its error; `argument` is what an error of the function may depend on, where the function is elementwise.
     """
 
     value: Array
     bound: Array | float = 0.0
     spread: Array | float = 0.0
     jump: Array | float = 0.0
+    shared: bool = False
+    argument: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,12 @@ def explain(verdict: CandidateVerdict, row: OperationVerdict, golden: Golden) ->
             f"  error     {abs(worst.observed - worst.exact):.3g}, fence {worst.allowed:.3g}: {worst.tail:.3g} times",
             f"  bulk      {worst.bulk:.3g} times honest rounding, over {worst.num_elements} values",
         ]
+    for one in (*worst.systematic, *row.systematic):
+        if one.ratio > 1:
+            size = f"{one.coefficient:+.3g} ± {one.standard_error:.2g}"
+            lines.append(
+                f"  in common {one.name} {size}: {abs(one.score):.3g} standard errors, {one.allowed:.3g} allowed"
+            )
     lines.append(f"  reproduce {reproduce(verdict.name, row.worst_case)}")
     return "\n".join(lines)
 

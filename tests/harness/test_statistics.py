@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.compare import Comparison, compare
+from harness.contract import Array
+from harness.noise import fence_of
+from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
+from harness.operations.experts import gelu
+from harness.operations.row import Exact
+from harness.statistics import Systematic, pooled, systematic
+from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
+
+LAMBDA = 6.6
+U = UNIT_ROUNDOFF["bfloat16"]
+NUM = 4000
+
+
+def drawn(seed: int, num: int = NUM) -> Array:
+    return np.random.default_rng(seed).standard_normal(num)
+
+
+def scores(exact: Exact, observed: Array, recorded: str) -> dict[str, Systematic]:
+    fence = fence_of(exact, recorded, LAMBDA)
+    scored = (exact.value != 0) & (fence.deviation > 0)
+    return {one.name: one for one in systematic(observed - exact.value, exact, fence, scored, recorded)}
+
+
+def compared(exact: Exact, observed: Array, recorded: str, tap: str = "layers.00.attention.query") -> Comparison:
+    return compare(0, tap, exact, fence_of(exact, recorded, LAMBDA), observed, np.ones(len(observed), bool), recorded)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float16", "float32"]))
+def test_rounding_alone_is_never_systematic(seed: int, recorded: str) -> None:
+    value = drawn(seed)
+    found = scores(Exact(value, argument=value), round_to(value, recorded), recorded)
+    assert {"gain", "bias", "gain near 1", "gain near -1"} <= set(found)
+    assert all(one.ratio < 1 for one in found.values())
+
+
+def test_the_score_of_rounding_has_unit_deviation() -> None:
+    drawn_scores = [
+        one.score
+        for seed in range(200)
+        for one in scores(Exact(drawn(seed, 300)), round_to(drawn(seed, 300), "bfloat16"), "bfloat16").values()
+    ]
+    assert np.std(drawn_scores) == pytest.approx(1, abs=0.15)
+    assert abs(np.mean(drawn_scores)) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("gain", lambda x: x * (1 + 0.3 * U)),
+        ("bias", lambda x: x + 0.3 * U * np.abs(x)),
+        ("gain near 1", lambda x: np.where((x >= 1) & (x < 2), x * (1 + 0.5 * U), x)),
+    ],
+)
+def test_a_third_of_a_rounding_in_common_is_found_where_tail_and_bulk_see_nothing(name: str, wrong: object) -> None:
+    assert callable(wrong)
+    value = drawn(1)
+    comparison = compared(Exact(value, argument=value), round_to(wrong(value), "bfloat16"), "bfloat16")
+    assert comparison.bulk < 1
+    worst = max(comparison.systematic, key=lambda one: one.ratio)
+    assert worst.name == name
+    assert worst.ratio > 1
+    assert comparison.ratio == pytest.approx(max(worst.ratio, comparison.tail))
+    assert not comparison.passed
+
+
+def test_gelu_by_erf_is_found_in_bf16_by_the_activations_at_which_it_differs() -> None:
+    activation, up = 2 * drawn(2), drawn(3)
+    erf = np.array([0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in activation])
+    exact = Exact(gelu(activation) * up, bound=4 * np.abs(activation * up), argument=activation)
+    honest, wrong = (scores(exact, round_to(x, "bfloat16"), "bfloat16") for x in (exact.value, erf * up))
+    assert max(one.ratio for one in honest.values()) < 1
+    assert max(one.ratio for one in wrong.values()) > 1
+
+
+def test_values_within_one_rounding_of_each_other_are_one_measurement() -> None:
+    value = 1 / 7 * (1 + 1e-4 * drawn(4))
+    found = scores(Exact(value), round_to(value, "bfloat16"), "bfloat16")
+    assert abs(found["gain"].coefficient) > 1e-3  # all of them err by the same 0.3 %
+    assert abs(found["gain"].score) <= math.sqrt(3)
+
+
+def test_what_a_library_function_may_err_everywhere_does_not_count() -> None:
+    value = drawn(5)
+    u = UNIT_ROUNDOFF["float32"]
+    exact = Exact(value, bound=2 * np.abs(value))
+    within, beyond = (scores(exact, value * (1 + units * u), "float32")["gain"] for units in (1.9, 2.5))
+    assert within.floor == pytest.approx(2 * u)
+    assert within.coefficient == pytest.approx(1.9 * u)
+    assert within.score == 0
+    assert beyond.ratio > 1
+
+
+def test_a_sum_that_a_whole_row_shares_does_not_count() -> None:
+    value, u = drawn(6), UNIT_ROUNDOFF["float32"]
+    alone = Exact(value, spread=np.abs(value))
+    assert scores(alone, value * (1 + u), "float32")["gain"].ratio > 1
+    assert scores(replace(alone, shared=True), value * (1 + u), "float32")["gain"].ratio == 0
+
+
+def test_nothing_is_said_of_taps_behind_hidden_ones() -> None:
+    value = drawn(7)
+    fence = replace(fence_of(Exact(value), "bfloat16", LAMBDA), common=None)
+    assert systematic(value * U, Exact(value), fence, value != 0, "bfloat16") == ()
+
+
+def test_pooling_finds_what_no_single_tap_shows() -> None:
+    gain, num = 0.1, 300
+    found = [
+        scores(Exact(drawn(seed, num)), round_to(drawn(seed, num) * (1 + gain * U), "bfloat16"), "bfloat16")["gain"]
+        for seed in range(100)
+    ]
+    (together,) = pooled(found)
+    assert max(one.ratio for one in found) < 1
+    assert together.ratio > 1
+    assert together.coefficient == pytest.approx(gain * U, rel=0.3)
+    assert together.standard_error == pytest.approx(found[0].standard_error / 10, rel=0.2)
+
+
+def honest_and_off(gain: float) -> list[CaseVerdict]:
+    return [
+        CaseVerdict(
+            case=f"unequal/prefill/{seed}",
+            status="pass",
+            comparisons=(
+                compared(
+                    Exact(drawn(seed, 300)), round_to(drawn(seed, 300) * (1 + gain * U), "bfloat16"), "bfloat16", tap
+                ),
+            ),
+        )
+        for seed in range(100)
+        for tap in [f"layers.{seed % 2:02d}.attention.output"]
+    ]
+
+
+@pytest.mark.parametrize(("gain", "status"), [(0.0, "pass"), (0.07, "fail")])
+def test_an_operation_fails_for_what_it_errs_in_common_over_all_cases(gain: float, status: str) -> None:
+    cases = honest_and_off(gain)
+    assert all(comparison.systematic[0].ratio <= 1 for case in cases for comparison in case.comparisons)
+    rows = by_operation(cases, {case.case: "bfloat16" for case in cases}, {})
+    assert [row.status for row in rows] == [status]
+    verdict = CandidateVerdict(name="p", version="1", level="caches", cases=(*cases,), operations=rows, seconds=0.0)
+    assert verdict.status == status
+
+
+def test_the_same_tokens_in_another_case_are_no_further_measurement() -> None:
+    cases = [
+        CaseVerdict(
+            case=f"unequal/prefill/{name}",
+            status="pass",
+            comparisons=(compared(Exact(drawn(1)), round_to(drawn(1), "bfloat16"), "bfloat16", "embedding"),),
+        )
+        for name in range(5)
+    ]
+    (row,) = by_operation(cases, {case.case: "bfloat16" for case in cases}, {})
+    assert row.systematic == cases[0].comparisons[0].systematic
