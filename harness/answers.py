@@ -6,6 +6,9 @@ raises: a case without a usable answer has the status that says so. Dtypes and s
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,27 +59,42 @@ class Answer:
     seconds: float | None = None
 
 
-def read_answer(out_dir: Path, job: Job) -> dict[str, Answer]:
-    """Return the answer to every case of a job, by case id."""
+def read_answer(out_dir: Path, job: Job, unanswered: Mapping[str, Answer] | None = None) -> dict[str, Answer]:
+    """Return the answer to every case of a job, by case id.
+
+    `unanswered` is what the runner found of the cases without a result, None for what it left in `run.json`.
+    """
     try:
-        unanswered = _read_unanswered(out_dir)
+        unanswered = _read_unanswered(out_dir) if unanswered is None else unanswered
     except (FileError, OSError) as error:
         return {case.id: Answer(status="error", reason=one_line(str(error))) for case in job.cases}
     return {case.id: _read_case(out_dir, case, unanswered.get(case.id)) for case in job.cases}
 
 
-def unrepeated(answer: Answer) -> tuple[str, ...]:
-    """Return the taps whose second run was not bit for bit the first, those absent from it included."""
+def make_folders(out_dir: Path, job: Job) -> None:
+    """Make an answer folder and those of its cases, since standard C makes none; what is there stays.
+
+    A folder that a program replaced or barred is made anew or opened again.
+    """
+    if out_dir.is_symlink() or out_dir.is_file():
+        out_dir.unlink()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir.chmod(stat.S_IRWXU | out_dir.stat().st_mode)
+    for case in job.cases:
+        with contextlib.suppress(FileExistsError):  # or a link, which is refused when it is read
+            (out_dir / case.folder).mkdir()
+
+
+def unrepeated(answer: Answer, keys: Collection[str]) -> tuple[str, ...]:
+    """Return which of these taps' second run was not bit for bit the first, those absent from it included."""
     repeat = answer.repeat or {}
-    return tuple(key for key, array in answer.taps.items() if repeat.get(key) != digest(array))
+    return tuple(key for key in keys if repeat.get(key) != digest(answer.taps[key]))
 
 
 def is_answered(out_dir: Path, case: JobCase) -> bool:
-    """Return whether a case has a result, which is written last."""
-    try:
-        return _plain_file(out_dir, case.folder, "result.json") is not None
-    except FileError:
-        return True
+    """Return whether a case has a result, which is written last; a link or a pipe in its place is one, a bad one."""
+    folder = out_dir / case.folder
+    return not folder.is_symlink() and os.path.lexists(folder / "result.json")
 
 
 def one_line(text: str) -> str:

@@ -1,14 +1,16 @@
-"""A child process in a session of its own, held to limits on time and memory, its output kept within bounds."""
+"""A child process in a session of its own, held to limits, its output kept within bounds, and nothing left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import secrets
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -24,19 +26,29 @@ MAX_PIPE_BYTES = 2**20
 MAX_LOG_BYTES = 2**20
 TAIL_BYTES = 4000
 
-STAT_SESSION, STAT_RESIDENT_PAGES = 3, 21
+STAT_STATE, STAT_SESSION, STAT_RESIDENT_PAGES = 0, 3, 21
 """Places in /proc/PID/stat, counted after the name of the program."""
+
+MARK = "GROK_CONFORMANCE_CHILD"
+"""An environment variable by which a process that left its session is known as a child's all the same."""
+
+MAX_KILLS = 100
+"""So often what is left of a child is killed, a moment apart: it may start processes meanwhile."""
+
+Broke = Literal["time", "memory", "processes"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take: seconds from one sign of progress to the next, and resident bytes.
+    """What a child may take: seconds from one sign of progress to the next, resident bytes, processes, bytes of a file.
 
-    The memory of all processes of its session is added up. Where there is no `/proc` it is not limited.
+    The memory of all processes of its session is added up. Where there is no `/proc` only the time is limited.
     """
 
     silent_seconds: float = 120.0
     memory_bytes: int = 8 * 2**30
+    num_processes: int = 256
+    file_bytes: int = 64 * 2**30
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Exit:
     """
 
     status: int
-    broke: Literal["time", "memory"] | None
+    broke: Broke | None
     seconds: float
     peak_bytes: int
     stderr_tail: str
@@ -69,16 +81,17 @@ class _Output:
 def run_child(
     command: Sequence[str], stdout_log: BinaryIO, stderr_log: BinaryIO, limits: Limits, progressed: Callable[[], bool]
 ) -> Exit:
-    """Run a command until it ends or breaks a limit; no process of its session lives on.
+    """Run a command until it ends or breaks a limit; no process that it started lives on.
 
     `progressed` is asked every 0.05 s, and once at the end, whether the child has got on since it was last asked. The
     logs take the first MiB of either output. Raises FileError for a command that cannot be started.
     """
     began = latest = sampled = time.monotonic()
     peak_bytes = 0
-    broke: Literal["time", "memory"] | None = None
+    broke: Broke | None = None
     stderr = _Output(stderr_log)
-    with _spawn(command) as process, selectors.DefaultSelector() as selector:
+    mark = f"{MARK}={secrets.token_hex(16)}"
+    with _spawn(command, mark, limits) as process, selectors.DefaultSelector() as selector:
         try:
             for pipe, output in ((process.stdout, _Output(stdout_log)), (process.stderr, stderr)):
                 if pipe is not None:
@@ -90,16 +103,19 @@ def run_child(
                 if now - sampled < POLL_SECONDS:
                     continue
                 sampled = now
-                resident_bytes = sum(_session_memory(process.pid).values())
+                running = [each for each in _processes() if each.session == process.pid]
+                resident_bytes = sum(each.resident_bytes for each in running)
                 peak_bytes = max(peak_bytes, resident_bytes)
                 if progressed():
                     latest = now
                 if resident_bytes > limits.memory_bytes:
                     broke = "memory"
+                elif len(running) > limits.num_processes:
+                    broke = "processes"
                 elif now - latest > limits.silent_seconds:
                     broke = "time"
         finally:
-            _kill_session(process.pid)
+            _kill_all(process.pid, mark)
             process.wait()
         for _ in range(MAX_PIPE_BYTES // CHUNK_BYTES):
             _copy_output(selector, 0)
@@ -108,21 +124,26 @@ def run_child(
     return Exit(process.returncode, broke, time.monotonic() - began, peak_bytes, tail)
 
 
-def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Popen[bytes]:
     """Start a command in a new session, able to import this package wherever it was started."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    name, _, value = mark.partition("=")
     try:
-        return subprocess.Popen(  # noqa: S603 - running the user's candidate is the purpose
+        process = subprocess.Popen(  # noqa: S603 - running the user's candidate is the purpose
             command,
             bufsize=0,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path, name: value},
         )
     except OSError as error:
         raise FileError(f"{command[0]}: cannot be started: {error.strerror}") from None
+    if hasattr(resource, "prlimit"):  # Linux
+        with contextlib.suppress(OSError, ValueError):  # it ended already, or a lower limit is in force
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
+    return process
 
 
 def _copy_output(selector: selectors.BaseSelector, wait_seconds: float) -> None:
@@ -135,21 +156,42 @@ def _copy_output(selector: selectors.BaseSelector, wait_seconds: float) -> None:
             selector.unregister(key.fileobj)
 
 
-def _session_memory(session: int) -> dict[int, int]:
-    """Return the resident bytes of every process of a session, by process id."""
+@dataclass(frozen=True)
+class _Process:
+    """A living process of this machine."""
+
+    pid: int
+    session: int
+    resident_bytes: int
+
+
+def _processes() -> Iterator[_Process]:
+    """Yield the living processes of this machine, none where there is no `/proc`."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    memory: dict[int, int] = {}
     for stat in PROC.glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended meanwhile
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[STAT_SESSION]) == session:
-                memory[int(stat.parent.name)] = int(fields[STAT_RESIDENT_PAGES]) * page_bytes
-    return memory
+            if fields[STAT_STATE] != "Z":
+                pages = int(fields[STAT_RESIDENT_PAGES])
+                yield _Process(int(stat.parent.name), int(fields[STAT_SESSION]), pages * page_bytes)
 
 
-def _kill_session(session: int) -> None:
+def _kill_all(session: int, mark: str) -> None:
+    """Kill a session and the processes that left it but carry its mark, until none of them is left."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(session, signal.SIGKILL)
-    for process in _session_memory(session):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process, signal.SIGKILL)
+    for _ in range(MAX_KILLS):
+        left = [each.pid for each in _processes() if each.session == session or _is_marked(each.pid, mark)]
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS / 10)
+
+
+def _is_marked(pid: int, mark: str) -> bool:
+    try:
+        return mark.encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # it ended meanwhile, or belongs to someone else
+        return False

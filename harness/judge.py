@@ -170,6 +170,7 @@ def judge_case(
     routed = flips(evidence, honest, evidence.config)
     observer = observer_effect(answer, evidence, honest)
     status, reason = case_status(comparisons, found, routed, observer)
+    shown = [tap_key(call, tap) for call, tap in evidence.observed]
     return CaseVerdict(
         case=case.id,
         status=status,
@@ -177,7 +178,7 @@ def judge_case(
         comparisons=tuple(comparisons),
         drifts=tuple(found),
         flips=tuple(routed),
-        repeatable=None if answer.repeat is None else not unrepeated(answer),
+        repeatable=None if answer.repeat is None else not unrepeated(answer, shown),
         observer=observer,
         seconds=answer.seconds,
     )

@@ -14,7 +14,7 @@ from harness.cases import Case
 from harness.child import Limits
 from harness.compare import SPECS
 from harness.contract import split_tap, tap_names
-from harness.jobs import Job, read_job, write_job
+from harness.jobs import read_job, write_job
 from harness.judge import Group, HonestRuns, Judged, judge_candidate
 from harness.local import call_sizes
 from harness.registry import Candidate
@@ -100,19 +100,23 @@ def run_candidates(
 ) -> list[Judgement]:
     """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends."""
     jobs = write_jobs(groups, suite, folder / "jobs")
+    described = [read_job(job) for job in jobs]
     honest_runs: HonestRuns = {}
     size = run_size(groups)
 
-    def run(candidate: Candidate) -> tuple[float, list[tuple[Job, Path]]]:
+    def run(candidate: Candidate) -> tuple[float, list[Mapping[str, Answer]]]:
         began = time.monotonic()
         outs = [folder / "answers" / candidate.name.replace("/", "_") / job.name for job in jobs]
-        run_jobs(candidate, list(zip(jobs, outs, strict=True)), limits, lambda case: on_progress(candidate.name, case))
-        return time.monotonic() - began, [(read_job(job), out) for job, out in zip(jobs, outs, strict=True)]
+        pairs = list(zip(jobs, outs, strict=True))
+        records = run_jobs(candidate, pairs, limits, lambda case: on_progress(candidate.name, case))
+        answers: list[Mapping[str, Answer]] = [
+            read_answer(out, job, record.unanswered) for out, job, record in zip(outs, described, records, strict=True)
+        ]
+        return time.monotonic() - began, answers
 
     judgements = []
     with ThreadPoolExecutor(NUM_CHILDREN) as pool:
-        for candidate, (seconds, ran) in zip(candidates, pool.map(run, candidates), strict=True):
-            answers = [read_answer(out, job) for job, out in ran]
+        for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
             judged = judge_candidate(groups, answers, size, honest_runs)
             verdict = summarise(candidate.name, groups, answers, judged, seconds)
             judgements.append(Judgement(verdict, folder / "answers" / candidate.name.replace("/", "_")))

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.answers import Answer, is_answered
+from harness.answers import Answer, is_answered, make_folders, one_line
 from harness.child import Exit, Limits, run_child
 from harness.files import FileError, write_json
 from harness.jobs import JobCase, link_job, read_job
@@ -75,6 +75,7 @@ def run_jobs(
     A Python candidate answers all jobs in one process, so that its engine is loaded once; what that process leaves
     unanswered is run again, job by job.
     """
+    folders = [(job_dir.resolve(), out_dir.resolve()) for job_dir, out_dir in folders]
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(_prepared(*pair)) for pair in folders]
         earlier: list[tuple[Exit, ...]] = [()] * len(folders)
@@ -88,16 +89,11 @@ def run_jobs(
 
 @contextlib.contextmanager
 def _prepared(job_dir: Path, out_dir: Path) -> Iterator[Logs]:
-    """Make the answer folder and those of its cases, since standard C makes none, and open the logs.
-
-    The logs are opened once: a link put in their place is never followed.
-    """
+    """Make the answer folder and open its logs once: a link put in their place is never followed."""
     job = read_job(job_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    if any(out_dir.iterdir()):
+    if out_dir.exists() and any(out_dir.iterdir()):
         raise FileError(f"{out_dir}: not empty, and old answers would pass for new ones: give a new folder")
-    for case in job.cases:
-        (out_dir / case.folder).mkdir()
+    make_folders(out_dir, job)
     with (out_dir / "stdout.txt").open("xb") as stdout, (out_dir / "stderr.txt").open("xb") as stderr:
         yield stdout, stderr
 
@@ -110,7 +106,7 @@ def _run_together(
     on_progress: Callable[[str], None],
 ) -> Exit:
     """Run a candidate once over all jobs; its output is logged beside the first job's answers."""
-    paths = [str(path.resolve()) for pair in folders for path in pair]
+    paths = [str(path) for pair in folders for path in pair]
     waiting = [(out_dir, case) for job_dir, out_dir in folders for case in read_job(job_dir).cases]
     return run_child((*candidate.command, *paths), *logs, limits, _progress(waiting, on_progress))
 
@@ -134,7 +130,8 @@ def _run_rest(
             folder = job_dir if left == job.cases else Path(scratch) / str(len(exits))
             if folder != job_dir:
                 link_job(job_dir, replace(job, cases=left), folder)
-            command = (*candidate.command, str(folder.resolve()), str(out_dir.resolve()))
+            make_folders(out_dir, job)
+            command = (*candidate.command, str(folder), str(out_dir))
             waiting = [(out_dir, case) for case in left]
             end = run_child(command, *logs, limits, _progress(waiting, on_progress))
             rest = tuple(case for case in left if not is_answered(out_dir, case))
@@ -176,23 +173,29 @@ def _unanswered(rest: Sequence[JobCase], end: Exit, limits: Limits, *, given_up:
 def _reason(end: Exit, limits: Limits) -> Answer:
     """Return what the end of a program says of a case without a result."""
     last_line = end.stderr_tail.strip().rpartition("\n")[2]
-    if end.broke == "time":
-        return Answer(status="error", reason=f"no answer within {limits.silent_seconds:g} seconds")
-    if end.broke == "memory":
-        mebibytes = (size / 2**20 for size in (end.peak_bytes, limits.memory_bytes))
-        return Answer(status="error", reason="took {:.0f} MiB of memory, allowed are {:.0f}".format(*mebibytes))
-    if end.status < 0:
-        return Answer(status="error", reason=f"ended by signal {-end.status}, {signal.strsignal(-end.status)}")
-    if end.status == 0:
+    if end.broke is None and end.status == 0:
         return Answer(status="missing", reason="the program ended with status 0 and wrote no result")
-    if end.status == REFUSED and last_line.startswith(REFUSAL):
-        return Answer(status="unsupported", reason=last_line.removeprefix(REFUSAL).strip())
-    return Answer(
-        status="error", reason=f"the program ended with status {end.status}: {last_line or 'no word on stderr'}"
-    )
+    if end.broke is None and end.status == REFUSED and last_line.startswith(REFUSAL):
+        return Answer(status="unsupported", reason=one_line(last_line.removeprefix(REFUSAL)))
+    return Answer(status="error", reason=one_line(_failure(end, limits, last_line)))
+
+
+def _failure(end: Exit, limits: Limits, last_line: str) -> str:
+    match end.broke:
+        case "time":
+            return f"no answer within {limits.silent_seconds:g} seconds"
+        case "memory":
+            mebibytes = (size / 2**20 for size in (end.peak_bytes, limits.memory_bytes))
+            return "took {:.0f} MiB of memory, allowed are {:.0f}".format(*mebibytes)
+        case "processes":
+            return f"ran more than {limits.num_processes} processes at once"
+    if end.status < 0:
+        return f"ended by signal {-end.status}, {signal.strsignal(-end.status)}"
+    return f"the program ended with status {end.status}: {last_line or 'no word on stderr'}"
 
 
 def _write_record(path: Path, record: RunRecord) -> None:
     rows = {case: {"status": answer.status, "reason": answer.reason} for case, answer in record.unanswered.items()}
     exits = [asdict(end) for end in record.exits]
-    write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})
+    with contextlib.suppress(OSError):  # whatever the program made of its folder; a run does not need this file
+        write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})

@@ -115,6 +115,15 @@ def test_nothing_that_a_candidate_started_lives_on(tmp_path: Path, job: Job) -> 
         kill_soon_gone(int(pid_file.read_text()))
 
 
+def test_a_process_that_left_the_session_of_its_candidate_does_not_live_on_either(tmp_path: Path, job: Job) -> None:
+    pid_file = tmp_path / "pid"
+    candidate = write_program(tmp_path, f"setsid sleep 600 & echo $! > {pid_file}; sleep 0.2; exit 0")
+    _, answers = run(candidate, tmp_path, job)
+    assert statuses(answers) == ["missing"] * 3
+    with pytest.raises(ProcessLookupError):
+        kill_soon_gone(int(pid_file.read_text()))
+
+
 def kill_soon_gone(pid: int) -> None:
     """Probe a process for up to 5 s, since the kernel takes a moment to remove a killed one."""
     for _ in range(100):
@@ -223,10 +232,8 @@ def test_a_case_folder_that_links_out_of_the_answers_is_an_error_and_nothing_is_
     tmp_path: Path, job: Job
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
-    candidate = write_program(
-        tmp_path,
-        f'{ANSWER_FIRST} rmdir "$2/001-prefill-middle"; ln -s {tmp_path / "elsewhere"} "$2/001-prefill-middle"; exit 7',
-    )
+    link = f'rmdir "$2/001-prefill-middle" && ln -s {tmp_path / "elsewhere"} "$2/001-prefill-middle"'
+    candidate = write_program(tmp_path, f"{ANSWER_FIRST} {link}; exit 7")
     _, answers = run(candidate, tmp_path, job)
     assert answers[1].status == "error"
     assert answers[1].reason.endswith("001-prefill-middle: a link; answers must be plain files")

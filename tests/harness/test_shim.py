@@ -46,7 +46,7 @@ def test_every_call_of_every_case_is_answered_with_the_declared_taps(tmp_path: P
     assert np.all(last.taps["call0/logits"] == 7)
     assert np.all(last.taps["call1/logits"] == 5)
     assert set(last.untapped or ()) == set(last.taps)
-    assert unrepeated(last) == ()
+    assert unrepeated(last, last.taps) == ()
     assert last.seconds is not None
     assert last.extra == ()
     assert last.info == CandidateInfo(name="fake", version="1.0", taps=("logits", "layers.*.kv.*"))
@@ -163,20 +163,20 @@ def test_an_engine_that_reuses_its_arrays_spoils_neither_earlier_calls_nor_the_s
     answer = answer_one(tmp_path, STATEFUL, asked, ("layers.*.kv.keys",))
     assert answer.taps["call0/layers.00.kv.keys"][0, :, 0, 0].tolist() == [0, 4, 7, 8, 16]
     assert answer.taps["call1/layers.00.kv.keys"][0, :, 0, 0].tolist() == [0, 4, 7, 8, 9]
-    assert unrepeated(answer) == ()
+    assert unrepeated(answer, answer.taps) == ()
 
 
 def test_every_prefill_starts_afresh(tmp_path: Path) -> None:
     answer = answer_one(tmp_path, STATEFUL, case("tiny/a", call("prefill", [7])), ("layers.*.kv.keys",))
     assert answer.taps["call0/layers.00.kv.keys"][0, :, 0, 0].tolist() == [7, 0, 0, 0, 0]
-    assert unrepeated(answer) == ()
+    assert unrepeated(answer, answer.taps) == ()
 
 
 def test_a_candidate_that_answers_differently_the_second_time_is_seen(tmp_path: Path) -> None:
     source = write_adapter(tmp_path).read_text().replace("tokens.sum()", "time.perf_counter_ns() % 1_000_003")
     answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
     assert answer.status == "answered"
-    assert unrepeated(answer) == ("call0/logits",)
+    assert unrepeated(answer, answer.taps) == ("call0/logits",)
 
 
 RECORDER = """
