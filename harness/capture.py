@@ -6,6 +6,7 @@ they have passed the checks that a port must pass: expected is itself gated agai
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -21,11 +22,11 @@ from harness.provenance import record_provenance
 from harness.registry import find_candidate
 from harness.run import Progress, run_size, summarise, write_jobs
 from harness.runner import run_jobs
-from harness.store import FixtureError
+from harness.store import FixtureError, case_ids, open_golden, read_taps
 from harness.suite import PRESETS, make_preset, suite_cases
 from harness.writing import write_golden
 
-SUITE = "1.0.0"
+SUITE = "1.1.0"
 """Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""
 
 CANONICAL = "reference"
@@ -59,17 +60,21 @@ def capture(
     groups: Sequence[Group],
     *,
     replace: Collection[str] = (),
+    add: bool = False,
     on_progress: Progress = lambda _name, _case: None,
 ) -> Manifest:
     """Run the canonical model over the suite and write the golden set whole.
 
-    `replace` holds globs of presets and cases of a present set that may change. Raises FixtureError, and then nothing
-    has changed.
+    `replace` holds globs of presets and cases of a present set that may change. With `add` only the cases that the
+    present set lacks are run, so that a set grows on another platform too. Raises FixtureError, and then nothing has
+    changed.
     """
+    present = stored_taps(directory, groups) if add else {}
+    missing = lacking(groups, present)
     with tempfile.TemporaryDirectory() as scratch:
-        answers = canonical_answers(groups, Path(scratch), on_progress)
-        gate(groups, answers)
-        taps = {case_id: answer.taps for each in answers for case_id, answer in each.items()}
+        answers = canonical_answers(missing, Path(scratch), on_progress)
+        gate(missing, answers)
+        taps = {**present, **{case_id: answer.taps for each in answers for case_id, answer in each.items()}}
         return write_golden(
             directory,
             suite=SUITE,
@@ -78,6 +83,19 @@ def capture(
             cases=[(case, taps[case.id]) for group in groups for case in group.cases],
             replace=replace,
         )
+
+
+def stored_taps(directory: Path, groups: Sequence[Group]) -> dict[str, Mapping[str, Array]]:
+    """Return the taps that a golden set already holds for the cases of some groups, by case id."""
+    golden = open_golden(directory)
+    wanted = {case.id for group in groups for case in group.cases}
+    return {case_id: read_taps(golden, case_id) for case_id in case_ids(golden) if case_id in wanted}
+
+
+def lacking(groups: Sequence[Group], present: Collection[str]) -> list[Group]:
+    """Return the groups without the cases that are present, and none that would be empty."""
+    left = [dataclasses.replace(g, cases=tuple(c for c in g.cases if c.id not in present)) for g in groups]
+    return [group for group in left if group.cases]
 
 
 def canonical_answers(groups: Sequence[Group], folder: Path, on_progress: Progress) -> list[Mapping[str, Answer]]:

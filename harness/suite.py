@@ -47,6 +47,18 @@ def varied(
     return replace(UNEQUAL, sequence_len=sequence_len, vocab_size=vocab_size, model=replace(UNEQUAL.model, **model))
 
 
+SQUARE: dict[str, Any] = {
+    "emb_size": 40,
+    "widening_factor": 1,
+    "key_size": 4,
+    "num_q_heads": 10,
+    "num_kv_heads": 2,
+    "num_experts": 7,
+    "num_selected_experts": 3,
+}
+"""The published relation q·h = d; else every axis differs: d 40, f 32, q 10, g 2, r 5, h 4, e 7, c 3, G = 8."""
+
+
 @dataclass(frozen=True)
 class PresetRow:
     """A preset's configuration, the statistics of its weights, and why it exists."""
@@ -98,6 +110,16 @@ PRESETS: dict[str, PresetRow] = {
         varied(num_layers=1, sequence_len=9),
         Statistics(seed=7, num_groups=16, router_deviation=2, tied_experts=(1, 2, 4)),
         "three experts share one router column: exactly equal scores",
+    ),
+    "square": PresetRow(
+        varied(**SQUARE, num_layers=2, vocab_size=37),
+        Statistics(seed=9, num_groups=8),
+        "query heads times head width is the model width, as some engines want it; all other axes differ",
+    ),
+    "square_stress": PresetRow(
+        varied(**SQUARE, num_layers=1, vocab_size=37),
+        Statistics(seed=10, num_groups=8, query_gain=25, activation_gain=3, router_deviation=8),
+        "the stress statistics in the square shape: attention logits reach the cap, activations the tails of gelu",
     ),
     "long": PresetRow(
         varied(
@@ -243,6 +265,30 @@ CASES: tuple[CaseRow, ...] = (
         why="experts with exactly equal scores: any order is accepted, the lowest index is the published one",
         calls=(CallRow("prefill", (7, 4), 7),),
         detects=("experts_permuted",),
+    ),
+    CaseRow(
+        name="square/prefill/padded_batch",
+        why="two prompts of different lengths where the query and output matrices are square",
+        calls=(CallRow("prefill", (5, 3), 5),),
+        detects=("expert_transposed", "gates_renormalised"),
+    ),
+    CaseRow(
+        name="square/decode/unequal_lengths",
+        why="decoding from unequal lengths where the query and output matrices are square",
+        calls=(CallRow("prefill", (3, 2), 3), DECODE, DECODE),
+        detects=("decode_position_zero", "decode_position_plus_one"),
+    ),
+    CaseRow(
+        name="square/prefill/pads_inside",
+        why="pads between real tokens: their keys are masked in prefill, which engines without a pad token do not do",
+        calls=(CallRow("prefill", (6,), 6, pads=((0, 2), (0, 4))),),
+        detects=("padding_attended",),
+    ),
+    CaseRow(
+        name="square_stress/prefill/saturated_cap",
+        why="attention logits near the cap and activations in both tails of gelu, in the square shape",
+        calls=(CallRow("prefill", (5, 3), 5),),
+        detects=("attention_cap_missing", "gelu_erf"),
     ),
     CaseRow(
         name="long/decode/large_positions",

@@ -19,6 +19,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=GOLDEN, metavar="DIR", help="the golden set to write (default: golden/v1)"
     )
     parser.add_argument(
+        "--add",
+        action="store_true",
+        help="run only the cases that the set lacks; the others stay as they are stored",
+    )
+    parser.add_argument(
         "--replace",
         action="append",
         default=[],
@@ -36,6 +41,6 @@ def execute(options: argparse.Namespace) -> int:
         )
     groups = capture.suite_groups()
     with progress_bar(sum(len(group.cases) for group in groups)) as advance:
-        manifest = capture.capture(options.out, groups, replace=options.replace, on_progress=advance)
+        manifest = capture.capture(options.out, groups, replace=options.replace, add=options.add, on_progress=advance)
     sys.stdout.write(f"{options.out}: {len(manifest.presets)} presets, {len(manifest.cases)} cases\n")
     return PASS

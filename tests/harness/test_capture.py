@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.capture import gate, suite_groups
+from harness.capture import gate, lacking, suite_groups
 from harness.contract import Array
 from harness.store import FixtureError
 from harness.suite import suite_cases
@@ -42,3 +42,11 @@ def test_a_tap_that_is_left_out_is_not_written(tmp_path: Path) -> None:
     taps = {key: x for key, x in golden_taps(CASE).items() if not key.endswith("moe.norm")}
     with pytest.raises(FixtureError, match="missing"):
         through_the_gate(tmp_path, taps)
+
+
+def test_adding_runs_only_the_cases_that_a_set_lacks() -> None:
+    groups = suite_groups()
+    every = {case.id for group in groups for case in group.cases}
+    left = lacking(groups, every - {CASE})
+    assert [case.id for group in left for case in group.cases] == [CASE]
+    assert lacking(groups, every) == []
