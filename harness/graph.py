@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.contract import LanguageModelConfig, split_tap, tap_name
 from harness.operations import attention, embedding, experts, norm, router
 from harness.operations.row import CANONICAL, Alternative, Operation
@@ -267,8 +269,13 @@ def operation_of(tap: str, config: LanguageModelConfig) -> Operation:
 
 def input_taps(tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
     """Return the taps that a tap's operation reads; `previous:TAP` is the same tap of the call before."""
+    return resolve_inputs(operation_of(tap, config).inputs, tap, config)
+
+
+def resolve_inputs(names: Sequence[str], tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
+    """Return the taps that a row's names of inputs stand for beside a tap: those of its layer, or of a neighbour."""
     layer = split_tap(tap)[0]
-    return tuple(_resolve(name, layer, config.model.num_layers) for name in operation_of(tap, config).inputs)
+    return tuple(_resolve(name, layer, config.model.num_layers) for name in names)
 
 
 def _resolve(name: str, layer: int | None, num_layers: int) -> str:

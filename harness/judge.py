@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from harness.answers import Answer, unrepeated
 from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS, Comparison, fit_slots, widen
 from harness.contract import Array, split_tap, tap_names
+from harness.diagnosis import Diagnosis, Exhibit, diagnose
 from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
 from harness.operations.row import Alternative
@@ -37,10 +38,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdicts on one group, and the name of the alternative chosen for each operation that is not canonical."""
+    """The verdicts on one group, and what was found of each operation over all groups of its compute dtype.
+
+    The alternative chosen where it is not canonical, the diagnosis where it failed.
+    """
 
     verdicts: tuple[CaseVerdict, ...]
     alternatives: Mapping[str, Alternative]
+    diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
 
 
 def judge_candidate(
@@ -59,9 +64,11 @@ def judge_candidate(
         for group, shown, exact in zip(groups, evidence, weights, strict=True)
     ]  # fmt: skip
     chosen: dict[str, dict[str, Alternative]] = {}
+    diagnoses: dict[str, dict[str, Diagnosis]] = {}
     for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
         members = [i for i, group in enumerate(groups) if group.fprop_dtype == dtype]
         chosen[dtype] = choose_alternatives(members, groups, evidence, local, weights, num_elements)
+        diagnoses[dtype] = diagnose_failures(members, groups, evidence, local, weights, chosen[dtype])
     judged = []
     for i, group in enumerate(groups):
         verdicts = []
@@ -73,7 +80,7 @@ def judge_candidate(
             verdicts.append(
                 judge_case(group, case, answer, evidence[i][case.id], local[i][case.id], weights[i], honest_runs)
             )
-        judged.append(Judged(tuple(verdicts), chosen[group.fprop_dtype]))
+        judged.append(Judged(tuple(verdicts), chosen[group.fprop_dtype], diagnoses[group.fprop_dtype]))
     return judged
 
 
@@ -140,6 +147,25 @@ def failing_together(local: Iterable[Mapping[str, Sequence[Comparison]]]) -> set
         for operation, found in by_operation.items()
         if any(not one.ratio <= 1 for one in pooled_systematic(found))
     }
+
+
+def diagnose_failures(
+    members: Sequence[int],
+    groups: Sequence[Group],
+    evidence: Sequence[Mapping[str, Evidence]],
+    local: Sequence[Mapping[str, list[Comparison]]],
+    weights: Sequence[ExactWeights],
+    alternatives: Mapping[str, Alternative],
+) -> dict[str, Diagnosis]:
+    """Return the diagnosis of every operation that failed, over all groups of one compute dtype."""
+    answered = [(i, case) for i in members for case in groups[i].cases if case.id in evidence[i]]
+    comparisons = [local[i][case.id] for i, case in answered]
+    failing = {c.operation for found in comparisons for c in found if not c.passed}
+    failing |= failing_together(local[i] for i in members)
+    if not failing:
+        return {}
+    exhibits = [Exhibit(groups[i].preset, case, evidence[i][case.id], weights[i], alternatives) for i, case in answered]
+    return diagnose(exhibits, comparisons, failing)
 
 
 def alternatives_of(operation: str, groups: Sequence[Group], members: Sequence[int]) -> tuple[Alternative, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Evidence:
     """Everything a candidate showed in one case: its usable taps, and what is wrong with the others.
 
     `recorded` is the dtype in which it honestly keeps each operation's result: the contract's, its own for the cache.
+    `misshapen` holds the shapes of taps that have another one than they should.
     """
 
     config: LanguageModelConfig
@@ -55,6 +56,7 @@ class Evidence:
     observed: Mapping[Key, Observed]
     problems: Mapping[Key, Comparison]
     masks: Mapping[Key, Array]
+    misshapen: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
 
 
 def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:
@@ -72,6 +74,7 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
     masks = masks_of(case, config)
     observed: dict[Key, Observed] = {}
     problems: dict[Key, Comparison] = {}
+    misshapen: dict[Key, tuple[int, ...]] = {}
     for call in range(len(case.calls)):
         sizes = call_sizes(config, case, call)
         for tap in select_taps(tap_names(config), info.taps):
@@ -83,6 +86,8 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
             x = taps[tap_key(call, tap)]
             if problem := shape_problem(tap, x.shape, x.dtype, recorded, sizes):
                 problems[call, tap] = Comparison(call, tap, 0, problem=problem)
+                if problem.startswith("shape"):
+                    misshapen[call, tap] = x.shape
                 continue
             x = fit_slots(x, SPECS[operation], config.sequence_len)
             # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
@@ -90,7 +95,7 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
             mask = np.True_ if operation in COPIES else masks[call, operation]
             observed[call, tap] = Observed(widen(x), safe(tap, clean(x, mask), config), recorded)
     caches = {name: recorded_dtype(tap_name(0, name), contract, info, config) for name in COPIES}
-    return Evidence(config, {**contract, **caches}, observed, problems, masks)
+    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen)
 
 
 def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:

@@ -28,6 +28,10 @@ Perturb = Callable[[str, Exact], Array]
 """Turns an exact result into the value that flows on: itself, or itself with modelled noise."""
 
 
+Evaluator = Callable[[str, Scope, "ExactWeights", Mapping[str, Array], Alternative], Exact]
+"""Applies the operation of a tap to given inputs, as `evaluate` does: another one has a fault, or leaves work out."""
+
+
 def undisturbed(tap: str, exact: Exact) -> Array:
     """Let the exact value flow on."""
     del tap
@@ -104,16 +108,17 @@ def walk_call(
     *,
     alternatives: Alternatives | None = None,
     perturb: Perturb = undisturbed,
+    evaluator: Evaluator = evaluate,
 ) -> Iterator[tuple[str, Exact, Array]]:
     """Yield (tap, exact result, value that flows on) for every tap of one call, in order.
 
-    What is in `shown` (float64, by tap) flows on instead of the computed value.
+    What is in `shown` (float64, by tap) flows on instead of the computed value; `evaluator` applies the operations.
     """
     values = dict(previous)
     for tap in tap_names(scope.config):
         operation = split_tap(tap)[1]
         alternative = (alternatives or {}).get(operation, CANONICAL)
-        exact = evaluate(tap, scope, weights, values, alternative)
+        exact = evaluator(tap, scope, weights, values, alternative)
         values[tap] = shown[tap] if tap in shown else perturb(tap, exact)
         yield tap, exact, values[tap]
 
@@ -133,11 +138,13 @@ def walk(
     weights: ExactWeights | None = None,
     alternatives: Alternatives | None = None,
     perturb: Perturb = undisturbed,
+    evaluator: Evaluator = evaluate,
     margin: float = DEFAULT_MARGIN,
 ) -> Iterator[tuple[int, str, Exact, Array]]:
     """Yield (call, tap, exact result, value that flows on) for a whole case.
 
-    `shown(call, tap)` gives the float64 value to use instead of the computed one, or None.
+    `shown(call, tap)` gives the float64 value to use instead of the computed one, or None; `evaluator` applies the
+    operations.
     """
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     weights = weights or ExactWeights(config, preset.weights)
@@ -148,7 +155,7 @@ def walk(
         values = {tap: value for tap in tap_names(config) if (value := shown(call, tap)) is not None}
         following = {}
         for tap, exact, value in walk_call(
-            scope, weights, previous, values, alternatives=alternatives, perturb=perturb
+            scope, weights, previous, values, alternatives=alternatives, perturb=perturb, evaluator=evaluator
         ):
             if ".kv." in tap:
                 following["previous:" + tap] = value

@@ -138,6 +138,11 @@ def summarise(
         for group, each in zip(groups, judged, strict=True)
         for operation, alternative in each.alternatives.items()
     }
+    diagnoses = {
+        (group.fprop_dtype, operation): diagnosis
+        for group, each in zip(groups, judged, strict=True)
+        for operation, diagnosis in each.diagnoses.items()
+    }
     infos = [answer.info for each in answers for answer in each.values() if answer.info is not None]
     levels = [level_of(infos[0].taps, group.preset.config) for group in groups] if infos else ["none"]
     return CandidateVerdict(
@@ -145,7 +150,7 @@ def summarise(
         version=infos[0].version if infos else "",
         level=min(levels, key=("none", "logits", "routes", "layers", "caches").index),
         cases=cases,
-        operations=by_operation(cases, dtypes, alternatives),
+        operations=by_operation(cases, dtypes, alternatives, diagnoses),
         seconds=seconds,
     )
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from harness.compare import Comparison
 from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
+from harness.diagnosis import Diagnosis
 from harness.statistics import Systematic, pooled
 from harness.whole import Drift, Flip
 
@@ -58,7 +59,8 @@ class OperationVerdict:
     """One operation over all cases of one compute dtype: its worst comparison, and the layers at fault.
 
     `systematic` pools what its taps err in common, and may fail where no single tap does. `alternative` names the
-    permitted way in which the candidate computes it, empty for the canonical one.
+    permitted way in which the candidate computes it, empty for the canonical one; `diagnosis` the likely fault, None
+    where nothing is wrong.
     """
 
     operation: str
@@ -71,6 +73,7 @@ class OperationVerdict:
     layers_at_fault: tuple[int, ...]
     cases_at_fault: tuple[str, ...]
     alternative: str
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +155,15 @@ def level_of(taps: Sequence[str], config: LanguageModelConfig) -> str:
 
 
 def by_operation(
-    cases: Sequence[CaseVerdict], dtypes: Mapping[str, str], alternatives: Mapping[tuple[str, str], str]
+    cases: Sequence[CaseVerdict],
+    dtypes: Mapping[str, str],
+    alternatives: Mapping[tuple[str, str], str],
+    diagnoses: Mapping[tuple[str, str], Diagnosis] | None = None,
 ) -> tuple[OperationVerdict, ...]:
     """Pool the comparisons of all cases by operation and compute dtype.
 
-    `dtypes` gives the compute dtype of each case, `alternatives` the way chosen for (fprop_dtype, operation).
+    `dtypes` gives the compute dtype of each case; `alternatives` the way chosen for (fprop_dtype, operation), and
+    `diagnoses` its likely fault.
     """
     pooled: dict[tuple[str, str], list[tuple[str, Comparison]]] = {}
     for case in cases:
@@ -180,6 +187,7 @@ def by_operation(
                 layers_at_fault=tuple(sorted({c.layer for _, c in failed if c.layer is not None})),
                 cases_at_fault=tuple(dict.fromkeys(case for case, _ in failed)),
                 alternative=alternatives.get((dtype, operation), ""),
+                diagnosis=(diagnoses or {}).get((dtype, operation)),
             )
         )
     return tuple(rows)

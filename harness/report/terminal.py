@@ -14,6 +14,7 @@ from rich.text import Text
 from harness.cases import tap_key
 from harness.compare import Comparison
 from harness.contract import Array, tap_specs
+from harness.diagnosis import describe
 from harness.store import Golden, read_taps
 from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict
 
@@ -159,6 +160,8 @@ def explain(verdict: CandidateVerdict, row: OperationVerdict, golden: Golden) ->
             lines.append(
                 f"  in common {one.name} {size}: {abs(one.score):.3g} standard errors, {one.allowed:.3g} allowed"
             )
+    if row.diagnosis is not None:
+        lines.append(f"  diagnosis {describe(row.diagnosis)}")
     lines.append(f"  reproduce {reproduce(verdict.name, row.worst_case)}")
     return "\n".join(lines)
 

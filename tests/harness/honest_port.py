@@ -18,7 +18,7 @@ from harness.local import Evidence, check_case, gather
 from harness.noise import ACCUMULATION_ROUNDOFF, recorded_dtypes
 from harness.operations.arithmetic import round_to
 from harness.operations.row import Exact
-from harness.oracle import Alternatives, ExactWeights, walk
+from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from harness.store import Golden, open_golden, read_case, read_preset, read_taps
 from harness.tensors import digest, open_tensors, write_tensors
 
@@ -69,8 +69,12 @@ def honest_taps(
     alternatives: Alternatives | None = None,
     dtypes: Mapping[str, str] | None = None,
     shown: Shown = lambda _call, _tap: None,
+    evaluator: Evaluator = evaluate,
 ) -> dict[str, Array]:
-    """Return what an honest port shows: `dtypes` are operations kept in another dtype, `shown` values forced on it."""
+    """Return what an honest port shows: `dtypes` are operations kept in another dtype, `shown` values forced on it.
+
+    Another evaluator makes it a port with a fault.
+    """
     preset, case = golden_case(case_id)
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     kept = {**recorded_dtypes(config, preset), **(dtypes or {})}
@@ -88,7 +92,7 @@ def honest_taps(
         return round_to(exact.value + noise, kept[operation])
 
     weights = exact_weights(preset.name, case.fprop_dtype)
-    made = walk(preset, case, shown, weights=weights, alternatives=alternatives, perturb=compute)
+    made = walk(preset, case, shown, weights=weights, alternatives=alternatives, perturb=compute, evaluator=evaluator)
     return {tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, value in made}
 
 

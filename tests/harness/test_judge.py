@@ -9,6 +9,7 @@ import pytest
 
 from harness.answers import Answer
 from harness.contract import Array
+from harness.faults import FAULTS, mutant
 from harness.graph import CARRIED, PRODUCT_KEPT, operation_of
 from harness.judge import HonestRuns, Judged, judge_candidate
 from harness.operations.row import Alternative
@@ -227,3 +228,13 @@ def test_every_tap_of_the_case_is_in_the_verdict(tmp_path: Path) -> None:
     (verdict,) = judge((PREFILL,), honest_answers(tmp_path, (PREFILL,), {})).verdicts
     assert [comparison.tap for comparison in verdict.comparisons] == list(taps_of(PREFILL))
     assert len(verdict.drifts) == len(taps_of(PREFILL)) - 2  # chosen experts are judged as flips
+
+
+def test_the_fault_of_a_failing_operation_is_named_and_others_have_no_diagnosis(tmp_path: Path) -> None:
+    taps = honest_taps(PREFILL, 31, evaluator=mutant(FAULTS["rope_interleaved"]))
+    judged = judge((PREFILL,), {PREFILL: answered(tmp_path, taps)})
+    assert {operation: found.faults for operation, found in judged.diagnoses.items()} == {
+        "attention.query_rotated": ("rope_interleaved",),
+        "attention.key_rotated": ("rope_interleaved",),
+    }
+    assert judge((PREFILL,), honest_answers(tmp_path / "honest", (PREFILL,), {})).diagnoses == {}

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from harness.compare import Comparison
+from harness.diagnosis import Diagnosis
 from harness.report.files import plain, write_junit, write_report_json
 from harness.report.progress import progress_bar
 from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show, status_of
@@ -119,6 +120,14 @@ def test_a_failing_operation_is_explained_with_all_its_numbers() -> None:
     assert f"observed  1.5, exact 1.25, expected {float(key[1, 3, 2, 7]):.9g}" in output
     assert "error     0.25, fence 0.02: 12.5 times" in output
     assert f"nox -s conformance -- --candidate port --case '{CASE}'" in output
+
+
+def test_a_failing_operation_is_explained_with_its_likely_fault() -> None:
+    found = Diagnosis(("gqa_tiled",), "gqa_tiled", 1.0, 0.01, 0.97, 8.0, "no fault")
+    rows = by_operation((FAILING,), {CASE: "bfloat16"}, {}, {("bfloat16", "attention.key"): found})
+    output = shown(replace(verdict(FAILING), operations=rows))
+    assert "diagnosis likely gqa_tiled, coefficient 1 ± 0.01, explains 97.0%, 1e8 : 1 before no fault" in output
+    assert output.count("diagnosis") == 1
 
 
 def test_a_problem_without_a_number_is_told_in_words() -> None:

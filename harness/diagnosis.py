@@ -1,0 +1,299 @@
+"""Names the fault behind a failing operation: a matched filter over the fault table (design: diagnosis).
+
+At the port's own inputs every known fault predicts a difference d = faulty − exact. The residual r = observed − exact
+of the right fault is d and honest noise; of an honest port it is noise alone. Both are weighted by the noise model's
+deviation, so that a difference far below the rounding of single elements still shows over many of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.cases import Case, Preset, steps_before
+from harness.compare import SPECS, Comparison
+from harness.contract import Array, split_tap, tap_names
+from harness.faults import FAULTS, Fault, mutant
+from harness.local import Evidence, Key, Segments, before, has_gaps, safe, simulate, widened
+from harness.noise import Fence, fence_of
+from harness.operations.arithmetic import UNIT_ROUNDOFF
+from harness.operations.row import Alternative, Exact, Scope
+from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+
+SAME_DIRECTION = 0.99
+"""Cosine beyond which no data of the run tells two faults apart."""
+
+DISTANCE = math.sqrt(2 * (1 - SAME_DIRECTION))
+"""The relative distance of two equally long differences at that cosine: differences closer than that are one class."""
+
+DECISIVE = 2.0
+"""log10 of the likelihood ratio by which a fault must beat another, or none at all, to be named without it."""
+
+TOLERANCE = 0.1
+"""How far the coefficient of the right fault may be from 1, beyond four standard errors."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One case and what a candidate showed in it."""
+
+    preset: Preset
+    case: Case
+    evidence: Evidence
+    weights: ExactWeights
+    alternatives: Alternatives
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the matched filter says of one operation.
+
+    `faults` is the likeliest fault with all that the data cannot tell from it, empty where no known fault explains the
+    residual. The other figures are those of the likeliest one: its coefficient (1 for the right fault, 0 for none) with
+    a heteroscedasticity-robust standard error, the share of the weighted residual that it explains (0..1), and log10 of
+    the likelihood ratio to the runner-up, which is a fault or "no fault".
+    """
+
+    faults: tuple[str, ...]
+    likeliest: str
+    coefficient: float
+    standard_error: float
+    explained: float
+    log10_ratio: float
+    runner_up: str
+
+
+def diagnose(
+    exhibits: Sequence[Exhibit],
+    comparisons: Sequence[Sequence[Comparison]],
+    operations: Collection[str],
+    faults: Mapping[str, Fault] = FAULTS,
+) -> dict[str, Diagnosis]:
+    """Return the diagnosis of some operations, over the layers that failed (all if none did) of all exhibits.
+
+    `comparisons` are the local checks of each exhibit. An operation that was nowhere shown has no diagnosis.
+    """
+    layers = {
+        operation: {c.layer for found in comparisons for c in found if c.operation == operation and not c.passed}
+        for operation in operations
+    }
+    residuals: dict[str, list[Residual]] = {operation: [] for operation in operations}
+    shapes: dict[str, list[frozenset[str]]] = {operation: [] for operation in operations}
+    for exhibit in exhibits:
+        for operation, found in residuals_of(exhibit, layers, faults):
+            if isinstance(found, Residual):
+                residuals[operation].append(found)
+            else:
+                shapes[operation].append(found)
+    return {
+        operation: name_fault(residuals[operation]) if residuals[operation] else name_shape(shapes[operation])
+        for operation in operations
+        if residuals[operation] or shapes[operation]
+    }
+
+
+@dataclass(frozen=True)
+class Residual:
+    """One tap: observed − exact, and faulty − exact by fault, both in standard deviations, where compared: [n]."""
+
+    observed: Array
+    faulty: Mapping[str, Array]
+
+
+def residuals_of(
+    exhibit: Exhibit, layers: Mapping[str, Collection[int | None]], faults: Mapping[str, Fault]
+) -> Iterator[tuple[str, Residual | frozenset[str]]]:
+    """Yield (operation, residual) for every tap shown of the operations, in the layers given (all if empty).
+
+    A tap of another shape than it should have has no residual, but the faults that give it that shape.
+    """
+    preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
+    # What no check compares is shown too: a fault may let a masked key or a pad in.
+    shown = {key: safe(key[1], seen.raw, evidence.config) for key, seen in evidence.observed.items()}
+    gaps = has_gaps(evidence.config, case, shown)
+    segments = simulate(preset, case, evidence, exhibit.weights, exhibit.alternatives) if gaps else None
+    hidden = {tap for call in range(len(case.calls)) for tap in tap_names(evidence.config) if (call, tap) not in shown}
+    wanted = {
+        tap
+        for tap in tap_names(evidence.config)
+        for layer, operation in [split_tap(tap)]
+        if operation in layers and (not layers[operation] or layer in layers[operation])
+    }
+    reachable = {split_tap(tap)[1] for tap in hidden | wanted}
+
+    def results(evaluator: Evaluator) -> dict[Key, Exact]:
+        walked = walk(
+            preset,
+            case,
+            lambda call, tap: shown.get((call, tap)),
+            weights=exhibit.weights,
+            alternatives=exhibit.alternatives,
+            evaluator=only(hidden | wanted, evaluator),
+        )
+        return {(call, tap): exact for call, tap, exact, _ in walked if tap in wanted}
+
+    exact = results(evaluate)
+    faulty = {
+        name: results(mutant(fault)) for name, fault in faults.items() if not reachable.isdisjoint(fault.operations)
+    }
+    for key in exact:
+        operation, others = split_tap(key[1])[1], {name: found[key].value for name, found in faulty.items()}
+        if key in evidence.observed:
+            yield operation, residual_at(exhibit, key, exact[key], others, segments)
+        elif key in evidence.misshapen:
+            yield operation, frozenset(name for name, x in others.items() if x.shape == evidence.misshapen[key])
+
+
+def only(taps: Collection[str], evaluator: Evaluator) -> Evaluator:
+    """Return an evaluator that works out some taps and leaves the others, which are shown, blank."""
+
+    def evaluate_some(
+        tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative
+    ) -> Exact:
+        return evaluator(tap, scope, weights, values, alternative) if tap in taps else Exact(np.empty(0))
+
+    return evaluate_some
+
+
+def residual_at(
+    exhibit: Exhibit, key: Key, exact: Exact, faulty: Mapping[str, Array], segments: Segments | None
+) -> Residual:
+    """Weight the residual of one tap and its faults' differences; chosen experts count as one-hot vectors."""
+    call, tap = key
+    seen, operation = exhibit.evidence.observed[key], split_tap(tap)[1]
+    mask = np.broadcast_to(exhibit.evidence.masks[call, operation], seen.raw.shape)
+    if segments is not None:
+        steps = steps_before(exhibit.case, call)
+        mask = mask & before(segments.undecided[call], steps, seen.raw, SPECS[operation].axes)
+    mask = mask & np.isfinite(seen.raw)
+    if operation == "moe.expert_index":
+        experts = np.arange(exhibit.evidence.config.model.num_experts)
+
+        def one_hot(index: Array) -> Array:
+            hot: Array = (index[mask][:, None] == experts).astype(np.float64).ravel()
+            return hot
+
+        return Residual(
+            one_hot(seen.raw) - one_hot(exact.value),
+            {name: one_hot(x) - one_hot(exact.value) for name, x in faulty.items() if x.shape == mask.shape},
+        )
+    fence = fence_of(exact, seen.recorded, 1.0)
+    if segments is not None and key in segments.deviation:
+        fence = widened(fence, segments.deviation[key], 1.0)
+    deviation = deviation_of(fence, seen.raw, seen.recorded)[mask]
+    return Residual(
+        (seen.raw - exact.value)[mask] / deviation,
+        {name: (x - exact.value)[mask] / deviation for name, x in faulty.items() if x.shape == mask.shape},
+    )
+
+
+def deviation_of(fence: Fence, observed: Array, recorded: str) -> Array:
+    """Return the standard deviation of honest noise, the rounding of what was observed included.
+
+    A fault may make elements much larger than they should be, or fill those that should be 0; they carry the rounding
+    of their own size.
+    """
+    rounding = max(UNIT_ROUNDOFF[recorded], UNIT_ROUNDOFF["float32"]) * np.abs(observed) / math.sqrt(3)
+    deviation: Array = np.maximum(fence.deviation, rounding) + np.finfo(np.float32).tiny
+    return deviation
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one fault fits a residual: coefficient, its standard error, and what the fault as it is leaves over."""
+
+    coefficient: float
+    standard_error: float
+    remainder: float
+
+
+def fit(observed: Array, faulty: Array) -> Fit:
+    """Fit observed [n] = c · faulty [n] + noise by least squares, with White's standard error (HC0).
+
+    The remainder is the sum of squares of observed − faulty, the fault as it is: c = 1.
+    """
+    square = float(faulty @ faulty)
+    coefficient = float(observed @ faulty) / square
+    left = observed - coefficient * faulty
+    standard_error = math.sqrt(float(np.square(faulty) @ np.square(left))) / square
+    return Fit(coefficient, standard_error, float(np.square(observed - faulty).sum()))
+
+
+def name_fault(residuals: Sequence[Residual]) -> Diagnosis:
+    """Return the likeliest fault, with those that the data cannot tell from it, or that none explains the residual."""
+    observed = np.concatenate([residual.observed for residual in residuals])
+    names = [name for name in residuals[0].faulty if all(name in residual.faulty for residual in residuals)]
+    faulty = {name: np.concatenate([residual.faulty[name] for residual in residuals]) for name in names}
+    fits = {name: fit(observed, d) for name, d in faulty.items() if d.any()}
+    total = float(observed @ observed)
+    if not fits or not total:
+        return UNEXPLAINED
+    likeliest = min(fits, key=lambda name: fits[name].remainder)
+    best = fits[likeliest]
+    variance = max(1.0, best.remainder / observed.size)
+
+    def log10_ratio(remainder: float) -> float:
+        return (remainder - best.remainder) / (2 * variance * math.log(10))
+
+    length = float(np.linalg.norm(faulty[likeliest]))
+    same = [
+        name
+        for name in fits
+        if np.linalg.norm(faulty[name] - faulty[likeliest]) <= DISTANCE * length
+        or log10_ratio(fits[name].remainder) < DECISIVE
+    ]
+    others = {name: found.remainder for name, found in fits.items() if name not in same} | {"no fault": total}
+    runner_up = min(others, key=others.__getitem__)
+    return Diagnosis(
+        faults=tuple(same) if explains(best, observed, log10_ratio(total)) else (),
+        likeliest=likeliest,
+        coefficient=best.coefficient,
+        standard_error=best.standard_error,
+        explained=1 - best.remainder / total,
+        log10_ratio=log10_ratio(others[runner_up]),
+        runner_up=runner_up,
+    )
+
+
+def name_shape(candidates: Sequence[frozenset[str]]) -> Diagnosis:
+    """Return the faults that give every tap of an operation the shape it has; there are no values to compare."""
+    common = sorted(frozenset.intersection(*candidates))
+    return Diagnosis(tuple(common), common[0] if common else "", math.nan, math.nan, math.nan, math.nan, "no fault")
+
+
+UNEXPLAINED = Diagnosis((), "", 0.0, 0.0, 0.0, 0.0, "no fault")
+
+
+def explains(best: Fit, observed: Array, log10_ratio: float) -> bool:
+    """Return whether a fault explains a residual: decisively likelier than none, of full strength, no more left over.
+
+    What is left over must be honest noise, or no more than two faults of one class differ by.
+    """
+    total = float(observed @ observed)
+    strength = abs(best.coefficient - 1) <= TOLERANCE + 4 * best.standard_error
+    return (
+        log10_ratio > DECISIVE
+        and strength
+        and (best.remainder <= observed.size or best.remainder <= DISTANCE**2 * total)
+    )
+
+
+LARGEST_RATIO = 99.0
+"""log10 of the likelihood ratio beyond which no digits are shown."""
+
+
+def describe(diagnosis: Diagnosis) -> str:
+    """Return a diagnosis in one line for a reader."""
+    if not diagnosis.faults:
+        return "no known fault explains this"
+    names = "likely " + " or ".join(diagnosis.faults)
+    if math.isnan(diagnosis.coefficient):
+        return f"{names}, which gives this shape"
+    ratio = f"over 1e{LARGEST_RATIO:.0f}" if diagnosis.log10_ratio > LARGEST_RATIO else f"1e{diagnosis.log10_ratio:.0f}"
+    return (
+        f"{names}, coefficient {diagnosis.coefficient:.3g} ± {diagnosis.standard_error:.1g}, "
+        f"explains {diagnosis.explained:.1%}, {ratio} : 1 before {diagnosis.runner_up}"
+    )

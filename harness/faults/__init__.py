@@ -1,0 +1,23 @@
+"""The fault table: what ports of Grok-1 and its relatives really got wrong, one row each.
+
+A row is found in the module of its kind: an operation replaced (those of attention apart), weights misread, state
+(positions, cache) misled, or execution (shards, capacity, order). Adding a fault is adding a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.faults import attention, execution, operation, state, weights
+from harness.faults.row import Change, Fault, mutant
+
+__all__ = ["FAULTS", "Change", "Fault", "faults_at", "mutant"]
+
+FAULTS: Mapping[str, Fault] = {
+    fault.id: fault for module in (operation, attention, weights, state, execution) for fault in module.FAULTS
+}
+
+
+def faults_at(operation_name: str) -> tuple[Fault, ...]:
+    """Return the faults that are first visible at an operation."""
+    return tuple(fault for fault in FAULTS.values() if operation_name in fault.operations)

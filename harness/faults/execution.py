@@ -1,0 +1,40 @@
+"""Faults of how the work is laid out: shards, capacity, order."""
+
+from __future__ import annotations
+
+from harness.faults import functions
+from harness.faults.row import Change, Fault
+from harness.operations import attention, experts
+
+FAULTS = (
+    Fault(
+        id="expert_dropped_by_capacity",
+        kind="execution",
+        title="tokens beyond an expert's capacity are dropped",
+        explanation="Every token is computed by all of its experts, however many others chose them.",
+        provenance="Megatron-LM#5542",
+        changes={"moe.expert_output": Change(function=functions.over_capacity_dropped)},
+    ),
+    Fault(
+        id="all_reduce_missing",
+        kind="execution",
+        title="the partial sum of one shard of two is taken for the whole",
+        explanation="Row-parallel products are summed over the model axis.",
+        provenance="tpu-inference#3435",
+        changes={
+            "attention.output": Change(function=functions.first_half(attention.project_output)),
+            "moe.expert_output": Change(function=functions.first_half(experts.expert_out)),
+            "dense.output": Change(function=functions.first_half(experts.dense_in)),
+        },
+    ),
+    Fault(
+        id="split_k_nondeterministic",
+        kind="execution",
+        title="sums are taken in another order in every run",
+        explanation=(
+            "Any order of a float32 sum is honest; whether two runs agree bit for bit is reported as repeatability."
+        ),
+        provenance="sglang#38337",
+        harmless=True,
+    ),
+)

@@ -1,0 +1,115 @@
+"""The shape of a row of the fault table, and how a fault becomes an oracle that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from harness.contract import Array, LanguageModelConfig, Weights, split_tap
+from harness.graph import operation_of, resolve_inputs, weight_names
+from harness.operations.row import CANONICAL, Alternative, Exact, Function, Scope
+from harness.oracle import Evaluator, ExactWeights, dequantised, evaluate
+
+Kind = Literal["operation", "weights", "state", "execution"]
+
+Reading = Callable[[Weights, str], Weights]
+"""`reading(stored weights, name)` returns the stored leaf of that name as a faulty loader reads it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a fault changes in one row of the graph; None and () leave it as it is.
+
+    Another function, other inputs, another reading of the weights, or another idea of the call: its configuration, its
+    cache steps, the keys that are seen. Layers before `first_layer` are right.
+    """
+
+    function: Function | None = None
+    inputs: tuple[str, ...] = ()
+    reading: Reading | None = None
+    scope: Callable[[Scope], Scope] | None = None
+    first_layer: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One row of the table.
+
+    `title` says what is wrong, `explanation` what the specification asks for and what the fault does, `provenance`
+    where it was met. `changes` are the rows of the graph that it replaces, by operation: where a comparison fed with
+    the port's own inputs sees it. `shown_by` are globs of the golden cases that show it. A `harmless` one must not be
+    called a fault.
+    """
+
+    id: str
+    kind: Kind
+    title: str
+    explanation: str
+    provenance: str
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    shown_by: tuple[str, ...] = ("unequal/prefill/padded_batch.*",)
+    harmless: bool = False
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operations at which it is first visible, by the names of their taps."""
+        return tuple(dict.fromkeys("moe.output" if name == "dense.output" else name for name in self.changes))
+
+
+def changes_at(*operations: str, function: Function | None = None, reading: Reading | None = None,
+               scope: Callable[[Scope], Scope] | None = None) -> dict[str, Change]:  # fmt: skip
+    """Return the same change at several operations."""
+    return dict.fromkeys(operations, Change(function=function, reading=reading, scope=scope))
+
+
+def change_of(fault: Fault, tap: str, config: LanguageModelConfig) -> Change | None:
+    """Return what a fault changes at a tap, None where that is nothing."""
+    change = fault.changes.get(operation_of(tap, config).name)
+    layer = split_tap(tap)[0] or 0
+    return change if change is not None and layer >= change.first_layer else None
+
+
+def mutant(fault: Fault, dose: float = 1.0) -> Evaluator:
+    """Return an evaluator that has a fault; a dose below 1 moves every result only that part of the way."""
+
+    def evaluate_faulty(
+        tap: str,
+        scope: Scope,
+        weights: ExactWeights,
+        values: Mapping[str, Array],
+        alternative: Alternative = CANONICAL,
+    ) -> Exact:
+        change = change_of(fault, tap, scope.config)
+        if change is None:
+            return evaluate(tap, scope, weights, values, alternative)
+        faulty = apply(change, tap, scope, weights, values, alternative)
+        if dose == 1.0:
+            return faulty
+        exact = evaluate(tap, scope, weights, values, alternative)
+        return replace(faulty, value=exact.value + dose * (faulty.value - exact.value))
+
+    return evaluate_faulty
+
+
+def apply(
+    change: Change,
+    tap: str,
+    scope: Scope,
+    weights: ExactWeights,
+    values: Mapping[str, Array],
+    alternative: Alternative,
+) -> Exact:
+    """Apply the changed operation of a tap to given inputs."""
+    config, row = scope.config, operation_of(tap, scope.config)
+    inputs = [values[name] for name in resolve_inputs(change.inputs or row.inputs, tap, config)]
+    matrices = [read(change, weights, name, alternative.weights) for name in weight_names(tap, config)]
+    function, changed = change.function or row.function, change.scope(scope) if change.scope else scope
+    return function(*inputs, *matrices, scope=changed, alternative=alternative)
+
+
+def read(change: Change, weights: ExactWeights, name: str, rounding: str) -> Array:
+    """Return one weight in float64 as the changed operation reads it."""
+    if change.reading is None:
+        return weights.get(name, rounding)
+    return dequantised(weights.config, change.reading(weights.stored, name), name, rounding)

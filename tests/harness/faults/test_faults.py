@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.contract import split_tap, tap_specs
+from harness.faults import FAULTS, Fault, faults_at, mutant
+from harness.graph import OPERATIONS, operation_of
+from harness.oracle import walk
+from harness.store import case_ids
+from harness.suite import CASES
+from tests.harness.honest_port import exact_weights, golden, golden_case
+
+CATALOGUE = set(
+    """
+gates_renormalised softmax_after_top_k router_logits_capped router_in_bf16 router_tf32 top_1_only top_k_off_by_one
+top_k_tie_highest_index experts_permuted expert_dropped_by_capacity up_gate_swapped expert_transposed gelu_erf
+gelu_quick silu_for_gelu relu_glu expert_hidden_bf16 attention_cap_missing attention_cap_hard attention_cap_50
+cap_after_mask attention_scale_missing attention_scale_double softmax_bf16 mask_strict mask_absent padding_attended
+gqa_tiled gqa_strided rope_interleaved rope_base_wrong rope_sign rope_key_only rope_on_value rope_position_bf16
+rope_position_tf32 rope_cos_sin_bf16 decode_position_zero decode_position_plus_one step_bumped_by_layer_0
+left_pad_positions_shared cache_unrotated_keys cache_fp8_scale_dropped prefill_bucket_leak
+embedding_multiplier_missing embedding_multiplier_sqrt_d output_multiplier_missing head_untied norms_exchanged
+norm_scale_plus_one norm_eps_1e6 norm_mean_subtracted post_norm_missing residual_from_normed
+scales_per_shard_broadcast scales_interleaved scales_axis_swapped int8_as_uint8 all_reduce_missing
+weights_two_layers_exchanged split_k_nondeterministic
+""".split()  # noqa: SIM905 - sixty words read better so
+)
+"""Every id of the fault catalogue."""
+
+MUTANTS = [fault for fault in FAULTS.values() if fault.changes]
+
+
+def test_the_table_holds_the_whole_catalogue() -> None:
+    assert set(FAULTS) >= CATALOGUE
+    assert set(FAULTS) - CATALOGUE == {"attention_multiplier_on_output"}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.id)
+def test_a_row_is_complete_and_refers_to_what_exists(fault: Fault) -> None:
+    assert fault.changes or fault.harmless
+    assert set(fault.changes) <= {row.name for row in OPERATIONS}
+    assert set(fault.operations) <= {spec.operation for spec in tap_specs()}
+    assert all(case_ids(golden(), pattern) for pattern in fault.shown_by)
+    assert all((fault.title, fault.explanation.endswith("."), fault.provenance))
+
+
+def test_what_the_suite_says_its_cases_detect_is_in_the_table() -> None:
+    assert {name for row in CASES for name in row.detects} <= set(FAULTS)
+
+
+def test_faults_at_an_operation_are_those_that_change_it() -> None:
+    assert {fault.id for fault in faults_at("moe.expert_gate")} == {"gates_renormalised", "softmax_after_top_k"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fault", MUTANTS, ids=lambda fault: fault.id)
+def test_a_mutant_differs_from_the_oracle_at_the_operations_of_its_row_and_nowhere_else(
+    fault: Fault, dtype: str
+) -> None:
+    differs, changed = set(), set()
+    for pattern in fault.shown_by if fault.shown_by != ("*",) else ("unequal/prefill/padded_batch.*",):
+        for case_id in (name for name in case_ids(golden(), pattern) if name.endswith(dtype)):
+            preset, case = golden_case(case_id)
+            weights = exact_weights(preset.name, dtype)
+            exact = {(call, tap): value for call, tap, _, value in walk(preset, case, weights=weights)}
+            faulty = walk(preset, case, lambda *key: exact[key], weights=weights, evaluator=mutant(fault))  # noqa: B023 - walked at once
+            differs |= {
+                split_tap(tap)[1] for call, tap, x, _ in faulty if not np.array_equal(x.value, exact[call, tap])
+            }
+            changed |= {split_tap(tap)[1] for _, tap in exact if operation_of(tap, preset.config).name in fault.changes}
+    assert differs == changed
+
+
+def test_a_dose_of_a_fault_moves_a_result_that_part_of_the_way() -> None:
+    case_id = "stress/prefill/saturated_cap.float32"
+    preset, case = golden_case(case_id)
+    exact = {(call, tap): value for call, tap, _, value in walk(preset, case)}
+
+    def hidden(dose: float) -> np.ndarray:
+        made = walk(preset, case, lambda *key: exact[key], evaluator=mutant(FAULTS["gelu_quick"], dose))
+        return np.concatenate([x.value.ravel() for _, tap, x, _ in made if tap.endswith("expert_hidden")])
+
+    right, half, whole = (hidden(dose) for dose in (0.0, 0.5, 1.0))
+    np.testing.assert_allclose(half, (right + whole) / 2, atol=1e-12)
+    assert np.abs(whole - right).max() > 1e-3

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness.compare import Comparison
+from harness.contract import Array
+from harness.diagnosis import Diagnosis, Exhibit, Residual, describe, diagnose, fit, name_fault
+from harness.faults import FAULTS, Fault, mutant
+from tests.harness.honest_port import at_fault, check, evidence_of, exact_weights, golden_case, honest_taps
+
+PREFILL, STRESS = "unequal/prefill/padded_batch", "stress/prefill/saturated_cap"
+DTYPES = ("float32", "bfloat16")
+
+
+def diagnosed(
+    case_id: str,
+    taps: Mapping[str, Array],
+    operations: Collection[str] | None = None,
+    *,
+    patterns: Collection[str] = ("*",),
+    faults: Mapping[str, Fault] = FAULTS,
+) -> dict[str, Diagnosis]:
+    """Return the diagnosis of the operations that fail in one case, or of those named."""
+    preset, case = golden_case(case_id)
+    comparisons: list[Comparison] = check(case_id, taps, patterns)
+    evidence = evidence_of(case_id, taps, patterns)
+    exhibit = Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype), {})
+    return diagnose([exhibit], [comparisons], operations or at_fault(comparisons), faults)
+
+
+def with_fault(case_id: str, *names: str, dose: float = 1.0) -> dict[str, Array]:
+    changes = {operation: change for name in names for operation, change in FAULTS[name].changes.items()}
+    return honest_taps(case_id, 1, evaluator=mutant(replace(FAULTS[names[0]], changes=changes), dose))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["gelu_erf", "gelu_quick", "silu_for_gelu", "relu_glu", "up_gate_swapped"])
+def test_the_activation_at_fault_is_named_with_its_coefficient(name: str, dtype: str) -> None:
+    case_id = f"{STRESS}.{dtype}"
+    (found,) = diagnosed(case_id, with_fault(case_id, name)).values()
+    assert found.faults == (name,)
+    assert abs(found.coefficient - 1) < 0.01
+    assert found.explained > 0.99
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_faults_that_no_data_can_tell_apart_are_named_together(dtype: str) -> None:
+    case_id = f"{PREFILL}.{dtype}"
+    (found,) = diagnosed(case_id, with_fault(case_id, "gates_renormalised")).values()
+    assert set(found.faults) == {"gates_renormalised", "softmax_after_top_k"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_faults_at_different_operations_are_both_named(dtype: str) -> None:
+    case_id = f"{STRESS}.{dtype}"
+    found = diagnosed(case_id, with_fault(case_id, "gelu_quick", "attention_cap_50"))
+    assert {operation: x.faults for operation, x in found.items()} == {
+        "moe.expert_hidden": ("gelu_quick",),
+        "attention.logits": ("attention_cap_50",),
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["gelu_erf", "gelu_quick", "silu_for_gelu"])
+def test_a_fault_missing_from_the_table_is_not_taken_for_its_neighbour(name: str, dtype: str) -> None:
+    case_id = f"{STRESS}.{dtype}"
+    others = {other: fault for other, fault in FAULTS.items() if other != name}
+    (found,) = diagnosed(case_id, with_fault(case_id, name), faults=others).values()
+    assert found.faults == ()
+    assert describe(found) == "no known fault explains this"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_wrong_element_is_explained_by_no_fault(dtype: str) -> None:
+    case_id, key = f"{PREFILL}.{dtype}", "call0/layers.01.moe.expert_hidden"
+    taps = honest_taps(case_id, 1)
+    taps[key][0, 1, 0, 7] += 1
+    assert diagnosed(case_id, taps)["moe.expert_hidden"].faults == ()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_honest_operation_is_explained_by_no_fault(dtype: str) -> None:
+    case_id = f"{STRESS}.{dtype}"
+    found = diagnosed(case_id, honest_taps(case_id, 1), ["moe.expert_hidden", "attention.logits", "logits"])
+    assert [x.faults for x in found.values()] == [(), (), ()]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_fault_of_one_layer_alone_is_named(dtype: str) -> None:
+    case_id = f"{PREFILL}.{dtype}"
+    changes = {name: replace(x, first_layer=1) for name, x in FAULTS["scales_interleaved"].changes.items()}
+    taps = honest_taps(case_id, 1, evaluator=mutant(replace(FAULTS["scales_interleaved"], changes=changes)))
+    assert {x.faults for x in diagnosed(case_id, taps).values()} == {("scales_interleaved",)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_mask_fault_is_named_though_masked_logits_are_not_compared(dtype: str) -> None:
+    case_id = f"{PREFILL}.{dtype}"
+    assert diagnosed(case_id, with_fault(case_id, "mask_absent"))["attention.weights"].faults == ("mask_absent",)
+
+
+def test_a_missing_expert_is_named_by_the_shape_that_it_leaves() -> None:
+    case_id = f"{PREFILL}.float32"
+    found = diagnosed(case_id, with_fault(case_id, "top_1_only"))["moe.expert_index"]
+    assert describe(found) == "likely top_1_only, which gives this shape"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_fault_between_hidden_taps_is_named_at_the_next_one_shown(dtype: str) -> None:
+    case_id = f"{STRESS}.{dtype}"
+    patterns = ("*.norm", "*.residual", "*.router.*", "*.moe.expert_*", "*.output", "logits")
+    found = diagnosed(case_id, with_fault(case_id, "attention_scale_missing"), patterns=patterns)
+    assert {x.faults for x in found.values()} == {("attention_scale_missing",)}
+
+
+def test_the_standard_error_is_robust_against_unequal_noise() -> None:
+    random = np.random.default_rng(0)
+    d = random.standard_normal(400)
+    fits = [fit(d + d * random.standard_normal(400), d) for _ in range(400)]  # noise grows with d
+    spread = float(np.std([x.coefficient for x in fits]))
+    assert np.mean([x.standard_error for x in fits]) == pytest.approx(spread, rel=0.1)
+
+
+def test_a_residual_in_the_direction_of_a_fault_but_of_another_size_is_not_that_fault() -> None:
+    d = np.random.default_rng(0).standard_normal(1000) * 100
+    assert name_fault([Residual(d, {"some": d})]).faults == ("some",)
+    assert name_fault([Residual(d / 2, {"some": d})]).faults == ()
+
+
+def test_a_diagnosis_reads_as_one_line() -> None:
+    found = Diagnosis(("gelu_erf",), "gelu_erf", 0.99, 0.02, 0.98, 12.0, "silu_for_gelu")
+    assert describe(found) == (
+        "likely gelu_erf, coefficient 0.99 ± 0.02, explains 98.0%, 1e12 : 1 before silu_for_gelu"
+    )
+    assert "over 1e99 : 1" in describe(replace(found, log10_ratio=1e5))
