@@ -156,7 +156,27 @@ def summarise(
 
 
 def judge_folder(golden: Golden, job_dir: Path, out_dir: Path) -> CandidateVerdict:
-    """Judge answers written elsewhere: a job folder, and the folder that a program left for it; raises FixtureError."""
+    """Judge answers written elsewhere; raises FixtureError for a job that is not of this golden set.
+
+    `job_dir` is one job and `out_dir` the folder that a program left for it, or each holds one such folder per job,
+    under the same names.
+    """
+    pairs = job_pairs(job_dir, out_dir)
+    groups = [group_of_job(golden, job) for job, _ in pairs]
+    answers = [read_answer(out, read_job(job)) for job, out in pairs]
+    judged = judge_candidate(groups, answers, run_size(groups), {})
+    names = [answer.info.name for each in answers for answer in each.values() if answer.info is not None]
+    return summarise(names[0] if names else out_dir.name, groups, answers, judged, 0.0)
+
+
+def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:
+    """Return (job, answers) folders: the two given, or those of the same name inside them."""
+    jobs = sorted(path.parent for path in job_dir.glob("*/job.json"))
+    return [(job, out_dir / job.name) for job in jobs] or [(job_dir, out_dir)]
+
+
+def group_of_job(golden: Golden, job_dir: Path) -> Group:
+    """Return the golden cases of a job; raises FixtureError where the golden set does not hold them."""
     job = read_job(job_dir)
     if job.suite != golden.manifest.suite:
         raise FixtureError(
@@ -164,14 +184,8 @@ def judge_folder(golden: Golden, job_dir: Path, out_dir: Path) -> CandidateVerdi
             "write the job again"
         )
     wanted = [case.id for case in job.cases]
-    groups = [
-        replace(group, cases=tuple(case for case in group.cases if case.id in wanted))
-        for group in read_groups(golden)
-        if (group.preset.name, group.fprop_dtype) == (job.preset, job.fprop_dtype)
-    ]
-    if sorted(case.id for group in groups for case in group.cases) != sorted(wanted):
-        raise FixtureError(f"{job_dir}: names cases that {golden.directory} does not hold: write the job again")
-    answers = [read_answer(out_dir, job)]
-    judged = judge_candidate(groups, answers, run_size(groups), {})
-    names = [answer.info.name for answer in answers[0].values() if answer.info is not None]
-    return summarise(names[0] if names else out_dir.name, groups, answers, judged, 0.0)
+    for group in read_groups(golden):
+        cases = tuple(case for case in group.cases if case.id in wanted)
+        if (group.preset.name, group.fprop_dtype) == (job.preset, job.fprop_dtype) and len(cases) == len(wanted):
+            return replace(group, cases=cases)
+    raise FixtureError(f"{job_dir}: names cases that {golden.directory} does not hold: write the job again")

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = {
         "judge candidates, by default all built-in ones", "--candidate torch_eager --case 'unequal/*' --json run.json"
     ),
     "judge": Command("judge an answer folder that was written elsewhere", "jobs/unequal.float32 answers --quiet"),
+    "write-jobs": Command("write job folders for a program that runs elsewhere", "run1 --case '*.bfloat16'"),
     "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),
     "explain": Command("explain a fault, an operation or a verdict", "moe.expert_hidden"),
     "capture": Command("write golden fixtures with the canonical JAX model", "--out golden/v1"),

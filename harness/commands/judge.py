@@ -12,8 +12,8 @@ from harness.store import open_golden
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("job", type=Path, metavar="JOB", help="the job folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder of answers")
+    parser.add_argument("job", type=Path, metavar="JOB", help="a job folder, or a folder of several")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder of its answers, or one of as many")
     add_report_options(parser)
 
 

@@ -86,6 +86,15 @@ def test_the_c_port_refuses_a_job_of_a_newer_format(program: Path, job_dir: Path
     assert run(program, job_dir, tmp_path / "out") == (1, "unsupported: job format 2; it reads 1\n")
 
 
+def test_the_c_port_ignores_keys_that_it_does_not_know(program: Path, job_dir: Path, tmp_path: Path) -> None:
+    job = read_json(job_dir / "job.json")
+    cases = [{**row, "priority": {"high": [True, None, -1.5e3]}} for row in job["cases"]]
+    write_json(job_dir / "job.json", {**job, "deadline": None, "cases": cases})
+    status, words = run(program, job_dir, tmp_path / "out")
+    assert status == 2
+    assert words.endswith("embeddings is missing\n")  # it got past the job
+
+
 def test_the_c_port_names_a_weight_that_is_missing(program: Path, job_dir: Path, tmp_path: Path) -> None:
     status, words = run(program, job_dir, tmp_path / "out")
     assert status == 2

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from harness.answers import make_folders, read_answer
 from harness.contract import GOLDEN_DIR
+from harness.files import read_json, write_json
+from harness.jobs import write_job
+from harness.run import read_groups
+from harness.store import open_golden
 from harness.verdict import CandidateVerdict
 from tests.candidates.programs import judge
 
@@ -44,3 +51,24 @@ def test_a_wrong_rotary_base_shows_in_the_logits_of_the_smallest_preset(tmp_path
     program.write_text(program.read_text().replace("10000 **", "1000 **"))
     verdict = judge(program, tmp_path / "run", "long/*.float32")
     assert [(row.operation, row.status) for row in verdict.operations] == [("logits", "fail")]
+
+
+def test_a_newer_format_is_refused_and_keys_added_to_this_one_are_ignored(tmp_path: Path) -> None:
+    job_dir, out_dir = tmp_path / "job", tmp_path / "out"
+    golden = open_golden(GOLDEN_DIR / "v1")
+    (group,) = read_groups(golden, "long/*.float32")
+    job = write_job(job_dir, golden.manifest.suite, group.preset, group.cases)
+    description = read_json(job_dir / "job.json")
+    make_folders(out_dir, job)
+
+    def run() -> tuple[int, str]:
+        command = [sys.executable, str(PROGRAM), str(job_dir), str(out_dir)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+        return ended.returncode, ended.stderr
+
+    write_json(job_dir / "job.json", {**description, "format": 2})
+    assert run() == (1, "unsupported: job format 2; it reads 1\n")
+    cases = [{**row, "priority": 3} for row in description["cases"]]
+    write_json(job_dir / "job.json", {**description, "deadline": None, "cases": cases})
+    assert run() == (0, "")
+    assert read_answer(out_dir, job)[group.cases[0].id].status == "answered"

@@ -1,6 +1,8 @@
 """The worked example of `harness/PROTOCOL.md` is a job and an answer that the harness reads."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,22 @@ PROTOCOL = (Path(jobs.__file__).parent / "PROTOCOL.md").read_text()
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PROTOCOL, re.DOTALL)
+
+
+def test_the_session_shown_is_what_the_commands_print(tmp_path: Path) -> None:
+    """Run every line after a `$` in a folder with the candidates beside it, and compare what it prints."""
+    (session,) = blocks("sh")
+    root = Path(jobs.__file__).parent.parent
+    (tmp_path / "candidates").symlink_to(root / "candidates")
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
+    commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert len(commands) == 4
+    for command, shown in commands:
+        ran = subprocess.run(  # noqa: S602 - the commands are our own
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert ran.stdout == shown
 
 
 def test_the_example_is_a_job_and_its_answer_is_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,18 @@ def test_a_case_of_the_folder_without_an_answer_is_missing(tmp_path: Path) -> No
     found = judge_folder(golden(), job_dir, tmp_path / "out")
     assert {case.case: case.status for case in found.cases} == {PREFILL: "pass", DECODE: "missing"}
     assert found.status == "missing"
+
+
+def test_folders_of_several_jobs_are_judged_as_one_run(tmp_path: Path) -> None:
+    jobs = write_jobs([group_of(PREFILL), group_of(STRESS)], golden().manifest.suite, tmp_path / "jobs")
+    (tmp_path / "answers").mkdir()
+    for job, case_id in zip(jobs, (PREFILL, STRESS), strict=True):
+        write_answers(tmp_path / "answers" / job.name, (case_id,), job)
+    found = judge_folder(golden(), tmp_path / "jobs", tmp_path / "answers")
+    assert {case.case: case.status for case in found.cases} == {PREFILL: "pass", STRESS: "pass"}
+    shutil.rmtree(tmp_path / "answers" / jobs[1].name)
+    found = judge_folder(golden(), tmp_path / "jobs", tmp_path / "answers")
+    assert {case.case: case.status for case in found.cases} == {PREFILL: "pass", STRESS: "missing"}
 
 
 def test_a_job_of_another_suite_is_refused(tmp_path: Path) -> None:

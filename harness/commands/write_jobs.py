@@ -1,0 +1,38 @@
+"""`python -m harness write-jobs`: job folders for a program that runs elsewhere, and the folders of its answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness import run
+from harness.answers import make_folders
+from harness.commands import PASS
+from harness.commands.judging import GOLDEN
+from harness.files import FileError
+from harness.jobs import read_job
+from harness.store import open_golden
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("out", type=Path, metavar="DIR", help="a new folder, for jobs/NAME and answers/NAME")
+    parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
+    parser.add_argument(
+        "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Write a job folder per preset and compute dtype, and say how to go on."""
+    golden = open_golden(options.golden)
+    groups = run.read_groups(golden, options.case)
+    if options.out.exists():
+        raise FileError(f"{options.out}: exists already: give a new folder")
+    jobs, answers = options.out / "jobs", options.out / "answers"
+    for job in run.write_jobs(groups, golden.manifest.suite, jobs):
+        make_folders(answers / job.name, read_job(job))
+        sys.stdout.write(f"PROGRAM {job} {answers / job.name}\n")
+    sys.stdout.write(f"python -m harness judge {jobs} {answers}\n")
+    return PASS
