@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.cases import Case
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
+from harness.distribution import Element, histogram, worst_tokens
 from harness.masks import compared, expand
 from harness.noise import Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
@@ -32,6 +33,8 @@ class Comparison:
     one rounding to the recorded dtype, in units of float32 roundings of the operation. `index` points at the worst
     element; `problem` says what is wrong where no number can.
     `undecided` marks a tap of which no element could be compared because a hidden choice of experts may go either way.
+    `expected` is the golden value at the worst element, `histogram` counts errors / fences by the bins of
+    `harness.distribution.EDGES`, and `tokens` are the worst tokens beyond their fences.
     """
 
     call: int
@@ -48,6 +51,9 @@ class Comparison:
     problem: str = ""
     note: str = ""
     undecided: bool = False
+    expected: float = math.nan
+    histogram: tuple[int, ...] = ()
+    tokens: tuple[Element, ...] = ()
 
     @property
     def operation(self) -> str:
@@ -170,6 +176,8 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
         observed=float(observed[index]),
         exact=float(exact.value[index]),
         allowed=float(fence.allowed[index]),
+        histogram=histogram(ratio[mask]),
+        tokens=worst_tokens(ratio, observed, exact.value, fence.allowed, SPECS[split_tap(tap)[1]].axes),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from harness.agreement import logit_agreements, routing_margins
 from harness.answers import Answer, unrepeated
 from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS, Comparison, fit_slots, widen
@@ -192,7 +193,8 @@ def judge_case(
     if signature not in honest_runs:
         honest_runs[signature] = honest_run(group.preset, case, route, weights, evidence.recorded)
     honest = honest_runs[signature]
-    found = drifts(evidence, honest, group.expected(case.id))
+    expected = dict(group.expected(case.id))
+    found = drifts(evidence, honest, expected)
     routed = flips(evidence, honest, evidence.config)
     observer = observer_effect(answer, evidence, honest)
     status, reason = case_status(comparisons, found, routed, observer)
@@ -201,13 +203,24 @@ def judge_case(
         case=case.id,
         status=status,
         reason=reason,
-        comparisons=tuple(comparisons),
+        comparisons=tuple(with_expected(comparison, expected) for comparison in comparisons),
         drifts=tuple(found),
         flips=tuple(routed),
+        logits=logit_agreements(case, evidence, honest, expected),
+        margins=routing_margins(evidence, honest),
         repeatable=None if answer.repeat is None else not unrepeated(answer, shown),
         observer=observer,
         seconds=answer.seconds,
     )
+
+
+def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comparison:
+    """Add the golden values at the elements that a comparison names; `expected` holds them by `call0/TAP`."""
+    if not comparison.index or comparison.problem:
+        return comparison
+    golden = expected[tap_key(comparison.call, comparison.tap)]
+    tokens = tuple(replace(token, expected=float(golden[token.index])) for token in comparison.tokens)
+    return replace(comparison, expected=float(golden[comparison.index]), tokens=tokens)
 
 
 def observer_effect(answer: Answer, evidence: Evidence, honest: Honest) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.agreement import LogitAgreement, RoutingMargins
 from harness.compare import Comparison
 from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from harness.diagnosis import Diagnosis
@@ -38,7 +39,8 @@ TOKEN_ALONE = ("attention.norm", "attention.query", "attention.key", "attention.
 class CaseVerdict:
     """What was found in one case.
 
-    `comparisons` are the local checks, `drifts` the end-to-end errors, `flips` the tokens routed otherwise than exact.
+    `comparisons` are the local checks, `drifts` the end-to-end errors, `flips` the tokens routed otherwise than exact,
+    `logits` the agreement of the logits token by token, `margins` how close the routing was.
     `repeatable` tells whether a second run was bit for bit the first, None if there was none; `observer` says how the
     run without taps differs, empty where it does not. `seconds` is the candidate's own time.
     """
@@ -49,6 +51,8 @@ class CaseVerdict:
     comparisons: tuple[Comparison, ...] = ()
     drifts: tuple[Drift, ...] = ()
     flips: tuple[Flip, ...] = ()
+    logits: tuple[LogitAgreement, ...] = ()
+    margins: tuple[RoutingMargins, ...] = ()
     repeatable: bool | None = None
     observer: str = ""
     seconds: float | None = None

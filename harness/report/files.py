@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from harness.files import whole_file, write_json
+from harness.files import whole_file
+from harness.provenance import record_platform, record_toolchain
 from harness.store import Golden
 from harness.verdict import CandidateVerdict
 
@@ -17,12 +19,25 @@ FORMAT = 1
 
 
 def write_report_json(path: Path, verdicts: Sequence[CandidateVerdict], golden: Golden) -> None:
-    """Write everything that was found; numbers that JSON cannot hold (infinity, NaN) are strings."""
+    """Write everything that was found, in one line."""
+    text = json.dumps(report_of(verdicts, golden), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    with whole_file(path) as file:
+        file.write(f"{text}\n".encode())
+
+
+def report_of(verdicts: Sequence[CandidateVerdict], golden: Golden) -> dict[str, Any]:
+    """Return everything that was found, as JSON holds it; numbers that it cannot hold (infinity, NaN) are strings."""
     rows = [
         {"status": verdict.status, **{key: plain(value) for key, value in asdict(verdict).items()}}
         for verdict in verdicts
     ]
-    write_json(path, {"format": FORMAT, "suite": golden.manifest.suite, "candidates": rows})
+    return {
+        "format": FORMAT,
+        "suite": golden.manifest.suite,
+        "golden": plain(asdict(golden.manifest.provenance)),
+        "provenance": {"toolchain": record_toolchain(), "platform": record_platform()},
+        "candidates": rows,
+    }
 
 
 def plain(value: Any) -> Any:

@@ -109,10 +109,10 @@ def test_exact_zeros_do_not_dilute_the_bulk() -> None:
 
 
 def test_a_masked_weight_must_be_exactly_zero() -> None:
-    value = np.array([[0.5, 0.5, 0.0]])
-    assert judge(np.array([[0.5, 0.5, -0.0]]), value).passed
-    assert judge(np.array([[0.5, 0.5, 1e-39]]), value).passed  # a denormal, which others flush to zero
-    assert not judge(np.array([[0.5, 0.5, 1e-30]]), value).passed
+    value = np.array([[[0.5, 0.5, 0.0]]])
+    assert judge(np.array([[[0.5, 0.5, -0.0]]]), value).passed
+    assert judge(np.array([[[0.5, 0.5, 1e-39]]]), value).passed  # a denormal, which others flush to zero
+    assert not judge(np.array([[[0.5, 0.5, 1e-30]]]), value).passed
 
 
 def test_a_tap_with_nothing_to_compare_compares_nothing() -> None:
@@ -122,7 +122,7 @@ def test_a_tap_with_nothing_to_compare_compares_nothing() -> None:
 
 
 def test_excess_counts_what_goes_beyond_one_rounding_in_float32_units() -> None:
-    value = np.full((1, 4), 1 + 2.0**-8)
+    value = np.full((1, 1, 4), 1 + 2.0**-8)
     assert judge(rounded(value), value).excess == 0
     off = judge(value * (1 + 2.0**-8) + 20 * 2.0**-24, value)
     assert off.excess == pytest.approx(10, rel=0.05)  # 20 u over |value| + spread, about 2
