@@ -14,6 +14,7 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["conformance", "tests", "lint", "types"]
 
 GROUPS = nox.project.load_toml("pyproject.toml")
+EXTRAS = nox.project.load_toml("candidates/extras.toml")
 
 if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through which CPU wheels of torch may come
     os.environ.setdefault("UV_FIND_LINKS", os.environ["PIP_FIND_LINKS"].replace(" ", ","))
@@ -31,14 +32,15 @@ def compiled_once(session: nox.Session) -> dict[str, str]:
 @nox.session
 def conformance(session: nox.Session) -> None:
     """Judge the built-in candidates, or those named after `--candidate`."""
-    session.install("--editable", ".[reference,torch]")
+    extras = {"reference", "torch"} | {needs["extra"] for name, needs in EXTRAS.items() if _is_named(name, session)}
+    session.install("--editable", f".[{','.join(sorted(extras))}]")
     session.run("python", "-m", "harness", "run", *session.posargs, env=compiled_once(session))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; `-- --thorough` runs the long profiles too."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4")
     session.run("python", "-m", "pytest", *workers, *session.posargs, env=compiled_once(session))
 
@@ -75,8 +77,13 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types strictly."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("types"))
+    session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"), *_group("types"))
     session.run("mypy", *session.posargs)
+
+
+def _is_named(candidate: str, session: nox.Session) -> bool:
+    """Return whether an argument names a candidate: `--candidate NAME`, `--require NAME:LEVEL`, or with `=`."""
+    return any(candidate == word.rpartition("=")[2].partition(":")[0] for word in session.posargs)
 
 
 def _group(name: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tomllib
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from harness.names import unknown
 
 CANDIDATES_DIR = Path(__file__).resolve().parent.parent / "candidates"
+
+
+EXTRAS = "extras.toml"
 
 
 class UnknownCandidateError(ValueError):
@@ -34,6 +38,14 @@ def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
     """Return the names of the built-in candidates: the modules and packages in `candidates/`."""
     modules = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     return tuple(sorted(name for name in modules if not name.startswith("_")))
+
+
+def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:
+    """Return the extra that a built-in candidate needs and that is not installed, an empty string if there is none."""
+    needs = tomllib.loads((folder / EXTRAS).read_text()).get(name)
+    if needs is None or all(importlib.util.find_spec(module) is not None for module in needs["modules"]):
+        return ""
+    return str(needs["extra"])
 
 
 def find_candidate(name: str) -> Candidate:

@@ -20,7 +20,7 @@ from harness.local import call_sizes
 from harness.registry import Candidate
 from harness.runner import run_jobs
 from harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
-from harness.verdict import CandidateVerdict, by_operation, level_of
+from harness.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of
 
 NUM_CHILDREN = 2
 """Candidates that run at the same time; engines use several threads each."""
@@ -153,6 +153,12 @@ def summarise(
         operations=by_operation(cases, dtypes, alternatives, diagnoses),
         seconds=seconds,
     )
+
+
+def refuse(name: str, groups: Sequence[Group], reason: str) -> CandidateVerdict:
+    """Return the verdict on a candidate that cannot be run here: unsupported in every case, for one reason."""
+    cases = [CaseVerdict(case=case.id, status="unsupported", reason=reason) for group in groups for case in group.cases]
+    return CandidateVerdict(name=name, version="", level="none", cases=tuple(cases), operations=(), seconds=0.0)
 
 
 def judge_folder(golden: Golden, job_dir: Path, out_dir: Path) -> CandidateVerdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from harness.commands import NONCONFORMING, PASS
@@ -37,9 +37,13 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def conclude(
-    verdicts: Sequence[CandidateVerdict], golden: Golden, options: argparse.Namespace, required: Mapping[str, str]
+    verdicts: Sequence[CandidateVerdict],
+    golden: Golden,
+    options: argparse.Namespace,
+    required: Mapping[str, str],
+    optional: Collection[str] = (),
 ) -> int:
-    """Show a run, write its reports, and return the exit status."""
+    """Show a run, write its reports, and return the exit status, for which the optional candidates do not count."""
     terminal.show(terminal.wide_console(), verdicts, golden, options.detail)
     if options.json is not None:
         files.write_report_json(options.json, verdicts, golden)
@@ -49,4 +53,5 @@ def conclude(
     low = [v.name for v in verdicts if v.name in required and ranks.index(v.level) < ranks.index(required[v.name])]
     for name in low:
         sys.stderr.write(f"{name}: its level is below the required {required[name]}\n")
-    return PASS if not low and all(verdict.passed for verdict in verdicts) else NONCONFORMING
+    counted = [verdict for verdict in verdicts if verdict.name not in optional]
+    return PASS if not low and counted and all(verdict.passed for verdict in counted) else NONCONFORMING

@@ -11,7 +11,7 @@ from harness.child import Limits
 from harness.commands.judging import add_report_options, conclude
 from harness.contract import LEVELS
 from harness.files import FileError
-from harness.registry import builtin_names, find_candidate
+from harness.registry import builtin_names, find_candidate, missing_extra
 from harness.report.progress import progress_bar
 from harness.store import open_golden
 
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--candidate",
         action="append",
         metavar="NAME",
-        help="built-in name, package.module, path/to/file.py or a program; may be repeated",
+        help="built-in name, package.module, path/to/file.py or a program; repeatable (default: all built-in)",
     )
     parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
     parser.add_argument(
@@ -56,7 +56,8 @@ def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases."""
     golden = open_golden(options.golden)
     names = list(dict.fromkeys([*(options.candidate or builtin_names()), *(name for name, _ in options.require)]))
-    candidates = [find_candidate(name) for name in names]
+    absent = {name: extra for name in names if (extra := missing_extra(name))}
+    candidates = [find_candidate(name) for name in names if name not in absent]
     groups = run.read_groups(golden, options.case)
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
     if options.keep is not None and options.keep.exists():
@@ -70,4 +71,12 @@ def execute(options: argparse.Namespace) -> int:
             Limits(silent_seconds=options.time_limit),
             advance,
         )
-    return conclude([judgement.verdict for judgement in judgements], golden, options, dict(options.require))
+    refused = [
+        run.refuse(name, groups, f"extra {extra} is not installed (pip install '.[{extra}]')")
+        for name, extra in absent.items()
+    ]
+    required = dict(options.require)
+    asked_for = {*(options.candidate or ()), *required}
+    optional = [name for name in absent if name not in asked_for]
+    verdicts = [*(judgement.verdict for judgement in judgements), *refused]
+    return conclude(verdicts, golden, options, required, optional)

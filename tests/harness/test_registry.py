@@ -1,9 +1,10 @@
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from harness.registry import UnknownCandidateError, builtin_names, find_candidate
+from harness.registry import CANDIDATES_DIR, UnknownCandidateError, builtin_names, find_candidate, missing_extra
 from tests.harness.tiny_job import write_adapter
 
 SHIM = (sys.executable, "-X", "faulthandler", "-m", "harness.shim")
@@ -18,6 +19,20 @@ def test_modules_and_packages_of_the_folder_are_built_in_and_private_ones_are_no
 
 def test_a_built_in_candidate_is_found_by_its_name() -> None:
     assert find_candidate("torch_eager").command == (*SHIM, "candidates.torch_eager")
+
+
+def test_a_candidate_whose_modules_are_not_there_lacks_its_extra(tmp_path: Path) -> None:
+    present = '[present]\nextra = "some"\nmodules = ["json"]\n'
+    absent = '[absent]\nextra = "other"\nmodules = ["json", "no_such_engine"]\n'
+    (tmp_path / "extras.toml").write_text(present + absent)
+    assert [missing_extra(name, tmp_path) for name in ("present", "absent", "needs_nothing")] == ["", "other", ""]
+
+
+def test_the_table_of_extras_names_candidates_and_extras_that_there_are() -> None:
+    table = tomllib.loads((CANDIDATES_DIR / "extras.toml").read_text())
+    project = tomllib.loads((CANDIDATES_DIR.parent / "pyproject.toml").read_text())["project"]
+    assert set(table) <= set(builtin_names())
+    assert {needs["extra"] for needs in table.values()} <= set(project["optional-dependencies"])
 
 
 def test_a_python_file_is_run_by_the_shim_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
