@@ -51,15 +51,30 @@ class DecoderLayer(hk.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, memory: KVMemory | None) -> DecoderOutput:
         """Return the residual stream after the layer for x [b, t, d]; `mask` [b, t] tells real tokens from pads."""
         c = self.config
-        attention, memory = MHABlock(c)(x, mask, memory)
-        x = tap("attention.residual", self._placed(add(x, attention)))
+        residual, normed, memory = before_block(c, x, mask, memory)
         block = DenseBlock(c) if c.dense else MoELayer(c, Router(c.num_experts, c.num_selected_experts))
-        output = tap("moe.output", block(tap("moe.norm", RMSNorm(name="rms_norm_2")(x))))
-        x = add(x, tap("moe.output_norm", RMSNorm(name="rms_norm_3")(output)))
-        return DecoderOutput(tap("output", self._placed(x)), memory)
+        return DecoderOutput(after_block(c, residual, block(normed)), memory)
 
-    def _placed(self, x: jax.Array) -> jax.Array:
-        return with_sharding_constraint(x, residual_spec(self.config))
+
+class BlockInput(NamedTuple):
+    """The residual stream after attention and what the feed-forward block reads, both [b, t, d], and the cache."""
+
+    residual: jax.Array
+    normed: jax.Array
+    memory: KVMemory | None
+
+
+def before_block(config: TransformerConfig, x: jax.Array, mask: jax.Array, memory: KVMemory | None) -> BlockInput:
+    """Return what a layer computes before its feed-forward block, its modules in the caller's scope (SPEC §4.4)."""
+    attention, memory = MHABlock(config)(x, mask, memory)
+    residual = tap("attention.residual", with_sharding_constraint(add(x, attention), residual_spec(config)))
+    return BlockInput(residual, tap("moe.norm", RMSNorm(name="rms_norm_2")(residual)), memory)
+
+
+def after_block(config: TransformerConfig, residual: jax.Array, output: jax.Array) -> jax.Array:
+    """Return the residual stream after a layer whose feed-forward block gave `output`, all [b, t, d] (SPEC §4.7)."""
+    x = add(residual, tap("moe.output_norm", RMSNorm(name="rms_norm_3")(tap("moe.output", output))))
+    return tap("output", with_sharding_constraint(x, residual_spec(config)))
 
 
 def residual_spec(config: TransformerConfig) -> P:

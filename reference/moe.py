@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from reference.partitioning import fitting, num_model_shards
 from reference.quantization import is_quantized, split_groups
 from reference.rounding import round_to
 from reference.taps import tap, wanted
+
+Contraction = Callable[[str, jax.Array, jax.Array], jax.Array]
+"""An einsum of two operands in float32, as `contract` is."""
 
 MAX_BLOCK = 64
 """Tokens that an expert takes at a time: enough to hide the dequantisation of its weights, few enough to fill up."""
@@ -85,13 +89,18 @@ class MoELayer(hk.Module):
         values = compute_experts(x, experts, weights)
         for name, value in values.items():
             tap(f"moe.{name}", value)
-        gates = round_to(gates, x.dtype).astype(jnp.float32)
-        return round_to(jnp.sum(gates[..., None] * values["expert_output"], axis=2), x.dtype)
+        return combine_experts(gates, values["expert_output"], x.dtype)
 
     @hk.transparent
     def _weight(self, name: str, num_rows: int, num_columns: int) -> Any:
         with hk.name_scope(name):
             return hk.get_parameter("w", (self.config.num_experts, num_rows, num_columns), jnp.float32, init=ZEROS)
+
+
+def combine_experts(gates: jax.Array, outputs: jax.Array, dtype: Any) -> jax.Array:
+    """Return the sum [b, t, d] of the experts' outputs [b, t, c, d] times their gates [b, t, c], rounded to `dtype`."""
+    gates = round_to(gates, dtype).astype(jnp.float32)
+    return round_to(jnp.sum(gates[..., None] * outputs, axis=2), dtype)
 
 
 def compute_experts(x: jax.Array, experts: jax.Array, weights: ExpertWeights) -> dict[str, jax.Array]:
@@ -155,8 +164,8 @@ def run_experts(
     return {name: value[jnp.argsort(order)].reshape(b, t, c, -1) for name, value in values.items()}
 
 
-def run_expert(x: jax.Array, weights: ExpertWeights) -> dict[str, jax.Array]:
-    """Return one expert's values for x [n, d], by tap name.
+def run_expert(x: jax.Array, weights: ExpertWeights, multiply: Contraction = contract) -> dict[str, jax.Array]:
+    """Return one expert's values for x [n, d], by tap name; `multiply` gives the sums of its products.
 
     `expert_activation` and `expert_up` [n, f] are in the dtype of `expert_dtype`; `expert_hidden` [n, f] and
     `expert_output` [n, d] in float32. Published behaviour, kept (SPEC §9): the scales' dtype sets the compute dtype.
@@ -164,7 +173,7 @@ def run_expert(x: jax.Array, weights: ExpertWeights) -> dict[str, jax.Array]:
 
     def project(x: jax.Array, weight: Any) -> jax.Array:
         dtype = expert_dtype(weight, x.dtype)
-        return round_to(contract("nd,df->nf", x.astype(dtype), computable(weight, dtype)), dtype)
+        return round_to(multiply("nd,df->nf", x.astype(dtype), computable(weight, dtype)), dtype)
 
     activation, up = project(x, weights.linear), project(x, weights.linear_v)
     hidden = gelu(activation) * up.astype(jnp.float32)
@@ -173,7 +182,7 @@ def run_expert(x: jax.Array, weights: ExpertWeights) -> dict[str, jax.Array]:
         "expert_activation": activation,
         "expert_up": up,
         "expert_hidden": hidden,
-        "expert_output": contract("nf,fd->nd", hidden, linear_1),
+        "expert_output": multiply("nf,fd->nd", hidden, linear_1),
     }
 
 

@@ -139,7 +139,7 @@ def _read_whole(file: int, stored: StoredArray, array: Array, threads: Executor)
     data = array.reshape(-1).view(np.uint8).data
 
     def read(start: int) -> None:
-        _read_exactly(file, data[start : start + READ_BYTES], stored.offset + start)
+        read_exactly(file, data[start : start + READ_BYTES], stored.offset + start)
 
     list(threads.map(read, range(0, array.nbytes, READ_BYTES)))
 
@@ -162,7 +162,7 @@ def _scatter(
         end = min(first + block_rows, num_rows)
         block = np.empty((end - first, num_columns), stored.dtype)
         offset = stored.offset + (outer * num_rows + first) * row_bytes
-        _read_exactly(file, block.reshape(-1).view(np.uint8).data, offset)
+        read_exactly(file, block.reshape(-1).view(np.uint8).data, offset)
         for ((outer_start, outer_stop), (start, stop), (left, right)), array in parts:
             low, high = max(first, start), min(end, stop)
             if outer_start <= outer < outer_stop and low < high:
@@ -171,7 +171,8 @@ def _scatter(
     list(threads.map(scatter, itertools.product(range(num_outer), range(0, num_rows, block_rows))))
 
 
-def _read_exactly(file: int, destination: memoryview, offset: int) -> None:
+def read_exactly(file: int, destination: memoryview, offset: int) -> None:
+    """Fill the destination with the bytes of an open file from `offset` on; raises OSError if there are too few."""
     done = 0
     while done < destination.nbytes:
         num_read = os.preadv(file, [destination[done:]], offset + done)

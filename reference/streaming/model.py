@@ -1,0 +1,332 @@
+"""The model with the weights of about one layer in memory: the next ones are read while these compute (SPEC §4).
+
+A layer's weights serve every call that is given: prefill and decoding of known tokens take one pass over the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reference.checkpoint.pickles import Array
+from reference.inference import check_room, check_tokens
+from reference.memory import KVMemory, Memory
+from reference.model import LanguageModelOutput
+from reference.moe import ExpertWeights
+from reference.streaming import programs
+from reference.streaming.experts import expert_program, padded_rows
+from reference.streaming.files import Stream, layer_params
+from reference.streaming.reading import Loan, element, read_region, rows_of
+from reference.taps import select_taps
+
+MANY_PAIRS = 4
+"""Pairs of token and expert per expert from which all experts are read before the router has chosen: few are idle."""
+
+LOGITS_BYTES = 1 << 27
+"""Bytes of the embedding table that are read at a time for the logits."""
+
+EXPERT_TAPS = ("moe.expert_activation", "moe.expert_up", "moe.expert_hidden", "moe.expert_output")
+
+Taps = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call to the model: tokens int32 [b, t], of which the first lengths int32 [b] of each row are real."""
+
+    tokens: Array
+    lengths: Array
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of the forward pass gave, call by call: the residual streams [b, t, d], and the taps that it made.
+
+    `layer` is None for the embedding and the logits. `memory` is the layer's cache after the last call, or None.
+    """
+
+    layer: int | None
+    embeddings: tuple[jax.Array, ...]
+    memory: KVMemory | None
+    taps: tuple[Taps, ...]
+
+
+def apply_with_taps(
+    stream: Stream, tokens: Any, *, taps: Collection[str] | None = None, memory: Memory | None = None
+) -> tuple[LanguageModelOutput, Taps]:
+    """Run the streamed model as `reference.apply_with_taps` runs the one in memory, which must hold all taps wanted.
+
+    Raises ValueError and CheckpointError.
+    """
+    tokens = np.asarray(tokens, np.int32)
+    call = Call(tokens, np.full(len(tokens), tokens.shape[1], np.int32))
+    caches: Sequence[KVMemory | None] = [None] * stream.config.model.num_layers if memory is None else memory.layers
+    wanted = select_taps(stream.config, taps)
+    collected: Taps = {}
+    updated = []
+    for stage in run(stream, [call], caches, taps=(*wanted, "logits")):
+        collected |= stage.taps[0]
+        if stage.layer is not None:
+            updated.append(stage.memory)
+    logits = jnp.asarray(collected["logits"])
+    state = None if memory is None else Memory([layer for layer in updated if layer is not None])
+    return LanguageModelOutput(logits, state), {name: collected[name] for name in wanted}
+
+
+def run(
+    stream: Stream,
+    calls: Sequence[Call],
+    caches: Sequence[KVMemory | None],
+    *,
+    taps: Collection[str] | None = None,
+    first_layer: int = 0,
+    embeddings: Sequence[Any] = (),
+) -> Iterator[Stage]:
+    """Yield the embedding, each layer and the logits of some calls, in order; each stage's taps are dropped after it.
+
+    Calls continue the caches of the one before at the true lengths (SPEC §5); with a cache of None for every layer
+    there is but one call. To go on where a run was cut off, give the first layer that is missing and the
+    residual streams before it.
+    Raises ValueError for tokens outside the vocabulary and caches with too little room, before anything is read, and
+    CheckpointError.
+    """
+    config = stream.config
+    names = select_taps(config, taps)
+    check_calls(stream, calls, caches)
+    xs = [jnp.asarray(x) for x in embeddings]
+    if not xs:
+        xs, shown = _embed(stream, calls, names)
+        yield Stage(None, tuple(xs), None, shown)
+    weights = _LayerFiles(stream, sum(call.tokens.size for call in calls), first_layer)
+    try:
+        for i in range(first_layer, config.model.num_layers):
+            step = _run_dense if config.model.dense else _run_layer
+            stage = step(stream, weights, i, calls, xs, caches[i], _in_layer(names, i))
+            xs = list(stage.embeddings)
+            yield stage
+    finally:
+        weights.close()
+    yield Stage(None, tuple(xs), None, _logits(stream, xs, names))
+
+
+def check_calls(stream: Stream, calls: Sequence[Call], caches: Sequence[KVMemory | None]) -> None:
+    """Raise ValueError if a token is outside the vocabulary, or a cache has too little room."""
+    for call in calls:
+        check_tokens(stream.config, call.tokens)
+    if caches[0] is None:
+        if len(calls) > 1:
+            raise ValueError(f"{len(calls)} calls without a cache: the second cannot see the first; give caches")
+        return
+    cache = caches[0]
+    for call in calls:
+        check_room(Memory([cache]), call.tokens)
+        cache = cache._replace(step=cache.step + call.lengths)
+
+
+class _LayerFiles:
+    """The weights of one layer after the other, requested far enough ahead that the disk is never idle."""
+
+    def __init__(self, stream: Stream, num_tokens: int, first_layer: int) -> None:
+        c = stream.config.model
+        self.stream = stream
+        self.pending: dict[tuple[int, int | None], Future[Loan]] = {}
+        few = num_tokens * c.num_selected_experts < MANY_PAIRS * c.num_experts
+        self.expected = () if c.dense or few else tuple(range(c.num_experts))
+        self.requested = first_layer - 1
+        self.request(first_layer)
+
+    def request(self, layer: int) -> None:
+        """Read a layer up to its experts, and these too if most of them will have tokens."""
+        if self.requested < layer < self.stream.config.model.num_layers:
+            self.requested = layer
+            self.pending[layer, None] = self.stream.reader.request(self.stream.layer(layer))
+            self.request_experts(layer, self.expected)
+
+    def request_experts(self, layer: int, experts: Collection[int]) -> None:
+        """Read those experts of a layer that are not requested yet."""
+        for e in experts:
+            if (layer, e) not in self.pending:
+                self.pending[layer, e] = self.stream.reader.request(self.stream.expert(layer, e))
+
+    def before_experts(self, layer: int) -> Loan:
+        """Return a layer's weights but for the experts'."""
+        self.request(layer)
+        if self.expected:
+            self.request(layer + 1)
+        return self.pending.pop((layer, None)).result()
+
+    def experts(self, layer: int, chosen: Sequence[int]) -> dict[int, Future[Loan]]:
+        """Return the weights of the chosen experts; what was read in vain is given back."""
+        self.request_experts(layer, chosen)
+        self.request(layer + 1)
+        futures = {e: self.pending.pop((layer, e)) for e in chosen}
+        for e in self.expected:
+            if (layer, e) in self.pending:
+                _drop(self.pending.pop((layer, e)))
+        return futures
+
+    def close(self) -> None:
+        """Give back what is requested and not used."""
+        for future in self.pending.values():
+            _drop(future)
+
+
+def _drop(future: Future[Loan]) -> None:
+    if not future.cancel():
+        future.add_done_callback(lambda done: None if done.exception() else done.result().give_back())
+
+
+def _embed(stream: Stream, calls: Sequence[Call], names: tuple[str, ...]) -> tuple[list[jax.Array], tuple[Taps, ...]]:
+    xs, shown = [], []
+    for call in calls:
+        rows = np.empty((*call.tokens.shape, stream.config.model.emb_size), np.float32)
+        for position, token in np.ndenumerate(call.tokens):
+            read_region(element(stream.table, int(token)), rows[position].view(np.uint8))
+        x, taps = programs.embed(rows, config=stream.config, taps=_outside(names, "embedding"))
+        xs.append(x)
+        shown.append(_to_host(taps))
+    return xs, tuple(shown)
+
+
+def _run_layer(
+    stream: Stream,
+    weights: _LayerFiles,
+    i: int,
+    calls: Sequence[Call],
+    xs: Sequence[jax.Array],
+    cache: KVMemory | None,
+    names: tuple[str, ...],
+) -> Stage:
+    config = stream.config
+    routed, shown = [], []
+    with weights.before_experts(i) as arrays:
+        params = layer_params(stream.leaves(i), arrays)
+        for call, x in zip(calls, xs, strict=True):
+            mask = jnp.asarray(call.tokens > config.pad_token)
+            result, taps = programs.route(params, x, mask, cache, config=config, taps=names)
+            routed.append(result)
+            shown.append(_to_host(taps))
+            cache = _continued(cache, result.memory, call)
+        norm = {"rms_norm_3": {"scale": jnp.array(params["rms_norm_3"]["scale"], copy=True)}}
+        jax.block_until_ready((routed, cache, norm))
+    values = _run_experts(stream, weights, i, routed, [name for name in names if name in EXPERT_TAPS])
+    outputs = []
+    for taps, result, made in zip(shown, routed, values, strict=True):
+        x, last = programs.finish(norm, result.residual, result.gates, made["expert_output"], config=config, taps=names)
+        outputs.append(x)
+        taps.update({name: made[name.removeprefix("moe.")] for name in names if name in EXPERT_TAPS})
+        taps.update(_to_host(last))
+    return Stage(i, tuple(outputs), cache, tuple(_named(taps, i) for taps in shown))
+
+
+def _run_experts(
+    stream: Stream, weights: _LayerFiles, i: int, routed: Sequence[programs.Routed], names: Sequence[str]
+) -> list[Taps]:
+    """Return the experts' values [b, t, c, …] call by call; every expert computes its own tokens only, once."""
+    d, k = stream.config.model.emb_size, stream.config.model.num_selected_experts
+    rows = np.concatenate([np.asarray(result.normed).reshape(-1, d) for result in routed])  # [tokens, d]
+    experts = np.concatenate([np.asarray(result.experts).reshape(-1) for result in routed])  # [tokens · c]
+    chosen = np.unique(experts).tolist()
+    loans = weights.experts(i, chosen)
+    inner = tuple(name.removeprefix("moe.") for name in names if name != "moe.expert_output")
+
+    def run_expert(e: int) -> tuple[Array, Taps]:
+        pairs = np.flatnonzero(experts == e)
+        x = np.zeros((padded_rows(len(pairs)), d), rows.dtype)
+        x[: len(pairs)] = rows[pairs // k]
+        with loans[e].result() as arrays:
+            computed = expert_program()(x, expert_weights(stream, i, arrays), names=inner)
+            return pairs, {name: np.asarray(value)[: len(pairs)] for name, value in computed.items()}
+
+    values: Taps = {}
+    for pairs, computed in stream.workers.map(run_expert, chosen):
+        for name, value in computed.items():
+            whole = values.setdefault(name, np.empty((len(experts), value.shape[-1]), value.dtype))
+            whole[pairs] = value
+    ends = np.cumsum([result.experts.size for result in routed])
+    return [
+        {name: x[end - result.experts.size : end].reshape(*result.experts.shape, -1) for name, x in values.items()}
+        for end, result in zip(ends, routed, strict=True)
+    ]
+
+
+def expert_weights(stream: Stream, layer: int, arrays: Sequence[Array]) -> ExpertWeights:
+    """Return an expert's weights from its arrays, as `stream.expert` asks for them."""
+    params = layer_params(stream.expert_leaves(layer), arrays)
+    return ExpertWeights(*(params[f"moe/{name}"]["w"] for name in ExpertWeights._fields))
+
+
+def _run_dense(
+    stream: Stream,
+    weights: _LayerFiles,
+    i: int,
+    calls: Sequence[Call],
+    xs: Sequence[jax.Array],
+    cache: KVMemory | None,
+    names: tuple[str, ...],
+) -> Stage:
+    outputs, shown = [], []
+    with weights.before_experts(i) as arrays:
+        weights.request(i + 1)
+        params = layer_params(stream.leaves(i), arrays)
+        for call, x in zip(calls, xs, strict=True):
+            mask = jnp.asarray(call.tokens > stream.config.pad_token)
+            (output, updated), taps = programs.dense_layer(params, x, mask, cache, config=stream.config, taps=names)
+            outputs.append(output)
+            shown.append(_named(_to_host(taps), i))
+            cache = _continued(cache, updated, call)
+        jax.block_until_ready((outputs, cache))
+    return Stage(i, tuple(outputs), cache, tuple(shown))
+
+
+def _logits(stream: Stream, xs: Sequence[jax.Array], names: tuple[str, ...]) -> tuple[Taps, ...]:
+    """Return the last norm and the logits, the table read in pieces while the one before is multiplied."""
+    scale = np.empty(stream.final_norm.shape, np.float32)
+    read_region(stream.final_norm, scale.view(np.uint8))
+    normed, shown = [], []
+    for x in xs:
+        norm, taps = programs.final_norm({"rms_norm": {"scale": scale}}, x, taps=_outside(names, "final_norm"))
+        normed.append(norm)
+        shown.append(_to_host(taps))
+    if "logits" not in names:
+        return tuple(shown)
+    num_rows = max(1, min(LOGITS_BYTES, stream.slot_bytes) // stream.table_row_bytes)
+    v = stream.config.vocab_size
+    starts = range(0, v, num_rows)
+    pieces = [rows_of(stream.table, start, min(start + num_rows, v)) for start in starts]
+    found = [np.empty((*x.shape[:2], v), x.dtype) for x in xs]
+    for start, future in zip(starts, [stream.reader.request([piece]) for piece in pieces], strict=True):
+        with future.result() as (rows,):
+            for x, logits in zip(normed, found, strict=True):
+                logits[..., start : start + num_rows] = programs.logits(rows, x, config=stream.config)
+    return tuple({**taps, "logits": logits} for taps, logits in zip(shown, found, strict=True))
+
+
+def _continued(before: KVMemory | None, updated: KVMemory | None, call: Call) -> KVMemory | None:
+    """Return the updated cache at the true lengths: a pad's slot is the next token's (SPEC §5)."""
+    if before is None or updated is None:
+        return None
+    return updated._replace(step=before.step + jnp.asarray(call.lengths))
+
+
+def _in_layer(names: Sequence[str], layer: int) -> tuple[str, ...]:
+    prefix = f"layers.{layer:02d}."
+    return tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def _outside(names: Sequence[str], name: str) -> tuple[str, ...]:
+    return (name,) if name in names else ()
+
+
+def _named(taps: Taps, layer: int) -> Taps:
+    return {f"layers.{layer:02d}.{name}": value for name, value in taps.items()}
+
+
+def _to_host(taps: Mapping[str, jax.Array]) -> Taps:
+    return {name: np.asarray(value) for name, value in taps.items()}
