@@ -7,14 +7,16 @@ import os
 import sys
 import tomllib
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from harness.names import unknown
 
+ENTRY_POINTS = "grok_conformance.candidates"
+"""The group of entry points in which an installed port gives its adapter a name: `my_port = "my_package.adapter"`."""
+
 CANDIDATES_DIR = Path(__file__).resolve().parent.parent / "candidates"
-
-
 EXTRAS = "extras.toml"
 
 
@@ -48,20 +50,27 @@ def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:
     return str(needs["extra"])
 
 
+def installed_modules() -> dict[str, str]:
+    """Return the modules of installed ports by name: the entry points of the group `grok_conformance.candidates`."""
+    return {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+
+
 def find_candidate(name: str) -> Candidate:
-    """Find a built-in name, `path/to/file.py`, an executable program, or `package.module`, in this order.
+    """Find a built-in name, an installed one, `path/to/file.py`, a program, or `package.module`, in this order.
 
     A file that begins with `#!` is a program whatever its name. Raises UnknownCandidateError.
     """
     if name in builtin_names():
         return _python(name, f"{CANDIDATES_DIR.name}.{name}")
+    if name in installed_modules():
+        return _python(name, installed_modules()[name])
     path = Path(name)
     if path.is_file():
         return _from_file(name, path)
     if all(part.isidentifier() for part in name.split(".")) and _module_exists(name):
         return _python(name, name)
     raise UnknownCandidateError(
-        f"{unknown('candidate', name, builtin_names())} "
+        f"{unknown('candidate', name, (*builtin_names(), *installed_modules()))} "
         "(package.module, path/to/file.py and the path of an executable program work too)"
     )
 

@@ -78,6 +78,19 @@ def test_a_dotted_module_is_found_without_importing_any_of_it(tmp_path: Path, mo
         find_candidate("a_package_of_mine.inner.adapter.deeper")
 
 
+def test_an_installed_port_is_found_by_the_name_of_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "some_port-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-port\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[grok_conformance.candidates]\nsome-port = some_package.adapter\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_candidate("some-port").command == (*SHIM, "some_package.adapter")
+    with pytest.raises(UnknownCandidateError, match="did you mean some-port"):
+        find_candidate("some-prt")
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "no/such/file.py", "no_such_module", "no_such.module", "a b"])
 def test_an_unknown_candidate_is_one_line_that_says_what_may_be_given(name: str) -> None:
     with pytest.raises(UnknownCandidateError) as raised:

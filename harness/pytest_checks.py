@@ -1,0 +1,69 @@
+"""What the tests of `harness.pytest_plugin` ask of a verdict; imported when a candidate is given."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.child import Limits
+from harness.contract import GOLDEN_DIR, split_tap, tap_names, tap_specs
+from harness.registry import find_candidate
+from harness.report import terminal
+from harness.run import read_groups, run_candidates
+from harness.store import open_golden
+from harness.verdict import CandidateVerdict
+
+GOLDEN = GOLDEN_DIR / "v1"
+
+Check = Callable[[CandidateVerdict], str]
+"""Returns why a test fails, an empty string where it passes."""
+
+
+def judge(name: str, pattern: str) -> CandidateVerdict:
+    """Run and judge a candidate over the golden cases that match; raises UnknownCandidateError and FileError."""
+    golden = open_golden(GOLDEN)
+    candidate, groups = find_candidate(name), read_groups(golden, pattern)
+    with tempfile.TemporaryDirectory() as scratch:
+        (judgement,) = run_candidates([candidate], groups, golden.manifest.suite, Path(scratch), Limits())
+    return judgement.verdict
+
+
+def checks(name: str, pattern: str) -> dict[str, Check]:
+    """Return the check of every test by name: the cases that match, then their operations, per compute dtype.
+
+    Raises UnknownCandidateError for a candidate that cannot be found, FileError where no case matches.
+    """
+    find_candidate(name)
+    groups = read_groups(open_golden(GOLDEN), pattern)
+    operations = {(split_tap(tap)[1], group.fprop_dtype) for group in groups for tap in tap_names(group.preset.config)}
+    rows = [(spec.operation, dtype) for spec in tap_specs() for dtype in ("float32", "bfloat16")]
+    return {case.id: case_check(case.id) for group in groups for case in group.cases} | {
+        f"{operation}[{dtype}]": operation_check(operation, dtype)
+        for operation, dtype in rows
+        if (operation, dtype) in operations
+    }
+
+
+def case_check(case_id: str) -> Check:
+    """Return the check that a case passes."""
+
+    def check(verdict: CandidateVerdict) -> str:
+        (case,) = (case for case in verdict.cases if case.case == case_id)
+        return "" if case.status == "pass" else f"{case.status}: {case.reason}"
+
+    return check
+
+
+def operation_check(operation: str, dtype: str) -> Check:
+    """Return the check that an operation passes over all cases; it is skipped where the candidate does not show it."""
+
+    def check(verdict: CandidateVerdict) -> str:
+        rows = [row for row in verdict.operations if (row.operation, row.fprop_dtype) == (operation, dtype)]
+        if not rows:
+            pytest.skip("not shown; what lies around it is checked as one")
+        return "" if rows[0].status == "pass" else terminal.explain(verdict, rows[0], open_golden(GOLDEN))
+
+    return check

@@ -1,0 +1,103 @@
+"""The plugin as the repository of a port meets it: a folder with an adapter, and pytest."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.contract import GOLDEN_DIR
+
+ADAPTER = """
+from candidates.numpy_float64 import INFO, load as load_right
+
+def load(config, weights):
+    name = "transformer/decoder_layer_0/rms_norm_2/scale"
+    return load_right(config, {**weights, name: 1 + weights[name]} if {wrong} else weights)
+"""
+CASES = ("--conformance-case", "stress/*.float32")
+
+
+def run_pytest(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run pytest with no plugin but ours in a folder; return the exit status and what it printed."""
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(GOLDEN_DIR.parent)}
+    command = [sys.executable, "-m", "pytest", "-p", "harness.pytest_plugin", "-p", "no:cacheprovider", *arguments]
+    ran = subprocess.run(  # noqa: S603 - pytest
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, wrong in (("my_port", False), ("wrong_port", True)):
+        (tmp_path / f"{name}.py").write_text(ADAPTER.replace("{wrong}", str(wrong)))
+    return tmp_path
+
+
+def test_a_port_that_conforms_has_a_passing_test_per_case_and_operation(folder: Path) -> None:
+    status, words = run_pytest(folder, "--conformance-candidate", "my_port", "-v", *CASES)
+    assert status == 0, words
+    assert "conformance/my_port::stress/prefill/saturated_cap.float32 PASSED" in words
+    assert "conformance/my_port::router.logits[float32] PASSED" in words
+    assert "30 passed" in words
+
+
+def test_a_fault_fails_the_case_and_its_operation_with_the_harness_s_explanation(folder: Path) -> None:
+    status, words = run_pytest(folder, "--conformance-candidate", "wrong_port.py", *CASES)
+    assert status == 1
+    failed = re.findall(r"^FAILED conformance/wrong_port\.py::(\S+)", words, re.MULTILINE)
+    assert failed == ["stress/prefill/saturated_cap.float32", "moe.norm[float32]"]
+    assert re.search(r"observed  \S+, exact \S+, expected \S+", words)
+    assert "Traceback" not in words
+
+
+def test_tests_of_a_candidate_are_selected_like_others(folder: Path) -> None:
+    status, words = run_pytest(folder, "--conformance-candidate", "my_port", "-k", "router", *CASES)
+    assert status == 0
+    assert "2 passed, 28 deselected" in words
+
+
+def test_what_a_candidate_does_not_show_is_skipped_and_its_case_passes(folder: Path) -> None:
+    path = folder / "my_port.py"
+    path.write_text(path.read_text() + "from dataclasses import replace\nINFO = replace(INFO, taps=('logits',))\n")
+    status, words = run_pytest(folder, "--conformance-candidate", "my_port", *CASES)
+    assert status == 0
+    assert "2 passed, 28 skipped" in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--conformance-candidate", "my_prt"), "no candidate 'my_prt'"),
+        (("--conformance-candidate", "my_port", "--conformance-case", "strees/*"), "no case 'strees/*'"),
+    ],
+)
+def test_a_wrong_name_is_one_line_and_status_4(folder: Path, arguments: tuple[str, ...], complaint: str) -> None:
+    status, words = run_pytest(folder, *arguments)
+    assert status == 4
+    assert complaint in words
+    assert "Traceback" not in words
+
+
+def test_without_the_option_nothing_heavy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "test_own.py").write_text(
+        "import sys\n\ndef test_own():\n"
+        "    assert not {'numpy', 'harness.contract', 'rich', 'jax', 'torch'} & set(sys.modules)\n"
+    )
+    status, words = run_pytest(tmp_path)
+    assert (status, "1 passed" in words) == (0, True), words
+
+
+def test_judging_imports_no_engine(tmp_path: Path) -> None:
+    script = (
+        "import sys; from harness import pytest_checks; from harness.commands import judge, run; "
+        "sys.exit(bool({'jax', 'torch', 'haiku', 'reference', 'candidates'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(GOLDEN_DIR.parent)}
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=False)  # noqa: S603
+    assert ran.returncode == 0
