@@ -158,10 +158,10 @@ def diagnose_failures(
     weights: Sequence[ExactWeights],
     alternatives: Mapping[str, Alternative],
 ) -> dict[str, Diagnosis]:
-    """Return the diagnosis of every operation that failed, over all groups of one compute dtype."""
+    """Return the diagnosis of every operation that failed or has a note, over all groups of one compute dtype."""
     answered = [(i, case) for i in members for case in groups[i].cases if case.id in evidence[i]]
     comparisons = [local[i][case.id] for i, case in answered]
-    failing = {c.operation for found in comparisons for c in found if not c.passed}
+    failing = {c.operation for found in comparisons for c in found if not c.passed or c.note}
     failing |= failing_together(local[i] for i in members)
     if not failing:
         return {}

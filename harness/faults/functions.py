@@ -31,9 +31,10 @@ Elementwise = Callable[[Array], Array]
 
 
 def round_to_tf32(x: Array) -> Array:
-    """Round to 10 mantissa bits, ties to even."""
+    """Round to 10 mantissa bits, ties away from zero as the conversion of GPUs does."""
     mantissa, exponent = np.frexp(x)
-    rounded: Array = np.ldexp(np.rint(np.ldexp(mantissa, TF32_BITS)), exponent - TF32_BITS)
+    whole = np.copysign(np.floor(np.ldexp(np.abs(mantissa), TF32_BITS) + 0.5), x)
+    rounded: Array = np.ldexp(whole, exponent - TF32_BITS)
     return rounded
 
 
@@ -147,6 +148,12 @@ def over_capacity_dropped(inner: Array, index: Array, w: Array, *, scope: Scope,
     earlier = np.array([np.count_nonzero(flat[:i] == expert) for i, expert in enumerate(flat)])
     kept = (earlier < capacity).reshape(index.shape)[..., None]
     return replace(exact, value=np.where(kept, exact.value, 0.0))
+
+
+def transposed_out(inner: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Take the memory of w [e, f, d] for [e, d, f] and transpose it; of square matrices this is the transpose."""
+    e, f, d = w.shape
+    return experts.expert_out(inner, index, np.swapaxes(w.reshape(e, d, f), 1, 2), scope=scope, alternative=alternative)
 
 
 def first_half(function: Function) -> Function:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.contract import Array, Weights
+from harness.faults import functions
 from harness.faults.row import Fault, Reading, changes_at
 
 GROUPED = ("attention.output", "moe.expert_output", "dense.output")
@@ -73,12 +74,6 @@ def unsigned(weight: Array) -> Array:
     return weight.view(np.uint8) if weight.dtype == np.int8 else weight
 
 
-def transposed(weight: Array) -> Array:
-    """Read the memory of [.., k, n] as [.., n, k] and transpose it; of a square matrix this is the transpose."""
-    *experts, k, n = weight.shape
-    return np.swapaxes(weight.reshape(*experts, n, k), -1, -2)
-
-
 def read_from(other: Callable[[str], str]) -> Reading:
     """Return a reading that takes the leaf of another name."""
 
@@ -120,7 +115,7 @@ FAULTS = (
         title="linear_1 of the experts is read transposed",
         explanation="It is stored as [e, f, d], input axis first; torch's linear layers store the output axis first.",
         provenance="transformers#47671",
-        changes=changes_at("moe.expert_output", reading=weight_read(transposed)),
+        changes=changes_at("moe.expert_output", function=functions.transposed_out),
     ),
     Fault(
         id="head_untied",

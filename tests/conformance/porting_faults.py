@@ -1,43 +1,27 @@
 """Faults of real ports (the fault catalogue), put into `torch_eager` by hand as a porter would have made them.
 
-A patch replaces functions of `candidates.torch_eager.operations` or `.model`; `at` are the operations at which the
-harness must find the fault, and no other; `cases` a glob of the cases that show it.
+A patch replaces names of `candidates.torch_eager`, `.operations` or `.model`; `at` are the operations at which the
+harness must find the fault, and no other; `cases` a glob of the cases that show it. Nothing here knows the fault table.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from candidates.torch_eager import model, operations, parameters
+from candidates.torch_eager import operations
+from tests.conformance.port_patch import Fault, fault
+from tests.conformance.porting_structure_faults import STRUCTURAL_FAULTS
 
 PREFILL = "unequal/prefill/padded_batch.*"
 DECODE = "unequal/decode/unequal_lengths.*"
 STRESS = "stress/prefill/saturated_cap.*"
 LONG = "long/decode/large_positions.*"
 REALISTIC = "realistic/prefill/near_ties.*"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A patch: {function name: replacement} per module, where it must be found, and in which cases."""
-
-    at: frozenset[str]
-    cases: str
-    operations: Mapping[str, Callable[..., Any]]
-    model: Mapping[str, Callable[..., Any]]
-
-
-def fault(
-    at: str, cases: str, *, model: Mapping[str, Callable[..., Any]] | None = None, **patches: Callable[..., Any]
-) -> Fault:
-    return Fault(frozenset(at.split()), cases, patches, model or {})
 
 
 ORIGINAL = {name: getattr(operations, name) for name in dir(operations) if callable(getattr(operations, name))}
@@ -94,9 +78,54 @@ def unsigned_scales(weight: Tensor, scales: Tensor) -> Tensor:
     return restored
 
 
+def strided_logits(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
+    strided = torch.unflatten(query, 2, (-1, keys.shape[2]))  # [b, t, r, g, h]
+    return torch.einsum("btrgh,bsgh->bgrts", strided, keys).float() * multiplier
+
+
 def tiled_logits(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
-    tiled = torch.unflatten(query, 2, (-1, keys.shape[2]))  # [b, t, r, g, h]
-    return torch.einsum("btrgh,bsgh->bgrts", tiled, keys).float() * multiplier
+    num_kv_heads = keys.shape[2]
+    repeats = query.shape[2] // num_kv_heads
+    logits = torch.einsum("btqh,bsqh->bqts", query, keys.repeat(1, 1, repeats, 1)).float() * multiplier
+    return torch.unflatten(logits, 1, (num_kv_heads, repeats))
+
+
+def tiled_heads(weights: Tensor, values: Tensor) -> Tensor:
+    return torch.einsum("bqts,bsqh->btqh", weights.flatten(1, 2), values.repeat(1, 1, weights.shape[2], 1))
+
+
+def tf32(x: Tensor) -> Tensor:
+    return ((x.float().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def highest_tie_first(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    gate, index = torch.sort(probabilities.flip(-1), dim=-1, descending=True, stable=True)
+    return probabilities.shape[-1] - 1 - index[..., :k], gate[..., :k]
+
+
+def rotate_with_bf16_tables(x: Tensor, positions: Tensor) -> Tensor:
+    h = x.shape[-1]
+    frequencies = 1.0 / 10_000.0 ** (torch.arange(0, h, 2, dtype=torch.float32) / h)
+    phase = (positions[:, :, None].float() * frequencies).repeat(1, 1, 2)[:, :, None]
+    cos, sin = phase.cos().bfloat16(), phase.sin().bfloat16()
+    return (x.float() * cos + operations.rotate_half(x.float()) * sin).to(x.dtype)
+
+
+def longest_rows_positions(positions: Tensor) -> Tensor:
+    return positions.amax(0, keepdim=True).expand_as(positions)
+
+
+def fp8_cache(cache: Tensor, new: Tensor, positions: Tensor) -> Tensor:
+    scale = new.abs().max().float() / torch.finfo(torch.float8_e4m3fn).max
+    stored = (new.float() / scale).to(torch.float8_e4m3fn)
+    updated: Tensor = ORIGINAL["update_cache"](cache, stored.to(cache.dtype), positions)
+    return updated
+
+
+def zero_head(hidden: Tensor, table: Tensor, multiplier: float) -> Tensor:
+    head = torch.zeros_like(table)  # never filled by a checkpoint that ties it
+    projected: Tensor = ORIGINAL["unembed"](hidden, head, multiplier)
+    return projected
 
 
 def visible_with_pads(mask_in: Tensor, positions: Tensor, num_slots: int) -> Tensor:
@@ -149,13 +178,6 @@ def plain_unembed(hidden: Tensor, table: Tensor, _multiplier: float) -> Tensor:
     return projected
 
 
-def shifted_expert(params: parameters.Params, path: str, index: int, x: Tensor) -> model.ExpertValues:
-    num_experts = parameters.matrix(params, f"{path.removesuffix('/moe')}/router/w").shape[-1]
-    return ORIGINAL_EXPERT(params, path, (index + 1) % num_experts, x)
-
-
-ORIGINAL_EXPERT = model.expert
-
 FAULTS: Mapping[str, Fault] = {
     "gates_renormalised": fault("moe.expert_gate", PREFILL, top_k=renormalised_top_k),
     "softmax_after_top_k": fault("moe.expert_gate", REALISTIC, top_k=softmax_after_top_k),
@@ -167,6 +189,17 @@ FAULTS: Mapping[str, Fault] = {
     "router_in_bf16": fault(
         "router.logits", REALISTIC,
         router_logits=lambda x, weight: (x.bfloat16() @ weight.bfloat16()).float(),
+    ),
+    "router_tf32": fault(
+        "router.logits", REALISTIC, router_logits=lambda x, weight: tf32(x) @ tf32(weight)
+    ),
+    "top_1_only": fault(
+        "moe.expert_index moe.expert_gate moe.expert_activation moe.expert_up moe.expert_hidden moe.expert_output "
+        "moe.output",
+        PREFILL, top_k=lambda probabilities, k: ORIGINAL["top_k"](probabilities, k - 1),
+    ),
+    "top_k_tie_highest_index": fault(
+        "", "ties/prefill/exact_ties.*", top_k=highest_tie_first
     ),
     "gelu_quick": fault("moe.expert_hidden", STRESS, gelu=lambda x: x * torch.sigmoid(1.702 * x)),
     "gelu_erf": fault("moe.expert_hidden", STRESS, gelu=functional.gelu),
@@ -189,10 +222,29 @@ FAULTS: Mapping[str, Fault] = {
     "padding_attended": fault(
         "attention.weights", "unequal/decode/pads_in_cache.*", visible_keys=visible_with_pads
     ),
-    "gqa_tiled": fault("attention.logits", PREFILL, attention_logits=tiled_logits),
+    "gqa_strided": fault("attention.logits", PREFILL, attention_logits=strided_logits),
+    "gqa_tiled": fault(
+        "attention.logits attention.heads", PREFILL, attention_logits=tiled_logits, attention_heads=tiled_heads
+    ),
+    "attention_scale_double": fault(
+        "attention.logits", PREFILL,
+        attention_logits=lambda query, keys, multiplier: ORIGINAL["attention_logits"](
+            query, keys, multiplier / math.sqrt(query.shape[-1])
+        ),
+    ),
     "rope_interleaved": fault(
         "attention.query_rotated attention.key_rotated", PREFILL, rotate=interleaved_rotate
     ),
+    "rope_base_wrong": fault(
+        "attention.query_rotated attention.key_rotated", PREFILL, ROPE_BASE=500_000.0
+    ),
+    "rope_cos_sin_bf16": fault(
+        "attention.query_rotated attention.key_rotated", PREFILL, rotate=rotate_with_bf16_tables
+    ),
+    "left_pad_positions_shared": fault(
+        "attention.query_rotated attention.key_rotated", DECODE, rotate=rotate_with(longest_rows_positions)
+    ),
+    "cache_fp8_scale_dropped": fault("kv.keys kv.values", PREFILL, update_cache=fp8_cache),
     "rope_sign": fault("attention.query_rotated attention.key_rotated", PREFILL, rotate=rotate_the_other_way),
     "rope_position_bf16": fault(
         "attention.query_rotated attention.key_rotated", LONG,
@@ -209,15 +261,15 @@ FAULTS: Mapping[str, Fault] = {
     "embedding_multiplier_missing": fault("embedding", PREFILL, embed=plain_embed),
     "embedding_multiplier_sqrt_d": fault("embedding", PREFILL, embed=sqrt_embed),
     "output_multiplier_missing": fault("logits", PREFILL, unembed=plain_unembed),
+    "head_untied": fault("logits", PREFILL, unembed=zero_head),
+    "norm_eps_1e6": fault(
+        "attention.norm attention.output_norm moe.norm moe.output_norm final_norm", "*/prefill/*", NORM_EPSILON=1e-6
+    ),
     "norm_scale_plus_one": fault(
         "attention.norm attention.output_norm moe.norm moe.output_norm final_norm", PREFILL, rms_norm=norm_plus_one
     ),
     "norm_mean_subtracted": fault(
         "attention.norm attention.output_norm moe.norm moe.output_norm final_norm", PREFILL, rms_norm=layer_norm
-    ),
-    "residual_from_normed": fault(
-        "attention.residual output", PREFILL,
-        residual=lambda x, update: ORIGINAL["rms_norm"](x, torch.ones(x.shape[-1])) + update,
     ),
     "scales_interleaved": fault(
         "attention.output moe.expert_output", PREFILL, apply_scales=interleaved_scales
@@ -230,7 +282,5 @@ FAULTS: Mapping[str, Fault] = {
         "moe.expert_activation moe.expert_up moe.expert_output",
         PREFILL, apply_scales=unsigned_scales,
     ),
-    "experts_permuted": fault(
-        "moe.expert_activation moe.expert_up moe.expert_output", PREFILL, model={"expert": shifted_expert}
-    ),
+    **STRUCTURAL_FAULTS,
 }  # fmt: skip

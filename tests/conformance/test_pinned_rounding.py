@@ -12,7 +12,7 @@ from candidates.reference import parameter_tree, reference_config
 from harness.cases import tap_key
 from harness.contract import CandidateInfo
 from harness.local import check_case, gather
-from tests.conformance.torch_cases import golden_case
+from tests.harness.honest_port import golden_case
 
 NUM_ELEMENTS = 10**6
 CASES = ("stress/prefill/saturated_cap.bfloat16", "realistic/prefill/near_ties.bfloat16")

@@ -10,21 +10,17 @@ import numpy as np
 from candidates import torch_eager
 from harness.cases import Case, Preset, tap_key
 from harness.compare import Comparison
-from harness.contract import GOLDEN_DIR, Array, CandidateInfo, tap_names
+from harness.contract import Array, CandidateInfo, tap_names
+from harness.diagnosis import Exhibit
 from harness.local import check_case, gather
-from harness.store import case_ids, open_golden, read_case, read_preset
+from harness.store import case_ids
+from tests.harness.honest_port import exact_weights, golden, golden_case
 
-GOLDEN = open_golden(GOLDEN_DIR / "v1")
 NUM_ELEMENTS = 10**7
 
 
-def golden_case(case_id: str) -> tuple[Preset, Case]:
-    case = read_case(GOLDEN, case_id)
-    return read_preset(GOLDEN, case.preset), case
-
-
 def golden_cases(pattern: str) -> tuple[str, ...]:
-    return case_ids(GOLDEN, pattern)
+    return case_ids(golden(), pattern)
 
 
 def torch_taps(preset: Preset, case: Case, taps: Collection[str] = ("*",)) -> dict[str, Array]:
@@ -47,6 +43,18 @@ def check(
     preset: Preset, case: Case, taps: Mapping[str, Array], info: CandidateInfo = torch_eager.INFO
 ) -> list[Comparison]:
     return check_case(preset, case, gather(preset, case, info, taps), num_elements=NUM_ELEMENTS)
+
+
+def exhibits(pattern: str, dtype: str) -> tuple[list[Exhibit], list[list[Comparison]]]:
+    """Run the port over the cases of a dtype that a glob matches: what it showed, and the local checks of each case."""
+    shown, comparisons = [], []
+    for case_id in (name for name in golden_cases(pattern) if name.endswith(dtype)):
+        preset, case = golden_case(case_id)
+        weights = exact_weights(preset.name, case.fprop_dtype)
+        evidence = gather(preset, case, torch_eager.INFO, torch_taps(preset, case))
+        shown.append(Exhibit(preset, case, evidence, weights, {}))
+        comparisons.append(check_case(preset, case, evidence, num_elements=NUM_ELEMENTS, weights=weights))
+    return shown, comparisons
 
 
 def at_fault(comparisons: Collection[Comparison]) -> set[str]:
