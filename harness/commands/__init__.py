@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "judge": Command("judge an answer folder that was written elsewhere", "jobs/unequal.float32 answers --quiet"),
     "write-jobs": Command("write job folders for a program that runs elsewhere", "run1 --case '*.bfloat16'"),
+    "report": Command("write a page from the JSON report of a run", "run.json --html run.html"),
     "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),
     "explain": Command("explain a fault, an operation or a verdict", "moe.expert_hidden"),
     "capture": Command("write golden fixtures with the canonical JAX model", "--out golden/v1"),

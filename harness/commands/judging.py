@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.commands import NONCONFORMING, PASS
 from harness.contract import GOLDEN_DIR, LEVELS
-from harness.report import files, terminal
+from harness.report import files, html, terminal
 from harness.store import Golden
 from harness.verdict import CandidateVerdict
 
@@ -22,6 +22,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at, one file")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report")
     detail = parser.add_mutually_exclusive_group()
     detail.add_argument(
@@ -45,8 +46,11 @@ def conclude(
 ) -> int:
     """Show a run, write its reports, and return the exit status, for which the optional candidates do not count."""
     terminal.show(terminal.wide_console(), verdicts, golden, options.detail)
+    report = files.report_of(verdicts, golden)
     if options.json is not None:
-        files.write_report_json(options.json, verdicts, golden)
+        files.write_report_json(options.json, report)
+    if options.html is not None:
+        html.write_html(options.html, report)
     if options.junit is not None:
         files.write_junit(options.junit, verdicts)
     ranks = ("none", *LEVELS)

@@ -4,40 +4,66 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from harness.files import whole_file
+from harness.files import FileError, read_json, whole_file
 from harness.provenance import record_platform, record_toolchain
 from harness.store import Golden
 from harness.verdict import CandidateVerdict
 
+Report = Mapping[str, Any]
+"""A run as parsed JSON; `report.schema.json` describes it."""
+
 FORMAT = 1
+MAX_REPORT_BYTES = 2**30
 
 
-def write_report_json(path: Path, verdicts: Sequence[CandidateVerdict], golden: Golden) -> None:
+def write_report_json(path: Path, report: Report) -> None:
     """Write everything that was found, in one line."""
-    text = json.dumps(report_of(verdicts, golden), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(report, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     with whole_file(path) as file:
         file.write(f"{text}\n".encode())
 
 
-def report_of(verdicts: Sequence[CandidateVerdict], golden: Golden) -> dict[str, Any]:
+def report_of(verdicts: Sequence[CandidateVerdict], golden: Golden) -> Report:
     """Return everything that was found, as JSON holds it; numbers that it cannot hold (infinity, NaN) are strings."""
-    rows = [
-        {"status": verdict.status, **{key: plain(value) for key, value in asdict(verdict).items()}}
-        for verdict in verdicts
-    ]
     return {
         "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": golden.manifest.suite,
         "golden": plain(asdict(golden.manifest.provenance)),
         "provenance": {"toolchain": record_toolchain(), "platform": record_platform()},
-        "candidates": rows,
+        "candidates": [{"status": verdict.status, **plain(asdict(without_honest(verdict)))} for verdict in verdicts],
     }
+
+
+def without_honest(verdict: CandidateVerdict) -> CandidateVerdict:
+    """Leave out the systematic statistics of single taps within what is allowed: the operations hold them pooled."""
+    cases = (
+        replace(case, comparisons=tuple(
+            replace(comparison, systematic=tuple(one for one in comparison.systematic if one.ratio > 1))
+            for comparison in case.comparisons
+        ))
+        for case in verdict.cases
+    )  # fmt: skip
+    return replace(verdict, cases=tuple(cases))
+
+
+def read_report(path: Path) -> Report:
+    """Read what `write_report_json` wrote; raises FileError for a file that holds no report of this format."""
+    data: Report = read_json(path, MAX_REPORT_BYTES)
+    match data:
+        case {"format": 1, "suite": str(), "candidates": [*_]}:
+            return data
+        case _:
+            raise FileError(
+                f"{path}: no report of format {FORMAT}: write it with `python -m harness run --json {path}`"
+            )
 
 
 def plain(value: Any) -> Any:

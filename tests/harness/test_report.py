@@ -12,7 +12,7 @@ from rich.console import Console
 
 from harness.compare import Comparison
 from harness.diagnosis import Diagnosis
-from harness.report.files import plain, write_junit, write_report_json
+from harness.report.files import plain, report_of, write_junit, write_report_json
 from harness.report.progress import progress_bar
 from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show, status_of
 from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
@@ -160,7 +160,7 @@ def test_every_status_can_be_shown_and_only_a_pass_names_the_level(status: str) 
 
 def test_the_json_report_holds_everything_and_spells_out_what_json_cannot(tmp_path: Path) -> None:
     nowhere = replace(FAILING, drifts=(replace(DRIFT, ratio=math.nan),))
-    write_report_json(tmp_path / "run.json", [verdict(PASSING, nowhere)], golden())
+    write_report_json(tmp_path / "run.json", report_of([verdict(PASSING, nowhere)], golden()))
     report = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
     assert report["format"] == 1
     assert report["suite"] == golden().manifest.suite

@@ -1,0 +1,126 @@
+"""The run as a page: one file that needs no network, made from the JSON report alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from harness.contract import split_tap
+from harness.files import whole_file
+from harness.report.charts import BIN_LABELS, STYLES, WITHIN, Line, by_category, key, line_chart
+from harness.report.files import Report
+from harness.report.view import SHADES, CandidateView, Cell, Growth, candidate_view
+from harness.verdict import MEANINGS, SEVERITY
+
+FOLDER = Path(__file__).parent / "page"
+
+HEADS = ("index", "observed", "exact", "expected", "error", "fence", "times")
+
+
+def write_html(path: Path, report: Report) -> None:
+    """Write the page of a JSON report, whole or not at all."""
+    page = render(report)
+    with whole_file(path) as file:
+        file.write(page.encode())
+
+
+def render(report: Report) -> str:
+    """Return the page of a JSON report; what is gravest comes first."""
+    rows = sorted(report["candidates"], key=lambda row: -SEVERITY[row["status"]])
+    views = [candidate_view(row) for row in rows]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja").render(
+        headline=headline(views),
+        views=views,
+        suite=report["suite"],
+        date=report.get("date", ""),
+        golden=report["golden"],
+        provenance=report["provenance"],
+        legend=legend(),
+        meaning=f"{MEANINGS['pass']}.",
+        growth_chart=growth_chart,
+        position_chart=position_chart,
+        styles=STYLES,
+        key=key,
+        data=embedded({"labels": BIN_LABELS, "within": WITHIN, "heads": HEADS, "candidates": list(map(cells, views))}),
+    )
+
+
+def headline(views: Sequence[CandidateView]) -> str:
+    """Return the verdict on the run in half a sentence."""
+    failed = [view.name for view in views if view.status != "pass"]
+    if not failed:
+        return f"{len(views)} of {len(views)} candidates pass"
+    return f"{', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not conform"
+
+
+def legend() -> list[str]:
+    """Return what the colours of the map mean, lightest first."""
+    edges = [f"{edge:g}" for edge in SHADES]
+    beyond = [f"{low} to {high}" for low, high in itertools.pairwise(edges[2:])]
+    return [*(f"up to {edge}" for edge in edges[:3]), *beyond, f"beyond {edges[-1]}"]
+
+
+def cells(view: CandidateView) -> dict[str, Any]:
+    """Return what the page's script shows of a candidate: every cell of the map, in the order of `positions`."""
+    return {"name": view.name, "cells": [cell_data(cell) for cell in view.cells.values()]}
+
+
+def cell_data(cell: Cell) -> dict[str, Any]:
+    """Return one cell as the script reads it."""
+    return {
+        "operation": cell.operation,
+        "layer": cell.layer,
+        "dtype": cell.dtype,
+        "status": cell.status,
+        "shown": cell.shown,
+        "problem": cell.problem,
+        "diagnosis": cell.diagnosis,
+        "case": cell.case,
+        "call": cell.call,
+        "tap": cell.tap,
+        "elements": cell.num_elements,
+        "histogram": cell.histogram,
+        "tokens": [list(vars(token).values()) for token in cell.tokens],
+    }
+
+
+def embedded(value: Any) -> Markup:
+    """Return JSON that may stand inside a script element, whatever its strings hold."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - nothing in it can end the element
+
+
+def growth_chart(growth: Growth) -> Markup:
+    """Return the end-to-end error along the residual stream, beside honest rounding and the golden run."""
+    names = {"attention.residual": "att", "output": "out", "embedding": "emb"}
+    places = [split_tap(tap) for tap in growth.taps]
+    labels = [names[name] if layer is None else f"{layer} {names[name]}" for layer, name in places]
+    lines = (
+        Line("candidate", growth.observed, STYLES[0]),
+        Line("honest rounding", growth.honest, STYLES[1]),
+        Line("golden", growth.expected, STYLES[2]),
+    )
+    return line_chart(labels, lines, f"error along the residual stream, {growth.dtype}", across="layer and tap")
+
+
+def position_chart(dtype: str, kinds: Mapping[str, Mapping[str, float]]) -> Markup:
+    """Return the KL divergence of the logits by position, one line per kind of call."""
+    labels = sorted({position for positions in kinds.values() for position in positions}, key=int)
+    lines = [
+        Line(kind, by_category(positions, labels), style)
+        for (kind, positions), style in zip(kinds.items(), STYLES, strict=False)
+    ]
+    return line_chart(labels, lines, f"KL divergence by position, {dtype}", across="position")
