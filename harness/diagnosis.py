@@ -8,20 +8,17 @@ deviation, so that a difference far below the rounding of single elements still 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.cases import Case, Preset, steps_before
-from harness.compare import SPECS, Comparison
-from harness.contract import Array, split_tap, tap_names
-from harness.faults import FAULTS, Fault, mutant
-from harness.local import Evidence, Key, Segments, before, has_gaps, safe, simulate, widened
-from harness.noise import Fence, fence_of
+from harness.compare import Comparison
+from harness.contract import Array
+from harness.faults import FAULTS, Fault
+from harness.noise import Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
-from harness.operations.row import Alternative, Exact, Scope
-from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from harness.prediction import Exhibit, Prediction, predict
 
 SAME_DIRECTION = 0.99
 """Cosine beyond which no data of the run tells two faults apart."""
@@ -34,17 +31,6 @@ DECISIVE = 2.0
 
 TOLERANCE = 0.1
 """How far the coefficient of the right fault may be from 1, beyond four standard errors."""
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """One case and what a candidate showed in it."""
-
-    preset: Preset
-    case: Case
-    evidence: Evidence
-    weights: ExactWeights
-    alternatives: Alternatives
 
 
 @dataclass(frozen=True)
@@ -83,11 +69,14 @@ def diagnose(
     residuals: dict[str, list[Residual]] = {operation: [] for operation in operations}
     shapes: dict[str, list[frozenset[str]]] = {operation: [] for operation in operations}
     for exhibit in exhibits:
-        for operation, found in residuals_of(exhibit, layers, faults):
-            if isinstance(found, Residual):
-                residuals[operation].append(found)
-            else:
-                shapes[operation].append(found)
+        for prediction in predict(exhibit, layers, faults):
+            if prediction.key in exhibit.evidence.observed:
+                residuals[prediction.operation].append(residual_of(exhibit, prediction))
+            elif prediction.key in exhibit.evidence.misshapen:
+                shape = exhibit.evidence.misshapen[prediction.key]
+                shapes[prediction.operation].append(
+                    frozenset(name for name, x in prediction.faulty.items() if x.value.shape == shape)
+                )
     return {
         operation: name_fault(residuals[operation]) if residuals[operation] else name_shape(shapes[operation])
         for operation in operations
@@ -103,90 +92,27 @@ class Residual:
     faulty: Mapping[str, Array]
 
 
-def residuals_of(
-    exhibit: Exhibit, layers: Mapping[str, Collection[int | None]], faults: Mapping[str, Fault]
-) -> Iterator[tuple[str, Residual | frozenset[str]]]:
-    """Yield (operation, residual) for every tap shown of the operations, in the layers given (all if empty).
-
-    A tap of another shape than it should have has no residual, but the faults that give it that shape.
-    """
-    preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
-    # What no check compares is shown too: a fault may let a masked key or a pad in.
-    shown = {key: safe(key[1], seen.raw, evidence.config) for key, seen in evidence.observed.items()}
-    gaps = has_gaps(evidence.config, case, shown)
-    segments = simulate(preset, case, evidence, exhibit.weights, exhibit.alternatives) if gaps else None
-    hidden = {tap for call in range(len(case.calls)) for tap in tap_names(evidence.config) if (call, tap) not in shown}
-    wanted = {
-        tap
-        for tap in tap_names(evidence.config)
-        for layer, operation in [split_tap(tap)]
-        if operation in layers and (not layers[operation] or layer in layers[operation])
-    }
-    reachable = {split_tap(tap)[1] for tap in hidden | wanted}
-
-    def results(evaluator: Evaluator) -> dict[Key, Exact]:
-        walked = walk(
-            preset,
-            case,
-            lambda call, tap: shown.get((call, tap)),
-            weights=exhibit.weights,
-            alternatives=exhibit.alternatives,
-            evaluator=only(hidden | wanted, evaluator),
-        )
-        return {(call, tap): exact for call, tap, exact, _ in walked if tap in wanted}
-
-    exact = results(evaluate)
-    faulty = {
-        name: results(mutant(fault)) for name, fault in faults.items() if not reachable.isdisjoint(fault.operations)
-    }
-    for key in exact:
-        operation, others = split_tap(key[1])[1], {name: found[key].value for name, found in faulty.items()}
-        if key in evidence.observed:
-            yield operation, residual_at(exhibit, key, exact[key], others, segments)
-        elif key in evidence.misshapen:
-            yield operation, frozenset(name for name, x in others.items() if x.shape == evidence.misshapen[key])
-
-
-def only(taps: Collection[str], evaluator: Evaluator) -> Evaluator:
-    """Return an evaluator that works out some taps and leaves the others, which are shown, blank."""
-
-    def evaluate_some(
-        tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative
-    ) -> Exact:
-        return evaluator(tap, scope, weights, values, alternative) if tap in taps else Exact(np.empty(0))
-
-    return evaluate_some
-
-
-def residual_at(
-    exhibit: Exhibit, key: Key, exact: Exact, faulty: Mapping[str, Array], segments: Segments | None
-) -> Residual:
+def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
     """Weight the residual of one tap and its faults' differences; chosen experts count as one-hot vectors."""
-    call, tap = key
-    seen, operation = exhibit.evidence.observed[key], split_tap(tap)[1]
-    mask = np.broadcast_to(exhibit.evidence.masks[call, operation], seen.raw.shape)
-    if segments is not None:
-        steps = steps_before(exhibit.case, call)
-        mask = mask & before(segments.undecided[call], steps, seen.raw, SPECS[operation].axes)
-    mask = mask & np.isfinite(seen.raw)
-    if operation == "moe.expert_index":
+    seen, exact = exhibit.evidence.observed[prediction.key], prediction.exact.value
+    mask = prediction.mask & np.isfinite(seen.raw)
+    if prediction.operation == "moe.expert_index":
         experts = np.arange(exhibit.evidence.config.model.num_experts)
 
-        def one_hot(index: Array) -> Array:
-            hot: Array = (index[mask][:, None] == experts).astype(np.float64).ravel()
+        def measured(x: Array) -> Array:
+            hot: Array = (x[mask][:, None] == experts).astype(np.float64).ravel()
             return hot
 
-        return Residual(
-            one_hot(seen.raw) - one_hot(exact.value),
-            {name: one_hot(x) - one_hot(exact.value) for name, x in faulty.items() if x.shape == mask.shape},
-        )
-    fence = fence_of(exact, seen.recorded, 1.0)
-    if segments is not None and key in segments.deviation:
-        fence = widened(fence, segments.deviation[key], 1.0)
-    deviation = deviation_of(fence, seen.raw, seen.recorded)[mask]
+    else:
+        deviation = deviation_of(prediction.fence, seen.raw, seen.recorded)[mask]
+
+        def measured(x: Array) -> Array:
+            weighted: Array = x[mask] / deviation
+            return weighted
+
+    fits = {name: x.value for name, x in prediction.faulty.items() if x.value.shape == mask.shape}
     return Residual(
-        (seen.raw - exact.value)[mask] / deviation,
-        {name: (x - exact.value)[mask] / deviation for name, x in faulty.items() if x.shape == mask.shape},
+        measured(seen.raw) - measured(exact), {name: measured(x) - measured(exact) for name, x in fits.items()}
     )
 
 

@@ -12,11 +12,12 @@ from harness.answers import Answer, unrepeated
 from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS, Comparison, fit_slots, widen
 from harness.contract import Array, split_tap, tap_names
-from harness.diagnosis import Diagnosis, Exhibit, diagnose
+from harness.diagnosis import Diagnosis, diagnose
 from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
 from harness.operations.row import Alternative
 from harness.oracle import ExactWeights
+from harness.prediction import Exhibit
 from harness.verdict import CaseVerdict, case_status, pooled_systematic
 from harness.whole import SAFETY, Honest, drifts, flips, honest_run, per_token, route_of
 

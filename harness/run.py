@@ -17,6 +17,7 @@ from harness.contract import split_tap, tap_names
 from harness.jobs import read_job, write_job
 from harness.judge import Group, HonestRuns, Judged, judge_candidate
 from harness.local import call_sizes
+from harness.power import power_of_run
 from harness.registry import Candidate
 from harness.runner import run_jobs
 from harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
@@ -145,13 +146,15 @@ def summarise(
     }
     infos = [answer.info for each in answers for answer in each.values() if answer.info is not None]
     levels = [level_of(infos[0].taps, group.preset.config) for group in groups] if infos else ["none"]
+    level = min(levels, key=("none", "logits", "routes", "layers", "caches").index)
     return CandidateVerdict(
         name=name,
         version=infos[0].version if infos else "",
-        level=min(levels, key=("none", "logits", "routes", "layers", "caches").index),
+        level=level,
         cases=cases,
         operations=by_operation(cases, dtypes, alternatives, diagnoses),
         seconds=seconds,
+        powers=() if level == "none" else power_of_run(level, dtypes.items()),
     )
 
 

@@ -11,6 +11,7 @@ from harness.agreement import LogitAgreement, RoutingMargins
 from harness.compare import Comparison
 from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from harness.diagnosis import Diagnosis
+from harness.power import Power
 from harness.statistics import Systematic, pooled
 from harness.whole import Drift, Flip
 
@@ -82,7 +83,7 @@ class OperationVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateVerdict:
-    """The verdict on a candidate, and all that it rests on."""
+    """The verdict on a candidate, all that it rests on, and which known faults the run could have seen in it."""
 
     name: str
     version: str
@@ -90,6 +91,7 @@ class CandidateVerdict:
     cases: tuple[CaseVerdict, ...]
     operations: tuple[OperationVerdict, ...]
     seconds: float
+    powers: tuple[Power, ...] = ()
 
     @property
     def status(self) -> Status:

@@ -39,7 +39,7 @@ class Fault:
     `title` says what is wrong, `explanation` what the specification asks for and what the fault does, `provenance`
     where it was met. `changes` are the rows of the graph that it replaces, by operation: where a comparison fed with
     the port's own inputs sees it. `shown_by` are globs of the golden cases that show it. A `harmless` one must not be
-    called a fault.
+    called a fault. A `dose` below 1 moves every result only that part of the way.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Fault:
     changes: Mapping[str, Change] = field(default_factory=dict)
     shown_by: tuple[str, ...] = ("unequal/prefill/padded_batch.*",)
     harmless: bool = False
+    dose: float = 1.0
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -70,8 +71,8 @@ def change_of(fault: Fault, tap: str, config: LanguageModelConfig) -> Change | N
     return change if change is not None and layer >= change.first_layer else None
 
 
-def mutant(fault: Fault, dose: float = 1.0) -> Evaluator:
-    """Return an evaluator that has a fault; a dose below 1 moves every result only that part of the way."""
+def mutant(fault: Fault) -> Evaluator:
+    """Return an evaluator that has a fault."""
 
     def evaluate_faulty(
         tap: str,
@@ -84,10 +85,10 @@ def mutant(fault: Fault, dose: float = 1.0) -> Evaluator:
         if change is None:
             return evaluate(tap, scope, weights, values, alternative)
         faulty = apply(change, tap, scope, weights, values, alternative)
-        if dose == 1.0:
+        if fault.dose == 1.0:
             return faulty
         exact = evaluate(tap, scope, weights, values, alternative)
-        return replace(faulty, value=exact.value + dose * (faulty.value - exact.value))
+        return replace(faulty, value=exact.value + fault.dose * (faulty.value - exact.value))
 
     return evaluate_faulty
 

@@ -15,6 +15,7 @@ from harness.cases import tap_key
 from harness.compare import Comparison
 from harness.contract import Array, tap_specs
 from harness.diagnosis import describe
+from harness.power import describe as describe_power
 from harness.store import Golden, read_taps
 from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict
 
@@ -52,8 +53,19 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], golden: Golden,
         for verdict in verdicts:
             for block in failures(verdict, golden, MAX_FAILURES if detail == "normal" else None):
                 console.print(block, highlight=False, markup=False)
+        for line in power_lines(verdicts):
+            console.print(line, highlight=False, soft_wrap=True)
     for verdict in verdicts:
         console.print(verdict_line(verdict), soft_wrap=True)
+
+
+def power_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
+    """Return what the run could see, one line for all candidates of which the same is true."""
+    names: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for power in verdict.powers:
+            names.setdefault(f"{verdict.level} in {describe_power(power)}", []).append(verdict.name)
+    return [f"Power of {', '.join(sharing)} at {text}" for text, sharing in names.items()]
 
 
 def operations_table(verdicts: Sequence[CandidateVerdict], *, pooled: bool = True) -> Table:

@@ -11,8 +11,8 @@ from candidates import torch_eager
 from harness.cases import Case, Preset, tap_key
 from harness.compare import Comparison
 from harness.contract import Array, CandidateInfo, tap_names
-from harness.diagnosis import Exhibit
 from harness.local import check_case, gather
+from harness.prediction import Exhibit
 from harness.store import case_ids
 from tests.harness.honest_port import exact_weights, golden, golden_case
 

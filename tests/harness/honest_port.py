@@ -71,13 +71,30 @@ def honest_taps(
     shown: Shown = lambda _call, _tap: None,
     evaluator: Evaluator = evaluate,
 ) -> dict[str, Array]:
+    """Return what an honest port shows in a golden case; see `noisy_taps`."""
+    preset, case = golden_case(case_id)
+    weights = exact_weights(preset.name, case.fprop_dtype)
+    return noisy_taps(
+        preset, case, weights, seed, alternatives=alternatives, dtypes=dtypes, shown=shown, evaluator=evaluator
+    )
+
+
+def noisy_taps(
+    preset: Preset,
+    case: Case,
+    weights: ExactWeights,
+    seed: int,
+    *,
+    alternatives: Alternatives | None = None,
+    dtypes: Mapping[str, str] | None = None,
+    shown: Shown = lambda _call, _tap: None,
+    evaluator: Evaluator = evaluate,
+) -> dict[str, Array]:
     """Return what an honest port shows: `dtypes` are operations kept in another dtype, `shown` values forced on it.
 
     Another evaluator makes it a port with a fault.
     """
-    preset, case = golden_case(case_id)
-    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
-    kept = {**recorded_dtypes(config, preset), **(dtypes or {})}
+    kept = {**recorded_dtypes(weights.config, preset), **(dtypes or {})}
     random = np.random.default_rng(seed)
 
     def compute(tap: str, exact: Exact) -> Array:
@@ -91,7 +108,6 @@ def honest_taps(
             noise += ACCUMULATION_ROUNDOFF / np.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
         return round_to(exact.value + noise, kept[operation])
 
-    weights = exact_weights(preset.name, case.fprop_dtype)
     made = walk(preset, case, shown, weights=weights, alternatives=alternatives, perturb=compute, evaluator=evaluator)
     return {tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, value in made}
 

@@ -8,8 +8,9 @@ import pytest
 
 from harness.compare import Comparison
 from harness.contract import Array
-from harness.diagnosis import Diagnosis, Exhibit, Residual, describe, diagnose, fit, name_fault
+from harness.diagnosis import Diagnosis, Residual, describe, diagnose, fit, name_fault
 from harness.faults import FAULTS, Fault, mutant
+from harness.prediction import Exhibit
 from tests.harness.honest_port import at_fault, check, evidence_of, exact_weights, golden_case, honest_taps
 
 PREFILL, STRESS = "unequal/prefill/padded_batch", "stress/prefill/saturated_cap"
@@ -32,9 +33,9 @@ def diagnosed(
     return diagnose([exhibit], [comparisons], operations or at_fault(comparisons), faults)
 
 
-def with_fault(case_id: str, *names: str, dose: float = 1.0) -> dict[str, Array]:
+def with_fault(case_id: str, *names: str) -> dict[str, Array]:
     changes = {operation: change for name in names for operation, change in FAULTS[name].changes.items()}
-    return honest_taps(case_id, 1, evaluator=mutant(replace(FAULTS[names[0]], changes=changes), dose))
+    return honest_taps(case_id, 1, evaluator=mutant(replace(FAULTS[names[0]], changes=changes)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

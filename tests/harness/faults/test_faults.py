@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,7 @@ def test_a_dose_of_a_fault_moves_a_result_that_part_of_the_way() -> None:
     exact = {(call, tap): value for call, tap, _, value in walk(preset, case)}
 
     def hidden(dose: float) -> np.ndarray:
-        made = walk(preset, case, lambda *key: exact[key], evaluator=mutant(FAULTS["gelu_quick"], dose))
+        made = walk(preset, case, lambda *key: exact[key], evaluator=mutant(replace(FAULTS["gelu_quick"], dose=dose)))
         return np.concatenate([x.value.ravel() for _, tap, x, _ in made if tap.endswith("expert_hidden")])
 
     right, half, whole = (hidden(dose) for dose in (0.0, 0.5, 1.0))

@@ -1,0 +1,125 @@
+"""What every known fault would have given at the inputs that a port used, beside what is exact and what is honest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.cases import Case, Preset, steps_before
+from harness.compare import SPECS
+from harness.contract import Array, split_tap, tap_name, tap_names
+from harness.faults import Fault, mutant
+from harness.local import Evidence, Key, before, has_gaps, safe, simulate, widened
+from harness.noise import Fence, fence_of
+from harness.operations.row import Alternative, Exact, Scope
+from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One case and what a candidate showed in it."""
+
+    preset: Preset
+    case: Case
+    evidence: Evidence
+    weights: ExactWeights
+    alternatives: Alternatives
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One tap: the exact result, what each fault gives (in another shape perhaps), the fence, and what is compared.
+
+    `noise` is the deviation of what hidden operations pass on, None where all inputs are shown; `probabilities` are
+    those by which experts are chosen, at the tap that chooses them.
+    """
+
+    key: Key
+    exact: Exact
+    faulty: Mapping[str, Exact]
+    fence: Fence
+    mask: Array
+    noise: Array | None
+    probabilities: Array | None
+
+    @property
+    def operation(self) -> str:
+        """The operation that made the tap."""
+        return split_tap(self.key[1])[1]
+
+
+def predict(
+    exhibit: Exhibit,
+    layers: Mapping[str, Collection[int | None]],
+    faults: Mapping[str, Fault],
+    factor: float = 1.0,
+) -> Iterator[Prediction]:
+    """Yield a prediction for every tap of some operations that a candidate showed, well or ill shaped.
+
+    `layers` are those of interest by operation, all if empty; `factor` is the λ of the fences. A fault of a hidden
+    operation is carried on to the taps that show it.
+    """
+    preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
+    # What no check compares is shown too: a fault may let a masked key or a pad in.
+    shown = {key: safe(key[1], seen.raw, evidence.config) for key, seen in evidence.observed.items()}
+    gaps = has_gaps(evidence.config, case, shown)
+    segments = simulate(preset, case, evidence, exhibit.weights, exhibit.alternatives) if gaps else None
+    hidden = {tap for call in range(len(case.calls)) for tap in tap_names(evidence.config) if (call, tap) not in shown}
+    wanted = {
+        tap
+        for tap in tap_names(evidence.config)
+        for layer, operation in [split_tap(tap)]
+        if operation in layers and (not layers[operation] or layer in layers[operation])
+    }
+    reachable = {split_tap(tap)[1] for tap in hidden | wanted}
+
+    def results(evaluator: Evaluator) -> dict[Key, tuple[Exact, Array]]:
+        walked = walk(
+            preset,
+            case,
+            lambda call, tap: shown.get((call, tap)),
+            weights=exhibit.weights,
+            alternatives=exhibit.alternatives,
+            evaluator=only(hidden | wanted, evaluator),
+        )
+        return {(call, tap): (exact, value) for call, tap, exact, value in walked}
+
+    exact = results(evaluate)
+    faulty = {
+        name: results(mutant(fault)) for name, fault in faults.items() if not reachable.isdisjoint(fault.operations)
+    }
+    for key, (honest, _) in exact.items():
+        if key[1] not in wanted or not (key in evidence.observed or key in evidence.misshapen):
+            continue
+        (call, tap), (layer, operation) = key, split_tap(key[1])
+        recorded = evidence.observed[key].recorded if key in evidence.observed else evidence.recorded[operation]
+        fence, noise = fence_of(honest, recorded, factor), None
+        mask = np.broadcast_to(evidence.masks[call, operation], honest.value.shape)
+        if segments is not None:
+            steps = steps_before(case, call)
+            mask = mask & before(segments.undecided[call], steps, honest.value, SPECS[operation].axes)
+            noise = segments.deviation.get(key)
+            fence = fence if noise is None else widened(fence, noise, factor)
+        chosen_by = exact.get((call, tap_name(layer, "router.probabilities"))) if "expert_index" in tap else None
+        yield Prediction(
+            key=key,
+            exact=honest,
+            faulty={name: found[key][0] for name, found in faulty.items()},
+            fence=fence,
+            mask=mask,
+            noise=noise,
+            probabilities=None if chosen_by is None else chosen_by[1],
+        )
+
+
+def only(taps: Collection[str], evaluator: Evaluator) -> Evaluator:
+    """Return an evaluator that works out some taps and leaves the others, which are shown, blank."""
+
+    def evaluate_some(
+        tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative
+    ) -> Exact:
+        return evaluator(tap, scope, weights, values, alternative) if tap in taps else Exact(np.empty(0))
+
+    return evaluate_some
