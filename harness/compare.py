@@ -80,7 +80,7 @@ def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, c
     """Return the dtype by which a candidate's tap is judged.
 
     Taps that the contract fixes (float32, int32) keep it; elsewhere the candidate's own declaration holds, the
-    contract's where it declares none or a wider one.
+    contract's where it declares none or, the cache apart, a wider one.
     """
     operation = split_tap(tap)[1]
     fixed = contract[operation]
@@ -89,6 +89,8 @@ def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, c
     for pattern, declared in info.dtypes.items():
         if fnmatch.fnmatchcase(tap, pattern):
             name = config.fprop_dtype if declared == "fprop" else declared
+            if operation in COPIES:
+                return name
             return max(name, fixed, key=lambda dtype: UNIT_ROUNDOFF[dtype])
     return fixed
 

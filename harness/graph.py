@@ -11,7 +11,9 @@ from harness.operations.row import CANONICAL, Alternative, Operation
 CARRIED = Alternative("inner value not rounded", inner="kept")
 PRODUCT_KEPT = Alternative("int8 times scale not rounded", weights="kept")
 PRODUCT_ROUNDED = Alternative("int8 times scale rounded to the scales' dtype", weights="rounded")
-ANY_WEIGHTS = (CANONICAL, PRODUCT_KEPT, PRODUCT_ROUNDED)
+OPERANDS_ROUNDED = Alternative("activations rounded to the compute dtype", operands="fprop")
+ANY_WEIGHTS = (CANONICAL, PRODUCT_KEPT, PRODUCT_ROUNDED, OPERANDS_ROUNDED)
+LIKE_THE_CACHE = Alternative("operands rounded to float16, like the cache", inner="kept", operands="float16")
 
 TABLE = "/language_model/in_out_embed/embeddings"
 
@@ -88,7 +90,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.attention_logits,
         inputs=("attention.query_rotated", "kv.keys"),
-        alternatives=(CANONICAL, CARRIED),
+        alternatives=(CANONICAL, CARRIED, LIKE_THE_CACHE),
     ),
     Operation(
         name="attention.weights",
@@ -101,6 +103,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.attend,
         inputs=("attention.weights", "kv.values"),
+        alternatives=(CANONICAL, LIKE_THE_CACHE),
     ),
     Operation(
         name="attention.output",
@@ -254,6 +257,7 @@ OPERATIONS: tuple[Operation, ...] = (
             CARRIED,
             Alternative("multiplier not rounded", constant="kept"),
             Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept"),
+            Alternative("only the activations rounded", inner="kept", constant="kept", operands="fprop"),
         ),
     ),
 )

@@ -115,7 +115,7 @@ def choose_alternatives(
     } | failing_together(local[i] for i in members)
     chosen: dict[str, Alternative] = {}
     for operation in sorted(failing):
-        for alternative in alternatives_of(operation, groups, members):
+        for alternative in permitted(alternatives_of(operation, groups, members), evidence, members):
             tried = {
                 (i, case.id): check_case(
                     groups[i].preset, case, evidence[i][case.id], num_elements=num_elements, weights=weights[i],
@@ -135,6 +135,14 @@ def choose_alternatives(
                     local[i][case] = [better.get((c.call, c.tap), c) for c in local[i][case]]
                 break
     return chosen
+
+
+def permitted(
+    alternatives: Sequence[Alternative], evidence: Sequence[Mapping[str, Evidence]], members: Sequence[int]
+) -> list[Alternative]:
+    """Return the alternatives that a candidate's declarations allow: operands like the cache need such a cache."""
+    caches = {shown.recorded["kv.keys"] for i in members for shown in evidence[i].values()}
+    return [each for each in alternatives if each.operands in ("shown", "fprop") or caches == {each.operands}]
 
 
 def failing_together(local: Iterable[Mapping[str, Sequence[Comparison]]]) -> set[str]:

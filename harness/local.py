@@ -171,8 +171,8 @@ def order(config: LanguageModelConfig) -> Mapping[str, int]:
 
 
 def fence_of_copy(exact: Exact, fence: Fence, recorded: str, steps: Array, config: LanguageModelConfig) -> Fence:
-    """Return the fence of a cache: earlier slots bitwise unchanged, new ones rounded only to a narrower cache dtype."""
-    narrower = UNIT_ROUNDOFF[recorded] > UNIT_ROUNDOFF[config.fprop_dtype]
+    """Return the fence of a cache: earlier slots bitwise unchanged, new ones rounded only to a cache's own dtype."""
+    narrower = recorded not in ("float32", config.fprop_dtype)
     new = np.arange(exact.value.shape[1]) >= steps[:, None]  # [b, s]
     may_round = (new & narrower)[..., None, None]
     return Fence(np.where(may_round, fence.allowed, 0.0), np.where(may_round, fence.deviation, 0.0), None, fence.factor)

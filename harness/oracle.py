@@ -79,9 +79,17 @@ def evaluate(
 ) -> Exact:
     """Apply one operation to given inputs; `values` holds float64 arrays by tap, earlier caches as `previous:TAP`."""
     operation = operation_of(tap, scope.config)
-    inputs = [values[name] for name in input_taps(tap, scope.config)]
+    inputs = [consumed(values[name], name, scope, alternative) for name in input_taps(tap, scope.config)]
     matrices = [weights.get(name, alternative.weights) for name in weight_names(tap, scope.config)]
     return operation.function(*inputs, *matrices, scope=scope, alternative=alternative)
+
+
+def consumed(value: Array, tap: str, scope: Scope, alternative: Alternative) -> Array:
+    """Return an input as an operation reads it; chosen experts are read as they are."""
+    if alternative.operands == "shown" or tap.endswith("moe.expert_index"):
+        return value
+    dtype = scope.config.fprop_dtype if alternative.operands == "fprop" else alternative.operands
+    return round_to(value, dtype)
 
 
 def empty_cache(config: LanguageModelConfig, batch_size: int) -> Cache:

@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from harness.contract import Array
-from harness.operations import attention, embedding, experts, norm
-from harness.operations.arithmetic import contract, round_to, softmax
+from harness.operations import attention, embedding, experts, norm, router
+from harness.operations.arithmetic import contract, round_to, rounding_jump, softmax
 from harness.operations.attention import LOGIT_CAP, ROPE_BASE
 from harness.operations.row import Alternative, Exact, Function, Scope
 
@@ -26,6 +26,9 @@ FP8_MAX = 448.0
 """The largest value of float8_e4m3fn."""
 
 SMALLEST_SCALE = 1e-30
+
+GELU_TABLE_REACH = 10.0
+"""Arguments beyond ±10 are not looked up in ggml's table of gelu."""
 
 Elementwise = Callable[[Array], Array]
 
@@ -51,10 +54,12 @@ def changed(function: Function, change: Elementwise) -> Function:
 # Router
 
 
-def renormalise(gate: Array) -> Array:
-    """Divide the gates [b, t, c] by their sum."""
-    divided: Array = gate / gate.sum(-1, keepdims=True)
-    return divided
+def renormalised_gate(probabilities: Array, index: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Divide the gates [b, t, c] by their sum, which rounds c - 1 times."""
+    gate = router.expert_gate(probabilities, index, scope=scope, alternative=alternative).value
+    total = gate.sum(-1, keepdims=True)
+    value = np.divide(gate, total, out=np.zeros_like(gate), where=total > 0)  # pads hold no probabilities
+    return Exact(value, bound=(1 + gate.shape[-1]) * value)
 
 
 def cap(x: Array) -> Array:
@@ -112,6 +117,18 @@ def gelu_quick(x: Array) -> Array:
 def silu(x: Array) -> Array:
     """Return x·sigmoid(x)."""
     return x * sigmoid(x)
+
+
+def gelu_fp16_table(activation: Array, up: Array, **_: Any) -> Exact:
+    """Look gelu up in a table of float16 values by its argument in float16; beyond ±10 it is the argument or 0.
+
+    The table itself is computed in float32, whose error can move an entry by one rounding.
+    """
+    argument = round_to(activation, "float16")
+    inside = np.abs(activation) < GELU_TABLE_REACH
+    inner = np.where(inside, round_to(experts.gelu(argument), "float16"), np.maximum(activation, 0.0))
+    jump = np.where(inside, rounding_jump(experts.gelu(argument), 4 * 2.0**-24 * np.abs(argument), "float16"), 0.0)
+    return Exact(inner * up, bound=np.abs(inner * up), jump=np.abs(jump * up))
 
 
 def hidden(activate: Elementwise) -> Function:

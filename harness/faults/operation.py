@@ -48,7 +48,7 @@ ROUTER = (
             "mixtures of experts renormalise them. A norm follows, so the logits hardly change."
         ),
         provenance="vLLM grok1.py, llama.cpp grok graph",
-        changes=changes_at("moe.expert_gate", function=functions.changed(router.expert_gate, functions.renormalise)),
+        changes=changes_at("moe.expert_gate", function=functions.renormalised_gate),
     ),
     Fault(
         id="softmax_after_top_k",
@@ -59,7 +59,7 @@ ROUTER = (
             "renormalised gate: no data can tell the two apart."
         ),
         provenance="EasyDeL grok_1",
-        changes=changes_at("moe.expert_gate", function=functions.changed(router.expert_gate, functions.renormalise)),
+        changes=changes_at("moe.expert_gate", function=functions.renormalised_gate),
         shown_by=NEAR_TIES,
     ),
     Fault(
@@ -150,6 +150,15 @@ EXPERTS = (
         explanation="Grok-1 uses the tanh approximation of gelu.",
         provenance="fault catalogue",
         changes=activated_by(functions.gelu_quick),
+        shown_by=STRESS,
+    ),
+    Fault(
+        id="gelu_fp16_table",
+        kind="operation",
+        title="gelu is looked up in a table of float16 values",
+        explanation="gelu is computed in float32; a table of float16 keeps 11 bits of its argument and of its value.",
+        provenance="ggml (llama.cpp), GGML_GELU_FP16",
+        changes=changes_at("moe.expert_hidden", function=functions.gelu_fp16_table),
         shown_by=STRESS,
     ),
     Fault(

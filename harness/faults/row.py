@@ -9,7 +9,7 @@ from typing import Literal
 from harness.contract import Array, LanguageModelConfig, Weights, split_tap
 from harness.graph import operation_of, resolve_inputs, weight_names
 from harness.operations.row import CANONICAL, Alternative, Exact, Function, Scope
-from harness.oracle import Evaluator, ExactWeights, dequantised, evaluate
+from harness.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
 
 Kind = Literal["operation", "weights", "state", "execution"]
 
@@ -103,7 +103,8 @@ def apply(
 ) -> Exact:
     """Apply the changed operation of a tap to given inputs."""
     config, row = scope.config, operation_of(tap, scope.config)
-    inputs = [values[name] for name in resolve_inputs(change.inputs or row.inputs, tap, config)]
+    names = resolve_inputs(change.inputs or row.inputs, tap, config)
+    inputs = [consumed(values[name], name, scope, alternative) for name in names]
     matrices = [read(change, weights, name, alternative.weights) for name in weight_names(tap, config)]
     function, changed = change.function or row.function, change.scope(scope) if change.scope else scope
     return function(*inputs, *matrices, scope=changed, alternative=alternative)

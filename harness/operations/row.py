@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from harness.contract import Array, LanguageModelConfig
 
@@ -48,12 +49,17 @@ class Scope:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A permitted way to compute an operation: which of the specification's inner roundings it really does."""
+    """A permitted way to compute an operation: which of the specification's inner roundings it really does.
+
+    `operands` says how it reads the activations: as they are shown, rounded to the compute dtype ("fprop"), or rounded
+    to the dtype of a cache that is kept in float16.
+    """
 
     name: str
     weights: str = "canonical"
     inner: str = "rounded"
     constant: str = "rounded"
+    operands: Literal["shown", "fprop", "float16"] = "shown"
 
 
 CANONICAL = Alternative("canonical")

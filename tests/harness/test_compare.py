@@ -181,7 +181,8 @@ def test_chosen_experts_are_integers(dtype: type[np.generic], *, fits: bool) -> 
     ("dtypes", "tap", "recorded"),
     [
         ({}, "layers.00.kv.keys", "bfloat16"),
-        ({"*.kv.*": "float16"}, "layers.00.kv.keys", "bfloat16"),  # wider is judged as what the contract asks for
+        ({"*": "float32"}, "layers.00.attention.norm", "bfloat16"),  # wider is judged as what the contract asks for
+        ({"*.kv.*": "float16"}, "layers.00.kv.keys", "float16"),  # but a cache as what the port keeps it in
         ({"*": "fprop"}, "layers.00.kv.keys", "bfloat16"),
         ({"*": "bfloat16"}, "layers.00.router.logits", "float32"),
         ({"*": "bfloat16"}, "layers.00.moe.expert_index", "int32"),
@@ -190,7 +191,12 @@ def test_chosen_experts_are_integers(dtype: type[np.generic], *, fits: bool) -> 
 def test_a_declared_dtype_never_narrows_what_the_contract_fixes(
     dtypes: Mapping[str, str], tap: str, recorded: str
 ) -> None:
-    contract = {"kv.keys": "bfloat16", "router.logits": "float32", "moe.expert_index": "int32"}
+    contract = {
+        "attention.norm": "bfloat16",
+        "kv.keys": "bfloat16",
+        "router.logits": "float32",
+        "moe.expert_index": "int32",
+    }
     assert recorded_dtype(tap, contract, replace(INFO, dtypes=dtypes), UNEQUAL) == recorded
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.answers import Answer
 from harness.contract import Array
 from harness.faults import FAULTS, mutant
-from harness.graph import CARRIED, PRODUCT_KEPT, operation_of
+from harness.graph import CARRIED, LIKE_THE_CACHE, OPERANDS_ROUNDED, PRODUCT_KEPT, operation_of
 from harness.judge import HonestRuns, Judged, judge_candidate
 from harness.operations.row import Alternative
 from harness.oracle import Alternatives
@@ -151,6 +151,29 @@ def test_a_declared_float16_cache_in_a_float32_model_passes(tmp_path: Path) -> N
     declared = answered(tmp_path / "declared", taps, info=replace(INFO, dtypes={"*.kv.*": "float16"}))
     assert statuses(judge((FLOAT32,), {FLOAT32: declared})) == ["pass"]
     assert statuses(judge((FLOAT32,), {FLOAT32: answered(tmp_path / "silent", taps)})) == ["fail"]
+
+
+@pytest.mark.parametrize("shown", ["float32", "bfloat16"])
+def test_activations_rounded_where_they_are_multiplied_are_permitted(shown: str, tmp_path: Path) -> None:
+    ways = dict.fromkeys(("attention.query", "attention.key", "attention.value"), OPERANDS_ROUNDED)
+    taps = honest_taps(PREFILL, 31, dtypes={"attention.norm": shown}, alternatives=ways)
+    judged = judge((PREFILL,), {PREFILL: answered(tmp_path, taps)})
+    assert statuses(judged) == ["pass"]
+    assert dict(judged.alternatives) == (
+        ways if shown == "float32" else {}
+    )  # shown in bf16 they are what is multiplied
+
+
+@pytest.mark.parametrize(("cache", "status"), [("float16", "pass"), ("float32", "fail")])
+def test_operands_rounded_to_float16_pass_only_beside_a_cache_in_float16(
+    cache: str, status: str, tmp_path: Path
+) -> None:
+    ways = dict.fromkeys(("attention.logits", "attention.heads"), LIKE_THE_CACHE)
+    taps = honest_taps(FLOAT32, 31, dtypes={"kv.keys": cache, "kv.values": cache}, alternatives=ways)
+    answer = answered(tmp_path, taps, info=replace(INFO, dtypes={"*.kv.*": cache}))
+    judged = judge((FLOAT32,), {FLOAT32: answer})
+    assert statuses(judged) == [status]
+    assert dict(judged.alternatives) == (ways if status == "pass" else {})
 
 
 def test_candidates_that_route_alike_share_their_honest_runs_unless_they_keep_other_dtypes(tmp_path: Path) -> None:
