@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import BROKEN, COMMANDS, EXIT_STATUS
+from harness.commands import BROKEN, COMMANDS, EXIT_STATUS, PASS
 from harness.names import unknown
 
 PROGRAM = "python -m harness"
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         status: int = options.execute(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PASS
     except (FileError, UnknownCandidateError) as error:
         sys.stderr.write(f"{error}\n")
         return BROKEN

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from harness.commands import PASS
 from harness.contract import GOLDEN_DIR, TapSpec, tap_specs
+from harness.faults import FAULTS, Fault, faults_at
 from harness.files import FileError, read_json
 from harness.graph import OPERATIONS
 from harness.names import unknown
@@ -29,7 +30,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def explain(name: str) -> Iterator[str]:
-    """Yield the lines that explain a verdict or an operation."""
+    """Yield the lines that explain a verdict, an operation or a fault."""
     operations = {operation.name: operation for operation in OPERATIONS}
     if name in MEANINGS:
         yield f"{name}: a verdict"
@@ -38,8 +39,20 @@ def explain(name: str) -> Iterator[str]:
     elif name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
         yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])
+    elif name in FAULTS:
+        yield from explain_fault(FAULTS[name])
     else:
-        raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *operations]))
+        raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *operations, *FAULTS]))
+
+
+def explain_fault(fault: Fault) -> Iterator[str]:
+    """Yield what the table says of a fault."""
+    yield f"{fault.id}: a fault of {fault.kind}" + (", which must not be called one" if fault.harmless else "")
+    yield line("is", fault.title)
+    yield line("right", fault.explanation)
+    yield line("seen at", ", ".join(fault.operations) or "no operation alone")
+    yield line("shown by", ", ".join(fault.shown_by))
+    yield line("met in", fault.provenance)
 
 
 def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
@@ -51,6 +64,8 @@ def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
     yield line("compared", read_json(GOLDEN_DIR / "schema" / "taps.json")["compared"][spec.compared])
     for alternative in operation.alternatives[1:]:
         yield line("may also be", alternative.name)
+    for fault in faults_at(operation.name):
+        yield line("can have", f"{fault.id}: {fault.title}")
 
 
 def line(word: str, text: str) -> str:

@@ -45,7 +45,7 @@ def conclude(
     optional: Collection[str] = (),
 ) -> int:
     """Show a run, write its reports, and return the exit status, for which the optional candidates do not count."""
-    terminal.show(terminal.wide_console(), verdicts, golden, options.detail)
+    terminal.show(terminal.wide_console(), verdicts, options.detail)
     report = files.report_of(verdicts, golden)
     if options.json is not None:
         files.write_report_json(options.json, report)

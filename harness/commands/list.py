@@ -88,10 +88,19 @@ def docstring(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
+def faults(golden: Path) -> dict[str, str]:
+    """Return every fault of the table: what is wrong, and the operations at which it is first visible."""
+    del golden
+    from harness.faults import FAULTS  # noqa: PLC0415 - the other lists start faster without the oracle
+
+    return {name: f"{fault.title} ({', '.join(fault.operations) or fault.kind})" for name, fault in FAULTS.items()}
+
+
 TABLES: Mapping[str, Callable[[Path], dict[str, str]]] = {
     "cases": cases,
     "taps": taps,
     "candidates": candidates,
+    "faults": faults,
     "presets": presets,
 }
 """What can be listed: name → meaning of everything there is, given the golden set."""

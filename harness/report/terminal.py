@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.cases import tap_key
 from harness.compare import Comparison
-from harness.contract import Array, tap_specs
+from harness.contract import tap_specs
 from harness.diagnosis import describe
 from harness.power import describe as describe_power
-from harness.store import Golden, read_taps
 from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict
 
 STYLES = {
@@ -43,7 +41,7 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(markup=False, width=PIPE_WIDTH)
 
 
-def show(console: Console, verdicts: Sequence[CandidateVerdict], golden: Golden, detail: Detail = "normal") -> None:
+def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail = "normal") -> None:
     """Print the report of a run: the table of operations, every failure explained, and last the verdicts.
 
     In `quiet` detail the verdicts alone; `verbose` has a row for every candidate at every operation, and explains all.
@@ -51,7 +49,7 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], golden: Golden,
     if detail != "quiet":
         console.print(operations_table(verdicts, pooled=detail == "normal"))
         for verdict in verdicts:
-            for block in failures(verdict, golden, MAX_FAILURES if detail == "normal" else None):
+            for block in failures(verdict, MAX_FAILURES if detail == "normal" else None):
                 console.print(block, highlight=False, markup=False)
         for line in power_lines(verdicts):
             console.print(line, highlight=False, soft_wrap=True)
@@ -113,8 +111,11 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     repeated = {case.repeatable for case in verdict.cases if case.repeatable is not None}
     drift = max((d.ratio for case in verdict.cases for d in case.drifts), default=math.nan)
     parts = [f"{passed} of {len(verdict.cases)} cases"]
-    if at_fault := list(dict.fromkeys(row.operation for row in verdict.operations if row.status != "pass")):
-        parts.append(f"at fault: {', '.join(at_fault)}")
+    by_fault: dict[str, list[str]] = {}
+    for operation, rows in failing_operations(verdict).items():
+        by_fault.setdefault(likely(rows), []).append(operation)
+    for fault, operations in by_fault.items():
+        parts.append(f"{f'likely {fault}' if fault else 'wrong'} at {', '.join(operations)}")
     if not math.isnan(drift):
         parts.append(f"end to end {drift:.2g} of what is allowed")
     if flips:
@@ -132,13 +133,13 @@ def status_of(verdict: CandidateVerdict) -> str:
     return f"pass ({verdict.level})" if verdict.passed else verdict.status
 
 
-def failures(verdict: CandidateVerdict, golden: Golden, most: int | None = MAX_FAILURES) -> list[str]:
+def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list[str]:
     """Return the explanation of each failing operation, at most so many, and of each case that failed otherwise."""
-    failing = [row for row in verdict.operations if row.status != "pass"]
-    blocks = [explain(verdict, row, golden) for row in failing[:most]]
-    if blocks and (rest := failing[len(blocks) :]):
-        blocks.append(f"{verdict.name}: also at fault: {', '.join(dict.fromkeys(row.operation for row in rest))}")
-    explained = {case for row in failing for case in row.cases_at_fault}
+    failing = failing_operations(verdict)
+    blocks = [explain(verdict, rows) for rows in list(failing.values())[:most]]
+    if blocks and (rest := list(failing)[len(blocks) :]):
+        blocks.append(f"{verdict.name}: also at fault: {', '.join(rest)}")
+    explained = {case for rows in failing.values() for row in rows for case in row.cases_at_fault}
     others: dict[str, list[CaseVerdict]] = {}
     for case in verdict.cases:
         if case.status != "pass" and case.case not in explained:
@@ -150,38 +151,46 @@ def failures(verdict: CandidateVerdict, golden: Golden, most: int | None = MAX_F
     return blocks
 
 
-def explain(verdict: CandidateVerdict, row: OperationVerdict, golden: Golden) -> str:
-    """Return a failing operation in a few lines: where, the three values, the fence, and how to see just this."""
-    worst, layers = row.worst, ", ".join(map(str, row.layers_at_fault))
-    head = f"{verdict.name}: {row.operation}: {row.status} in {row.fprop_dtype}"
-    head += f", layers {layers}" if layers else ""
+def failing_operations(verdict: CandidateVerdict) -> dict[str, list[OperationVerdict]]:
+    """Return the rows that do not pass by operation, each in one or more compute dtypes, in forward order."""
+    failing: dict[str, list[OperationVerdict]] = {}
+    for row in verdict.operations:
+        if row.status != "pass":
+            failing.setdefault(row.operation, []).append(row)
+    return failing
+
+
+def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
+    """Return a failing operation, in all its dtypes, in a few lines: where, the values, the fence, how to see it."""
+    row = max(rows, key=lambda each: each.worst.ratio)
+    worst, layers = row.worst, sorted({layer for each in rows for layer in each.layers_at_fault})
+    head = f"{verdict.name}: {row.operation}: {row.status} in {' and '.join(each.fprop_dtype for each in rows)}"
+    head += f", layers {', '.join(map(str, layers))}" if layers else ""
     lines = [head, f"  case      {row.worst_case}, call {worst.call}, tap {worst.tap}"]
     if worst.problem:
         lines.append(f"  problem   {worst.problem}" + (f", first at {list(worst.index)}" if worst.index else ""))
     else:
-        expected = golden_value(golden, row.worst_case, worst)
         lines += [
             f"  worst at  {list(worst.index)}",
-            f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}, expected {expected:.9g}",
+            f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}, expected {worst.expected:.9g}",
             f"  error     {abs(worst.observed - worst.exact):.3g}, fence {worst.allowed:.3g}: {worst.tail:.3g} times",
             f"  bulk      {worst.bulk:.3g} times honest rounding, over {worst.num_elements} values",
         ]
-    for one in (*worst.systematic, *row.systematic):
-        if one.ratio > 1:
-            size = f"{one.coefficient:+.3g} ± {one.standard_error:.2g}"
-            lines.append(
-                f"  in common {one.name} {size}: {abs(one.score):.3g} standard errors, {one.allowed:.3g} allowed"
-            )
+    common = max((*worst.systematic, *row.systematic), key=lambda one: one.ratio, default=None)
+    if common is not None and common.ratio > 1:
+        size = f"{common.coefficient:+.3g} ± {common.standard_error:.2g}"
+        lines.append(
+            f"  in common {common.name} {size}: {abs(common.score):.3g} standard errors, {common.allowed:.3g} allowed"
+        )
     if row.diagnosis is not None:
         lines.append(f"  diagnosis {describe(row.diagnosis)}")
     lines.append(f"  reproduce {reproduce(verdict.name, row.worst_case)}")
     return "\n".join(lines)
 
 
-def golden_value(golden: Golden, case: str, comparison: Comparison) -> float:
-    """Return the golden value at the worst element of a comparison."""
-    taps: Mapping[str, Array] = read_taps(golden, case)
-    return float(taps[tap_key(comparison.call, comparison.tap)][comparison.index])
+def likely(rows: Sequence[OperationVerdict]) -> str:
+    """Return the likely faults behind the failures of an operation, an empty string where none is known."""
+    return next((" or ".join(row.diagnosis.faults) for row in rows if row.diagnosis and row.diagnosis.faults), "")
 
 
 def reproduce(candidate: str, case: str) -> str:

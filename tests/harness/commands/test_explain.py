@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from harness.__main__ import main
+from harness.faults import FAULTS
 from harness.graph import OPERATIONS
 from harness.verdict import SEVERITY
 
@@ -30,3 +31,17 @@ def test_every_operation_is_explained_from_the_graph_and_the_contract(
 def test_an_operation_names_its_permitted_alternatives(capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", "attention.logits"])
     assert "may also be  inner value not rounded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_is_explained_from_the_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", name]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith(f"{name}: a fault of {FAULTS[name].kind}")
+    assert FAULTS[name].explanation in output
+    assert FAULTS[name].provenance in output
+
+
+def test_an_operation_names_the_faults_that_show_there(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "moe.expert_hidden"])
+    assert "can have     gelu_erf: " in capsys.readouterr().out

@@ -4,6 +4,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.contract import tap_specs
+from harness.faults import FAULTS
 from harness.registry import builtin_names
 from tests.harness.honest_port import golden
 
@@ -20,6 +21,7 @@ def test_everything_there_is_has_a_line_with_its_meaning(capsys: pytest.CaptureF
         "presets": golden().manifest.presets,
         "taps": [spec.name for spec in tap_specs()],
         "candidates": builtin_names(),
+        "faults": FAULTS,
     }
     for what, names in known.items():
         found = listed(what, capsys)
