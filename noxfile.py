@@ -42,7 +42,8 @@ def tests(session: nox.Session) -> None:
     """Run the tests; `-- --thorough` runs the long profiles too."""
     session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4")
-    session.run("python", "-m", "pytest", *workers, *session.posargs, env=compiled_once(session))
+    one_thread = {"OMP_NUM_THREADS": "1"}  # of torch, in each worker: more of them would only wait for one another
+    session.run("python", "-m", "pytest", *workers, *session.posargs, env=compiled_once(session) | one_thread)
 
 
 @nox.session

@@ -30,6 +30,9 @@ COMMANDS: Mapping[str, Command] = {
     "run": Command(
         "judge candidates, by default all built-in ones", "--candidate torch_eager --case 'unequal/*' --json run.json"
     ),
+    "properties": Command(
+        "check laws that hold for every model, on drawn ones, without a golden", "--candidate torch_eager --draws 8"
+    ),
     "judge": Command("judge an answer folder that was written elsewhere", "jobs/unequal.float32 answers --quiet"),
     "write-jobs": Command("write job folders for a program that runs elsewhere", "run1 --case '*.bfloat16'"),
     "report": Command("write a page from the JSON report of a run", "run.json --html run.html"),

@@ -8,9 +8,13 @@ from pathlib import Path
 
 from harness import run
 from harness.child import Limits
+from harness.commands import properties
 from harness.commands.judging import add_report_options, conclude
 from harness.contract import LEVELS
 from harness.files import FileError
+from harness.properties.check import NUM_DRAWS
+from harness.properties.draws import drawn
+from harness.properties.laws import LAWS
 from harness.registry import builtin_names, find_candidate, missing_extra
 from harness.report.progress import progress_bar
 from harness.store import open_golden
@@ -40,6 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time for one case, loading included",
     )
+    parser.add_argument(
+        "--properties", action="store_true", help="check the laws of every model on drawn ones, not the golden cases"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
     add_report_options(parser)
 
@@ -53,7 +60,9 @@ def required_level(text: str) -> tuple[str, str]:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Judge candidates over the golden cases."""
+    """Judge candidates over the golden cases, or by the laws of every model."""
+    if options.properties:
+        return properties.check(options.candidate or builtin_names(), LAWS, drawn(NUM_DRAWS))
     golden = open_golden(options.golden)
     names = list(dict.fromkeys([*(options.candidate or builtin_names()), *(name for name, _ in options.require)]))
     absent = {name: extra for name in names if (extra := missing_extra(name))}

@@ -198,7 +198,7 @@ def run_broken(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> 
         (["check-golden", "no/such/golden"], "no/such/golden: no such folder"),
         (["capture", "--replace", "unequal/*"], "--replace needs --reason TEXT"),
         (["capture", "--reason", "better"], "--replace needs --reason TEXT"),
-        (["prove"], "no command 'prove'; there are"),
+        (["frobnicate"], "no command 'frobnicate'; there are"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

@@ -1,0 +1,52 @@
+"""`python -m harness properties`: laws of every model, checked on drawn ones without a golden."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from harness.commands import NONCONFORMING, PASS
+from harness.properties.check import NUM_DRAWS, check_properties
+from harness.properties.draws import Draw, drawn, parse_draw
+from harness.properties.laws import LAWS, Law
+from harness.registry import builtin_names, find_candidate
+from harness.report import laws as report
+from harness.report.progress import progress_bar
+from harness.report.terminal import wide_console
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--candidate",
+        action="append",
+        metavar="NAME",
+        help="built-in name, package.module, path/to/file.py or a program; may be repeated",
+    )
+    parser.add_argument(
+        "--law", action="append", choices=[law.name for law in LAWS], help="only this law; may be repeated"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--draws", type=int, default=NUM_DRAWS, metavar="N", help=f"how many models are drawn (default: {NUM_DRAWS})"
+    )
+    which.add_argument("--draw", type=str, metavar="SIZES", help="only this model, as a failure names it")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Check the laws."""
+    laws = [law for law in LAWS if options.law is None or law.name in options.law]
+    draws = drawn(options.draws) if options.draw is None else (parse_draw(options.draw),)
+    return check(options.candidate or builtin_names(), laws, draws)
+
+
+def check(names: Sequence[str], laws: Sequence[Law], draws: Sequence[Draw]) -> int:
+    """Check laws on draws for some candidates, show what was found, and return the exit status."""
+    console, passed = wide_console(), True
+    candidates = [find_candidate(name) for name in names]
+    with progress_bar(len(candidates) * len(draws)) as advance:
+        for candidate in candidates:
+            results = check_properties(candidate, laws=laws, draws=draws, on_progress=advance)
+            report.show(console, candidate.name, results)
+            passed = passed and all(result.passed for result in results)
+    return PASS if passed else NONCONFORMING
