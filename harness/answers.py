@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.contract import DTYPES, CandidateInfo, select_taps, tap_name, tap_specs
+from harness.contract import DTYPES, Array, CandidateInfo, select_taps, tap_name, tap_specs
 from harness.files import FileError, read_json
 from harness.jobs import Job, JobCase
 from harness.names import unknown
@@ -69,6 +69,20 @@ def read_answer(out_dir: Path, job: Job, unanswered: Mapping[str, Answer] | None
     except (FileError, OSError) as error:
         return {case.id: Answer(status="error", reason=one_line(str(error))) for case in job.cases}
     return {case.id: _read_case(out_dir, case, unanswered.get(case.id)) for case in job.cases}
+
+
+def read_weights(out_dir: Path) -> tuple[Mapping[str, Array], Mapping[str, object] | None]:
+    """Return the tensors of weights.safetensors and the object in partition_specs.json; nothing where they are absent.
+
+    Raises FileError for files that hold something else.
+    """
+    path = _plain_file(out_dir, "weights.safetensors")
+    weights = NO_TENSORS if path is None else open_tensors(path)
+    path = _plain_file(out_dir, "partition_specs.json")
+    specs = None if path is None else read_json(path, MAX_RESULT_BYTES)
+    if not (specs is None or isinstance(specs, dict)):
+        raise FileError(f"{path}: must be an object: a list of mesh axes by parameter")
+    return weights, specs
 
 
 def make_folders(out_dir: Path, job: Job) -> None:

@@ -234,3 +234,16 @@ class PreloadingModel(Model, Protocol):
     def preload(self, keys: Array, values: Array, steps: Array) -> None:
         """Set the caches of all layers: keys and values [layer, b, s, g, h] (keys after RoPE), steps int32 [b]."""
         ...
+
+
+class WeightShowingModel(Model, Protocol):
+    """A model that gives back its weights, to be compared with the stored ones before any tap.
+
+    Likewise optional are two functions of the module: `dequantize(weight, scales)`, which returns the matrix [.., k, n]
+    of int8 [.., k, n] and scales [.., G, n], and `partition_specs(config)`, which returns for every parameter its mesh
+    axes per dimension. Of models above 1 GiB no weights are asked for.
+    """
+
+    def loaded_weights(self) -> Mapping[str, Array]:
+        """Return any of the parameters by stored name; a quantised matrix in its parts or dequantised, as `…/w`."""
+        ...

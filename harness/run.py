@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.answers import Answer, read_answer
+from harness.answers import Answer, one_line, read_answer, read_weights
 from harness.cases import Case
 from harness.child import Limits
 from harness.compare import SPECS
-from harness.contract import split_tap, tap_names
+from harness.contract import LEVELS, split_tap, tap_names
+from harness.files import FileError
 from harness.jobs import read_job, write_job
 from harness.judge import Group, HonestRuns, Judged, judge_candidate
 from harness.local import call_sizes
@@ -21,7 +22,8 @@ from harness.power import power_of_run
 from harness.registry import Candidate
 from harness.runner import run_jobs
 from harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
-from harness.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of
+from harness.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
+from harness.weights import WeightProblem, check_partition_specs, check_weights
 
 NUM_CHILDREN = 2
 """Candidates that run at the same time; engines use several threads each."""
@@ -105,9 +107,12 @@ def run_candidates(
     honest_runs: HonestRuns = {}
     size = run_size(groups)
 
+    def answer_folders(candidate: Candidate) -> list[Path]:
+        return [folder / "answers" / candidate.name.replace("/", "_") / job.name for job in jobs]
+
     def run(candidate: Candidate) -> tuple[float, list[Mapping[str, Answer]]]:
         began = time.monotonic()
-        outs = [folder / "answers" / candidate.name.replace("/", "_") / job.name for job in jobs]
+        outs = answer_folders(candidate)
         pairs = list(zip(jobs, outs, strict=True))
         records = run_jobs(candidate, pairs, limits, lambda case: on_progress(candidate.name, case))
         answers: list[Mapping[str, Answer]] = [
@@ -119,9 +124,24 @@ def run_candidates(
     with ThreadPoolExecutor(NUM_CHILDREN) as pool:
         for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
             judged = judge_candidate(groups, answers, size, honest_runs)
-            verdict = summarise(candidate.name, groups, answers, judged, seconds)
+            weights = judge_weights(groups, answer_folders(candidate))
+            verdict = summarise(candidate.name, groups, answers, judged, seconds, weights)
             judgements.append(Judgement(verdict, folder / "answers" / candidate.name.replace("/", "_")))
     return judgements
+
+
+def judge_weights(groups: Sequence[Group], outs: Sequence[Path]) -> tuple[WeightProblem, ...]:
+    """Compare the weights and the sharding that a candidate shows in its answer folders with the stored ones."""
+    found: list[WeightProblem] = []
+    for group, out in zip(groups, outs, strict=True):
+        name, stored = group.preset.name, group.preset.weights
+        try:
+            shown, specs = read_weights(out)
+            found += check_weights(name, replace(group.preset.config, fprop_dtype=group.fprop_dtype), stored, shown)
+            found += [] if specs is None else check_partition_specs(name, stored, specs)
+        except (FileError, OSError) as error:
+            found.append(WeightProblem(preset=name, tensor=out.name, problem=one_line(str(error))))
+    return tuple(found)
 
 
 def summarise(
@@ -130,6 +150,7 @@ def summarise(
     answers: Sequence[Mapping[str, Answer]],
     judged: Sequence[Judged],
     seconds: float,
+    weights: tuple[WeightProblem, ...] = (),
 ) -> CandidateVerdict:
     """Gather the verdicts on a candidate's groups into one."""
     cases = tuple(verdict for each in judged for verdict in each.verdicts)
@@ -146,11 +167,14 @@ def summarise(
     }
     infos = [answer.info for each in answers for answer in each.values() if answer.info is not None]
     levels = [level_of(infos[0].taps, group.preset.config) for group in groups] if infos else ["none"]
-    level = min(levels, key=("none", "logits", "routes", "layers", "caches").index)
+    level = min(levels, key=("none", *LEVELS).index)
+    hidden = [missing_taps(infos[0].taps, group.preset.config, level) for group in groups] if infos else []
     return CandidateVerdict(
         name=name,
         version=infos[0].version if infos else "",
         level=level,
+        weights=weights,
+        next_taps=tuple(dict.fromkeys(tap for taps in hidden for tap in taps)),
         cases=cases,
         operations=by_operation(cases, dtypes, alternatives, diagnoses),
         seconds=seconds,
@@ -175,7 +199,8 @@ def judge_folder(golden: Golden, job_dir: Path, out_dir: Path) -> CandidateVerdi
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
     judged = judge_candidate(groups, answers, run_size(groups), {})
     names = [answer.info.name for each in answers for answer in each.values() if answer.info is not None]
-    return summarise(names[0] if names else out_dir.name, groups, answers, judged, 0.0)
+    weights = judge_weights(groups, [out for _, out in pairs])
+    return summarise(names[0] if names else out_dir.name, groups, answers, judged, 0.0, weights)
 
 
 def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:

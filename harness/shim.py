@@ -23,9 +23,11 @@ from harness.cases import tap_key
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
 from harness.files import read_json, write_json
 from harness.jobs import Job, JobCase, read_job
-from harness.tensors import digest, open_tensors, write_tensors
+from harness.tensors import TensorFile, digest, open_tensors, write_tensors
+from harness.weights import DEQUANTIZED, LOADED
 
 MAX_TRACEBACK = 4000
+MAX_SHOWN_BYTES = 2**30
 
 REFUSED, FAILED = 1, 2
 
@@ -41,7 +43,9 @@ def main(module: str, job_dir: Path, out_dir: Path) -> int:
         if job.fprop_dtype not in info.fprop_dtypes:
             raise Unsupported(f"fprop_dtype {job.fprop_dtype}; it runs {', '.join(info.fprop_dtypes)}")
         config = LanguageModelConfig.from_json(read_json(job_dir / "config.json"))
-        model = candidate.load(config, open_tensors(job_dir / "weights.safetensors"))
+        weights = open_tensors(job_dir / "weights.safetensors")
+        model = candidate.load(config, weights)
+        show_weights(candidate, model, config, weights, out_dir)
     except ModuleNotFoundError as error:
         return _refuse(out_dir, job, Unsupported(f"needs {error.name}, which is not installed"))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
@@ -69,6 +73,28 @@ def import_candidate(module: str) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(loaded)
     return loaded
+
+
+def show_weights(
+    candidate: ModuleType, model: Any, config: LanguageModelConfig, weights: TensorFile, out_dir: Path
+) -> None:
+    """Write what the optional hooks of a candidate return: weights.safetensors and partition_specs.json.
+
+    Of larger models no weights are shown: they would be written to disk once more. Raises what the candidate raises.
+    """
+    shown: dict[str, Array] = {}
+    if weights.data.nbytes <= MAX_SHOWN_BYTES:
+        if hasattr(model, "loaded_weights"):
+            shown |= {LOADED + name: np.array(value) for name, value in model.loaded_weights().items()}
+        if hasattr(candidate, "dequantize"):
+            names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
+            parts = {name: [np.array(weights[f"{name}.{part}"]) for part in ("weight", "scales")] for name in names}
+            shown |= {DEQUANTIZED + name: np.array(candidate.dequantize(*parts[name])) for name in names}
+    if shown:
+        write_tensors(out_dir / "weights.safetensors", shown)
+    if hasattr(candidate, "partition_specs"):
+        specs = candidate.partition_specs(config)
+        write_json(out_dir / "partition_specs.json", {name: list(spec) for name, spec in specs.items()})
 
 
 def run_case(

@@ -13,6 +13,7 @@ from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap
 from harness.diagnosis import Diagnosis
 from harness.power import Power
 from harness.statistics import Systematic, pooled
+from harness.weights import WeightProblem
 from harness.whole import Drift, Flip
 
 Status = Literal["pass", "fail", "missing", "unsupported", "error", "inconclusive"]
@@ -83,7 +84,12 @@ class OperationVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateVerdict:
-    """The verdict on a candidate, all that it rests on, and which known faults the run could have seen in it."""
+    """The verdict on a candidate, and all that it rests on.
+
+    `weights` are the weights that it shows and that are not as stored. `level` is the highest level of which it shows
+    every tap, and `next_taps` are the operations of the next level that it does not show. `powers` tell which known
+    faults the run could have seen in it.
+    """
 
     name: str
     version: str
@@ -92,11 +98,14 @@ class CandidateVerdict:
     operations: tuple[OperationVerdict, ...]
     seconds: float
     powers: tuple[Power, ...] = ()
+    weights: tuple[WeightProblem, ...] = ()
+    next_taps: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
-        """The gravest status of all cases and operations; `missing` if it does not even show the logits."""
+        """The gravest status of weights, cases and operations; `missing` if it does not even show the logits."""
         failed: list[Status] = [row.status for row in self.operations if row.status == "fail"]
+        failed += ["fail"] if self.weights else []
         status = worst_status([*(case.status for case in self.cases), *failed])
         return "missing" if status == "pass" and self.level == "none" else status
 
@@ -158,6 +167,15 @@ def level_of(taps: Sequence[str], config: LanguageModelConfig) -> str:
             break
         reached = level
     return reached
+
+
+def missing_taps(taps: Sequence[str], config: LanguageModelConfig, level: str) -> tuple[str, ...]:
+    """Return the operations that a candidate's globs do not show, of the level after the one given."""
+    following = LEVELS[("none", *LEVELS).index(level) :][:1]
+    shown = {split_tap(tap)[1] for tap in select_taps(tap_names(config), taps)}
+    present = {split_tap(tap)[1] for tap in tap_names(config)}
+    rows = [spec.operation for spec in tap_specs() if spec.level in following]
+    return tuple(operation for operation in rows if operation in present and operation not in shown)
 
 
 def by_operation(

@@ -195,6 +195,10 @@ class TorchModel:
         self.params = params
         self.memory: Memory | None = None
 
+    def loaded_weights(self) -> dict[str, Array]:
+        """Return the parameters as they are held, by stored name (SPEC §2)."""
+        return {name: to_numpy(parameter) for name, parameter in self.params.items()}
+
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run int32 [b, t], padded beyond lengths [b], from an empty cache; steps become lengths (SPEC §5)."""
         return self._run(tokens, lengths, init_memory(self.config, len(tokens)), taps)

@@ -34,6 +34,9 @@ COMMANDS: Mapping[str, Command] = {
         "check laws that hold for every model, on drawn ones, without a golden", "--candidate torch_eager --draws 8"
     ),
     "judge": Command("judge an answer folder that was written elsewhere", "jobs/unequal.float32 answers --quiet"),
+    "check-weights": Command(
+        "compare the weights that a candidate holds with the stored ones", "--candidate my_port.py"
+    ),
     "write-jobs": Command("write job folders for a program that runs elsewhere", "run1 --case '*.bfloat16'"),
     "report": Command("write a page from the JSON report of a run", "run.json --html run.html"),
     "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.compare import Comparison
-from harness.contract import tap_specs
+from harness.contract import LEVELS, tap_specs
 from harness.diagnosis import describe
 from harness.power import describe as describe_power
 from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict
@@ -46,6 +46,9 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
 
     In `quiet` detail the verdicts alone; `verbose` has a row for every candidate at every operation, and explains all.
     """
+    for verdict in verdicts:
+        for problem in verdict.weights:
+            console.print(f"{verdict.name}: weights: {problem}", highlight=False, markup=False, soft_wrap=True)
     if detail != "quiet":
         console.print(operations_table(verdicts, pooled=detail == "normal"))
         for verdict in verdicts:
@@ -55,6 +58,8 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
             console.print(line, highlight=False, soft_wrap=True)
     for verdict in verdicts:
         console.print(verdict_line(verdict), soft_wrap=True)
+        if detail != "quiet" and verdict.next_taps:
+            console.print(next_level(verdict), highlight=False, soft_wrap=True)
 
 
 def power_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
@@ -126,6 +131,12 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     name = " ".join(filter(None, (verdict.name, verdict.version)))
     status = (status_of(verdict), STYLES[verdict.status])
     return Text.assemble(f"{name}: ", status, f"; {'; '.join(parts)}")
+
+
+def next_level(verdict: CandidateVerdict) -> str:
+    """Return what a candidate would have to show for the level after its own."""
+    level = LEVELS[("none", *LEVELS).index(verdict.level)]
+    return f"  level {verdict.level}; level {level} would add {', '.join(verdict.next_taps)}"
 
 
 def status_of(verdict: CandidateVerdict) -> str:

@@ -16,6 +16,7 @@ from harness.verdict import (
     by_operation,
     case_status,
     level_of,
+    missing_taps,
     worst_status,
 )
 from harness.whole import Drift, Flip
@@ -168,3 +169,23 @@ def test_an_operation_that_was_nowhere_compared_is_inconclusive() -> None:
     assert row.status == "inconclusive"
     (row,) = by_operation([case("a", UNDECIDED), case("b", replace(GOOD, tap="logits"))], DTYPES, {})
     assert row.status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("level", "first", "last"),
+    [
+        ("none", "logits", "logits"),
+        ("logits", "router.logits", "moe.expert_gate"),
+        ("routes", "embedding", "final_norm"),
+        ("layers", "kv.keys", "kv.values"),
+    ],
+)
+def test_the_taps_that_the_next_level_would_add_are_told(level: str, first: str, last: str) -> None:
+    added = missing_taps((), UNEQUAL, level)
+    assert (added[0], added[-1]) == (first, last)
+    assert missing_taps(("*",), UNEQUAL, level) == ()
+
+
+def test_what_is_shown_already_is_not_added_by_the_next_level() -> None:
+    assert missing_taps(("logits", "*.router.*"), UNEQUAL, "logits") == ("moe.expert_index", "moe.expert_gate")
+    assert missing_taps(("*",), UNEQUAL, "caches") == ()

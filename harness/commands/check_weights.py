@@ -1,0 +1,76 @@
+"""`python -m harness check-weights`: the weights as a candidate holds them, before any forward pass matters."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import run
+from harness.answers import read_answer, read_weights
+from harness.child import Limits
+from harness.commands import NONCONFORMING, PASS
+from harness.commands.judging import GOLDEN
+from harness.files import FileError
+from harness.jobs import write_job
+from harness.judge import Group
+from harness.registry import Candidate, find_candidate
+from harness.runner import run_jobs
+from harness.store import open_golden
+
+HOOKS = "give the model loaded_weights(), or the module dequantize(weight, scales) or partition_specs(config)"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--candidate", required=True, metavar="NAME", help="as for run")
+    parser.add_argument("--case", default="*", metavar="GLOB", help="only presets and dtypes of matching cases")
+    parser.add_argument("--golden", type=Path, default=GOLDEN, metavar="DIR", help="default: golden/v1")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run a candidate over one case per preset and compute dtype, and look at nothing but the weights that it shows."""
+    golden = open_golden(options.golden)
+    candidate = find_candidate(options.candidate)
+    groups = run.read_groups(golden, options.case)
+    with tempfile.TemporaryDirectory() as scratch:
+        outs, failures = load_everywhere(candidate, groups, golden.manifest.suite, Path(scratch))
+        problems = run.judge_weights(groups, outs)
+        counts = [num_shown(out) for out in outs]
+    for problem in problems:
+        sys.stdout.write(f"{problem}\n")
+    empty = [group for group, count in zip(groups, counts, strict=True) if not count]
+    if empty:
+        reason = failures.get(empty[0].preset.name) or HOOKS
+        sys.stdout.write(f"{candidate.name}: shows no weights of {len(empty)} of {len(groups)} models: {reason}\n")
+    if not empty and not problems:
+        sys.stdout.write(f"{candidate.name}: {sum(counts)} tensors of {len(groups)} models are as stored\n")
+    return NONCONFORMING if problems or empty else PASS
+
+
+def load_everywhere(
+    candidate: Candidate, groups: tuple[Group, ...], suite: str, folder: Path
+) -> tuple[list[Path], dict[str, str]]:
+    """Run the first case of every group for its logits; return the answer folders, and why presets had no answer."""
+    jobs = [folder / "jobs" / f"{group.preset.name}.{group.fprop_dtype}" for group in groups]
+    outs = [folder / "answers" / job.name for job in jobs]
+    described = [
+        write_job(job, suite, group.preset, group.cases[:1], ("logits",), ())
+        for job, group in zip(jobs, groups, strict=True)
+    ]
+    records = run_jobs(candidate, list(zip(jobs, outs, strict=True)), Limits())
+    failures = {}
+    for job, out, record in zip(described, outs, records, strict=True):
+        (answer,) = read_answer(out, job, record.unanswered).values()
+        failures[job.preset] = "" if answer.status == "answered" else f"{answer.status}: {answer.reason}"
+    return outs, failures
+
+
+def num_shown(out_dir: Path) -> int:
+    """Return how many tensors and specs an answer folder shows; files that cannot be read are judged elsewhere."""
+    try:
+        shown, specs = read_weights(out_dir)
+    except (FileError, OSError):
+        return 1
+    return len(shown) + len(specs or ())

@@ -1,0 +1,192 @@
+"""The weights that a candidate shows: honest readings pass, and each known mistake is told by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.__main__ import main
+from harness.contract import DTYPES, GOLDEN_DIR, Array, LanguageModelConfig, Weights
+from harness.files import read_json
+from harness.weights import WeightProblem, check_partition_specs, check_weights
+from tests.harness.honest_port import golden_preset
+
+LAYER = "transformer/decoder_layer_0"
+QUERY, LINEAR, EXPERT = (
+    f"{LAYER}/multi_head_attention/query/w",
+    f"{LAYER}/multi_head_attention/linear/w",
+    f"{LAYER}/moe/linear_1/w",
+)
+NORM, ROUTER = f"{LAYER}/rms_norm/scale", f"{LAYER}/router/w"
+
+
+def config(dtype: str = "float32") -> LanguageModelConfig:
+    return replace(golden_preset("unequal").config, fprop_dtype=dtype)
+
+
+def stored() -> Weights:
+    return golden_preset("unequal").weights
+
+
+def check(shown: Mapping[str, Array], dtype: str = "float32") -> tuple[WeightProblem, ...]:
+    return check_weights("unequal", config(dtype), stored(), shown)
+
+
+def parts(name: str) -> tuple[Array, Array]:
+    return stored()[f"{name}.weight"].astype(np.float32), stored()[f"{name}.scales"].astype(np.float32)
+
+
+def product(name: str) -> Array:
+    """Return a dequantised matrix in float32, written out group by group."""
+    weight, scales = parts(name)
+    groups = np.split(weight, scales.shape[-2], axis=-2)
+    return np.concatenate([group * scales[..., i : i + 1, :] for i, group in enumerate(groups)], axis=-2)
+
+
+def test_stored_tensors_and_dequantised_matrices_pass() -> None:
+    shown = {f"loaded/{name}": array for name, array in stored().items()}
+    assert check(shown | {f"dequantized/{name}": product(name) for name in (QUERY, LINEAR, EXPERT)}) == ()
+    assert check({f"loaded/{EXPERT}": product(EXPERT).astype(DTYPES["bfloat16"])}) == ()
+
+
+def test_roundings_to_the_compute_dtype_pass_where_the_specification_rounds_and_nowhere_else() -> None:
+    table = "language_model/in_out_embed/embeddings"
+    shown = {f"loaded/{name}": stored()[name].astype(DTYPES["bfloat16"]) for name in (table, NORM, ROUTER)}
+    assert [problem.tensor for problem in check(shown, "bfloat16")] == [f"loaded/{NORM}", f"loaded/{ROUTER}"]
+    assert {problem.likely for problem in check(shown, "bfloat16")} == {"rounded to bfloat16"}
+    assert len(check(shown, "float32")) == 3
+
+
+def heads(x: Array) -> Array:
+    return x.reshape(len(x), -1, config().model.key_size)
+
+
+MISTAKES: dict[str, tuple[str, Callable[[], Array], str]] = {
+    "transposed": (LINEAR, lambda: product(LINEAR).T, "transposed: its last two axes are exchanged"),
+    "row_0": (EXPERT, lambda: parts(EXPERT)[0] * parts(EXPERT)[1][:, :1], "scales of row 0 used for every group"),
+    "interleaved": (
+        LINEAR,
+        lambda: parts(LINEAR)[0] * np.tile(parts(LINEAR)[1], (6, 1)),
+        "scales interleaved: row k has those of group k % 16, not k // 6",
+    ),
+    "unscaled": (QUERY, lambda: parts(QUERY)[0], "scales left out"),
+    "one_plus_scale": (NORM, lambda: 1 + stored()[NORM], "1 + scale, where the specification multiplies by scale"),
+    "another": (
+        f"{LAYER}/moe/linear/w",
+        lambda: product(f"{LAYER}/moe/linear_v/w"),
+        f"the values of {LAYER}/moe/linear_v/w",
+    ),
+    "experts_reversed": (EXPERT, lambda: product(EXPERT)[::-1], "its experts are in reverse order"),
+    "rotary_pairs": (
+        QUERY,
+        lambda: np.stack(np.split(heads(product(QUERY)), 2, axis=-1), -1).reshape(product(QUERY).shape),
+        "heads in interleaved rotary order: x1 and x2 alternate, where they are the two halves",
+    ),
+    "heads_tiled": (
+        QUERY,
+        lambda: heads(product(QUERY)).reshape(40, 3, 4, 8).swapaxes(1, 2).reshape(40, 96),
+        "query heads tiled: head j uses KV head j % g, not j // r",
+    ),
+    "float16": (QUERY, lambda: product(QUERY).astype(np.float16), "rounded to float16"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_known_mistake_is_named(name: str) -> None:
+    tensor, make, likely = MISTAKES[name]
+    (problem,) = check({f"loaded/{tensor}": make()})
+    assert problem.tensor == f"loaded/{tensor}"
+    assert problem.likely == likely
+
+
+def test_one_wrong_value_is_told_with_its_place_and_both_values() -> None:
+    wrong = product(EXPERT)
+    wrong[2, 5, 7] += 0.25
+    (problem,) = check({f"dequantized/{EXPERT}": wrong})
+    assert problem.index == (2, 5, 7)
+    assert problem.observed - problem.expected == pytest.approx(0.25)
+    assert problem.likely == ""
+    assert f"1 of {wrong.size} values differ, most at [2, 5, 7]: observed" in str(problem)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_a_problem(value: float) -> None:
+    wrong = stored()[NORM].copy()
+    wrong[3] = value
+    (problem,) = check({f"loaded/{NORM}": wrong})
+    assert problem.index == (3,)
+
+
+def test_a_name_that_is_not_stored_is_a_problem() -> None:
+    assert [p.problem for p in check({"loaded/nothing/w": np.zeros(1), NORM: np.zeros(1)})] == [
+        "no parameter of this configuration"
+    ] * 2
+
+
+def test_published_partition_specs_pass_and_another_is_named() -> None:
+    rows = read_json(GOLDEN_DIR / "published" / "partition_specs.json")
+    names = {row["path"]: np.zeros(0) for row in rows}
+    shown = {row["path"]: row["spec"] for row in rows}
+    assert check_partition_specs("grok-1", names, shown) == ()
+    assert check_partition_specs("grok-1", names, {**shown, ROUTER: ["data", None]}) == ()
+    (problem,) = check_partition_specs("grok-1", names, {**shown, EXPERT: [None, "data", "model"]})
+    assert str(problem) == (
+        f"grok-1: {EXPERT}: partition spec [None, 'data', 'model'], expected [None, 'model', 'data']"
+    )
+    without = {name: spec for name, spec in shown.items() if name != ROUTER}
+    assert [problem.tensor for problem in check_partition_specs("grok-1", names, without)] == [ROUTER]
+
+
+ADAPTER = """
+import numpy as np
+from candidates.numpy_float64 import INFO, load as load_right
+
+def load(config, weights):
+    model = load_right(config, weights)
+    model.loaded_weights = lambda: {**weights, NORM: FACTOR * weights[NORM]}
+    return model
+
+NORM = "transformer/decoder_layer_0/rms_norm/scale"
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return tmp_path / "adapter.py"
+
+
+def check_weights_of(adapter: Path) -> int:
+    return main(["check-weights", "--candidate", str(adapter), "--case", "stress/*.float32"])
+
+
+def test_check_weights_passes_what_is_as_stored(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter.write_text(ADAPTER.replace("FACTOR", "1"))
+    assert check_weights_of(adapter) == 0
+    assert capsys.readouterr().out.endswith(": 21 tensors of 1 models are as stored\n")
+
+
+def test_check_weights_needs_no_forward_pass_to_work(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter.write_text(ADAPTER.replace("FACTOR", "2").replace("return model", "del model.weights\n    return model"))
+    assert check_weights_of(adapter) == 1
+    assert f"stress: loaded/{NORM}: 40 of 40 values differ, most at [" in capsys.readouterr().out
+
+
+def test_check_weights_of_a_candidate_that_shows_none_fails(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter.write_text("from candidates.numpy_float64 import INFO, load\n")
+    assert check_weights_of(adapter) == 1
+    assert "shows no weights of 1 of 1 models: give the model loaded_weights()" in capsys.readouterr().out
+    adapter.write_text(
+        "from candidates.numpy_float64 import INFO\ndef load(config, weights): raise OSError('no device')"
+    )
+    assert check_weights_of(adapter) == 1
+    assert "error: OSError: no device" in capsys.readouterr().out
+
+
+def test_a_run_fails_on_its_weights_and_says_so_first(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter.write_text(ADAPTER.replace("FACTOR", "2"))
+    assert main(["run", "--candidate", str(adapter), "--case", "stress/*.float32"]) == 1
+    assert capsys.readouterr().out.startswith(f"{adapter}: weights: stress: loaded/{NORM}: 40 of 40 values differ")
