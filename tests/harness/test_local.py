@@ -133,7 +133,7 @@ def test_what_is_not_compared_may_be_anything_and_influences_nothing(case_id: st
         num_spoilt += int((~mask).sum())
         spoilt[key] = np.where(mask, x, np.array(-7 if x.dtype == np.int32 else anything, x.dtype))
     assert num_spoilt > 1000
-    assert check(case_id, spoilt) == check(case_id, taps)
+    assert repr(check(case_id, spoilt)) == repr(check(case_id, taps))  # NaN, where there is no number, equals itself
 
 
 def test_negative_zero_is_honest_where_zero_is_exact() -> None:
