@@ -39,6 +39,11 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "write-jobs": Command("write job folders for a program that runs elsewhere", "run1 --case '*.bfloat16'"),
     "report": Command("write a page from the JSON report of a run", "run.json --html run.html"),
+    "compare": Command(
+        "compare any two tap files",
+        "golden/v1/cases/ties/prefill/exact_ties.float32/taps.safetensors taps.safetensors --roundings 4",
+    ),
+    "diff": Command("tell which operations moved between two golden sets or two runs", "old.json new.json"),
     "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),
     "explain": Command("explain a fault, an operation or a verdict", "moe.expert_hidden"),
     "capture": Command("write golden fixtures with the canonical JAX model", "--out golden/v1"),

@@ -1,0 +1,80 @@
+"""`python -m harness diff`: two golden sets, or two runs, operation by operation."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from harness.commands import NONCONFORMING, PASS
+from harness.differences import Move, golden_moves, report_moves
+from harness.files import FileError
+from harness.names import unknown
+from harness.report.files import Report, read_report
+from harness.report.terminal import LOOK, wide_console
+from harness.store import open_golden
+
+STYLES = {"identical": "dim", "within fences": "green", "mended": "green"}
+"""Readings that are no reason to look closer; every other one is."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("old", type=Path, metavar="OLD", help="a golden set, or the JSON report of a run")
+    parser.add_argument("new", type=Path, metavar="NEW", help="another of the same kind")
+    parser.add_argument("--candidate", metavar="NAME", help="which candidate of the reports")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Show how every operation moved; exit status 1 if one moved beyond its fences, or is gone."""
+    if options.old.is_dir() != options.new.is_dir():
+        raise FileError(f"{options.old} and {options.new}: give two golden sets, or two JSON reports")
+    if options.old.is_dir():
+        moves, notes = golden_moves(open_golden(options.old), open_golden(options.new))
+    else:
+        reports = [read_report(path) for path in (options.old, options.new)]
+        moves, notes = report_moves(*(candidate_of(each, options.candidate) for each in reports)), []
+    wide_console().print(moves_table(moves))
+    sys.stdout.writelines(f"{note}\n" for note in notes)
+    counts = {
+        reading: sum(move.reading == reading for move in moves) for reading in dict.fromkeys(m.reading for m in moves)
+    }
+    sys.stdout.write("; ".join(f"{count} {reading}" for reading, count in counts.items()) + "\n")
+    return PASS if moves and not notes and set(counts) <= {*STYLES, "new"} else NONCONFORMING
+
+
+def candidate_of(report: Report, name: str | None) -> Report:
+    """Return one candidate's row of a report: that of a name, or the only one; raises FileError."""
+    rows = {row["name"]: row for row in report["candidates"]}
+    if name is None and len(rows) == 1:
+        return next(iter(rows.values()))
+    if name not in rows:
+        raise FileError(f"{unknown('candidate', name or '', rows)}: name one with --candidate")
+    row: Report = rows[name]
+    return row
+
+
+def moves_table(moves: Sequence[Move]) -> Table:
+    """Return one row per operation and compute dtype."""
+    table = Table(title="Operations, old and new", **LOOK)
+    for column in ("operation", "dtype", "reading"):
+        table.add_column(column, no_wrap=True)
+    for column in ("measured / allowed", "moved / honest", "taps changed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("most in", overflow="fold")
+    for move in moves:
+        table.add_row(
+            move.operation,
+            move.dtypes,
+            Text(move.reading, style=STYLES.get(move.reading, "bold red")),
+            "" if math.isnan(move.old) else f"{move.old:.3g} → {move.new:.3g}",
+            "" if math.isnan(move.distance) else f"{move.distance:.3g}",
+            f"{move.num_changed}/{move.num_taps}" if move.num_taps else "",
+            move.where,
+        )
+    return table

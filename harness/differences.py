@@ -1,0 +1,248 @@
+"""How two runs differ: two tap files element by element, two golden sets or two reports operation by operation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from harness.cases import Case, Preset, tap_key
+from harness.compare import SPECS, widen
+from harness.contract import Array, CandidateInfo, split_tap, tap_names, tap_specs
+from harness.local import Evidence, gather
+from harness.operations.arithmetic import UNIT_ROUNDOFF
+from harness.oracle import ExactWeights
+from harness.store import Golden, read_case, read_preset, read_taps
+from harness.whole import SAFETY, Honest, honest_run, per_token, route_of
+
+T = TypeVar("T")
+Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]
+
+EVERYTHING = CandidateInfo(name="golden", version="")
+
+
+@dataclass(frozen=True)
+class TapDifference:
+    """How one tap differs between two files.
+
+    `roundings` is the largest difference in units of one rounding of the narrower dtype at its magnitude, `relative`
+    the root mean square of the differences over that of the expected values; `problem` says what no number can.
+    """
+
+    tap: str
+    num_elements: int = 0
+    num_changed: int = 0
+    largest: float = 0.0
+    roundings: float = 0.0
+    relative: float = 0.0
+    index: tuple[int, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Move:
+    """How one operation moved from an old run to a new one.
+
+    `old` and `new` are measured / allowed of the two runs, `distance` how far the values moved in units of what two
+    honest runs may differ by; NaN where that is not known. `where` is the tap and case that moved most.
+    """
+
+    operation: str
+    dtypes: str
+    reading: Reading
+    old: float = math.nan
+    new: float = math.nan
+    distance: float = math.nan
+    num_changed: int = 0
+    num_taps: int = 0
+    where: str = ""
+
+
+def tap_differences(expected: Mapping[str, Array], observed: Mapping[str, Array]) -> list[TapDifference]:
+    """Return the differences of two files, tap by tap in the order of the forward pass."""
+    order = {spec.operation: i for i, spec in enumerate(tap_specs())}
+
+    def place(key: str) -> tuple[str, int, int, str]:
+        call, _, tap = key.rpartition("/")
+        layer, operation = split_tap(tap)
+        position = order.get(operation, -1)
+        return (
+            call,
+            layer if layer is not None else (10**6 if operation in ("final_norm", "logits") else -1),
+            position,
+            key,
+        )
+
+    return [
+        tap_difference(key, expected.get(key), observed.get(key)) for key in sorted({*expected, *observed}, key=place)
+    ]
+
+
+def tap_difference(tap: str, expected: Array | None, observed: Array | None) -> TapDifference:
+    """Return how one tap differs; None stands for one that is not there."""
+    if expected is None or observed is None:
+        return TapDifference(tap, problem="only in OBSERVED" if expected is None else "missing in OBSERVED")
+    if expected.shape != observed.shape:
+        return TapDifference(tap, problem=f"shape {list(observed.shape)}, expected {list(expected.shape)}")
+    a, b = widen(expected), widen(observed)
+    if np.array_equal(a, b, equal_nan=True):
+        return TapDifference(tap, a.size)
+    if (finite := np.isfinite(a) & np.isfinite(b)).sum() < a.size:
+        odd = ~finite & ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        if odd.any():
+            return TapDifference(tap, a.size, problem=f"{int(odd.sum())} of {a.size} values are not finite in one file")
+    error = np.where(finite, np.abs(a - b), 0.0)
+    unit = max(UNIT_ROUNDOFF.get(str(x.dtype), UNIT_ROUNDOFF["float32"]) for x in (expected, observed))
+    magnitude = np.maximum(np.where(finite, np.abs(a), 0.0), np.where(finite, np.abs(b), 0.0))
+    roundings = np.divide(error, unit * magnitude, out=np.zeros_like(error), where=magnitude > 0)
+    norm = math.sqrt(float(np.square(np.where(finite, a, 0.0)).mean()))
+    index = np.unravel_index(int(roundings.argmax()), roundings.shape)
+    return TapDifference(
+        tap,
+        a.size,
+        int((error > 0).sum()),
+        float(error.max()),
+        float(roundings.max()),
+        math.sqrt(float(np.square(error).mean())) / norm if norm else math.inf,
+        tuple(int(i) for i in index),
+    )
+
+
+def golden_moves(old: Golden, new: Golden) -> tuple[list[Move], list[str]]:
+    """Return how every operation moved from one golden set to another, and what could not be compared.
+
+    What is compared is the error along each set's own choice of experts, per token, against what two honest runs may
+    differ by. Taps of equal digests are not read.
+    """
+    distances: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    notes = [f"case {name} is only in {which}" for which, name in only_in(old.manifest.cases, new.manifest.cases)]
+    for case_id in sorted(set(old.manifest.cases) & set(new.manifest.cases)):
+        before, after = old.manifest.cases[case_id], new.manifest.cases[case_id]
+        preset = case_id.split("/", 1)[0]
+        if before.inputs != after.inputs or old.manifest.presets[preset] != new.manifest.presets[preset]:
+            notes.append(f"case {case_id} has other inputs or weights")
+            continue
+        same = {key for key in before.taps if before.taps[key] == after.taps.get(key)}
+        dtype = read_case(old, case_id).fprop_dtype
+        moved = case_distances(old, new, case_id) if len(same) < len(before.taps) else {}
+        for key in before.taps:
+            operation = split_tap(key.split("/", 1)[1])[1]
+            distance = 0.0 if key in same else moved.get(key, 0.0)
+            distances.setdefault((operation, dtype), []).append(
+                (distance if key not in same else -1.0, f"{case_id} {key}")
+            )
+    return [golden_move(operation, dtype, found) for (operation, dtype), found in in_order(distances)], notes
+
+
+def golden_move(operation: str, dtype: str, found: list[tuple[float, str]]) -> Move:
+    """Return the move of one operation from the distances of its taps, below 0 where the digest is the same."""
+    distance, where = max(found)
+    num_changed = sum(each >= 0 for each, _ in found)
+    reading: Reading = "identical" if not num_changed else "within fences" if distance <= 1 else "beyond fences"
+    return Move(
+        operation,
+        dtype,
+        reading,
+        distance=max(distance, 0.0),
+        num_changed=num_changed,
+        num_taps=len(found),
+        where=where if num_changed else "",
+    )
+
+
+def case_distances(old: Golden, new: Golden, case_id: str) -> dict[str, float]:
+    """Return how far every tap of a case moved, its worst token, in units of what two honest runs may differ by."""
+    case = read_case(old, case_id)
+    preset = read_preset(old, case.preset)
+    weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    runs = [honest(preset, case, dict(read_taps(golden, case_id)), weights) for golden in (old, new)]
+    (before, exact_before), (after, exact_after) = runs
+    found = {}
+    for call in range(len(case.calls)):
+        for tap in tap_names(before.config):
+            key, operation = (call, tap), split_tap(tap)[1]
+            if operation == "moe.expert_index":
+                found[tap_key(call, tap)] = 0.0  # other choices show in the distances of what follows along each route
+                continue
+            mask = np.broadcast_to(before.masks[call, operation], before.observed[key].raw.shape)
+            errors = [
+                np.where(mask, run.observed[key].cleaned - exact.exact[key], 0.0)
+                for run, exact in ((before, exact_before), (after, exact_after))
+            ]
+            moved = per_token(errors[1] - errors[0], SPECS[operation].axes)
+            allowed = SAFETY * (exact_before.error[key] + exact_after.error[key]) + np.finfo(np.float32).tiny
+            found[tap_key(call, tap)] = float((moved / allowed).max())
+    return found
+
+
+def honest(preset: Preset, case: Case, taps: Mapping[str, Array], weights: ExactWeights) -> tuple[Evidence, Honest]:
+    """Return what a golden run shows and the exact run along its own choice of experts."""
+    evidence = gather(preset, case, EVERYTHING, taps)
+    return evidence, honest_run(preset, case, route_of(evidence), weights, evidence.recorded)
+
+
+def report_moves(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Move]:
+    """Return how every operation of one candidate moved between two reports.
+
+    Operations are matched by compute dtype where the runs share one, else by name alone: each is measured against the
+    fences of its own dtype.
+    """
+    sides = [{(row["operation"], row["fprop_dtype"]): row for row in each["operations"]} for each in (old, new)]
+    shared = {dtype for _, dtype in sides[0]} & {dtype for _, dtype in sides[1]}
+    if not shared:
+        sides = [by_name(side) for side in sides]
+    before, after = sides
+    return [report_move(key, before.get(key), after.get(key)) for key, _ in in_order({**before, **after})]
+
+
+def by_name(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return the worst row of every operation, whatever its dtype."""
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for (operation, _), row in rows.items():
+        key = operation, ""
+        found[key] = row if key not in found else max(found[key], row, key=measured)
+    return found
+
+
+def report_move(key: tuple[str, str], old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Move:
+    """Return the move of one operation between two reports."""
+    if old is None or new is None:
+        present = new or old or {}
+        return Move(key[0], present["fprop_dtype"], "new" if old is None else "gone", where=present["worst_case"])
+    readings: dict[tuple[bool, bool], Reading] = {
+        (True, True): "within fences",
+        (True, False): "beyond fences",
+        (False, True): "mended",
+        (False, False): "beyond fences",
+    }
+    same = old["fprop_dtype"] == new["fprop_dtype"] and old["worst"] == new["worst"]
+    return Move(
+        key[0],
+        " → ".join(dict.fromkeys((old["fprop_dtype"], new["fprop_dtype"]))),
+        "identical" if same else readings[old["status"] == "pass", new["status"] == "pass"],
+        old=measured(old),
+        new=measured(new),
+        where=new["worst_case"],
+    )
+
+
+def measured(row: Mapping[str, Any]) -> float:
+    """Return measured / allowed of an operation's worst comparison, infinite where no number can say it."""
+    worst = row["worst"]
+    return math.inf if worst["problem"] else max(float(worst["tail"]), float(worst["bulk"]))
+
+
+def only_in(old: Iterable[str], new: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield (OLD or NEW, name) for every name that only one side has."""
+    before, after = set(old), set(new)
+    yield from (("OLD", name) for name in sorted(before - after))
+    yield from (("NEW", name) for name in sorted(after - before))
+
+
+def in_order(rows: Mapping[tuple[str, str], T]) -> list[tuple[tuple[str, str], T]]:
+    """Return rows by (operation, dtype) in the order of the forward pass."""
+    order = [spec.operation for spec in tap_specs()]
+    return sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1]))

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.__main__ import main
+from harness.contract import DTYPES, Array
+from harness.differences import golden_moves, report_moves, tap_difference, tap_differences
+from harness.report.files import report_of, write_report_json
+from harness.store import open_golden, read_case, read_preset, read_taps
+from harness.tensors import open_tensors, write_tensors
+from harness.verdict import CandidateVerdict
+from harness.writing import write_golden
+from tests.harness.honest_port import golden
+from tests.harness.test_report import BAD, FAILING, GOOD, PASSING, verdict
+from tests.harness.tiny_golden import write_tiny
+
+TAPS = {"call0/embedding": np.ones((1, 2, 3), np.float32), "call0/logits": np.full((1, 2, 3), 2.0, np.float32)}
+
+
+def differ(taps: Mapping[str, Array]) -> dict[str, str]:
+    return {
+        each.tap: each.problem or f"{each.num_changed} by {each.roundings:g}"
+        for each in tap_differences(TAPS, taps)
+        if each.problem or each.num_changed
+    }
+
+
+def test_equal_files_do_not_differ_even_in_nan_and_zero_of_either_sign() -> None:
+    odd = np.array([np.nan, 0.0, np.inf], np.float32)
+    assert tap_difference("x", odd, odd * np.array([1, -1, 1], np.float32)).num_changed == 0
+    assert differ(TAPS) == {}
+
+
+def test_a_difference_is_counted_in_roundings_of_the_narrower_dtype() -> None:
+    near = np.array(TAPS["call0/logits"])
+    near[0, 1, 2] *= 1 + 2.0**-22
+    found = tap_difference("call0/logits", TAPS["call0/logits"], near)
+    assert (found.num_changed, found.index) == (1, (0, 1, 2))
+    assert found.roundings == pytest.approx(4, rel=1e-3)
+    narrow = tap_difference("call0/logits", TAPS["call0/logits"], near.astype(DTYPES["bfloat16"]))
+    assert narrow.num_changed == 0
+
+
+def test_what_no_number_can_tell_is_told_in_words() -> None:
+    assert differ({"call0/logits": TAPS["call0/logits"][:, :1]}) == {
+        "call0/embedding": "missing in OBSERVED",
+        "call0/logits": "shape [1, 1, 3], expected [1, 2, 3]",
+    }
+    assert differ({**TAPS, "call0/layers.00.output": TAPS["call0/logits"]}) == {
+        "call0/layers.00.output": "only in OBSERVED"
+    }
+    nan = np.full((1, 2, 3), np.nan, np.float32)
+    assert differ({**TAPS, "call0/logits": nan}) == {"call0/logits": "6 of 6 values are not finite in one file"}
+
+
+def test_taps_come_in_the_order_of_the_forward_pass() -> None:
+    names = [
+        "call0/embedding",
+        "call0/layers.00.attention.norm",
+        "call0/layers.00.output",
+        "call0/logits",
+        "call1/embedding",
+    ]
+    taps = dict.fromkeys(reversed(names), TAPS["call0/logits"])
+    assert [each.tap for each in tap_differences(taps, taps)] == names
+
+
+@pytest.mark.parametrize(("roundings", "status"), [("0", 1), ("3", 1), ("5", 0)])
+def test_compare_exits_with_1_beyond_what_is_accepted(
+    roundings: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tensors(tmp_path / "a", TAPS)
+    write_tensors(tmp_path / "b", {**TAPS, "call0/logits": TAPS["call0/logits"] * np.float32(1 + 2.0**-22)})
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--roundings", roundings]) == status
+    output = capsys.readouterr().out
+    assert "1 of 2 taps have the same values" in output
+    assert ("first call0/logits" in output) == (status == 1)
+
+
+def moves_of(old: CandidateVerdict, new: CandidateVerdict) -> dict[str, str]:
+    before, after = (report_of([each], golden())["candidates"][0] for each in (old, new))
+    return {move.operation: move.reading for move in report_moves(before, after)}
+
+
+def test_two_runs_are_told_apart_by_what_each_operation_became() -> None:
+    better = verdict(replace(PASSING, comparisons=(replace(GOOD, tail=0.5),)))
+    right = verdict(replace(PASSING, comparisons=(replace(BAD, tail=0.5, bulk=0.5),)))
+    assert moves_of(verdict(PASSING), verdict(PASSING)) == {"attention.query": "identical"}
+    assert moves_of(verdict(PASSING), better) == {"attention.query": "within fences"}
+    assert moves_of(right, verdict(replace(FAILING, comparisons=(BAD,)))) == {"attention.key": "beyond fences"}
+    assert moves_of(verdict(replace(FAILING, comparisons=(BAD,))), right) == {"attention.key": "mended"}
+    assert moves_of(verdict(PASSING), right) == {"attention.query": "gone", "attention.key": "new"}
+
+
+def test_runs_in_different_dtypes_are_matched_by_operation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of([verdict(PASSING)], golden())
+    write_report_json(tmp_path / "old.json", report)
+    wide = report["candidates"][0]["operations"][0]
+    write_report_json(
+        tmp_path / "new.json",
+        {**report, "candidates": [{**report["candidates"][0], "operations": [{**wide, "fprop_dtype": "float32"}]}]},
+    )
+    assert main(["diff", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(" attention.query"))
+    assert line.split()[:6] == ["attention.query", "bfloat16", "→", "float32", "within", "fences"]
+
+
+def test_equal_golden_sets_are_identical_and_nothing_is_read(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        write_tiny(tmp_path / name)
+    for name in ("old", "new"):
+        shutil.rmtree(tmp_path / name / "presets" / "quantised")
+    moves, notes = golden_moves(open_golden(tmp_path / "old"), open_golden(tmp_path / "new"))
+    assert {move.reading for move in moves} == {"identical"}
+    assert notes == []
+
+
+@pytest.fixture
+def other_golden(tmp_path: Path) -> Path:
+    """A golden set of one case, whose logits are twice what they should be."""
+    case = read_case(golden(), "ties/prefill/exact_ties.float32")
+    for name, factor in (("old", 1), ("new", 2)):
+        taps = dict(read_taps(golden(), case.id))
+        taps["call0/logits"] = taps["call0/logits"] * np.float32(factor)
+        write_golden(
+            tmp_path / name,
+            suite="1.0.0",
+            provenance=golden().manifest.provenance,
+            presets=[read_preset(golden(), case.preset)],
+            cases=[(case, taps)],
+        )
+    return tmp_path
+
+
+def test_a_golden_set_that_moved_beyond_honest_rounding_says_where(
+    other_golden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", str(other_golden / "old"), str(other_golden / "new")]) == 1
+    (line,) = (
+        line for line in capsys.readouterr().out.splitlines() if "beyond" in line and "logits" in line.split()[0]
+    )
+    assert line.split()[:4] == ["logits", "float32", "beyond", "fences"]
+    assert len(open_tensors(other_golden / "old/cases/ties/prefill/exact_ties.float32/taps.safetensors")) > 20
+
+
+def test_a_golden_set_and_a_report_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", str(tmp_path), str(tmp_path / "run.json")]) == 2
+    assert "give two golden sets, or two JSON reports" in capsys.readouterr().err
