@@ -67,6 +67,21 @@ def c_port(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Click through a report in headless Chromium and leave screenshots in `build/`; needs chromium installed."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests/browser/page_in_chromium.py"]))
+
+
+@nox.session
+def screenshot(session: nox.Session) -> None:
+    """Make the README's picture of a report, `harness/report/first_screen.png`; needs chromium installed."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))
+    command = ("python", "-m", "pytest", "tests/browser/page_in_chromium.py", "-k", "first_screen")
+    session.run(*command, env={"SCREENSHOTS": "harness/report"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the arrows between the packages."""
     session.install(*_group("lint"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from harness.contract import split_tap
 from harness.files import whole_file
+from harness.power import Power, describe
 from harness.report.charts import BIN_LABELS, STYLES, WITHIN, Line, by_category, key, line_chart
 from harness.report.files import Report
 from harness.report.view import SHADES, CandidateView, Cell, Growth, candidate_view
@@ -45,11 +47,12 @@ def render(report: Report) -> str:
         headline=headline(views),
         views=views,
         suite=report["suite"],
-        date=report.get("date", ""),
+        date=datetime.fromisoformat(report["date"]).strftime("%Y-%m-%d %H:%M UTC"),
         golden=report["golden"],
         provenance=report["provenance"],
         legend=legend(),
         meaning=f"{MEANINGS['pass']}.",
+        powers=powers(rows),
         growth_chart=growth_chart,
         position_chart=position_chart,
         styles=STYLES,
@@ -64,6 +67,15 @@ def headline(views: Sequence[CandidateView]) -> str:
     if not failed:
         return f"{len(views)} of {len(views)} candidates pass"
     return f"{', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not conform"
+
+
+def powers(rows: Sequence[Report]) -> dict[str, list[str]]:
+    """Return what the run could see, by statement, with the candidates of which it is true."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        for power in row["powers"]:
+            names.setdefault(f"{row['level']} in {describe(Power(**power))}", []).append(row["name"])
+    return names
 
 
 def legend() -> list[str]:

@@ -10,16 +10,16 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-function histogram(counts, unit) {
+function histogram(counts, unit, [low, high] = ["bar", "bar beyond"]) {
   const [width, height, foot] = [420, 150, 34];
   const step = width / counts.length, tallest = Math.log1p(Math.max(...counts)) || 1;
   const words = counts.map((count, i) => (count ? `${labels[i]}: ${count}` : "")).filter(Boolean).join(", ");
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${unit}: ${words || "nothing compared"}` });
   counts.forEach((count, i) => {
-    const high = (height - foot - 14) * Math.log1p(count) / tallest, middle = (i + 0.5) * step;
-    svg.append(make("rect", { class: i < within ? "bar" : "bar beyond", x: i * step + 1, y: height - foot - high, width: step - 2, height: high }));
+    const tall = (height - foot - 14) * Math.log1p(count) / tallest, middle = (i + 0.5) * step;
+    svg.append(make("rect", { class: i < within ? low : high, x: i * step + 1, y: height - foot - tall, width: step - 2, height: tall }));
     svg.append(make("text", { class: "tick", x: middle, y: height - foot + 13 }, labels[i]));
-    if (count) svg.append(make("text", { x: middle, y: height - foot - high - 3 }, short(count)));
+    if (count) svg.append(make("text", { x: middle, y: height - foot - tall - 3 }, short(count)));
   });
   svg.append(make("text", { class: "axis", x: width / 2, y: height - 5 }, unit));
   return svg;
@@ -84,7 +84,7 @@ for (const article of document.querySelectorAll("article")) {
 }
 
 for (const figure of document.querySelectorAll("figure[data-counts]")) {
-  figure.prepend(histogram(JSON.parse(figure.dataset.counts), figure.dataset.unit));
+  figure.prepend(histogram(JSON.parse(figure.dataset.counts), figure.dataset.unit, ["bar close", "bar"]));
 }
 
 function show(index) {
