@@ -29,7 +29,8 @@ def visible_keys(config: LanguageModelConfig, tokens: Array, steps: Array) -> Ar
 def compared(case: Case, call: int, config: LanguageModelConfig) -> dict[str, Array]:
     """Return the mask of each kind of comparison in the tap contract, by kind.
 
-    tokens bool [b, t]; slots bool [b, s]; visible bool [b, t, s]; weights bool [b, t, s].
+    tokens bool [b, t]; slots bool [b, s]; visible bool [b, t, s]; weights bool [b, t, s]. A query that sees no key does
+    not count, nor does the cache slot that it fills, unless the case is `published_degenerate`.
     """
     tokens, lengths = case.calls[call].tokens, case.calls[call].lengths
     steps = steps_before(case, call)
@@ -39,6 +40,8 @@ def compared(case: Case, call: int, config: LanguageModelConfig) -> dict[str, Ar
     if case.published_degenerate:
         slots = np.ones_like(slots)
     else:
+        for row, (step, blind) in enumerate(zip(steps, real & ~visible.any(-1), strict=True)):
+            slots[row, step : step + len(blind)] &= ~blind
         real = real & visible.any(-1)
     return {
         "tokens": real,
