@@ -19,6 +19,8 @@ from harness.report.files import Report, read_report
 from harness.report.terminal import LOOK, wide_console
 from harness.store import open_golden
 
+PIPE_WIDTH = 160
+
 STYLES = {"identical": "dim", "within fences": "green", "mended": "green"}
 """Readings that are no reason to look closer; every other one is."""
 
@@ -39,7 +41,7 @@ def execute(options: argparse.Namespace) -> int:
     else:
         reports = [read_report(path) for path in (options.old, options.new)]
         moves, notes = report_moves(*(candidate_of(each, options.candidate) for each in reports)), []
-    wide_console().print(moves_table(moves))
+    wide_console(PIPE_WIDTH).print(moves_table(moves))
     sys.stdout.writelines(f"{note}\n" for note in notes)
     counts = {
         reading: sum(move.reading == reading for move in moves) for reading in dict.fromkeys(m.reading for m in moves)
@@ -64,17 +66,14 @@ def moves_table(moves: Sequence[Move]) -> Table:
     table = Table(title="Operations, old and new", **LOOK)
     for column in ("operation", "dtype", "reading"):
         table.add_column(column, no_wrap=True)
-    for column in ("measured / allowed", "moved / honest", "taps changed"):
+    runs = any(not math.isnan(move.old) for move in moves)
+    for column in ("measured / allowed",) if runs else ("moved / honest", "taps changed"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("most in", overflow="fold")
     for move in moves:
-        table.add_row(
-            move.operation,
-            move.dtypes,
-            Text(move.reading, style=STYLES.get(move.reading, "bold red")),
-            "" if math.isnan(move.old) else f"{move.old:.3g} → {move.new:.3g}",
-            "" if math.isnan(move.distance) else f"{move.distance:.3g}",
-            f"{move.num_changed}/{move.num_taps}" if move.num_taps else "",
-            move.where,
-        )
+        measured = "" if math.isnan(move.old) else f"{move.old:.3g} → {move.new:.3g}"
+        distance = "" if math.isnan(move.distance) else f"{move.distance:.3g}"
+        figures = (measured,) if runs else (distance, f"{move.num_changed}/{move.num_taps}")
+        reading = Text(move.reading, style=STYLES.get(move.reading, "bold red"))
+        table.add_row(move.operation, move.dtypes, reading, *figures, move.where)
     return table

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from harness.commands import NONCONFORMING, PASS
 from harness.contract import GOLDEN_DIR, LEVELS
-from harness.report import files, html, terminal
+from harness.report import files, github, html, terminal
 from harness.store import Golden
 from harness.verdict import CandidateVerdict
 
@@ -46,6 +47,7 @@ def conclude(
 ) -> int:
     """Show a run, write its reports, and return the exit status, for which the optional candidates do not count."""
     terminal.show(terminal.wide_console(), verdicts, options.detail)
+    sys.stdout.writelines(f"{line}\n" for line in github.report_to_github(verdicts, os.environ))
     report = files.report_of(verdicts, golden)
     if options.json is not None:
         files.write_report_json(options.json, report)

@@ -35,10 +35,10 @@ MAX_FAILURES = 5
 """Failing operations that are explained in full, per candidate; the table and the JSON hold all."""
 
 
-def wide_console() -> Console:
+def wide_console(width: int = PIPE_WIDTH) -> Console:
     """Return the console of standard output; in a pipe it is wide enough for the names of cases."""
     console = Console(markup=False)
-    return console if console.is_terminal else Console(markup=False, width=PIPE_WIDTH)
+    return console if console.is_terminal else Console(markup=False, width=width)
 
 
 def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail = "normal") -> None:

@@ -270,14 +270,15 @@ def faults_of(row: Mapping[str, Any]) -> list[Fault]:
 
 
 def other_reasons(row: Mapping[str, Any]) -> list[str]:
-    """Return why cases did not pass that no failing operation explains, each reason once with the number of cases."""
+    """Return what no failing operation explains: weights that differ, and why cases did not pass, each reason once."""
     explained = {case for operation in row["operations"] for case in operation["cases_at_fault"]}
     counts: dict[str, int] = {}
     for case in row["cases"]:
         if case["status"] != "pass" and case["case"] not in explained:
             reason = f"{case['status']}: {case['reason']}"
             counts[reason] = counts.get(reason, 0) + 1
-    return [f"{count} cases, {reason}" for reason, count in counts.items()]
+    weights = [f"weights of {each['preset']}: {each['tensor']}: {each['problem']}" for each in row["weights"]]
+    return [*weights, *(f"{count} cases, {reason}" for reason, count in counts.items())]
 
 
 def routing(row: Mapping[str, Any]) -> list[Layer]:
@@ -358,7 +359,7 @@ def facts(row: Mapping[str, Any]) -> dict[str, str]:
     repeated = {case["repeatable"] for case in row["cases"]} - {None}
     observers = [case["observer"] for case in row["cases"] if case["observer"]]
     return {
-        "level": row["level"],
+        "level": row["level"] + (f"; the next would add {', '.join(row['next_taps'])}" if row["next_taps"] else ""),
         "repeatable": "not tried" if not repeated else "bit for bit" if repeated == {True} else "no",
         "tapping": observers[0] if observers else "changes nothing",
         "seconds": f"{row['seconds']:.1f}",

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import fastjsonschema
 import pytest
 from rich.console import Console
 
 from harness.compare import Comparison
 from harness.diagnosis import Diagnosis
+from harness.report import terminal
 from harness.report.files import plain, report_of, write_junit, write_report_json
 from harness.report.progress import progress_bar
 from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show, status_of
@@ -179,6 +181,18 @@ def test_the_json_report_holds_everything_and_spells_out_what_json_cannot(tmp_pa
     assert passing["repeatable"] is True
     assert failing["drifts"][0]["ratio"] == "nan"
     assert failing["comparisons"][1]["index"] == [1, 3, 2, 7]
+
+
+def test_the_json_report_is_what_the_published_schema_says() -> None:
+    schema = json.loads((Path(terminal.__file__).parent / "report.schema.json").read_text())
+    check = fastjsonschema.compile(schema)
+    report = json.loads(json.dumps(report_of([verdict(PASSING), verdict(FAILING), verdict(CRASHED)], golden())))
+    check(report)
+    for name, key in (("comparison", "histogram"), ("case", "margins"), ("candidate", "level")):
+        assert key in schema["definitions"][name]["required"]
+    report["candidates"][0]["cases"][0]["comparisons"][0].pop("histogram")
+    with pytest.raises(fastjsonschema.JsonSchemaValueException, match="histogram"):
+        check(report)
 
 
 def test_plain_keeps_what_json_can_hold() -> None:

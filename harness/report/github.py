@@ -1,0 +1,70 @@
+"""The run for GitHub Actions: a summary of the step in markdown, and an annotation per failing operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from harness.report.terminal import explain, failing_operations, format_ratio, likely, status_of
+from harness.verdict import CandidateVerdict
+
+MAX_ANNOTATIONS = 10
+"""GitHub shows ten annotations of a kind per step."""
+
+
+def report_to_github(verdicts: Sequence[CandidateVerdict], environment: Mapping[str, str]) -> Iterator[str]:
+    """Append the summary where GITHUB_STEP_SUMMARY says, and yield the annotations if GITHUB_ACTIONS is set."""
+    if path := environment.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as file:  # the other steps of the job write there too
+            file.write(summary(verdicts))
+    if environment.get("GITHUB_ACTIONS"):
+        yield from error_commands(verdicts)
+
+
+def summary(verdicts: Sequence[CandidateVerdict]) -> str:
+    """Return the run in markdown: one line per candidate, and every failing operation explained."""
+    lines = [
+        "## Grok-1 conformance",
+        "",
+        "| candidate | verdict | cases | likely fault | at |",
+        "|---|---|---|---|---|",
+    ]
+    for verdict in verdicts:
+        failing = failing_operations(verdict)
+        faults = ", ".join(dict.fromkeys(filter(None, map(likely, failing.values()))))
+        passed = sum(case.status == "pass" for case in verdict.cases)
+        cells = (verdict.name, status_of(verdict), f"{passed} of {len(verdict.cases)}", faults, ", ".join(failing))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for verdict in verdicts:
+        for operation, rows in failing_operations(verdict).items():
+            worst = max((row.worst for row in rows), key=lambda each: each.ratio)
+            head = f"{verdict.name}: {operation}, {format_ratio(worst)}"
+            lines += [
+                "",
+                f"<details><summary>{head}</summary>",
+                "",
+                "```text",
+                explain(verdict, rows),
+                "```",
+                "</details>",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def error_commands(verdicts: Sequence[CandidateVerdict]) -> Iterator[str]:
+    """Yield one `::error` per failing operation, or per candidate that failed without one."""
+    found = [
+        (verdict, operation, rows) for verdict in verdicts for operation, rows in failing_operations(verdict).items()
+    ]
+    for verdict, operation, rows in found[:MAX_ANNOTATIONS]:
+        yield f"::error title={escaped(f'{verdict.name}: {operation}', 'property')}::{escaped(explain(verdict, rows))}"
+    for verdict in verdicts:
+        if not verdict.passed and not failing_operations(verdict):
+            reason = next((case.reason for case in verdict.cases if case.status != "pass"), "shows no logits")
+            yield f"::error title={escaped(verdict.name, 'property')}::{escaped(f'{verdict.status}: {reason}')}"
+
+
+def escaped(text: str, kind: str = "message") -> str:
+    """Return a text as a workflow command takes it."""
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace(":", "%3A").replace(",", "%2C") if kind == "property" else text

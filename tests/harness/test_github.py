@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from harness.report.github import MAX_ANNOTATIONS, report_to_github, summary
+from tests.harness.test_html import BROKEN
+from tests.harness.test_report import BAD, CRASHED, FAILING, MANY, PASSING, verdict
+
+
+def annotated(*verdicts: object) -> list[str]:
+    return list(report_to_github(verdicts, {"GITHUB_ACTIONS": "true"}))  # type: ignore[arg-type] # verdicts
+
+
+def test_outside_github_nothing_is_written() -> None:
+    assert list(report_to_github([BROKEN], {})) == []
+
+
+def test_the_summary_is_appended_and_has_a_row_per_candidate_with_the_likely_fault(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_text("before\n")
+    assert list(report_to_github([BROKEN, verdict(PASSING, name="good")], {"GITHUB_STEP_SUMMARY": str(path)})) == []
+    lines = path.read_text().splitlines()
+    assert lines[0] == "before"
+    assert "| port | fail | 0 of 1 | gelu_erf | attention.key |" in lines
+    assert "| good | pass (layers) | 1 of 1 |  |  |" in lines
+    assert "port: attention.key: fail in bfloat16, layers 1" in lines
+
+
+def test_a_name_cannot_add_a_column() -> None:
+    assert "| a\\|b | pass (layers) |" in summary([verdict(PASSING, name="a|b")])
+
+
+def test_every_failing_operation_is_annotated_on_one_line() -> None:
+    (line,) = annotated(BROKEN)
+    assert line.startswith("::error title=port%3A attention.key::port: attention.key: fail in bfloat16, layers 1%0A")
+    assert "\n" not in line
+
+
+def test_a_candidate_that_crashed_is_annotated_with_its_reason() -> None:
+    assert annotated(verdict(CRASHED)) == ["::error title=port::error: killed by signal 11"]
+    assert annotated(verdict(PASSING)) == []
+
+
+def test_no_more_annotations_are_written_than_github_shows() -> None:
+    many = replace(FAILING, comparisons=tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in MANY))
+    assert len(annotated(verdict(many), verdict(many, name="other"))) == MAX_ANNOTATIONS
