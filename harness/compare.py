@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.blocks import blocks_of, fence_ratio, find
 from harness.cases import Case
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
-from harness.distribution import Element, histogram, worst_tokens
+from harness.distribution import Element, worst_tokens
 from harness.masks import compared, expand
 from harness.noise import Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
-from harness.statistics import Systematic, systematic
+from harness.statistics import Systematic, conclude
 
 SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}
 
@@ -144,51 +145,34 @@ def clean(x: Array, mask: Array | np.bool_) -> Array:
 def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, mask: Array, recorded: str) -> Comparison:
     """Compare an observed tap (float64) with its exact result where the mask, broadcast to the tap's shape, is set."""
     mask = np.broadcast_to(mask, observed.shape)
-    num_elements = int(mask.sum())
-    if not num_elements:
+    found = find(observed.size, blocks_of(observed, exact, fence, mask), recorded)
+    if not found.num_elements:
         return Comparison(call, tap, 0)
-    finite = np.isfinite(observed)
-    if not finite[mask].all():
-        index = tuple(int(i) for i in np.argwhere(mask & ~finite)[0])
-        return Comparison(
-            call,
-            tap,
-            num_elements,
-            index=index,
-            observed=float(observed[index]),
-            exact=float(exact.value[index]),
-            problem=f"{int((mask & ~finite).sum())} of {num_elements} values are not finite",
-        )
-    signed = np.where(mask, observed - exact.value, 0.0)
-    error = np.abs(signed)
-    ratio = np.divide(error, fence.allowed, out=np.where(error > 0, np.inf, 0.0), where=fence.allowed > 0)
-    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
-    scored = mask & (exact.value != 0) & (fence.deviation > 0)  # a masked weight is exactly 0 and would dilute the mean
-    squares = np.square(error[scored] / fence.deviation[scored])
-    bulk = math.sqrt(squares.mean()) / (1 + 6 / math.sqrt(2 * squares.size)) if squares.size else 0.0
+    place = found.first_bad if found.num_bad else found.worst
+    index = tuple(int(i) for i in np.unravel_index(place, observed.shape))
+    seen, wanted = float(observed[index]), float(exact.value[index])
+    if found.num_bad:
+        problem = f"{found.num_bad} of {found.num_elements} values are not finite"
+        return Comparison(call, tap, found.num_elements, index=index, observed=seen, exact=wanted, problem=problem)
+    tokens: tuple[Element, ...] = ()
+    if found.tail > 1:
+        ratio = fence_ratio(np.where(mask, np.abs(observed - exact.value), 0.0), fence.allowed)
+        tokens = worst_tokens(ratio, observed, exact.value, fence.allowed, SPECS[split_tap(tap)[1]].axes)
     return Comparison(
         call,
         tap,
-        num_elements,
-        tail=float(ratio[index]),
-        bulk=bulk,
-        systematic=systematic(signed, exact, fence, scored, recorded),
-        excess=excess_units(error, exact, recorded, mask),
+        found.num_elements,
+        tail=found.tail,
+        bulk=found.bulk,
+        systematic=conclude(found.directions or {}, fence.factor),
+        excess=found.excess,
         index=index,
-        observed=float(observed[index]),
-        exact=float(exact.value[index]),
+        observed=seen,
+        exact=wanted,
         allowed=float(fence.allowed[index]),
-        histogram=histogram(ratio[mask]),
-        tokens=worst_tokens(ratio, observed, exact.value, fence.allowed, SPECS[split_tap(tap)[1]].axes),
+        histogram=found.counts,
+        tokens=tokens,
     )
-
-
-def excess_units(error: Array, exact: Exact, recorded: str, mask: Array) -> float:
-    """Return the largest error beyond one rounding to the recorded dtype, in the operation's float32 units."""
-    beyond = error - UNIT_ROUNDOFF[recorded] * np.abs(exact.value) - exact.jump
-    unit = UNIT_ROUNDOFF["float32"] * (np.abs(exact.value) + exact.bound + exact.spread)
-    counted = mask & (beyond > 0) & (unit > 0)
-    return float((beyond[counted] / unit[counted]).max(initial=0.0))
 
 
 def compare_routing(

@@ -29,8 +29,8 @@ class Element:
 
 def histogram(ratio: Array) -> tuple[int, ...]:
     """Return how many of some errors / fences fall into each bin of `EDGES`; NaN counts as beyond all."""
-    counts = np.bincount(np.searchsorted(EDGES, ratio.ravel()), minlength=len(EDGES) + 1)
-    return tuple(int(count) for count in counts)
+    at_most = [int(np.count_nonzero(ratio <= edge)) for edge in EDGES]
+    return tuple(upper - lower for lower, upper in zip((0, *at_most), (*at_most, ratio.size), strict=True))
 
 
 def worst_tokens(

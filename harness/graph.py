@@ -44,6 +44,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.norm",),
         weights=("multi_head_attention/query/w",),
         alternatives=ANY_WEIGHTS,
+        products="btdqh",
     ),
     Operation(
         name="attention.key",
@@ -52,6 +53,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.norm",),
         weights=("multi_head_attention/key/w",),
         alternatives=ANY_WEIGHTS,
+        products="btdgh",
     ),
     Operation(
         name="attention.value",
@@ -60,6 +62,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.norm",),
         weights=("multi_head_attention/value/w",),
         alternatives=ANY_WEIGHTS,
+        products="btdgh",
     ),
     Operation(
         name="attention.query_rotated",
@@ -91,6 +94,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=attention.attention_logits,
         inputs=("attention.query_rotated", "kv.keys"),
         alternatives=(CANONICAL, CARRIED, LIKE_THE_CACHE),
+        products="btqsh",
     ),
     Operation(
         name="attention.weights",
@@ -104,6 +108,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=attention.attend,
         inputs=("attention.weights", "kv.values"),
         alternatives=(CANONICAL, LIKE_THE_CACHE),
+        products="btqsh",
     ),
     Operation(
         name="attention.output",
@@ -112,6 +117,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.heads",),
         weights=("multi_head_attention/linear/w",),
         alternatives=ANY_WEIGHTS,
+        products="btqhd",
     ),
     Operation(
         name="attention.output_norm",
@@ -139,6 +145,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=router.router_logits,
         inputs=("moe.norm",),
         weights=("router/w",),
+        products="btde",
     ),
     Operation(
         name="router.probabilities",
@@ -165,6 +172,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("moe.norm", "moe.expert_index"),
         weights=("moe/linear/w",),
         alternatives=ANY_WEIGHTS,
+        products="btcdf",
     ),
     Operation(
         name="moe.expert_up",
@@ -173,6 +181,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("moe.norm", "moe.expert_index"),
         weights=("moe/linear_v/w",),
         alternatives=ANY_WEIGHTS,
+        products="btcdf",
     ),
     Operation(
         name="moe.expert_hidden",
@@ -187,6 +196,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("moe.expert_hidden", "moe.expert_index"),
         weights=("moe/linear_1/w",),
         alternatives=ANY_WEIGHTS,
+        products="btcfd",
     ),
     Operation(
         name="dense.activation",
@@ -195,6 +205,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("moe.norm",),
         weights=("linear/w",),
         alternatives=ANY_WEIGHTS,
+        products="btdf",
     ),
     Operation(
         name="dense.up",
@@ -203,6 +214,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("moe.norm",),
         weights=("linear_v/w",),
         alternatives=ANY_WEIGHTS,
+        products="btdf",
     ),
     Operation(
         name="dense.hidden",
@@ -217,6 +229,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.combine,
         inputs=("moe.expert_gate", "moe.expert_output"),
         alternatives=(CANONICAL, CARRIED),
+        products="btcd",
     ),
     Operation(
         name="dense.output",
@@ -225,6 +238,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("dense.hidden",),
         weights=("linear_1/w",),
         alternatives=ANY_WEIGHTS,
+        products="btfd",
     ),
     Operation(
         name="moe.output_norm",
@@ -259,6 +273,7 @@ OPERATIONS: tuple[Operation, ...] = (
             Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept"),
             Alternative("only the activations rounded", inner="kept", constant="kept", operands="fprop"),
         ),
+        products="btdv",
     ),
 )
 

@@ -42,6 +42,12 @@ def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
     return tuple(sorted(name for name in modules if not name.startswith("_")))
 
 
+def default_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
+    """Return the built-in candidates that a run judges unless told otherwise: all but those marked `by_name`."""
+    needs = tomllib.loads((folder / EXTRAS).read_text())
+    return tuple(name for name in builtin_names(folder) if not needs.get(name, {}).get("by_name", False))
+
+
 def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:
     """Return the extra that a built-in candidate needs and that is not installed, an empty string if there is none."""
     needs = tomllib.loads((folder / EXTRAS).read_text()).get(name)

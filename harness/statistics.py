@@ -11,15 +11,19 @@ one cluster: a thousand weights near 1/7 err alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contract import Array
+from harness.contract import DTYPES, Array
 from harness.noise import Fence
-from harness.operations.arithmetic import round_to
 from harness.operations.row import Exact
+
+NUM_CLUSTERS = 2**16
+
+MIXER = np.uint32(2654435761)
+"""An odd number near 2³² / φ: multiplying by it spreads the bits of a float32 over the upper half (Knuth, §6.4)."""
 
 OCTAVES = (-4, 12)
 """The lowest and highest power of two that bounds a bin of arguments; what lies beyond joins the outermost bins."""
@@ -53,39 +57,94 @@ class Systematic:
         return abs(self.score) / self.allowed
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What a direction sums over some elements: residual · direction by cluster, direction², and terms of the floor."""
+
+    terms: Array
+    information: float
+    floor: float
+
+    def __add__(self, other: Sums) -> Sums:
+        """Return the sums over both, which have the same clusters."""
+        return Sums(self.terms + other.terms, self.information + other.information, self.floor + other.floor)
+
+
 def systematic(error: Array, exact: Exact, fence: Fence, scored: Array, recorded: str) -> tuple[Systematic, ...]:
     """Return every systematic statistic of a tap's signed error, over the elements that are scored.
 
     Directions along which nothing errs are left out.
     """
-    if fence.common is None or not error[scored].any():
-        return ()
-    residual, gain, common = (x[scored] / fence.deviation[scored] for x in (error, exact.value, fence.common))
-    with np.errstate(over="ignore"):
-        cluster = np.unique(round_to(exact.value[scored], recorded), return_inverse=True)[1]
-    directions = [("gain", gain), ("bias", np.ones_like(gain))]
-    if exact.argument is not None:
-        directions += [(f"gain {name}", gain * chosen) for name, chosen in octaves(exact.argument[scored])]
-    found = (project(name, residual, along, common, cluster, fence.factor) for name, along in directions)
-    return tuple(one for one in found if one is not None)
+    return conclude(direction_sums(error, exact, fence, scored, recorded, alone=True), fence.factor)
 
 
-def project(
-    name: str, residual: Array, direction: Array, common: Array, cluster: Array, allowed: float
-) -> Systematic | None:
-    """Return the coefficient of whitened residuals along a direction, all [n]; None where they are all 0."""
-    terms = np.bincount(cluster, residual * direction)
-    if not terms.any():
-        return None
-    information = float(direction @ direction)
-    return Systematic(
-        name=name,
-        coefficient=float(terms.sum()) / information,
-        standard_error=math.sqrt(float(terms @ terms)) / information,
-        floor=float(np.abs(direction) @ common) / information,
-        information=information,
-        allowed=allowed,
+def conclude(directions: Mapping[str, Sums], allowed: float) -> tuple[Systematic, ...]:
+    """Return the statistic of every direction along which something errs."""
+    return tuple(
+        Systematic(
+            name=name,
+            coefficient=float(sums.terms.sum()) / sums.information,
+            standard_error=math.sqrt(float(sums.terms @ sums.terms)) / sums.information,
+            floor=sums.floor / sums.information,
+            information=sums.information,
+            allowed=allowed,
+        )
+        for name, sums in directions.items()
+        if sums.terms.any()
     )
+
+
+def direction_sums(
+    error: Array, exact: Exact, fence: Fence, scored: Array, recorded: str, *, alone: bool
+) -> dict[str, Sums]:
+    """Return the sums of every direction over the elements that are scored, whitened by their deviation.
+
+    `alone` where they are not merged with others: only the clusters that occur are kept then.
+    """
+    if fence.common is None or not error.any():
+        return {}
+
+    def take(x: Array) -> Array:
+        return x.ravel() if all_scored else x[scored]
+
+    all_scored = bool(scored.all())
+    deviation = take(fence.deviation)
+    residual, gain, common = (take(x) / deviation for x in (error, exact.value, fence.common))
+    cluster = cluster_of(take(exact.value), recorded)
+    if alone:
+        cluster = np.unique(cluster, return_inverse=True)[1]
+    directions: list[tuple[str, Array]] = [("gain", gain), ("bias", np.ones_like(gain))]
+    if exact.argument is not None:
+        directions += [(f"gain {name}", gain * chosen) for name, chosen in octaves(take(exact.argument))]
+    return {
+        name: Sums(
+            terms=np.bincount(cluster, residual * along, minlength=0 if alone else NUM_CLUSTERS),
+            information=float(np.square(along).sum()),
+            floor=float((np.abs(along) * common).sum()),
+        )
+        for name, along in directions
+    }
+
+
+def merge_directions(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums]:
+    """Return the sums of every direction of either, added where both have it."""
+    return {
+        name: one[name] + other[name] if name in one and name in other else one.get(name) or other[name]
+        for name in dict.fromkeys((*one, *other))
+    }
+
+
+def cluster_of(value: Array, recorded: str) -> Array:
+    """Return the cluster of every value, an integer below NUM_CLUSTERS: the same for values that round to the same.
+
+    A 16-bit dtype has as many values; float32 values share clusters by chance, which costs a little power only.
+    """
+    with np.errstate(over="ignore"):
+        rounded = value.astype(np.float32)
+        if recorded in ("bfloat16", "float16"):
+            return rounded.astype(DTYPES[recorded]).view(np.uint16).astype(np.intp)
+    bits = rounded.view(np.uint32)
+    return ((bits * MIXER) >> np.uint32(16)).astype(np.intp)
 
 
 def octaves(argument: Array) -> Iterator[tuple[str, Array]]:

@@ -15,7 +15,7 @@ from harness.files import FileError
 from harness.properties.check import NUM_DRAWS
 from harness.properties.draws import drawn
 from harness.properties.laws import LAWS
-from harness.registry import builtin_names, find_candidate, missing_extra
+from harness.registry import default_names, find_candidate, missing_extra
 from harness.report.progress import progress_bar
 from harness.store import open_golden
 
@@ -62,9 +62,9 @@ def required_level(text: str) -> tuple[str, str]:
 def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model."""
     if options.properties:
-        return properties.check(options.candidate or builtin_names(), LAWS, drawn(NUM_DRAWS))
+        return properties.check(options.candidate or default_names(), LAWS, drawn(NUM_DRAWS))
     golden = open_golden(options.golden)
-    names = list(dict.fromkeys([*(options.candidate or builtin_names()), *(name for name, _ in options.require)]))
+    names = list(dict.fromkeys([*(options.candidate or default_names()), *(name for name, _ in options.require)]))
     absent = {name: extra for name in names if (extra := missing_extra(name))}
     candidates = [find_candidate(name) for name in names if name not in absent]
     groups = run.read_groups(golden, options.case)

@@ -74,7 +74,8 @@ class Operation:
 
     Inputs are operations of the same layer, or `residual_stream` (the embedding or the previous layer's output),
     `previous:TAP` (the tap of the call before, or the preloaded cache) and `last_output`. Weights are paths below
-    the layer's module. `alternatives` never widen a fence: one is chosen per candidate over all data.
+    the layer's module. `alternatives` never widen a fence: one is chosen per candidate over all data. `products` are
+    the axes of a contraction, kept and summed ones: it multiplies and adds once per element of all of them together.
     """
 
     name: str
@@ -83,3 +84,4 @@ class Operation:
     inputs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = (CANONICAL,)
+    products: str = ""

@@ -100,5 +100,5 @@ def test_an_unknown_candidate_is_one_line_that_says_what_may_be_given(name: str)
 
 
 def test_a_misspelt_built_in_candidate_is_suggested() -> None:
-    with pytest.raises(UnknownCandidateError, match=r"did you mean torch_eager\?"):
+    with pytest.raises(UnknownCandidateError, match="did you mean torch_eager"):
         find_candidate("torch_eagr")

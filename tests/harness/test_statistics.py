@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.compare import Comparison, compare
-from harness.contract import Array
+from harness.compare import SPECS, Comparison, compare
+from harness.contract import Array, split_tap
 from harness.noise import fence_of
 from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.experts import gelu
@@ -33,7 +33,11 @@ def scores(exact: Exact, observed: Array, recorded: str) -> dict[str, Systematic
 
 
 def compared(exact: Exact, observed: Array, recorded: str, tap: str = "layers.00.attention.query") -> Comparison:
-    return compare(0, tap, exact, fence_of(exact, recorded, LAMBDA), observed, np.ones(len(observed), bool), recorded)
+    shape = (1, -1, *(1 for _ in SPECS[split_tap(tap)[1]].axes[2:]))
+    argument = None if exact.argument is None else exact.argument.reshape(shape)
+    shaped = replace(exact, value=exact.value.reshape(shape), argument=argument)
+    fence = fence_of(shaped, recorded, LAMBDA)
+    return compare(0, tap, shaped, fence, observed.reshape(shape), np.ones(shaped.value.shape, bool), recorded)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float16", "float32"]))

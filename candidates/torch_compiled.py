@@ -1,0 +1,102 @@
+"""The torch port compiled by inductor: what surrounds the experts is fused, and weights are dequantised once, at load.
+
+The functions are those of `torch_eager`; the compiler is told to round wherever eager execution does. The experts stay
+eager: their shapes depend on the data, and they are products that a library does best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from candidates.torch_eager import model as eager
+from candidates.torch_eager import operations
+from candidates.torch_eager.parameters import Params, check_config, load_params, matrix, to_numpy, to_torch
+from harness.contract import (
+    Array,
+    CandidateInfo,
+    LanguageModelConfig,
+    TransformerConfig,
+    Weights,
+    select_taps,
+    split_tap,
+    tap_name,
+    tap_names,
+)
+
+__all__ = ["INFO", "load"]
+
+INFO = CandidateInfo(name="torch_compiled", version=str(torch.__version__))
+
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"emulate_precision_casts": True}
+"""Values that are fused keep every cast to bf16."""
+
+MAX_PROGRAMS = 256
+"""Programs that one function may be compiled into: beyond its limit torch would silently run eagerly."""
+
+
+def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
+    """Return a model with the stored weights (SPEC §2), dequantised; float32 products are pinned to full precision.
+
+    Raises Unsupported for a compute dtype other than float32 and bfloat16, ValueError for a configuration or weights
+    that cannot be run.
+    """
+    check_config(config)
+    torch.set_float32_matmul_precision("highest")
+    torch._dynamo.config.recompile_limit = MAX_PROGRAMS  # noqa: SLF001 - there is no public name
+    torch._dynamo.config.accumulated_recompile_limit = MAX_PROGRAMS  # noqa: SLF001 - likewise
+    return CompiledModel(config, dequantised(load_params(config, weights)))
+
+
+def dequantised(params: Params) -> Params:
+    """Return the parameters with int8 matrices multiplied out, each in the dtype in which its product is taken."""
+    names = {name.removesuffix(".weight").removesuffix(".scales") for name in params}
+    made = {name: matrix(params, name) for name in sorted(names)}
+    return {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()}
+
+
+@torch.compile(options=OPTIONS)
+def run_layer(
+    config: TransformerConfig,
+    params: Params,
+    x: Tensor,
+    mask_in: Tensor,
+    memory: eager.KVMemory,
+    wanted: frozenset[str],
+) -> tuple[Tensor, eager.KVMemory, Mapping[str, Tensor]]:
+    """Return the residual stream [b, t, d] after a layer, its new cache, and the wanted values by operation."""
+    values: dict[str, Tensor] = {}
+
+    def tap(name: str, value: Tensor) -> Tensor:
+        if name in wanted:
+            values[name] = value
+        return value
+
+    x, memory = eager.decoder_layer(config, params, "", x, mask_in, memory, tap)
+    return x, memory, values
+
+
+class CompiledModel(eager.TorchModel):
+    """The torch port with its layers compiled: one program serves all layers of a model."""
+
+    def _run(self, tokens: Array, lengths: Array, memory: eager.Memory, taps: Collection[str]) -> dict[str, Array]:
+        config, ids = self.config, to_torch(tokens).to(torch.int64)
+        eager.check_call(config, tokens, lengths, memory)
+        wanted = select_taps(tap_names(config), taps)
+        table = self.params["language_model/in_out_embed/embeddings"]
+        x = operations.embed(table, ids, config.embedding_multiplier_scale)  # [b, t, d]
+        values, updated = {"embedding": x}, []
+        for layer, cache in enumerate(memory):
+            path = f"transformer/decoder_layer_{layer}"
+            params = {name.removeprefix(path): w for name, w in self.params.items() if name.startswith(f"{path}/")}
+            names = frozenset(name for index, name in map(split_tap, wanted) if index == layer)
+            x, new_cache, made = run_layer(config.model, params, x, ids > config.pad_token, cache, names)
+            values |= {tap_name(layer, name): value for name, value in made.items()}
+            updated.append(new_cache)
+        values["final_norm"] = operations.rms_norm(x, self.params["language_model/rms_norm/scale"])
+        values["logits"] = operations.unembed(values["final_norm"], table, config.output_multiplier_scale)  # [b, t, v]
+        self.memory = eager.advance(tuple(updated), to_torch(lengths).to(torch.int64))
+        return {name: to_numpy(values[name]) for name in wanted}

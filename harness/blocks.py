@@ -1,0 +1,170 @@
+"""One tap against its exact result in one pass: blocks that stay in the processor's cache, shared out among threads.
+
+Whatever the size of the tap, the temporaries take constant memory; sums and extremes of the blocks are merged.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.contract import Array
+from harness.distribution import EDGES, histogram
+from harness.noise import Fence
+from harness.operations.arithmetic import UNIT_ROUNDOFF
+from harness.operations.row import Exact
+from harness.statistics import Sums, direction_sums, merge_directions
+
+BLOCK_SIZE = 2**16
+"""Elements of a block: the dozen float64 temporaries of a block fit a cache of 4 MiB."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of a tap, flattened: what was observed, its exact result and fence, what is compared; all [n]."""
+
+    observed: Array
+    exact: Exact
+    fence: Fence
+    mask: Array
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is found in some elements; places are flat indices into the tap.
+
+    `tail` is the largest error / fence, at `worst`; `squares` the sum of the `num_scored` squared errors over their
+    deviations; `counts` a histogram of error / fence; `directions` the sums of the systematic statistics.
+    """
+
+    num_elements: int = 0
+    num_bad: int = 0
+    first_bad: int = 0
+    tail: float = -1.0
+    worst: int = 0
+    squares: float = 0.0
+    num_scored: int = 0
+    excess: float = 0.0
+    counts: tuple[int, ...] = (0,) * (len(EDGES) + 1)
+    directions: Mapping[str, Sums] | None = None
+
+    @property
+    def bulk(self) -> float:
+        """The root mean square of errors over what honest rounding gives, less six of its standard deviations."""
+        if not self.num_scored:
+            return 0.0
+        return math.sqrt(self.squares / self.num_scored) / (1 + 6 / math.sqrt(2 * self.num_scored))
+
+    def __add__(self, other: Findings) -> Findings:
+        """Return what is found in both; of equal extremes the first in the tap counts."""
+        bad = min((self, other), key=lambda found: (not found.num_bad, found.first_bad))
+        worse = max((self, other), key=lambda found: (found.tail, -found.worst))
+        return Findings(
+            num_elements=self.num_elements + other.num_elements,
+            num_bad=self.num_bad + other.num_bad,
+            first_bad=bad.first_bad,
+            tail=worse.tail,
+            worst=worse.worst,
+            squares=self.squares + other.squares,
+            num_scored=self.num_scored + other.num_scored,
+            excess=max(self.excess, other.excess),
+            counts=tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
+            directions=merge_directions(self.directions or {}, other.directions or {}),
+        )
+
+
+def find(num_elements: int, block: Callable[[slice], Block], recorded: str) -> Findings:
+    """Return the findings in a tap of so many elements; `block` makes any stretch of it, in several threads at once."""
+    stretches = [slice(start, min(start + BLOCK_SIZE, num_elements)) for start in range(0, num_elements, BLOCK_SIZE)]
+    if len(stretches) <= 1:
+        return findings_of(block(slice(0, num_elements)), 0, recorded, alone=True)
+    num_threads = os.cpu_count() or 1
+
+    def every(first: int) -> Findings:
+        found = (findings_of(block(s), s.start, recorded, alone=False) for s in stretches[first::num_threads])
+        return functools.reduce(Findings.__add__, found, Findings())
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        return functools.reduce(Findings.__add__, threads.map(every, range(num_threads)), Findings())
+
+
+def blocks_of(observed: Array, exact: Exact, fence: Fence, mask: Array) -> Callable[[slice], Block]:
+    """Return a function that cuts whole arrays of one shape, or scalars in their place, into blocks."""
+    size = observed.size
+
+    def flat(x: Array | float) -> Array:
+        array = np.asarray(x)
+        return array.reshape(-1) if array.size == size else np.broadcast_to(array, observed.shape).reshape(-1)
+
+    value, seen, chosen = flat(exact.value), flat(observed), flat(mask)
+    errors = {
+        name: flat(error) if np.ndim(error := getattr(exact, name)) else error for name in ("bound", "spread", "jump")
+    }
+    argument = None if exact.argument is None else flat(exact.argument)
+    allowed, deviation = flat(fence.allowed), flat(fence.deviation)
+    common = None if fence.common is None else flat(fence.common)
+
+    def block(stretch: slice) -> Block:
+        def cut(x: Array) -> Array:
+            return x[stretch]
+
+        inner = {name: cut(x) if isinstance(x, np.ndarray) and x.ndim else x for name, x in errors.items()}
+        part = Exact(cut(value), **inner, shared=exact.shared, argument=None if argument is None else cut(argument))
+        fenced = Fence(cut(allowed), cut(deviation), None if common is None else cut(common), fence.factor)
+        return Block(cut(seen), part, fenced, cut(chosen))
+
+    return block
+
+
+def findings_of(block: Block, start: int, recorded: str, *, alone: bool) -> Findings:
+    """Return the findings in one block that starts at an index of the tap; `alone` where it is the whole tap."""
+    exact, fence, mask = block.exact, block.fence, block.mask
+    num_elements = int(np.count_nonzero(mask))
+    if not num_elements:
+        return Findings()
+    bad = mask & ~np.isfinite(block.observed)
+    if num_bad := int(np.count_nonzero(bad)):  # the values are told apart, so no other statistic is needed
+        return Findings(num_elements, num_bad, first_bad=start + int(bad.argmax()))
+    signed = block.observed - exact.value
+    if num_elements < mask.size:
+        signed = np.where(mask, signed, 0.0)
+    error = np.abs(signed)
+    ratio = fence_ratio(error, fence.allowed)
+    worst = int(ratio.argmax())
+    scored = mask & (exact.value != 0) & (fence.deviation > 0)  # a masked weight is exactly 0 and would dilute the mean
+    num_scored = int(np.count_nonzero(scored))
+    relative = np.divide(error, fence.deviation, out=np.zeros_like(error), where=scored)
+    return Findings(
+        num_elements=num_elements,
+        tail=float(ratio[worst]),
+        worst=start + worst,
+        squares=float(np.square(relative, out=relative).sum()),
+        num_scored=num_scored,
+        excess=excess_units(error, exact, recorded, mask),
+        counts=histogram(ratio if num_elements == mask.size else ratio[mask]),
+        directions=direction_sums(signed, exact, fence, scored, recorded, alone=alone),
+    )
+
+
+def fence_ratio(error: Array, allowed: Array) -> Array:
+    """Return error / fence; where nothing is allowed any error is infinitely beyond, none is 0."""
+    if allowed.all():
+        return np.divide(error, allowed)
+    return np.divide(error, allowed, out=np.where(error > 0, np.inf, 0.0), where=allowed > 0)
+
+
+def excess_units(error: Array, exact: Exact, recorded: str, mask: Array) -> float:
+    """Return the largest error beyond one rounding to the recorded dtype, in the operation's float32 units."""
+    beyond = error - UNIT_ROUNDOFF[recorded] * np.abs(exact.value) - exact.jump
+    counted = mask & (beyond > 0)
+    if not counted.any():
+        return 0.0
+    unit = UNIT_ROUNDOFF["float32"] * (np.abs(exact.value) + exact.bound + exact.spread)
+    counted &= unit > 0
+    return float((beyond[counted] / unit[counted]).max(initial=0.0))

@@ -1,0 +1,307 @@
+"""Prefill and decode throughput, side by side: `python -m tests.benchmarks.throughput --conformance FILE`.
+
+Every candidate × compute dtype runs in a process of its own, all take turns in every round, and a candidate is held
+against the yardstick (the published algorithm) round by round: where the quartiles of that ratio lie on both sides of 1
+the difference is noise. Only who conforms has a throughput; the conformance run is told by the digest of its report.
+`--readme` writes the table between its markers in README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.cost import Cost, call_cost
+from harness.files import whole_file
+from harness.registry import find_candidate
+from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
+from tests.benchmarks.presets import LOADS, Load, prompt, read_load, write_load
+
+ROOT = Path(__file__).resolve().parents[2]
+YARDSTICK = "tests/benchmarks/published_style.py"
+BEGIN, END = "<!-- throughput: written by nox -s bench -->", "<!-- end of throughput -->"
+NUM_DIGITS = 12
+
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "PYTHONPATH": str(ROOT)}
+"""Threads that wait for their turn must not spin: another candidate is being measured."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate in one compute dtype, with what its conformance run says of it."""
+
+    name: str
+    dtype: str
+    level: str
+    verdict: str
+    digest: str
+
+    @property
+    def module(self) -> str:
+        """What a worker imports."""
+        return self.name if self.name.endswith(".py") else find_candidate(self.name).command[-1]
+
+
+@dataclass
+class Times:
+    """The seconds of every call of one entry: of loading, of the first prefill and decode (compiling included), and
+    of every round; and its peak memory."""
+
+    load: float = 0.0
+    first: dict[str, float] = field(default_factory=dict)
+    rounds: dict[str, list[float]] = field(default_factory=lambda: {"prefill": [], "decode": []})
+    peak_bytes: int = 0
+
+    def median(self, call: str) -> float:
+        """Return the median seconds of a call."""
+        return statistics.median(self.rounds[call])
+
+    def compile_seconds(self, call: str) -> float:
+        """Return by how much the first call was slower than the median."""
+        return max(0.0, self.first[call] - self.median(call))
+
+
+class Worker:
+    """The process of one entry."""
+
+    def __init__(self, entry: Entry, folder: Path) -> None:
+        """Start the process and wait until the candidate is loaded."""
+        command = [sys.executable, "-m", "tests.benchmarks.worker", entry.module, str(folder), entry.dtype]
+        self.process = subprocess.Popen(  # noqa: S603 - running the candidate is the purpose
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | ENVIRONMENT
+        )
+        self.times = Times()
+        self.times.load = self._answer()
+
+    def call(self, kind: str, tokens: list[list[int]], taps: Sequence[str] = ("logits",)) -> float:
+        """Make one call and return its seconds."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"call": kind, "tokens": tokens, "taps": list(taps)}) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+    def _answer(self) -> float:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(self.process.args)}: ended without an answer")  # type: ignore[arg-type] # a list
+        answer = json.loads(line)
+        self.times.peak_bytes = answer["peak_bytes"]
+        return float(answer["seconds"])
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.throughput", description=__doc__)
+    parser.add_argument("--conformance", type=Path, required=True, help="the JSON report of the conformance run")
+    parser.add_argument("--load", choices=LOADS, default="bench", help="the model that is run (default: bench)")
+    parser.add_argument("--candidate", action="append", default=[], help="only these; may be repeated")
+    parser.add_argument("--dtype", action="append", default=[], help="only these compute dtypes; may be repeated")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sweep", action="store_true", help="lengths and batches instead of one prompt")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="where the weights are kept")
+    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    options = parser.parse_args()
+    entries = [
+        entry
+        for entry in conformance_entries(options.conformance)
+        if entry.name in (options.candidate or [entry.name]) and entry.dtype in (options.dtype or [entry.dtype])
+    ]
+    load = LOADS[options.load]
+    folder = write_load(load, options.folder)
+    conforming = [entry for entry in entries if entry.verdict == "pass"]
+    if options.sweep:
+        say(sweep(conforming, load, folder, options.rounds))
+        return 0
+    times = measure(conforming, load, folder, options.rounds)
+    ceilings = measure_ceilings()
+    text = "\n\n".join((table(entries, times, load), details(times, load, folder, ceilings)))
+    say(text)
+    if options.readme:
+        write_between_markers(ROOT / "README.md", table(entries, times, load) + "\n\n" + caption(load, ceilings))
+    return 0
+
+
+def conformance_entries(report: Path) -> list[Entry]:
+    """Return every candidate × compute dtype of a JSON report, with its verdict over the cases of that dtype."""
+    entries = []
+    for candidate in json.loads(report.read_text())["candidates"]:
+        for dtype in ("bfloat16", "float32"):
+            cases = {case["case"]: case["status"] for case in candidate["cases"] if case["case"].endswith(dtype)}
+            grave = [status for status in cases.values() if status != "pass"]
+            verdict = grave[0] if grave else "pass" if cases else "missing"
+            operations = [row for row in candidate["operations"] if row["fprop_dtype"] == dtype]
+            judged = json.dumps([candidate["name"], candidate["version"], cases, operations], sort_keys=True)
+            digest = hashlib.sha256(judged.encode()).hexdigest()[:NUM_DIGITS]
+            entries.append(Entry(candidate["name"], dtype, candidate["level"], verdict, digest))
+    return entries
+
+
+def measure(entries: Sequence[Entry], load: Load, folder: Path, num_rounds: int) -> dict[Entry, Times]:
+    """Return the times of every entry; in each round all take turns, in an order that moves on by one."""
+    workers = {entry: Worker(entry, folder) for entry in entries}
+    tokens = prompt(load).tolist()
+    single = [row[:1] for row in tokens]
+    try:
+        for entry, worker in workers.items():
+            say(f"{entry.name} {entry.dtype}: loaded in {worker.times.load:.1f} s")
+            worker.times.first = {
+                kind: worker.call(kind, given) for kind, given in zip(KINDS, (tokens, single), strict=True)
+            }
+        for number in range(num_rounds):
+            order = list(workers.values())
+            shift = number % max(1, len(order))
+            for worker in order[shift:] + order[:shift]:
+                worker.times.rounds["prefill"].append(worker.call("prefill", tokens))
+                steps = [worker.call("decode", single) for _ in range(load.num_decoded)]
+                worker.times.rounds["decode"].append(statistics.median(steps))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return {entry: worker.times for entry, worker in workers.items()}
+
+
+KINDS = ("prefill", "decode")
+
+
+def sweep(entries: Sequence[Entry], load: Load, folder: Path, num_rounds: int) -> str:
+    """Return how the cost of a prefill grows with the length and with the batch, one column per entry."""
+    row, shapes = prompt(load).tolist()[0], [(1, 16), (1, 64), (1, 256), (2, 64), (4, 64)]
+    workers = {entry: Worker(entry, folder) for entry in entries}
+    seconds: dict[tuple[int, int], dict[Entry, float]] = {}
+    for b, t in shapes:
+        tokens = [row[:t]] * b
+        for worker in workers.values():
+            worker.call("prefill", tokens)
+        runs = [{entry: worker.call("prefill", tokens) for entry, worker in workers.items()} for _ in range(num_rounds)]
+        seconds[b, t] = {entry: statistics.median(run[entry] for run in runs) for entry in entries}
+    for worker in workers.values():
+        worker.close()
+    header = ["batch × length", *(f"{entry.name} {entry.dtype}, tokens/s" for entry in entries)]
+    rows = [[f"{b} × {t}", *(f"{b * t / each[entry]:.0f}" for entry in entries)] for (b, t), each in seconds.items()]
+    return markdown([header, *rows])
+
+
+def table(entries: Sequence[Entry], times: Mapping[Entry, Times], load: Load) -> str:
+    """Return the table of the README; ratios are those of one run to the published algorithm in the same dtype."""
+    header = ["candidate", "dtype", "level", "verdict", "prefill tokens/s", "decode tokens/s", "× published", "run"]
+    rows = [header]
+    for entry in sorted(entries, key=lambda entry: (entry.dtype, entry.name)):
+        figures = ["–", "–", "–"]
+        if entry in times:
+            yardstick = next((e for e in times if e.name == YARDSTICK and e.dtype == entry.dtype), None)
+            num_tokens = load.num_rows * load.num_tokens
+            figures = [
+                f"{num_tokens / times[entry].median('prefill'):.0f}",
+                f"{load.num_rows / times[entry].median('decode'):.1f}",
+                "–" if yardstick is None else " / ".join(ratio(times[yardstick], times[entry], kind) for kind in KINDS),
+            ]
+        name = "published algorithm" if entry.name == YARDSTICK else f"`{entry.name}`"
+        rows.append([name, entry.dtype, entry.level, entry.verdict, *figures, f"`{entry.digest}`"])
+    return markdown(rows)
+
+
+def ratio(yardstick: Times, times: Times, kind: str) -> str:
+    """Return how many times faster than the yardstick a call is, round by round: the median, or that it is noise."""
+    ratios = [slow / fast for slow, fast in zip(yardstick.rounds[kind], times.rounds[kind], strict=True)]
+    if len(ratios) < 2 or yardstick is times:
+        return f"{statistics.median(ratios):.1f}"
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return "noise" if low <= 1 <= high else f"{middle:.1f}"
+
+
+def details(times: Mapping[Entry, Times], load: Load, folder: Path, ceilings: Ceilings) -> str:
+    """Return everything measured: spread, first call, compiling, memory, and fractions of the machine's ceilings."""
+    header = ["candidate", "dtype", "call", "median s", "quartiles s", "first s", "compile s", "peak GB",
+              "of FLOP/s", "of memory", "weights GB/s"]  # fmt: skip
+    rows = [header]
+    for entry, each in times.items():
+        config, weights = read_load(folder, entry.dtype)
+        for kind in KINDS:
+            cost = call_cost(config, weights, load.num_rows, load.num_tokens if kind == "prefill" else 1)
+            rows.append(
+                [
+                    entry.name,
+                    entry.dtype,
+                    kind,
+                    *spread_of(each, kind),
+                    *roofline(cost, each.median(kind), entry.dtype, ceilings),
+                ]
+            )
+    return f"{markdown(rows)}\n\n{caption(load, ceilings)}"
+
+
+def spread_of(times: Times, kind: str) -> list[str]:
+    """Return the columns on time and memory."""
+    quartiles = (
+        statistics.quantiles(times.rounds[kind], n=4, method="inclusive") if len(times.rounds[kind]) > 1 else [0.0] * 3
+    )
+    return [
+        f"{times.median(kind):.4f}",
+        f"{quartiles[0]:.4f}–{quartiles[2]:.4f}",
+        f"{times.first[kind]:.2f}",
+        f"{times.compile_seconds(kind):.2f}",
+        f"{times.peak_bytes / 1e9:.2f}",
+    ]
+
+
+def roofline(cost: Cost, seconds: float, dtype: str, ceilings: Ceilings) -> list[str]:
+    """Return the fractions of the ceilings that a call reached with the work that no implementation avoids."""
+    return [
+        f"{cost.flops / seconds / ceilings.flops_per_second[dtype]:.0%}",
+        f"{(cost.weight_bytes + cost.value_bytes) / seconds / ceilings.memory_bytes_per_second:.0%}",
+        f"{cost.weight_bytes / seconds / 1e9:.2f}",
+    ]
+
+
+def caption(load: Load, ceilings: Ceilings) -> str:
+    """Return on what machine and with what model the figures were measured."""
+    products = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {dtype}" for dtype, value in ceilings.flops_per_second.items())
+    model = load.config.model
+    memory, disk = ceilings.memory_bytes_per_second / 1e9, ceilings.disk_bytes_per_second / 1e9
+    return (
+        f"Preset `{load.name}` (d {model.emb_size}, {model.num_layers} layers, {model.num_experts} experts, int8), a "
+        f"prompt of {load.num_rows} × {load.num_tokens} tokens, then single tokens; medians of rounds in which all "
+        f"take turns. Machine: {machine()}; in the same run: {products}, memory {memory:.1f} GB/s, disk {disk:.1f} "
+        "GB/s. `× published`: prefill / decode against the published algorithm, round by round. `run`: the digest of "
+        "the conformance run."
+    )
+
+
+def markdown(rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as a markdown table, the first one its header."""
+    lines = [" | ".join(map(str, row)) for row in rows]
+    return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]))
+
+
+def write_between_markers(path: Path, text: str) -> None:
+    """Replace what stands between the markers of a file; raises SystemExit if it has none."""
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{path}: has no lines {BEGIN!r} and {END!r}: add them where the table belongs")
+    with whole_file(path) as file:
+        file.write(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

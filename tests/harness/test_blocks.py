@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import blocks
+from harness.blocks import Findings, blocks_of, find
+from harness.contract import Array
+from harness.noise import Fence, fence_of
+from harness.operations.arithmetic import round_to
+from harness.operations.row import Exact
+from harness.statistics import conclude
+
+LAMBDA = 6.6
+Tap = tuple[Array, Exact, Fence, Array]
+
+
+def drawn(seed: int, num: int, recorded: str) -> Tap:
+    random = np.random.default_rng(seed)
+    value = random.standard_normal(num) * random.integers(0, 4, num)
+    exact = Exact(value, bound=np.abs(value), argument=value)
+    observed = round_to(value * (1 + random.choice([0.0, 1e-3])), recorded)
+    return observed, exact, fence_of(exact, recorded, LAMBDA), random.random(num) < random.choice([0.5, 2.0])
+
+
+def found(tap: Tap, recorded: str, block_size: int) -> Findings:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_SIZE", block_size)
+        return find(tap[0].size, blocks_of(*tap), recorded)
+
+
+def plain(findings: Findings) -> Findings:
+    return replace(findings, directions=None, squares=0.0)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 300), st.sampled_from(["bfloat16", "float32"]))
+def test_blocks_find_what_the_whole_tap_shows(seed: int, num: int, block_size: int, recorded: str) -> None:
+    tap = drawn(seed, num, recorded)
+    whole, parts = found(tap, recorded, num), found(tap, recorded, block_size)
+    assert plain(parts) == plain(whole)
+    assert parts.squares == pytest.approx(whole.squares, rel=1e-12)
+    expected, merged = (conclude(each.directions or {}, LAMBDA) for each in (whole, parts))
+    assert {one.name for one in merged} == {one.name for one in expected}
+    by_name = {one.name: one for one in merged}
+    for one in expected:
+        same = by_name[one.name]
+        assert same.coefficient == pytest.approx(one.coefficient, rel=1e-9, abs=1e-15)
+        assert same.standard_error == pytest.approx(one.standard_error, rel=1e-9)
+        assert same.floor == pytest.approx(one.floor, rel=1e-9)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 50), st.data())
+def test_the_first_value_that_is_not_finite_is_told(seed: int, block_size: int, data: st.DataObject) -> None:
+    observed, exact, fence, _ = drawn(seed, 200, "float32")
+    places = data.draw(st.sets(st.integers(0, 199), min_size=1, max_size=5))
+    observed[list(places)] = np.nan
+    parts = found((observed, exact, fence, np.ones(200, bool)), "float32", block_size)
+    assert (parts.num_bad, parts.first_bad, parts.num_elements) == (len(places), min(places), 200)
+
+
+def test_nothing_compared_is_nothing_found() -> None:
+    observed, exact, fence, mask = drawn(1, 100, "float32")
+    assert found((observed, exact, fence, np.zeros_like(mask)), "float32", 7).num_elements == 0
+
+
+def test_temporaries_do_not_grow_with_the_tap() -> None:
+    sizes = []
+
+    def block(stretch: slice) -> blocks.Block:
+        sizes.append(stretch.stop - stretch.start)
+        value = np.ones(sizes[-1])
+        exact = Exact(value)
+        return blocks.Block(value, exact, fence_of(exact, "bfloat16", LAMBDA), np.ones(sizes[-1], bool))
+
+    assert find(10 * blocks.BLOCK_SIZE + 3, block, "bfloat16").num_elements == 10 * blocks.BLOCK_SIZE + 3
+    assert max(sizes) == blocks.BLOCK_SIZE
