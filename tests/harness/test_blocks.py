@@ -71,10 +71,10 @@ def test_temporaries_do_not_grow_with_the_tap() -> None:
     sizes = []
 
     def block(stretch: slice) -> blocks.Block:
-        sizes.append(stretch.stop - stretch.start)
-        value = np.ones(sizes[-1])
+        value = np.ones(stretch.stop - stretch.start)
+        sizes.append(value.size)
         exact = Exact(value)
-        return blocks.Block(value, exact, fence_of(exact, "bfloat16", LAMBDA), np.ones(sizes[-1], bool))
+        return blocks.Block(value, exact, fence_of(exact, "bfloat16", LAMBDA), np.ones(value.size, bool))
 
     assert find(10 * blocks.BLOCK_SIZE + 3, block, "bfloat16").num_elements == 10 * blocks.BLOCK_SIZE + 3
     assert max(sizes) == blocks.BLOCK_SIZE
