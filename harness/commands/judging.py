@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from harness.baseline import Regression, describe
 from harness.commands import NONCONFORMING, PASS
 from harness.contract import GOLDEN_DIR, LEVELS
 from harness.report import files, github, html, terminal
@@ -44,11 +46,15 @@ def conclude(
     options: argparse.Namespace,
     required: Mapping[str, str],
     optional: Collection[str] = (),
+    regressions: Mapping[str, Regression] | None = None,
 ) -> int:
     """Show a run, write its reports, and return the exit status, for which the optional candidates do not count."""
     terminal.show(terminal.wide_console(), verdicts, options.detail)
     sys.stdout.writelines(f"{line}\n" for line in github.report_to_github(verdicts, os.environ))
-    report = files.report_of(verdicts, golden)
+    regressions = regressions or {}
+    for name, regression in regressions.items():
+        sys.stdout.writelines(f"{name}: {line}\n" for line in describe(regression))
+    report = files.report_of(verdicts, golden, {name: asdict(each) for name, each in regressions.items()})
     if options.json is not None:
         files.write_report_json(options.json, report)
     if options.html is not None:
@@ -60,4 +66,5 @@ def conclude(
     for name in low:
         sys.stderr.write(f"{name}: its level is below the required {required[name]}\n")
     counted = [verdict for verdict in verdicts if verdict.name not in optional]
-    return PASS if not low and counted and all(verdict.passed for verdict in counted) else NONCONFORMING
+    passed = not low and counted and all(verdict.passed for verdict in counted)
+    return PASS if passed and all(each.clean for each in regressions.values()) else NONCONFORMING

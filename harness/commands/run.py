@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import run
+from harness.baseline import (
+    Record,
+    Regression,
+    add_history,
+    compare_runs,
+    has_baseline,
+    read_baseline,
+    record_of,
+    write_baseline,
+)
 from harness.child import Limits
 from harness.commands import properties
 from harness.commands.judging import add_report_options, conclude
@@ -48,6 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--properties", action="store_true", help="check the laws of every model on drawn ones, not the golden cases"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="DIR", help="compare with each candidate's earlier run, kept in this folder"
+    )
+    parser.add_argument("--update-baseline", action="store_true", help="make this run the baseline, after comparing")
     add_report_options(parser)
 
 
@@ -63,6 +79,8 @@ def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model."""
     if options.properties:
         return properties.check(options.candidate or default_names(), LAWS, drawn(NUM_DRAWS))
+    if options.update_baseline and options.baseline is None:
+        raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
     golden = open_golden(options.golden)
     names = list(dict.fromkeys([*(options.candidate or default_names()), *(name for name, _ in options.require)]))
     absent = {name: extra for name in names if (extra := missing_extra(name))}
@@ -80,6 +98,10 @@ def execute(options: argparse.Namespace) -> int:
             Limits(silent_seconds=options.time_limit),
             advance,
         )
+        records = [
+            record_of(each.verdict, each.folder, golden.manifest.suite) for each in judgements if options.baseline
+        ]
+    regressions = compare_with_baselines(options.baseline, records, update=options.update_baseline)
     refused = [
         run.refuse(name, groups, f"extra {extra} is not installed (pip install '.[{extra}]')")
         for name, extra in absent.items()
@@ -88,4 +110,26 @@ def execute(options: argparse.Namespace) -> int:
     asked_for = {*(options.candidate or ()), *required}
     optional = [name for name in absent if name not in asked_for]
     verdicts = [*(judgement.verdict for judgement in judgements), *refused]
-    return conclude(verdicts, golden, options, required, optional)
+    return conclude(verdicts, golden, options, required, optional, regressions)
+
+
+def compare_with_baselines(directory: Path | None, records: Sequence[Record], *, update: bool) -> dict[str, Regression]:
+    """Compare runs with the baselines of their candidates, and make them the baselines if asked to.
+
+    Raises FileError for a candidate without a baseline, unless this run becomes it.
+    """
+    if directory is None:
+        return {}
+    old = {
+        each.candidate: each
+        if update and not has_baseline(directory, each.candidate)
+        else read_baseline(directory, each.candidate)
+        for each in records
+    }
+    regressions = {}
+    for record in records:
+        history = add_history(directory, record, datetime.now(UTC).isoformat(timespec="seconds"))
+        regressions[record.candidate] = compare_runs(old[record.candidate], record, history)
+        if update:
+            write_baseline(directory, record)
+    return regressions

@@ -30,15 +30,27 @@ def write_report_json(path: Path, report: Report) -> None:
         file.write(f"{text}\n".encode())
 
 
-def report_of(verdicts: Sequence[CandidateVerdict], golden: Golden) -> Report:
-    """Return everything that was found, as JSON holds it; numbers that it cannot hold (infinity, NaN) are strings."""
+def report_of(
+    verdicts: Sequence[CandidateVerdict], golden: Golden, regressions: Mapping[str, Any] | None = None
+) -> Report:
+    """Return everything that was found, as JSON holds it; numbers that it cannot hold (infinity, NaN) are strings.
+
+    `regressions` are comparisons with baselines, by candidate.
+    """
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": golden.manifest.suite,
         "golden": plain(asdict(golden.manifest.provenance)),
         "provenance": {"toolchain": record_toolchain(), "platform": record_platform()},
-        "candidates": [{"status": verdict.status, **plain(asdict(without_honest(verdict)))} for verdict in verdicts],
+        "candidates": [
+            {
+                "status": verdict.status,
+                **plain(asdict(without_honest(verdict))),
+                "regression": plain((regressions or {}).get(verdict.name)),
+            }
+            for verdict in verdicts
+        ],
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from harness.baseline import Regression
+from harness.baseline import describe as since
 from harness.contract import split_tap
 from harness.files import whole_file
 from harness.power import Power, describe
@@ -55,6 +57,8 @@ def render(report: Report) -> str:
         powers=powers(rows),
         growth_chart=growth_chart,
         position_chart=position_chart,
+        trend_chart=trend_chart,
+        since_baseline=since_baseline,
         styles=STYLES,
         key=key,
         data=embedded({"labels": BIN_LABELS, "within": WITHIN, "heads": HEADS, "candidates": list(map(cells, views))}),
@@ -136,3 +140,18 @@ def position_chart(dtype: str, kinds: Mapping[str, Mapping[str, float]]) -> Mark
         for (kind, positions), style in zip(kinds.items(), STYLES, strict=False)
     ]
     return line_chart(labels, lines, f"KL divergence by position, {dtype}", across="position")
+
+
+def since_baseline(regression: Regression) -> list[str]:
+    """Return what changed since the baseline, line by line."""
+    return list(since(regression))
+
+
+def trend_chart(regression: Regression) -> Markup:
+    """Return the time and memory of every run in the history, oldest first."""
+    runs = regression.history
+    lines = (
+        Line("seconds", [run["seconds"] for run in runs], STYLES[0]),
+        Line("GiB", [run["peak_bytes"] / 2**30 for run in runs], STYLES[1]),
+    )
+    return line_chart([str(i + 1) for i in range(len(runs))], lines, "time and memory of every run", across="run")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from harness.baseline import Regression
 from harness.contract import DTYPES, split_tap, tap_name, tap_specs
 from harness.diagnosis import Diagnosis, describe
 from harness.distribution import EDGES
@@ -130,7 +131,8 @@ class CandidateView:
     by_position: Mapping[str, Mapping[str, Mapping[str, float]]]
     seconds: float
     alternatives: Sequence[str]
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str]
+    regression: Regression | None
 
     @property
     def positions(self) -> dict[tuple[str, str, str], int]:
@@ -167,6 +169,7 @@ def candidate_view(row: Mapping[str, Any]) -> CandidateView:
             if each["alternative"]
         ],
         facts=facts(row),
+        regression=Regression(**row["regression"]) if row.get("regression") else None,
     )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from harness.report.html import render
 from harness.report.view import candidate_view, short_ratio
 from harness.verdict import CandidateVerdict
 from tests.harness.honest_port import golden
+from tests.harness.test_baseline import KEY, OLD, against
 from tests.harness.test_report import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict
 
 COUNTS = tuple(range(len(EDGES) + 1))
@@ -155,6 +156,14 @@ def test_a_file_that_is_no_report_is_refused_and_nothing_is_written(
     assert main(["report", str(report), "--html", str(tmp_path / "run.html")]) == 2
     assert "no report of format 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [report]
+
+
+def test_what_changed_since_the_baseline_is_told_and_drawn() -> None:
+    regression = against(replace(OLD, taps={**OLD.taps, KEY: "c"}))
+    text = render(report_of([BROKEN], golden(), {"port": asdict(regression)}))
+    assert "changed within fences: attention.key" in text
+    assert 'aria-label="time and memory of every run: seconds 4, 4.1, 3.9, 4; GiB 1, 1, 1, 1"' in text
+    assert "Since the baseline" not in page(BROKEN)
 
 
 def test_every_case_is_read_for_its_dtype() -> None:
