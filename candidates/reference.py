@@ -18,11 +18,15 @@ INFO = CandidateInfo(name="reference", version=jax.__version__)
 
 @dataclass
 class Model:
-    """The reference with a cache of `sequence_len` slots; `memory` is what the next call starts from."""
+    """The reference with a cache of `sequence_len` slots; `memory` is what the next call starts from.
+
+    Without `pin_rounding` the compiler may drop roundings to narrower dtypes (SPEC §9).
+    """
 
     config: reference.LanguageModelConfig
     params: reference.Params
     mesh: jax.sharding.Mesh | None
+    pin_rounding: bool = True
     memory: reference.Memory | None = None
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
@@ -48,7 +52,13 @@ class Model:
             raise ValueError("decode or extend before prefill or preload: there is no cache yet")
         steps = self.memory.layers[0].step
         output, collected = reference.apply_with_taps(
-            self.config, self.params, tokens, taps=tuple(taps), memory=self.memory, mesh=self.mesh
+            self.config,
+            self.params,
+            tokens,
+            taps=tuple(taps),
+            memory=self.memory,
+            mesh=self.mesh,
+            pin_rounding=self.pin_rounding,
         )
         assert isinstance(output, reference.LanguageModelOutput)  # noqa: S101 - narrows the type: no last_hid_only here
         assert output.model_state is not None  # noqa: S101 - likewise: there is a memory

@@ -52,8 +52,8 @@ class Answer:
     status: Status
     reason: str = ""
     info: CandidateInfo | None = None
-    taps: TensorFile = field(default_factory=lambda: NO_TENSORS)
-    untapped: TensorFile | None = None
+    taps: Mapping[str, Array] = field(default_factory=lambda: NO_TENSORS)
+    untapped: Mapping[str, Array] | None = None
     repeat: Mapping[str, str] | None = None
     extra: tuple[str, ...] = ()
     seconds: float | None = None
@@ -182,7 +182,7 @@ def _read_info(out_dir: Path) -> CandidateInfo:
     data = read_json(path, MAX_RESULT_BYTES)
     match data:
         case {"name": str(name), "version": str(version), "taps": [*taps]} if all(isinstance(tap, str) for tap in taps):
-            dtypes = data.get("dtypes", {})
+            dtypes, fused = data.get("dtypes", {}), data.get("fused", False)
         case _:
             raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
     if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
@@ -190,7 +190,9 @@ def _read_info(out_dir: Path) -> CandidateInfo:
     for pattern in (*taps, *dtypes):
         if not select_taps(_TAPS, [pattern]):
             raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
-    return CandidateInfo(name=one_line(name), version=one_line(version), taps=tuple(taps), dtypes=dtypes)
+    if not isinstance(fused, bool):
+        raise FileError(f"{path}: fused must be true or false")
+    return CandidateInfo(name=one_line(name), version=one_line(version), taps=tuple(taps), dtypes=dtypes, fused=fused)
 
 
 def _read_unanswered(out_dir: Path) -> dict[str, Answer]:

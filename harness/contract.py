@@ -193,7 +193,8 @@ class CandidateInfo:
 
     `taps` are glob patterns of the taps it shows. `dtypes` maps tap globs to the dtype recorded there, the first match
     winning; `fprop` stands for the configuration's fprop_dtype, and a tap that nothing matches has the dtype of the
-    contract. `fprop_dtypes` are the compute dtypes it can run.
+    contract. `fprop_dtypes` are the compute dtypes it can run. `fused` says that a compiler fuses operations, so that
+    what flows between them may be more precise than the taps show.
     """
 
     name: str
@@ -201,6 +202,7 @@ class CandidateInfo:
     taps: tuple[str, ...] = ("*",)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     fprop_dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    fused: bool = False
 
 
 class Model(Protocol):

@@ -14,6 +14,8 @@ PRODUCT_ROUNDED = Alternative("int8 times scale rounded to the scales' dtype", w
 OPERANDS_ROUNDED = Alternative("activations rounded to the compute dtype", operands="fprop")
 ANY_WEIGHTS = (CANONICAL, PRODUCT_KEPT, PRODUCT_ROUNDED, OPERANDS_ROUNDED)
 LIKE_THE_CACHE = Alternative("operands rounded to float16, like the cache", inner="kept", operands="float16")
+SHARDED = tuple(Alternative(f"{n} partial sums, each rounded", shards=n) for n in (2, 4, 8))
+"""Of a row-parallel product whose partial sums travel between shards in the compute dtype."""
 
 TABLE = "/language_model/in_out_embed/embeddings"
 
@@ -116,7 +118,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=attention.project_output,
         inputs=("attention.heads",),
         weights=("multi_head_attention/linear/w",),
-        alternatives=ANY_WEIGHTS,
+        alternatives=(*ANY_WEIGHTS, *SHARDED),
         products="btqhd",
     ),
     Operation(
@@ -234,10 +236,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="dense.output",
         section="§4.6",
-        function=experts.dense_in,
+        function=experts.dense_out,
         inputs=("dense.hidden",),
         weights=("linear_1/w",),
-        alternatives=ANY_WEIGHTS,
+        alternatives=(*ANY_WEIGHTS, *SHARDED),
         products="btfd",
     ),
     Operation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,15 +10,14 @@ import numpy as np
 from harness.agreement import logit_agreements, routing_margins
 from harness.answers import Answer, unrepeated
 from harness.cases import Case, Preset, tap_key
+from harness.choice import Local, Shown, Ways, choose_ways, failing_together
 from harness.compare import SPECS, Comparison, fit_slots, widen
-from harness.contract import Array, split_tap, tap_names
+from harness.contract import Array, split_tap
 from harness.diagnosis import Diagnosis, diagnose
-from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
-from harness.operations.row import Alternative
 from harness.oracle import ExactWeights
 from harness.prediction import Exhibit
-from harness.verdict import CaseVerdict, case_status, pooled_systematic
+from harness.verdict import CaseVerdict, case_status
 from harness.whole import SAFETY, Honest, drifts, flips, honest_run, per_token, route_of
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...]], Honest]
@@ -42,11 +41,11 @@ class Group:
 class Judged:
     """The verdicts on one group, and what was found of each operation over all groups of its compute dtype.
 
-    The alternative chosen where it is not canonical, the diagnosis where it failed.
+    The way chosen where it is not canonical, the diagnosis where it failed.
     """
 
     verdicts: tuple[CaseVerdict, ...]
-    alternatives: Mapping[str, Alternative]
+    ways: Ways
     diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
 
 
@@ -55,22 +54,28 @@ def judge_candidate(
 ) -> list[Judged]:
     """Judge a candidate's answers to some groups.
 
-    Where an operation fails as the specification asks for it, its permitted alternatives are tried; one is chosen per
-    operation and compute dtype over all groups, or none if none makes every case of every group pass.
+    Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen per operation
+    and compute dtype over all groups, or none if none makes every case of every group pass.
     """
     weights = [ExactWeights(replace(g.preset.config, fprop_dtype=g.fprop_dtype), g.preset.weights) for g in groups]
     evidence = [gather_group(group, answer) for group, answer in zip(groups, answers, strict=True)]
-    local = [
-        {case.id: check_case(group.preset, case, shown[case.id], num_elements=num_elements, weights=exact)
-         for case in group.cases if case.id in shown}
-        for group, shown, exact in zip(groups, evidence, weights, strict=True)
-    ]  # fmt: skip
-    chosen: dict[str, dict[str, Alternative]] = {}
+    local: Local = {}
+    ways: dict[str, Ways] = {}
     diagnoses: dict[str, dict[str, Diagnosis]] = {}
     for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
-        members = [i for i, group in enumerate(groups) if group.fprop_dtype == dtype]
-        chosen[dtype] = choose_alternatives(members, groups, evidence, local, weights, num_elements)
-        diagnoses[dtype] = diagnose_failures(members, groups, evidence, local, weights, chosen[dtype])
+        shown = [
+            Shown(group.preset, case, found[case.id], exact)
+            for group, found, exact in zip(groups, evidence, weights, strict=True)
+            if group.fprop_dtype == dtype
+            for case in group.cases
+            if case.id in found
+        ]
+        for one in shown:
+            local[one.case.id] = check_case(
+                one.preset, one.case, one.evidence, num_elements=num_elements, weights=one.weights
+            )
+        ways[dtype] = choose_ways(shown, local, num_elements)
+        diagnoses[dtype] = diagnose_failures(shown, local, ways[dtype])
     judged = []
     for i, group in enumerate(groups):
         verdicts = []
@@ -80,9 +85,9 @@ def judge_candidate(
                 verdicts.append(unanswered(case, answer))
                 continue
             verdicts.append(
-                judge_case(group, case, answer, evidence[i][case.id], local[i][case.id], weights[i], honest_runs)
+                judge_case(group, case, answer, evidence[i][case.id], local[case.id], weights[i], honest_runs)
             )
-        judged.append(Judged(tuple(verdicts), chosen[group.fprop_dtype], diagnoses[group.fprop_dtype]))
+        judged.append(Judged(tuple(verdicts), ways[group.fprop_dtype], diagnoses[group.fprop_dtype]))
     return judged
 
 
@@ -101,90 +106,15 @@ def unanswered(case: Case, answer: Answer) -> CaseVerdict:
     return CaseVerdict(case=case.id, status=status, reason=answer.reason)
 
 
-def choose_alternatives(
-    members: Sequence[int],
-    groups: Sequence[Group],
-    evidence: Sequence[Mapping[str, Evidence]],
-    local: Sequence[dict[str, list[Comparison]]],
-    weights: Sequence[ExactWeights],
-    num_elements: int,
-) -> dict[str, Alternative]:
-    """Choose for every operation that fails canonically the alternative that passes everywhere; update `local`."""
-    failing = {
-        c.operation for i in members for found in local[i].values() for c in found if not c.passed and not c.problem
-    } | failing_together(local[i] for i in members)
-    chosen: dict[str, Alternative] = {}
-    for operation in sorted(failing):
-        for alternative in permitted(alternatives_of(operation, groups, members), evidence, members):
-            tried = {
-                (i, case.id): check_case(
-                    groups[i].preset, case, evidence[i][case.id], num_elements=num_elements, weights=weights[i],
-                    alternatives={operation: alternative}, only=(operation,),
-                )
-                for i in members
-                for case in groups[i].cases
-                if case.id in evidence[i]
-            }  # fmt: skip
-            fits = [c for found in tried.values() for c in found if c.operation == operation]
-            if all(c.passed for c in fits) and not failing_together(
-                {case: found for (j, case), found in tried.items() if j == i} for i in members
-            ):
-                chosen[operation] = alternative
-                for (i, case), found in tried.items():
-                    better = {(c.call, c.tap): c for c in found if c.operation == operation}
-                    local[i][case] = [better.get((c.call, c.tap), c) for c in local[i][case]]
-                break
-    return chosen
-
-
-def permitted(
-    alternatives: Sequence[Alternative], evidence: Sequence[Mapping[str, Evidence]], members: Sequence[int]
-) -> list[Alternative]:
-    """Return the alternatives that a candidate's declarations allow: operands like the cache need such a cache."""
-    caches = {shown.recorded["kv.keys"] for i in members for shown in evidence[i].values()}
-    return [each for each in alternatives if each.operands in ("shown", "fprop") or caches == {each.operands}]
-
-
-def failing_together(local: Iterable[Mapping[str, Sequence[Comparison]]]) -> set[str]:
-    """Return the operations whose systematic statistic fails over all cases; comparisons go by case."""
-    by_operation: dict[str, list[tuple[str, Comparison]]] = {}
-    for cases in local:
-        for case, found in cases.items():
-            for comparison in found:
-                by_operation.setdefault(comparison.operation, []).append((case, comparison))
-    return {
-        operation
-        for operation, found in by_operation.items()
-        if any(not one.ratio <= 1 for one in pooled_systematic(found))
-    }
-
-
-def diagnose_failures(
-    members: Sequence[int],
-    groups: Sequence[Group],
-    evidence: Sequence[Mapping[str, Evidence]],
-    local: Sequence[Mapping[str, list[Comparison]]],
-    weights: Sequence[ExactWeights],
-    alternatives: Mapping[str, Alternative],
-) -> dict[str, Diagnosis]:
+def diagnose_failures(shown: Sequence[Shown], local: Local, ways: Ways) -> dict[str, Diagnosis]:
     """Return the diagnosis of every operation that failed or has a note, over all groups of one compute dtype."""
-    answered = [(i, case) for i in members for case in groups[i].cases if case.id in evidence[i]]
-    comparisons = [local[i][case.id] for i, case in answered]
+    comparisons = [local[one.case.id] for one in shown]
     failing = {c.operation for found in comparisons for c in found if not c.passed or c.note}
-    failing |= failing_together(local[i] for i in members)
+    failing |= failing_together(shown, local)
     if not failing:
         return {}
-    exhibits = [Exhibit(groups[i].preset, case, evidence[i][case.id], weights[i], alternatives) for i, case in answered]
+    exhibits = [Exhibit(one.preset, one.case, one.evidence, one.weights, ways.alternatives) for one in shown]
     return diagnose(exhibits, comparisons, failing)
-
-
-def alternatives_of(operation: str, groups: Sequence[Group], members: Sequence[int]) -> tuple[Alternative, ...]:
-    """Return the permitted alternatives of an operation besides the canonical one."""
-    for i in members:
-        for tap in tap_names(groups[i].preset.config):
-            if split_tap(tap)[1] == operation:
-                return operation_of(tap, groups[i].preset.config).alternatives[1:]
-    return ()
 
 
 def judge_case(

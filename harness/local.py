@@ -23,6 +23,8 @@ from harness.compare import (
     widen,
 )
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, select_taps, split_tap, tap_name, tap_names
+from harness.edges import Readings, reader
+from harness.graph import operation_of
 from harness.noise import Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
@@ -48,7 +50,8 @@ class Evidence:
     """Everything a candidate showed in one case: its usable taps, and what is wrong with the others.
 
     `recorded` is the dtype in which it honestly keeps each operation's result: the contract's, its own for the cache.
-    `misshapen` holds the shapes of taps that have another one than they should.
+    `misshapen` holds the shapes of taps that have another one than they should; `fused` is what the candidate says of
+    itself.
     """
 
     config: LanguageModelConfig
@@ -57,6 +60,7 @@ class Evidence:
     problems: Mapping[Key, Comparison]
     masks: Mapping[Key, Array]
     misshapen: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
+    fused: bool = False
 
 
 def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:
@@ -95,7 +99,7 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
             mask = np.True_ if operation in COPIES else masks[call, operation]
             observed[call, tap] = Observed(widen(x), safe(tap, clean(x, mask), config), recorded)
     caches = {name: recorded_dtype(tap_name(0, name), contract, info, config) for name in COPIES}
-    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen)
+    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused)
 
 
 def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:
@@ -112,12 +116,13 @@ def check_case(
     num_elements: int,
     weights: ExactWeights | None = None,
     alternatives: Alternatives | None = None,
+    readings: Readings | None = None,
     only: Collection[str] | None = None,
 ) -> list[Comparison]:
     """Compare every tap that a candidate showed in a case with its operation applied to what the candidate showed.
 
     `num_elements` is the size of the whole run, which sets λ. Around taps that are not shown the operations are
-    composed and checked as one. `only` restricts the comparison to some operations.
+    composed and checked as one. `readings` say what consumers really used, `only` restricts the check to some rows.
     """
     config = evidence.config
     factor, reach = tail_factor(num_elements), margin(num_elements)
@@ -127,14 +132,18 @@ def check_case(
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}
+    evaluator = reader(readings or {}, evidence.recorded, only if segments is None else None)
     for call, tap, exact, value in walk(
-        preset, case, lambda call, tap: shown.get((call, tap)), weights=weights, alternatives=alternatives, margin=reach
-    ):
+        preset, case, lambda call, tap: shown.get((call, tap)), weights=weights, alternatives=alternatives,
+        evaluator=evaluator, margin=reach,
+    ):  # fmt: skip
         key, operation = (call, tap), split_tap(tap)[1]
+        if only is not None and operation_of(tap, config).name not in only:
+            continue
         if operation == "router.probabilities":
             hidden = None if segments is None or key in shown else segments.deviation.get(key, 0.0)
             scores[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value, slack_of(exact, hidden, factor)
-        if key not in evidence.observed or (only is not None and operation not in only):
+        if key not in evidence.observed:
             continue
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
         if operation == "moe.expert_index":

@@ -72,8 +72,11 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
     bound = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound)
     spread = ACCUMULATION_ROUNDOFF * np.asarray(exact.spread)
     tiny = SMALLEST_NORMAL[recorded]
-    allowed = rounding + bound + factor / math.sqrt(3) * spread + exact.jump + tiny
-    deviation = np.sqrt((rounding**2 + bound**2 + spread**2) / 3 + np.asarray(exact.jump) ** 2 + tiny**2)
+    inherited = np.asarray(exact.inherited)
+    allowed = rounding + bound + factor / math.sqrt(3) * spread + exact.jump + factor * inherited + tiny
+    deviation = np.sqrt((rounding**2 + bound**2 + spread**2) / 3 + np.asarray(exact.jump) ** 2 + inherited**2 + tiny**2)
+    if inherited.any():  # it is correlated from element to element in ways that nothing is known of
+        return Fence(allowed, deviation, None, factor)
     common = np.broadcast_to(bound + factor / math.sqrt(3) * spread if exact.shared else bound, allowed.shape)
     return Fence(allowed, deviation, common, factor)
 

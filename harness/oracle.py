@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from harness.cases import Cache, Case, Preset, steps_before
-from harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name, tap_names
+from harness.contract import Array, LanguageModelConfig, Weights, tap_name, tap_names
 from harness.graph import input_taps, operation_of, weight_names
 from harness.masks import visible_keys
 from harness.operations.arithmetic import round_to
@@ -22,7 +22,7 @@ DEFAULT_MARGIN = 8 * 2.0**-24
 """λ·u(float32) for the jumps of inner roundings where no run has set its own λ."""
 
 Alternatives = Mapping[str, Alternative]
-"""The permitted alternative in force, by operation; canonical where none is named."""
+"""The permitted alternative in force, by row; canonical where none is named."""
 
 Perturb = Callable[[str, Exact], Array]
 """Turns an exact result into the value that flows on: itself, or itself with modelled noise."""
@@ -124,8 +124,7 @@ def walk_call(
     """
     values = dict(previous)
     for tap in tap_names(scope.config):
-        operation = split_tap(tap)[1]
-        alternative = (alternatives or {}).get(operation, CANONICAL)
+        alternative = (alternatives or {}).get(operation_of(tap, scope.config).name, CANONICAL)
         exact = evaluator(tap, scope, weights, values, alternative)
         values[tap] = shown[tap] if tap in shown else perturb(tap, exact)
         yield tap, exact, values[tap]

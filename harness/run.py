@@ -155,10 +155,10 @@ def summarise(
     """Gather the verdicts on a candidate's groups into one."""
     cases = tuple(verdict for each in judged for verdict in each.verdicts)
     dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
-    alternatives = {
-        (group.fprop_dtype, operation): alternative.name
+    chosen = {
+        (group.fprop_dtype, operation): each.ways.describe(operation)
         for group, each in zip(groups, judged, strict=True)
-        for operation, alternative in each.alternatives.items()
+        for operation in SPECS
     }
     diagnoses = {
         (group.fprop_dtype, operation): diagnosis
@@ -176,7 +176,7 @@ def summarise(
         weights=weights,
         next_taps=tuple(dict.fromkeys(tap for taps in hidden for tap in taps)),
         cases=cases,
-        operations=by_operation(cases, dtypes, alternatives, diagnoses),
+        operations=by_operation(cases, dtypes, chosen, diagnoses),
         seconds=seconds,
         powers=() if level == "none" else power_of_run(level, dtypes.items()),
     )

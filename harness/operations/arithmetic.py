@@ -42,6 +42,23 @@ def contract(x: Array, w: Array) -> Exact:
     return Exact(value, spread=contraction_spread((x * x) @ (w * w), value, x.shape[-1]))
 
 
+def contract_sharded(x: Array, w: Array, shards: int, dtype: str, reach: float) -> Exact:
+    """Multiply x [..., k] by w [k, n] in so many shards of k, whose partial sums are rounded and added in a dtype.
+
+    `reach` is λ·u(float32)/√3, within which a partial sum may round either way. What the additions round is in random
+    order like any sum, but of few terms and in the narrow dtype; the last rounding is that of the result.
+    """
+    if shards == 1 or dtype == "float32" or x.shape[-1] % shards:
+        return contract(x, w)
+    parts = [contract(a, b) for a, b in zip(np.split(x, shards, -1), np.split(w, shards, -2), strict=True)]
+    rounded = [round_to(part.value, dtype) for part in parts]
+    total = np.sum(rounded, axis=0)
+    jump = sum(np.abs(rounding_jump(part.value, reach * np.asarray(part.spread), dtype)) for part in parts)
+    squares = np.sum(np.square(rounded), axis=0)
+    added = contraction_spread(squares, total, shards) if shards > 2 else 0.0  # noqa: PLR2004 - one addition, of two
+    return Exact(total, spread=added * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"], jump=jump)
+
+
 def contract_by_expert(x: Array, w: Array, index: Array) -> Exact:
     """Multiply each chosen row x [b, t, c, k] by its expert's matrix w [e, k, n]; index int [b, t, c]."""
     value = np.zeros((*index.shape, w.shape[-1]))  # [b, t, c, n]

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from harness.contract import Array
-from harness.operations.arithmetic import contract, contraction_spread, round_to, rounding_jump, softmax
+from harness.operations.arithmetic import (
+    contract,
+    contract_sharded,
+    contraction_spread,
+    round_to,
+    rounding_jump,
+    softmax,
+)
 from harness.operations.row import Alternative, Exact, Scope
 
 LOGIT_CAP = 30.0
@@ -101,5 +108,5 @@ def attend(weights: Array, values: Array, *, scope: Scope, alternative: Alternat
 
 def project_output(heads: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
     """Multiply the flattened heads [b, t, q·h] by w [q·h, d] (SPEC §4.4)."""
-    del scope, alternative
-    return contract(heads.reshape(*heads.shape[:2], -1), w)
+    x = heads.reshape(*heads.shape[:2], -1)
+    return contract_sharded(x, w, alternative.shards, scope.config.fprop_dtype, scope.margin)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from harness.contract import Array
-from harness.operations.arithmetic import contract, contract_by_expert, round_to, rounding_jump
+from harness.operations.arithmetic import contract, contract_by_expert, contract_sharded, round_to, rounding_jump
 from harness.operations.row import Alternative, Exact, Scope
 
 GELU_FACTOR = math.sqrt(2 / math.pi)
@@ -64,6 +64,11 @@ def combine(gate: Array, outputs: Array, *, scope: Scope, alternative: Alternati
 
 
 def dense_in(x: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Multiply x [b, t, d] or hidden [b, t, f] by a dense block's matrix (SPEC §4.6)."""
+    """Multiply x [b, t, d] by a dense block's matrix [d, f] (SPEC §4.6)."""
     del scope, alternative
     return contract(x, w)
+
+
+def dense_out(hidden: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    """Multiply hidden [b, t, f] by a dense block's last matrix [f, d] (SPEC §4.6)."""
+    return contract_sharded(hidden, w, alternative.shards, scope.config.fprop_dtype, scope.margin)

@@ -15,14 +15,16 @@ class Exact:
 
     `bound` and `spread` are errors in units of u(float32): the first bounds what the elementwise roundings add, the
     second is √3 standard deviations of a sum of many terms in any order. `jump` is what an inner rounding can jump by,
-    in the unit of the value. All have the shape of the tap, float64. `shared` tells that a whole row shares one sum and
-    its error; `argument` is what an error of the function may depend on, where the function is elementwise.
+    in the unit of the value; `inherited` is the deviation of what the inputs may have been, likewise. All have the
+    shape of the tap, float64. `shared` tells that a whole row shares one sum and its error; `argument` is what an error
+    of the function may depend on, where the function is elementwise.
     """
 
     value: Array
     bound: Array | float = 0.0
     spread: Array | float = 0.0
     jump: Array | float = 0.0
+    inherited: Array | float = 0.0
     shared: bool = False
     argument: Array | None = None
 
@@ -52,11 +54,13 @@ class Alternative:
     """A permitted way to compute an operation: which of the specification's inner roundings it really does.
 
     `operands` says how it reads the activations: as they are shown, rounded to the compute dtype ("fprop"), or rounded
-    to the dtype of a cache that is kept in float16.
+    to the dtype of a cache that is kept in float16. `shards` are partial sums, each rounded to the compute dtype before
+    they are added in it.
     """
 
     name: str
     weights: str = "canonical"
+    shards: int = 1
     inner: str = "rounded"
     constant: str = "rounded"
     operands: Literal["shown", "fprop", "float16"] = "shown"

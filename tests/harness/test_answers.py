@@ -9,7 +9,7 @@ import pytest
 from harness.answers import Answer, read_answer, unrepeated
 from harness.contract import Array
 from harness.jobs import Job
-from harness.tensors import digest, write_tensors
+from harness.tensors import TensorFile, digest, write_tensors
 from tests.harness import tiny_job
 from tests.harness.tiny_job import FIRST, LAST, MIDDLE
 
@@ -170,7 +170,9 @@ def test_only_what_was_wanted_is_kept_and_the_rest_is_named(out: Path, job: Job)
 
 
 def test_dtype_and_shape_of_a_tap_are_known_without_reading_it(out: Path, job: Job) -> None:
-    header = first_answer(out, job).taps.headers["call0/logits"]
+    taps = first_answer(out, job).taps
+    assert isinstance(taps, TensorFile)
+    header = taps.headers["call0/logits"]
     assert (header.dtype, header.shape) == (np.dtype(np.float32), (1, 1, 2))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.answers import Answer
+from harness.choice import Ways
 from harness.jobs import read_job
 from harness.judge import Judged
 from harness.run import judge_folder, read_groups, run_size, summarise, write_jobs
@@ -67,7 +68,7 @@ def test_a_candidates_level_is_the_lowest_of_all_presets() -> None:
     dense = group_of("dense/decode/dense_block.float32")
     moe = group_of(STRESS)
     answers = [{case.id: answer("logits") for case in group.cases} for group in (dense, moe)]
-    judged = [Judged(tuple(verdict(case.id) for case in group.cases), {}) for group in (dense, moe)]
+    judged = [Judged(tuple(verdict(case.id) for case in group.cases), Ways()) for group in (dense, moe)]
     assert summarise("port", [dense], answers[:1], judged[:1], 1.0).level == "routes"
     both = summarise("port", [dense, moe], answers, judged, 1.0)
     assert (both.level, both.status, both.version) == ("logits", "pass", "1")
@@ -76,7 +77,7 @@ def test_a_candidates_level_is_the_lowest_of_all_presets() -> None:
 
 def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
     group = group_of(STRESS)
-    refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), {})
+    refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), Ways())
     found = summarise("port", [group], [{STRESS: Answer(status="unsupported")}], [refused], 1.0)
     assert (found.level, found.status) == ("none", "unsupported")
 

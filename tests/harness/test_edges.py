@@ -1,0 +1,125 @@
+"""Fused ports: what flows between operations is more precise than what the taps show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.contract import DTYPES, Array, CandidateInfo, split_tap
+from harness.edges import Readings, describe, possible, producers
+from harness.graph import operation_of
+from harness.judge import Judged, judge_candidate
+from harness.noise import ACCUMULATION_ROUNDOFF
+from harness.operations.arithmetic import round_to
+from harness.operations.row import Exact
+from harness.oracle import walk
+from tests.harness.honest_port import NUM_ELEMENTS, answered, exact_weights, golden_case, group_of, honest_taps
+
+CASE = "unequal/decode/unequal_lengths.bfloat16"
+OTHER = "unequal/prefill/padded_batch.bfloat16"
+FUSED = CandidateInfo(name="fused", version="1", fused=True)
+UNFUSED = replace(FUSED, fused=False)
+
+
+def fused_taps(case_id: str, *carried: str, gain: Mapping[str, float] | None = None) -> dict[str, Array]:
+    """Return what a port shows whose named operations pass their results on as they are, and record them rounded."""
+    preset, case = golden_case(case_id)
+    random = np.random.default_rng(5)
+    shown: dict[str, Array] = {}
+    rounded = {key: str(x.dtype) for key, x in honest_taps(case_id, 1).items()}
+    calls = iter(range(10**6))
+
+    def compute(tap: str, exact: Exact) -> Array:
+        key = list(rounded)[next(calls)]
+        operation = split_tap(tap)[1]
+        noise = np.asarray(exact.bound) / 2 * random.uniform(-1, 1, exact.value.shape)
+        noise = noise + np.asarray(exact.spread) / 2 * random.standard_normal(exact.value.shape)
+        value = exact.value * (1 + (gain or {}).get(operation, 0.0)) + ACCUMULATION_ROUNDOFF * noise
+        value = exact.value if operation in {"moe.expert_index", "kv.keys", "kv.values"} else value
+        recorded: Array = round_to(value, rounded[key]) if rounded[key] != "int32" else value
+        shown[key] = recorded.astype(DTYPES[rounded[key]])
+        return value if operation in carried else recorded
+
+    for _ in walk(preset, case, weights=exact_weights(preset.name, case.fprop_dtype), perturb=compute):
+        pass
+    return shown
+
+
+def judge(folder: Path, taps: Mapping[str, Mapping[str, Array]], info: CandidateInfo) -> Judged:
+    answers = {case: answered(folder / str(i), x, info=info) for i, (case, x) in enumerate(taps.items())}
+    (judged,) = judge_candidate([group_of(*taps)], [answers], NUM_ELEMENTS, {})
+    return judged
+
+
+def statuses(judged: Judged) -> set[str]:
+    return {verdict.status for verdict in judged.verdicts}
+
+
+def test_a_port_that_carries_unrounded_values_passes_and_the_edges_are_named(tmp_path: Path) -> None:
+    carried = ("moe.expert_activation", "moe.expert_up")
+    judged = judge(tmp_path, {case: fused_taps(case, *carried) for case in (CASE, OTHER)}, FUSED)
+    assert statuses(judged) == {"pass"}
+    assert judged.ways.describe("moe.expert_hidden") == "moe.expert_activation carried, moe.expert_up carried"
+    assert set(judged.ways.alternatives) == set()
+
+
+def test_what_is_carried_through_several_operations_is_recomputed_from_the_first_rounded_one(tmp_path: Path) -> None:
+    carried = ("attention.residual", "moe.norm")
+    judged = judge(tmp_path, {CASE: fused_taps(CASE, *carried)}, FUSED)
+    assert statuses(judged) == {"pass"}
+    assert judged.ways.describe("moe.norm") == "attention.residual carried"
+    assert judged.ways.describe("router.logits") == "moe.norm carried"
+
+
+def test_a_port_that_does_not_say_that_it_is_fused_fails_for_it(tmp_path: Path) -> None:
+    judged = judge(tmp_path, {CASE: fused_taps(CASE, "moe.expert_activation", "moe.expert_up")}, UNFUSED)
+    assert statuses(judged) == {"fail"}
+    assert not judged.ways.readings
+
+
+def test_an_honest_port_that_says_so_and_is_not_is_read_as_it_is(tmp_path: Path) -> None:
+    judged = judge(tmp_path, {CASE: fused_taps(CASE)}, FUSED)
+    assert statuses(judged) == {"pass"}
+    assert not judged.ways.readings
+
+
+def test_a_port_that_carries_in_one_prefill_and_not_in_another_has_only_recorded_its_values(tmp_path: Path) -> None:
+    taps = {CASE: fused_taps(CASE, "moe.expert_activation", "moe.expert_up"), OTHER: fused_taps(OTHER)}
+    judged = judge(tmp_path, taps, FUSED)
+    described = judged.ways.describe("moe.expert_hidden")
+    assert "recorded in prefill" in described
+    assert "moe.expert_activation carried in decode" in described
+
+
+@pytest.mark.parametrize("operation", ["moe.expert_hidden", "attention.logits", "router.logits"])
+def test_no_reading_excuses_a_fault_that_is_larger_than_a_rounding(operation: str, tmp_path: Path) -> None:
+    taps = fused_taps(CASE, "moe.expert_activation", "moe.expert_up", gain={operation: 0.02})
+    judged = judge(tmp_path, {CASE: taps}, FUSED)
+    assert statuses(judged) == {"fail"}
+    assert {c.operation for v in judged.verdicts for c in v.comparisons if not c.passed} == {operation}
+
+
+def test_the_readings_that_assume_least_come_first() -> None:
+    config = golden_case(CASE)[0].config
+    row = operation_of("layers.00.moe.expert_hidden", config)
+    tried = list(possible(row, "decode"))
+    assert len(tried) == 9
+    assert [describe(readings, row.name) for readings in tried[:2]] == ["", "moe.expert_up carried in decode"]
+    assert [list(readings.values()).count("recorded") for readings in tried] == [0] * 4 + [1] * 4 + [2]
+    assert len(list(possible(operation_of("layers.00.moe.expert_output", config), "prefill"))) == 3  # no expert ids
+
+
+def test_a_carried_input_asks_for_its_producers_and_theirs() -> None:
+    config = golden_case(CASE)[0].config
+    readings: Readings = {
+        ("decode", "router.logits", "moe.norm"): "carried",
+        ("decode", "moe.norm", "attention.residual"): "carried",
+        ("decode", "attention.norm", "residual_stream"): "carried",
+    }
+    assert producers(["router.logits"], readings, config) == {"router.logits", "moe.norm", "attention.residual"}
+    assert producers(["attention.norm"], readings, config) == {"attention.norm", "embedding", "output"}
+    assert producers(["logits"], readings, config) == {"logits"}

@@ -1,0 +1,319 @@
+"""How often honest ports are failed: fresh weights and tokens, every honest variant, judged by the frozen noise model.
+
+`python -m tests.mutation.honest_runs --runs N --json FILE` prints the rates and exits with 1 if any run was failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from harness.answers import Answer
+from harness.cases import Call, Case, Preset, tap_key
+from harness.contract import Array, LanguageModelConfig, TransformerConfig
+from harness.files import write_json
+from harness.judge import Group, HonestRuns, Judged, judge_candidate
+from harness.run import run_size, summarise
+from harness.synthesis import Statistics, synthesize
+from harness.verdict import CandidateVerdict
+from tests.mutation.honest_variants import VARIANTS, Variant
+from tests.mutation.rates import Interval, clopper_pearson
+
+DTYPES = ("float32", "bfloat16")
+NUM_CASES = 3
+"""Cases of every preset and dtype in one suite, which is judged as a whole."""
+
+CONFIG = LanguageModelConfig(
+    model=TransformerConfig(
+        emb_size=24,
+        widening_factor=4,
+        key_size=4,
+        num_q_heads=12,
+        num_kv_heads=3,
+        num_layers=2,
+        attn_output_multiplier=0.08838834764831845,
+        num_experts=5,
+        num_selected_experts=2,
+    ),
+    vocab_size=37,
+    pad_token=0,
+    eos_token=2,
+    sequence_len=8,
+    embedding_multiplier_scale=78.38367176906169,
+    output_multiplier_scale=0.5773502691896257,
+    fprop_dtype="bfloat16",
+)
+DENSE = replace(CONFIG, model=replace(CONFIG.model, num_experts=1, num_selected_experts=1))
+
+
+@dataclass(frozen=True)
+class PresetRow:
+    """A configuration and the statistics of its weights; `compiled` engines, slow with every new shape, run few."""
+
+    statistics: Statistics
+    config: LanguageModelConfig = CONFIG
+    compiled: bool = True
+
+
+PRESETS: Mapping[str, PresetRow] = {
+    "usual": PresetRow(Statistics(seed=0, num_groups=4)),
+    "near_ties": PresetRow(Statistics(seed=1, num_groups=4, router_deviation=0.1)),
+    "stress": PresetRow(Statistics(seed=2, num_groups=4, query_gain=25, activation_gain=3, router_deviation=8)),
+    "float32_scales": PresetRow(Statistics(seed=3, num_groups=2, scales_dtype="float32"), compiled=False),
+    "float_weights": PresetRow(Statistics(seed=4, scales_dtype=None), compiled=False),
+    "dense": PresetRow(Statistics(seed=5, num_groups=4), DENSE, compiled=False),
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One variant over fresh weights and tokens of one seed, judged as a whole."""
+
+    variant: str
+    seed: int
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """The presets that the variant's engine runs."""
+        everything = VARIANTS[self.variant].engine in {"numpy", "torch"}
+        return tuple(name for name, row in PRESETS.items() if row.compiled or everything)
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """The worst measured / allowed of one operation, compute dtype and statistic, and the variant that had it."""
+
+    operation: str
+    fprop_dtype: str
+    statistic: str
+    ratio: float
+    variant: str
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What one suite gave: its runs, those failed with the reason, whether the whole suite failed, its extremes."""
+
+    suite: Suite
+    num_runs: int
+    alarms: tuple[str, ...]
+    suite_failed: bool
+    num_flips: int
+    extremes: tuple[Extreme, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class HonestRates:
+    """How often honest runs and honest suites were failed, with 95 % Clopper–Pearson bounds."""
+
+    num_runs: int
+    num_run_alarms: int
+    run_alarms: Interval
+    num_suites: int
+    num_suite_alarms: int
+    suite_alarms: Interval
+    num_variants: int
+    num_excused_flips: int
+    alarms: tuple[str, ...]
+    extremes: tuple[Extreme, ...]
+
+
+def honest_case(preset: str, config: LanguageModelConfig, dtype: str, seed: int, index: int) -> Case:
+    """Draw a padded prefill of two rows and one decoded token each; every third case has a pad inside a prompt."""
+    random = np.random.default_rng([seed, index, len(preset)])
+    tokens = random.integers(1, config.vocab_size, (2, 5), dtype=np.int32)
+    tokens[1, 3:] = config.pad_token
+    if index % 3 == 1:
+        tokens[0, 2] = config.pad_token
+    decoded = random.integers(1, config.vocab_size, (2, 1), dtype=np.int32)
+    calls = (
+        Call("prefill", tokens, np.array([5, 3], np.int32)),
+        Call("decode", decoded, np.ones(2, np.int32)),
+    )
+    return Case(
+        id=f"{preset}/honest/{seed}_{index}.{dtype}",
+        preset=preset,
+        fprop_dtype=dtype,
+        why="honest",
+        origin="tests.mutation",
+        calls=calls,
+    )
+
+
+@functools.cache
+def honest_group(preset: str, dtype: str, seed: int, num_cases: int) -> Group:
+    """Draw the weights and the cases of one preset, dtype and seed."""
+    row = PRESETS[preset]
+    drawn = Preset(
+        preset, row.config, synthesize(row.config, replace(row.statistics, seed=seed * 100 + row.statistics.seed))
+    )
+    cases = tuple(honest_case(preset, row.config, dtype, seed, index) for index in range(num_cases))
+    return Group(drawn, dtype, cases, lambda case_id: golden_taps(preset, dtype, seed, num_cases)[case_id])
+
+
+@functools.cache
+def golden_taps(preset: str, dtype: str, seed: int, num_cases: int) -> Mapping[str, Mapping[str, Array]]:
+    """Return what the first variant shows, in place of a golden set."""
+    group = honest_group(preset, dtype, seed, num_cases)
+    return {case_id: answer.taps for case_id, answer in answers_of(next(iter(VARIANTS.values())), group).items()}
+
+
+def answers_of(variant: Variant, group: Group) -> dict[str, Answer]:
+    """Run a variant over the cases of a group, in this process."""
+    model = variant.load(replace(group.preset.config, fprop_dtype=group.fprop_dtype), group.preset.weights)
+    answers = {}
+    for case in group.cases:
+        taps: dict[str, Array] = {}
+        for i, call in enumerate(case.calls):
+            tokens, lengths = call.tokens.copy(), call.lengths.copy()
+            made = model.prefill(tokens, lengths, ("*",)) if call.kind == "prefill" else model.decode(tokens, ("*",))
+            taps |= {tap_key(i, tap): value for tap, value in made.items()}
+        answers[case.id] = Answer(status="answered", info=variant.info, taps=taps)
+    return answers
+
+
+HONEST_RUNS: HonestRuns = {}
+"""Shared by all variants that a process judges: they have weights, tokens and mostly routes in common."""
+
+
+def judge_suite(suite: Suite, num_cases: int) -> SuiteResult:
+    """Run one suite and judge it."""
+    began = time.monotonic()
+    groups = [honest_group(name, dtype, suite.seed, num_cases) for dtype in DTYPES for name in suite.presets]
+    answers = [answers_of(VARIANTS[suite.variant], group) for group in groups]
+    judged: list[Judged] = judge_candidate(groups, answers, run_size(groups), HONEST_RUNS)
+    verdict = summarise(suite.variant, groups, answers, judged, 0.0)
+    alarms = [f"{suite.variant}: {case.case}: {case.reason}" for case in verdict.cases if case.status != "pass"]
+    alarms += [f"{suite.variant}: {row.operation} in {row.fprop_dtype}: pooled" for row in verdict.operations
+               if row.status != "pass" and not row.cases_at_fault]  # fmt: skip
+    return SuiteResult(
+        suite=suite,
+        num_runs=len(verdict.cases),
+        alarms=tuple(alarms),
+        suite_failed=not verdict.passed,
+        num_flips=sum(len(case.flips) for case in verdict.cases),
+        extremes=tuple(extremes_of(verdict)),
+        seconds=time.monotonic() - began,
+    )
+
+
+def extremes_of(verdict: CandidateVerdict) -> Iterator[Extreme]:
+    """Yield the worst measured / allowed of every operation, compute dtype and statistic."""
+    worst: dict[tuple[str, str, str], float] = {}
+    for case in verdict.cases:
+        dtype = case.case.rpartition(".")[2]
+        for comparison in case.comparisons:
+            common = max((one.ratio for one in comparison.systematic), default=0.0)
+            for statistic, ratio in (("tail", comparison.tail), ("bulk", comparison.bulk), ("systematic", common)):
+                key = (comparison.operation, dtype, statistic)
+                worst[key] = max(worst.get(key, 0.0), ratio)
+    for row in verdict.operations:
+        key = (row.operation, row.fprop_dtype, "pooled")
+        worst[key] = max((one.ratio for one in row.systematic), default=0.0)
+    for (operation, dtype, statistic), ratio in worst.items():
+        yield Extreme(operation, dtype, statistic, ratio, verdict.name)
+
+
+def suites_for(num_runs: int, num_cases: int) -> tuple[Suite, ...]:
+    """Return suites, seed by seed over all variants, until there are so many runs."""
+    chosen: list[Suite] = []
+    total = 0
+    for seed in itertools.count():
+        for name in VARIANTS:
+            if total >= num_runs:
+                return tuple(chosen)
+            chosen.append(Suite(name, seed))
+            total += num_cases * len(DTYPES) * len(chosen[-1].presets)
+    raise AssertionError
+
+
+def measure(num_runs: int, num_cases: int = NUM_CASES, num_processes: int = 1) -> HonestRates:
+    """Judge at least so many honest runs, every variant with fresh weights and tokens, and return the rates."""
+    suites = suites_for(num_runs, num_cases)
+    if num_processes == 1:
+        return rates_of([judge_suite(suite, num_cases) for suite in suites])
+    # Each process takes whole variants, so that no engine compiles a program twice.
+    names = list(dict.fromkeys(suite.variant for suite in suites))
+    names.sort(key=lambda name: VARIANTS[name].engine)
+    shares = [names[i::num_processes] for i in range(num_processes)]
+    context = multiprocessing.get_context("spawn")
+    results: list[SuiteResult] = []
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        parts = [
+            pool.submit(judge_suites, [suite for suite in suites if suite.variant in share], num_cases)
+            for share in shares
+        ]
+        for part in parts:
+            results += part.result()
+    return rates_of(results)
+
+
+def judge_suites(suites: Sequence[Suite], num_cases: int) -> list[SuiteResult]:
+    """Run and judge some suites in one process, and show how far it is."""
+    results = []
+    began = time.monotonic()
+    for done, suite in enumerate(suites, 1):
+        results.append(judge_suite(suite, num_cases))
+        left = (time.monotonic() - began) / done * (len(suites) - done)
+        sys.stderr.write(f"{done}/{len(suites)} suites, about {left:.0f} s left: {suite.variant}, seed {suite.seed}\n")
+    return results
+
+
+def rates_of(results: Sequence[SuiteResult]) -> HonestRates:
+    """Add suites up."""
+    alarms = tuple(alarm for result in results for alarm in result.alarms)
+    num_runs, num_failed = sum(r.num_runs for r in results), sum(r.suite_failed for r in results)
+    worst: dict[tuple[str, str, str], Extreme] = {}
+    for one in itertools.chain.from_iterable(result.extremes for result in results):
+        key = (one.operation, one.fprop_dtype, one.statistic)
+        worst[key] = max(worst.get(key, one), one, key=lambda each: each.ratio)
+    return HonestRates(
+        num_runs=num_runs,
+        num_run_alarms=len(alarms),
+        run_alarms=clopper_pearson(len(alarms), num_runs),
+        num_suites=len(results),
+        num_suite_alarms=num_failed,
+        suite_alarms=clopper_pearson(num_failed, len(results)),
+        num_variants=len({result.suite.variant for result in results}),
+        num_excused_flips=sum(result.num_flips for result in results),
+        alarms=alarms,
+        extremes=tuple(worst[key] for key in sorted(worst)),
+    )
+
+
+def main() -> int:
+    """Measure, print, and return 0 if no honest run was failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation.honest_runs", description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000, metavar="N", help="at least so many runs (default: 2000)")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="how many to use (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    options = parser.parse_args()
+    rates = measure(options.runs, num_processes=options.processes)
+    for alarm in rates.alarms:
+        sys.stdout.write(f"{alarm}\n")
+    for what, failed, total, interval in (
+        ("runs", rates.num_run_alarms, rates.num_runs, rates.run_alarms),
+        ("suites", rates.num_suite_alarms, rates.num_suites, rates.suite_alarms),
+    ):
+        sys.stdout.write(
+            f"honest {what} failed: {failed} of {total}, 95 % bounds {interval.low:.2g} to {interval.high:.2g}\n"
+        )
+    sys.stdout.write(f"{rates.num_variants} variants, {rates.num_excused_flips} excused flips\n")
+    if options.json is not None:
+        write_json(options.json, asdict(rates))
+    return 1 if rates.num_suite_alarms else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
