@@ -1,0 +1,82 @@
+"""A tap map undoes what an engine did to a layout: laws on tensors whose every axis has another size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from harness.contract import Array
+from harness.suite import UNEQUAL
+from harness.tap_map import TapSource, map_taps, shown_taps
+
+B, T = 2, 6
+TOKENS = np.ones((B, T), np.int32)
+G, R, H, V, S = 3, 4, 8, 101, 9
+QUERY = "layers.*.attention.query"
+
+
+def tensor(*shape: int) -> Array:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def mapped(row: TapSource, x: Array, tap: str, tokens: Array = TOKENS) -> Array:
+    (made,) = map_taps([row], UNEQUAL, tokens, ["*"], {row.engine.format(layer=1): x}).items()
+    assert made[0] == tap
+    return made[1]
+
+
+@pytest.mark.parametrize(
+    ("axes", "engine_layout"),
+    [
+        ("b t q h", lambda x: x),
+        ("b t (q h)", lambda x: x.reshape(B, T, -1)),
+        ("h q t b", lambda x: x.transpose()),
+        ("(b t) q h", lambda x: x.reshape(B * T, G * R, H)),
+        ("b (g r) t h", lambda x: x.swapaxes(1, 2)),
+        ("b t (r g) h", lambda x: x.reshape(B, T, G, R, H).swapaxes(2, 3).reshape(B, T, G * R, H)),
+        ("b t q (j p)", lambda x: np.stack([x[..., : H // 2], x[..., H // 2 :]], -1).reshape(x.shape)),
+    ],
+)
+def test_every_layout_of_the_heads_comes_back_to_that_of_the_contract(
+    axes: str, engine_layout: Callable[[Array], Array]
+) -> None:
+    x = tensor(B, T, G * R, H)
+    made = mapped(TapSource(QUERY, "blk.{layer}.q", axes), engine_layout(x), "layers.01.attention.query")
+    np.testing.assert_array_equal(made, x)
+
+
+def test_an_engine_of_one_row_may_leave_the_batch_out() -> None:
+    x = tensor(1, T, G * R, H)
+    made = mapped(TapSource(QUERY, "q{layer}", "t q h"), x[0], "layers.01.attention.query", TOKENS[:1])
+    np.testing.assert_array_equal(made, x)
+    with pytest.raises(ValueError, match=r"axes t q h, but layers\.\*\.attention\.query has b t q h"):
+        mapped(TapSource(QUERY, "q{layer}", "t q h"), x[0], "layers.01.attention.query")
+
+
+def test_padding_is_cropped_where_the_row_says_so_and_nowhere_else() -> None:
+    x = tensor(B, T, V + 27)
+    np.testing.assert_array_equal(mapped(TapSource("logits", "out", "b t v", padded="v"), x, "logits"), x[..., :V])
+    with pytest.raises(ValueError, match=r"out: shape \[2, 6, 128\], expected b t v = \[2, 6, 101\]"):
+        mapped(TapSource("logits", "out", "b t v"), x, "logits")
+
+
+def test_the_key_axis_may_have_any_size() -> None:
+    x = tensor(B, G * R, T, S + 23)
+    made = mapped(TapSource("layers.*.attention.logits", "kq{layer}", "b q t s"), x, "layers.01.attention.logits")
+    np.testing.assert_array_equal(made, x.reshape(B, G, R, T, S + 23))
+
+
+def test_only_what_is_wanted_and_recorded_is_mapped() -> None:
+    tap_map = [TapSource("logits", "out", "b t v"), TapSource("embedding", "embd", "b t d")]
+    assert shown_taps(tap_map) == ("logits", "embedding")
+    recorded = {"out": tensor(B, T, V), "something": tensor(1)}
+    assert set(map_taps(tap_map, UNEQUAL, TOKENS, ["*"], recorded)) == {"logits"}
+    assert map_taps(tap_map, UNEQUAL, TOKENS, ["embedding"], recorded) == {}
+
+
+def test_every_layer_is_mapped_by_one_row() -> None:
+    recorded = {f"blk.{layer}.q": tensor(B, T, G * R, H) + layer for layer in range(2)}
+    made = map_taps([TapSource(QUERY, "blk.{layer}.q", "b t q h")], UNEQUAL, TOKENS, ["*"], recorded)
+    assert {tap: x.flat[0] for tap, x in made.items()} == {f"layers.0{i}.attention.query": i for i in range(2)}
