@@ -65,8 +65,8 @@ def dequantised(config: LanguageModelConfig, stored: Weights, name: str, roundin
         matrix = name.endswith("/w") and not name.endswith("router/w")
         return round_to(plain, config.fprop_dtype) if narrow and matrix else plain
     weight, scales = stored[f"{name}.weight"], stored[f"{name}.scales"]
-    num_rows = weight.shape[-2] // scales.shape[-2]
-    product = weight.astype(np.float64) * np.repeat(scales.astype(np.float64), num_rows, axis=-2)
+    groups = weight.reshape(*weight.shape[:-2], scales.shape[-2], -1, weight.shape[-1])  # [.., G, k/G, n]
+    product = np.multiply(groups, scales.astype(np.float64)[..., None, :]).reshape(weight.shape)
     if narrow or rounding == "rounded":
         product = round_to(product, str(scales.dtype))
     if narrow and "/moe/" not in name:

@@ -39,7 +39,18 @@ def contraction_spread(squares: Array, total: Array, num_terms: int) -> Array:
 def contract(x: Array, w: Array) -> Exact:
     """Multiply x [..., k] by w [k, n], with the error of a float32 accumulation."""
     value = x @ w  # [..., n]
-    return Exact(value, spread=contraction_spread((x * x) @ (w * w), value, x.shape[-1]))
+    return Exact(value, spread=contraction_spread(sum_of_squares(x, w), value, x.shape[-1]))
+
+
+def sum_of_squares(x: Array, w: Array) -> Array:
+    """Return Σ (x_k w_kn)² for x [..., k] and w [k, n], to within float32 rounding: a spread needs no more digits.
+
+    Rows are brought to a largest element of 1 before they are squared, so that none underflows.
+    """
+    size = np.max(np.abs(x), axis=-1, keepdims=True, initial=0.0)
+    size = np.where(size > 0, size, 1.0)
+    squares = np.square((x / size).astype(np.float32)) @ np.square(w.astype(np.float32))
+    return np.square(size) * squares  # float64 again
 
 
 def contract_sharded(x: Array, w: Array, shards: int, dtype: str, reach: float) -> Exact:
