@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -11,13 +11,17 @@ import fastjsonschema
 import pytest
 from rich.console import Console
 
+from harness.agreement import LogitAgreement, RoutingMargins
 from harness.compare import Comparison
 from harness.diagnosis import Diagnosis
+from harness.distribution import Element
+from harness.power import Power
 from harness.report import terminal
 from harness.report.files import plain, report_of, write_junit, write_report_json
 from harness.report.progress import progress_bar
 from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show, status_of
-from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
+from harness.statistics import Systematic
+from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict, by_operation
 from harness.whole import Drift, Flip
 from tests.harness.honest_port import golden
 
@@ -193,6 +197,29 @@ def test_the_json_report_is_what_the_published_schema_says() -> None:
     report["candidates"][0]["cases"][0]["comparisons"][0].pop("histogram")
     with pytest.raises(fastjsonschema.JsonSchemaValueException, match="histogram"):
         check(report)
+
+
+@pytest.mark.parametrize(
+    ("definition", "described"),
+    [
+        ("candidate", CandidateVerdict),
+        ("case", CaseVerdict),
+        ("operation", OperationVerdict),
+        ("comparison", Comparison),
+        ("drift", Drift),
+        ("flip", Flip),
+        ("element", Element),
+        ("systematic", Systematic),
+        ("logit_agreement", LogitAgreement),
+        ("margins", RoutingMargins),
+        ("diagnosis", Diagnosis),
+        ("power", Power),
+    ],
+)
+def test_the_published_schema_describes_every_figure(definition: str, described: type) -> None:
+    schema = json.loads((Path(terminal.__file__).parent / "report.schema.json").read_text())
+    undescribed = {field.name for field in fields(described)} - set(schema["definitions"][definition]["properties"])
+    assert undescribed == set()
 
 
 def test_plain_keeps_what_json_can_hold() -> None:
