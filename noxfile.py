@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -14,6 +15,7 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["conformance", "tests", "lint", "types"]
 
 GROUPS = nox.project.load_toml("pyproject.toml")
+BENCHED = ("jax_grouped", "reference", "torch_compiled", "torch_eager")
 EXTRAS = nox.project.load_toml("candidates/extras.toml")
 
 if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through which CPU wheels of torch may come
@@ -79,6 +81,29 @@ def screenshot(session: nox.Session) -> None:
     session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))
     command = ("python", "-m", "pytest", "tests/browser/page_in_chromium.py", "-k", "first_screen")
     session.run(*command, env={"SCREENSHOTS": "harness/report"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure throughput and what the harness costs, into README.md; `-- --gate` holds ratios to their limits only."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    environment = compiled_once(session)
+    harness = ("-p", "no:xdist", "-o", "python_files=bench_*.py", "tests/benchmarks")
+    if "--gate" in session.posargs:
+        session.run("python", "-m", "pytest", *harness, "-m", "gate", env=environment)
+        return
+    report = "build/bench/conformance.json"
+    Path(report).parent.mkdir(parents=True, exist_ok=True)
+    judged = [word for name in (*BENCHED, "tests/benchmarks/published_style.py") for word in ("--candidate", name)]
+    limits = ("--time-limit", "900", "--quiet", "--json", report)
+    session.run("python", "-m", "harness", "run", *judged, *limits, env=environment, success_codes=[0, 1])
+    throughput = ("python", "-m", "tests.benchmarks.throughput", "--conformance", report)
+    session.run(*throughput, "--readme", *session.posargs, env=environment)
+    session.run(
+        *throughput, "--load", "grok-1-layer", "--candidate", "jax_grouped", "--dtype", "bfloat16", env=environment
+    )
+    session.run(*throughput, "--sweep", "--candidate", "jax_grouped", env=environment)
+    session.run("python", "-m", "pytest", *harness, env=environment)
 
 
 @nox.session
