@@ -107,6 +107,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def robustness(session: nox.Session) -> None:
+    """Corrupt golden sets, jobs, answers and checkpoints more than 10,000 times, and kill writers at every call."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.run("python", "-m", "pytest", "tests/robustness", "--thorough", "--timeout", "900", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the arrows between the packages."""
     session.install(*_group("lint"))

@@ -57,8 +57,14 @@ def sample_digest(path: Path) -> str:
 
 def write_index(folder: Path, entries: Sequence[IndexEntry]) -> None:
     """Write the index of a folder of tensor files."""
-    document = {"format": FORMAT, "tensors": [asdict(entry) for entry in entries]}
-    (folder / INDEX_NAME).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (folder / INDEX_NAME).write_bytes(_render(entries))
+
+
+def _render(entries: Sequence[IndexEntry]) -> bytes:
+    """Return the bytes of an index: there is one way to write it, and its own digest vouches for the entries."""
+    tensors = [asdict(entry) for entry in entries]
+    digest = hashlib.sha256(json.dumps(tensors).encode()).hexdigest()
+    return (json.dumps({"format": FORMAT, "sha256": digest, "tensors": tensors}, indent=1) + "\n").encode()
 
 
 def read_index(folder: Path) -> tuple[IndexEntry, ...] | None:
@@ -73,7 +79,8 @@ def read_index(folder: Path) -> tuple[IndexEntry, ...] | None:
     try:
         if path.stat().st_size > MAX_INDEX_BYTES:
             raise CheckpointError(f"{path}: larger than {MAX_INDEX_BYTES} bytes; {mend}")
-        document = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        document = json.loads(text)
         if document["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {document['format']!r:.40}, expected {FORMAT}; {mend}")
         entries = tuple(IndexEntry(**entry) for entry in document["tensors"])
@@ -84,6 +91,8 @@ def read_index(folder: Path) -> tuple[IndexEntry, ...] | None:
             raise CheckpointError(
                 f"{path}: entry {position} is about {entry.file!r:.40}, expected {file_name(position)}; {mend}"
             )
+    if text != _render(entries):
+        raise CheckpointError(f"{path}: altered: its entries have not the sha256 that it gives; {mend}")
     return entries
 
 

@@ -80,7 +80,7 @@ def test_every_operation_of_an_engine_is_right_on_any_model(engine: str, draw: D
     assert not wrong_operations(engine, draw)
 
 
-@settings(max_examples=settings.default.max_examples // 25)  # each is compiled
+@settings(max_examples=settings().max_examples // 25)  # each is compiled
 @given(draw=DRAWS)
 def test_every_operation_of_the_reference_is_right_on_a_few_models(draw: Draw) -> None:
     assert not wrong_operations("candidates.reference", draw)

@@ -16,7 +16,7 @@ import pytest
 from reference import GROK_1, LanguageModelConfig, TrainingState, checkpoint
 from reference.checkpoint import CheckpointError
 from reference.checkpoint.encoding import encode
-from reference.checkpoint.index import INDEX_NAME, file_name
+from reference.checkpoint.index import INDEX_NAME, file_name, read_index, write_index
 from reference.checkpoint.layout import in_file_order
 from reference.parameters import Params, parameter_shapes
 from reference.quantization import is_quantized
@@ -234,7 +234,7 @@ def test_damaged_byte_in_a_small_file_is_an_error_with_an_index(folder: Path) ->
         ('{"format": 1}', "not an index of a checkpoint (KeyError)"),
         ('{"format": 1, "tensors": [{"file": "x"}]}', "not an index of a checkpoint (TypeError)"),
         ('{"format": 2, "tensors": []}', "format 2, expected 1"),
-        ('{"format": 1, "tensors": []}', "0 entries, not 146"),
+        ('{"format": 1, "tensors": []}', "altered: its entries have not the sha256 that it gives"),
         ("[" * 100_000, "not an index of a checkpoint (RecursionError)"),
         (" " * (1 << 25), "larger than 16777216 bytes"),
     ],
@@ -245,11 +245,23 @@ def test_index_that_is_none_is_refused(content: str, problem: str, folder: Path)
 
 
 def test_index_in_another_order_is_refused(folder: Path) -> None:
-    index = json.loads((folder / INDEX_NAME).read_text())
-    first, second = index["tensors"][5], index["tensors"][8]
-    first["parameter"], second["parameter"] = second["parameter"], first["parameter"]
-    (folder / INDEX_NAME).write_text(json.dumps(index))
+    entries = list(read_index(folder) or ())
+    first, second = entries[5], entries[8]
+    entries[5] = replace(first, parameter=second.parameter)
+    entries[8] = replace(second, parameter=first.parameter)
+    write_index(folder, entries)
     assert refusal(folder).startswith(f"{folder / 'tensor00005_000'}: {INDEX_NAME} says ")
+
+
+def test_index_with_too_few_entries_is_refused(folder: Path) -> None:
+    write_index(folder, (read_index(folder) or ())[:5])
+    assert refusal(folder).startswith(f"{folder / INDEX_NAME}: 5 entries, not 146")
+
+
+def test_index_altered_by_another_hand_is_refused(folder: Path) -> None:
+    text = (folder / INDEX_NAME).read_text()
+    (folder / INDEX_NAME).write_text(text.replace('"shape": [', '"shape": [1, ', 1))
+    assert refusal(folder).startswith(f"{folder / INDEX_NAME}: altered: ")
 
 
 def test_index_that_points_elsewhere_is_refused(folder: Path) -> None:

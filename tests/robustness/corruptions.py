@@ -1,0 +1,201 @@
+"""Corrupted bytes: every way in which a file may come back from a disk, a network or an enemy."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+Random = np.random.Generator
+Corruption = Callable[[Random, bytes], bytes]
+
+ABSURD: tuple[Any, ...] = (-1, 2**31, 2**63, 2**64, 10**30, 1e308, None, True, "2", [], {}, [[]], "../../etc")
+"""What stands where a size or an offset should."""
+
+
+def at(random: Random, data: bytes) -> int:
+    return int(random.integers(len(data)))
+
+
+def flip_bit(random: Random, data: bytes) -> bytes:
+    changed = bytearray(data)
+    changed[at(random, data)] ^= 1 << int(random.integers(8))
+    return bytes(changed)
+
+
+def overwrite(random: Random, data: bytes) -> bytes:
+    begin, size = at(random, data), int(random.integers(1, 9))
+    return data[:begin] + random.bytes(size) + data[begin + size :]
+
+
+def truncate(random: Random, data: bytes) -> bytes:
+    return data[: at(random, data)]
+
+
+def extend(random: Random, data: bytes) -> bytes:
+    return data + random.bytes(int(random.integers(1, 17)))
+
+
+def cut_out(random: Random, data: bytes) -> bytes:
+    begin = at(random, data)
+    return data[:begin] + data[begin + int(random.integers(1, 33)) :]
+
+
+def repeat(random: Random, data: bytes) -> bytes:
+    begin = at(random, data)
+    return data[:begin] + data[begin : begin + int(random.integers(1, 33))] + data[begin:]
+
+
+def erase(random: Random, data: bytes) -> bytes:
+    begin = at(random, data)
+    size = min(len(data) - begin, int(random.integers(1, 257)))
+    return data[:begin] + bytes(size) + data[begin + size :]
+
+
+def shuffle_blocks(random: Random, data: bytes) -> bytes:
+    first, second = sorted(int(x) for x in random.integers(0, len(data) + 1, 2))
+    return data[second:] + data[first:second] + data[:first]
+
+
+BYTES: Mapping[str, Corruption] = {
+    f.__name__: f for f in (flip_bit, overwrite, truncate, extend, cut_out, repeat, erase, shuffle_blocks)
+}
+"""Corruptions of any file."""
+
+
+def split_tensors(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return header and data of a tensor file."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def join_tensors(header: str, data: bytes) -> bytes:
+    text = header.encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def absurd_header(random: Random, data: bytes) -> bytes:
+    """Put something absurd into one place of one entry."""
+    header, values = split_tensors(data)
+    entry = header[str(random.choice(list(header)))]
+    evil = ABSURD[int(random.integers(len(ABSURD)))]
+    match str(random.choice(["dtype", "shape", "axis", "offsets", "entry"])):
+        case "axis" if entry["shape"]:
+            entry["shape"][int(random.integers(len(entry["shape"])))] = evil
+        case "offsets":
+            entry["data_offsets"][int(random.integers(2))] = evil
+        case "entry":
+            entry[str(random.choice(list(entry)))] = evil
+        case "dtype":
+            entry["dtype"] = random.choice(["F8", "I8", "F32", "BF16", "U64", "f32", "F" * 10_000])
+        case _:
+            entry["shape"] = [65536] * int(random.integers(1, 80))
+    return join_tensors(json.dumps(header), values)
+
+
+def repeat_key(random: Random, data: bytes) -> bytes:
+    header, values = split_tensors(data)
+    name = str(random.choice(list(header)))
+    text = json.dumps(header)
+    return join_tensors(f"{text[:-1]}, {json.dumps(name)}: {json.dumps(header[name])}}}", values)
+
+
+def rename_tensor(random: Random, data: bytes) -> bytes:
+    header, values = split_tensors(data)
+    header[str(random.choice(["../x", "/etc/passwd", "a\nb", "", "call0/logits ", "é", "x" * 5000]))] = header.pop(
+        str(random.choice(list(header)))
+    )
+    return join_tensors(json.dumps(header), values)
+
+
+def swap_tensors(random: Random, data: bytes) -> bytes:
+    """Exchange the offsets of two tensors of one size, or reverse all values where no two have one."""
+    header, values = split_tensors(data)
+    names = [str(name) for name in random.permutation(list(header))]
+    for first in names:
+        for second in names:
+            a, b = header[first]["data_offsets"], header[second]["data_offsets"]
+            if first != second and a[1] - a[0] == b[1] - b[0]:
+                header[first]["data_offsets"], header[second]["data_offsets"] = b, a
+                return join_tensors(json.dumps(header), values)
+    return join_tensors(json.dumps(header), values[::-1])
+
+
+def lie_about_the_header(random: Random, data: bytes) -> bytes:
+    length = int(random.choice([0, 1, 7, len(data), 2**24 + 1, 2**40, 2**63 - 1]))
+    return struct.pack("<Q", length) + data[8:]
+
+
+TENSORS: Mapping[str, Corruption] = {
+    f.__name__: f for f in (absurd_header, repeat_key, rename_tensor, swap_tensors, lie_about_the_header)
+}
+"""Corruptions of a tensor file that know its format."""
+
+
+def truncations(data: bytes) -> Iterator[bytes]:
+    """Yield a tensor file cut at every byte of its header, and around the end of every tensor."""
+    header, values = split_tensors(data)
+    begin = len(data) - len(values)
+    ends = {begin + offset for entry in header.values() for offset in entry["data_offsets"]}
+    for end in sorted({*range(begin + 1), *(end + more for end in ends for more in (-1, 0, 1))}):
+        if 0 <= end < len(data):
+            yield data[:end]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of everything inside parsed JSON."""
+    children: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+def another_kind(random: Random, text: bytes) -> bytes:
+    """Put a value of another kind into one place of a JSON file, drop the place, or give its key twice."""
+    data = json.loads(text)
+    found = list(places(data))
+    *owners, last = found[int(random.integers(len(found)))]
+    owner = data
+    for key in owners:
+        owner = owner[key]
+    kind = {bool: 0, int: 1, float: 1, str: 2, list: 3, dict: 4}.get(type(owner[last]))
+    evil: tuple[Any, ...] = (True, 2**70, "../../etc/passwd", [{}], {"a": 1}, None, float("nan"))
+    owner[last] = evil[int(random.choice([i for i in range(len(evil)) if i != kind]))]
+    return json.dumps(data).encode()
+
+
+MALFORMED = (
+    b"[" * 50_000,
+    b'{"a":' * 50_000,
+    b"\xff\xfe",
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"NaN",
+    b'{"a": 1, "a": 1}',
+    b"1" * 9999,
+)
+
+
+def malformed_json(random: Random, text: bytes) -> bytes:
+    return (*MALFORMED, text + b"}")[int(random.integers(len(MALFORMED) + 1))]
+
+
+JSON: Mapping[str, Corruption] = {f.__name__: f for f in (another_kind, malformed_json)}
+"""Corruptions of a JSON file that know its format."""
+
+
+def corrupt(random: Random, name: str, data: bytes) -> tuple[str, bytes]:
+    """Return one corruption of a file that knows its format as often as not, by name; never the file as it was."""
+    special = TENSORS if name.endswith(".safetensors") else JSON if name.endswith(".json") else {}
+    kinds = [*BYTES.items(), *special.items()]
+    while True:
+        pool = list(special.items()) if special and random.random() < 0.5 else kinds
+        what, corruption = pool[int(random.integers(len(pool)))]
+        changed = corruption(random, data)
+        if changed != data:
+            return what, changed
