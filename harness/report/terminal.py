@@ -79,8 +79,9 @@ def operations_table(verdicts: Sequence[CandidateVerdict], *, pooled: bool = Tru
     table.add_column("measured / allowed", justify="right", max_width=10)
     table.add_column("layers at fault", max_width=8)
     table.add_column("worst case", overflow="fold")
+    several = len(verdicts) > 1
     for name in (spec.operation for spec in tap_specs()):
-        rows = [(v.name, row) for v in verdicts for row in v.operations if row.operation == name]
+        rows = [(f"{v.name}: " * several, row) for v in verdicts for row in v.operations if row.operation == name]
         passed = sorted((pair for pair in rows if pair[1].status == "pass"), key=lambda pair: -pair[1].worst.ratio)
         for candidate, row in passed[:1] if pooled else passed:
             add_operation(table, candidate, row, "")
@@ -98,7 +99,7 @@ def add_operation(table: Table, candidate: str, row: OperationVerdict, layers: s
         Text(row.status, style=STYLES[row.status]),
         format_ratio(row.worst),
         layers,
-        f"{candidate}: {row.worst_case}{alternative}",
+        f"{candidate}{row.worst_case}{alternative}",
     )
 
 

@@ -142,10 +142,11 @@ class CandidateView:
 
 def candidate_view(row: Mapping[str, Any]) -> CandidateView:
     """Return what the page shows of one candidate of a JSON report."""
-    cells = {(cell.operation, cell.layer, cell.dtype): cell for cell in make_cells(row)}
+    known = [spec.operation for spec in tap_specs()]
+    made = sorted(make_cells(row), key=lambda cell: (known.index(cell.operation), cell.layer, cell.dtype))
+    cells = {(cell.operation, cell.layer, cell.dtype): cell for cell in made}
     dtypes = sorted({dtype for _, _, dtype in cells})
     columns = [(dtype, sorted({layer for _, layer, each in cells if each == dtype})) for dtype in dtypes]
-    known = [spec.operation for spec in tap_specs()]
     return CandidateView(
         name=row["name"],
         version=row["version"],

@@ -80,7 +80,9 @@ def row_of(output: str, first: str) -> list[str]:
 
 def test_the_table_of_operations_shows_verdict_ratio_and_worst_case() -> None:
     output = shown(verdict(PASSING))
-    assert row_of(output, "attention.query") == ["attention.query", "pass", "0.91", "port:", CASE]
+    assert row_of(output, "attention.query") == ["attention.query", "pass", "0.91", CASE]
+    both = shown(verdict(PASSING), verdict(FAILING, name="other"))
+    assert row_of(both, "attention.query")[3:] == ["port:", CASE]
 
 
 def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_time() -> None:
