@@ -69,6 +69,13 @@ def c_port(session: nox.Session) -> None:
 
 
 @nox.session
+def new_user(session: nox.Session) -> None:
+    """Take the time from nothing to the first verdict on a port of one's own, by a fresh clone and by the wheel."""
+    session.install("--editable", ".", *_group("tests"))
+    session.run("python", "-m", "pytest", "tests/new_user/first_verdict.py", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Click through a report in headless Chromium and leave screenshots in `build/`; needs chromium installed."""
     session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))

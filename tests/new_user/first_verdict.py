@@ -1,0 +1,127 @@
+"""A new user with a stopwatch: from nothing to the first verdict on a port of one's own (`nox -s new_user`).
+
+Once from a fresh clone, by the commands of the README; once from an empty repository, by the built wheel alone. Every
+step tells its seconds. What is not committed yet is not in the clone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.contract import GOLDEN_DIR
+
+ROOT = GOLDEN_DIR.parent
+README = (ROOT / "README.md").read_text()
+FIVE_MINUTES = 300
+
+BROKEN_TORCH_PORT = """
+from torch.nn import functional
+
+from candidates.torch_eager import INFO, load, operations
+
+operations.gelu = functional.gelu  # by erf, not by tanh
+"""
+
+PORT = """
+from candidates.numpy_float64 import INFO, load as load_right
+
+def load(config, weights):
+    name = "transformer/decoder_layer_0/rms_norm_2/scale"
+    return load_right(config, {**weights, name: 1 + weights[name]} if WRONG else weights)
+"""
+
+
+class Stopwatch:
+    """Runs commands in a folder with an environment of its own, and tells how long each took."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.seconds = 0.0
+        builder = folder.parent / "environment"
+        began = time.monotonic()
+        venv.EnvBuilder(with_pip=True).create(builder)
+        self.path = os.pathsep.join((str(builder / "bin"), os.environ["PATH"]))
+        self.tell("python -m venv", began)
+
+    def run(self, command: Sequence[str], status: int = 0) -> str:
+        """Run a command, expect an exit status, and return what it printed."""
+        hidden = ("PYTHON", "VIRTUAL_ENV", "PYTEST", "COV_", "NOX")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+        began = time.monotonic()
+        ran = subprocess.run(  # noqa: S603 - the commands of the README
+            command,
+            cwd=self.folder,
+            env={**environment, "PATH": self.path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        self.tell(" ".join(command), began)
+        assert ran.returncode == status, ran.stdout
+        return ran.stdout
+
+    def tell(self, what: str, began: float) -> None:
+        """Print the seconds that a step took."""
+        seconds = time.monotonic() - began
+        self.seconds += seconds
+        with self.capsys.disabled():
+            sys.stdout.write(f"\n{seconds:7.1f} s  {what}")
+
+    def tell_total(self) -> None:
+        """Print the seconds of all steps; five minutes is what a new user is promised."""
+        with self.capsys.disabled():
+            sys.stdout.write(f"\n{self.seconds:7.1f} s  in all\n")
+        assert self.seconds < FIVE_MINUTES
+
+
+def readme_command(beginning: str) -> list[str]:
+    """Return the words of the README's command that begins so, without a comment."""
+    (line, *_) = re.findall(rf"^(?:.*&& )?({re.escape(beginning)}[^#&\n]*)", README, re.MULTILINE)
+    return str(line).split()
+
+
+def test_a_fresh_clone_finds_the_fault_in_a_port_of_one_s_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopwatch = Stopwatch(tmp_path, capsys)
+    stopwatch.run(["git", "clone", "--quiet", str(ROOT), "clone"])
+    stopwatch.folder = tmp_path / "clone"
+    (stopwatch.folder / "my_port.py").write_text(BROKEN_TORCH_PORT)
+    stopwatch.run(readme_command("python -m pip install nox"))
+    command = readme_command("nox -s conformance -- --candidate path/to/my_port.py")
+    words = stopwatch.run([word.replace("path/to/", "") for word in command], status=1)
+    assert re.search(r"my_port\.py: moe\.expert_hidden: fail", words), words
+    assert "gelu_erf" in words, words
+    stopwatch.tell_total()
+
+
+def test_an_empty_repository_judges_its_port_by_the_wheel_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    stopwatch = Stopwatch(repository, capsys)
+    stopwatch.run(["git", "init", "--quiet"])
+    stopwatch.run(["python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)])
+    (wheel,) = tmp_path.glob("*.whl")
+    stopwatch.run(["python", "-m", "pip", "install", "--quiet", str(wheel), "pytest"])
+    (repository / "my_port.py").write_text(PORT.replace("WRONG", "False"))
+    (repository / "my_wrong_port.py").write_text(PORT.replace("WRONG", "True"))
+    words = stopwatch.run(["pytest", "--conformance-candidate", "my_port"])
+    assert re.search(r"= \d+ passed in", words), words
+    words = stopwatch.run(["pytest", "--conformance-candidate", "my_wrong_port"], status=1)
+    failed = set(re.findall(r"^FAILED conformance/my_wrong_port::(\w+\.\w+\[\w+\])", words, re.MULTILINE))
+    assert failed == {"moe.norm[float32]", "moe.norm[bfloat16]"}, words
+    words = stopwatch.run(["python", "-m", "pip", "list"])
+    assert not re.search(r"^(jax|torch|dm-haiku) ", words, re.MULTILINE), words
+    stopwatch.tell_total()
