@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import reference
-from harness.contract import Array, LanguageModelConfig, TransformerConfig, Weights
+from harness.contract import Array, LanguageModelConfig, TransformerConfig
 from harness.synthesis import Statistics, synthesize
-from harness.tensors import open_tensors, write_tensors
+from harness.tensors import write_tensors
 from reference.config import BENCH
 from reference.parameters import parameter_shapes
 
@@ -62,12 +62,6 @@ def write_load(load: Load, folder: Path) -> Path:
         write_tensors(target / "weights.safetensors", draw(load))
         (target / "config.json").write_text(json.dumps(load.config.to_json()))
     return target
-
-
-def read_load(folder: Path, fprop_dtype: str) -> tuple[LanguageModelConfig, Weights]:
-    """Map what `write_load` wrote, for a compute dtype."""
-    config = LanguageModelConfig.from_json(json.loads((folder / "config.json").read_text()))
-    return replace(config, fprop_dtype=fprop_dtype), open_tensors(folder / "weights.safetensors")
 
 
 def draw(load: Load) -> dict[str, Array]:

@@ -24,7 +24,8 @@ from harness.cost import Cost, call_cost
 from harness.files import whole_file
 from harness.registry import find_candidate
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
-from tests.benchmarks.presets import LOADS, Load, prompt, read_load, write_load
+from tests.benchmarks.presets import LOADS, Load, prompt, write_load
+from tests.benchmarks.worker import read_load
 
 ROOT = Path(__file__).resolve().parents[2]
 YARDSTICK = "tests/benchmarks/published_style.py"

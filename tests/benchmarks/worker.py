@@ -11,13 +11,16 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.contract import LanguageModelConfig, Weights
+from harness.files import read_json
 from harness.shim import import_candidate
-from tests.benchmarks.presets import read_load
+from harness.tensors import open_tensors
 
 
 def main() -> None:
@@ -44,6 +47,12 @@ def main() -> None:
             answer(lambda: model.prefill(tokens, lengths, tuple(call["taps"])))  # noqa: B023 - called at once
         else:
             answer(lambda: model.decode(tokens, tuple(call["taps"])))  # noqa: B023 - called at once
+
+
+def read_load(folder: Path, fprop_dtype: str) -> tuple[LanguageModelConfig, Weights]:
+    """Map what `write_load` wrote, for a compute dtype."""
+    config = LanguageModelConfig.from_json(read_json(folder / "config.json"))
+    return replace(config, fprop_dtype=fprop_dtype), open_tensors(folder / "weights.safetensors")
 
 
 if __name__ == "__main__":
