@@ -110,6 +110,7 @@ int main(int num_arguments, char **arguments) {
     }
     write_text(text(&arena, "%s/info.json", out_dir), INFO);
     const Model *model = load_model(&arena, job_dir);
+    write_tensors(text(&arena, "%s/weights.safetensors", out_dir), model->loaded);
     for (const Json *row = get_list(job, "cases"); row != NULL; row = row->next) {
         answer(model, row, job_dir, out_dir);
     }

@@ -4,12 +4,13 @@
 
 #include "json.h"
 
-/* Where weights come from: the tensors of a file, its path for errors, and the compute dtype. */
+/* Where weights come from: the tensors of a file, its path for errors, the compute dtype; and what became of them. */
 typedef struct {
     Arena *arena;
     const char *path;
     const Tensor *tensors;
     Dtype fprop;
+    const Tensor **loaded;
 } Source;
 
 static size_t ffn_size(size_t emb_size, double widening_factor) {
@@ -55,13 +56,25 @@ static Config parse_config(const Json *json) {
     return config;
 }
 
+/* Keeps a parameter for all to see; `stored` has its shape. */
+static const float *show(const Source *source, const char *name, const Tensor *stored, const float *values) {
+    Tensor *shown = take(source->arena, 1, sizeof *shown);
+    *shown = *stored;
+    shown->name = text(source->arena, "loaded/%s", name);
+    shown->dtype = F32;
+    shown->bytes = encode(source->arena, F32, values, shown->num_elements);
+    shown->next = (Tensor *)*source->loaded;
+    *source->loaded = shown;
+    return values;
+}
+
 static const float *plain(const Source *source, const char *name, size_t rank, const size_t *shape, Dtype dtype) {
     const Tensor *tensor = get_tensor(source->tensors, source->path, name, rank, shape);
     float *values = floats_of(source->arena, tensor);
     for (size_t i = 0; i < tensor->num_elements; i++) {
         values[i] = round_to(dtype, values[i]);
     }
-    return values;
+    return show(source, name, tensor, values);
 }
 
 /* The scales of a quantised matrix, NULL for a plain one. */
@@ -93,7 +106,7 @@ static const float *dequantised(const Source *source, const char *name, size_t e
             }
         }
     }
-    return values;
+    return show(source, name, weight, values);
 }
 
 /* A matrix [e, k, n] of experts, or one of rank 2 with e = 1. */
@@ -145,7 +158,7 @@ const Model *load_model(Arena *arena, const char *job_dir) {
     model->config = parse_config(parse_json(arena, config_path, read_file(arena, config_path)));
     const Config *config = &model->config;
     const char *path = text(arena, "%s/weights.safetensors", job_dir);
-    Source source = {arena, path, read_tensors(arena, path), config->fprop};
+    Source source = {arena, path, read_tensors(arena, path), config->fprop, &model->loaded};
     size_t v = config->v, d = config->d;
     model->embeddings = plain(&source, "language_model/in_out_embed/embeddings", SHAPE(v, d), config->fprop);
     model->final_norm = plain(&source, "language_model/rms_norm/scale", SHAPE(d), F32);

@@ -27,6 +27,7 @@ typedef struct {
     const float *embeddings; /* [v, d] */
     const float *final_norm; /* [d] */
     const Layer *layers;
+    const Tensor *loaded; /* all of these as they are held, by their stored names after `loaded/` */
 } Model;
 
 /* Reads config.json and weights.safetensors of a job folder; ends the program if they do not fit each other. */

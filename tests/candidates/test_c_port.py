@@ -50,6 +50,28 @@ def test_the_c_port_passes_every_tap_of_every_golden_case(verdict: CandidateVerd
     assert verdict.level == "caches"
 
 
+def test_the_c_port_shows_every_parameter_as_it_is_stored(verdict: CandidateVerdict, answers: Path) -> None:
+    assert verdict.weights == ()
+    for preset in (GOLDEN_DIR / "v1" / "presets").iterdir():
+        stored = {name.removesuffix(".weight") for name in open_tensors(preset / "weights.safetensors")}
+        for path in answers.rglob(f"{preset.name}.*/weights.safetensors"):
+            shown = {name.removeprefix("loaded/") for name in open_tensors(path)}
+            if "jobs" not in path.parts:
+                assert shown == {name for name in stored if not name.endswith(".scales")}
+
+
+def test_scales_in_the_wrong_order_are_named_before_any_operation(tmp_path: Path) -> None:
+    sources = shutil.copytree(SOURCES, tmp_path / "sources")
+    path = sources / "parameters.c"
+    path.write_text(path.read_text().replace("row / (k / num_groups)", "row % num_groups"))
+    verdict = judge(build(sources, tmp_path / "build"), tmp_path / "run", "stress/*.float32")
+    assert {problem.tensor.rpartition("_0/")[2] for problem in verdict.weights} == {
+        "multi_head_attention/linear/w",
+        "moe/linear_1/w",
+    }
+    assert all(problem.likely.startswith("scales interleaved: row k has those") for problem in verdict.weights)
+
+
 def test_two_runs_of_the_c_port_are_bit_for_bit_equal(verdict: CandidateVerdict) -> None:
     assert {case.repeatable for case in verdict.cases} == {True}
 
