@@ -114,6 +114,22 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and hold the lines and branches that they reach, in child processes too, to a limit."""
+    session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
+    workers = ("-n", "logical", "--maxprocesses", "4", "--timeout", "600")
+    environment = compiled_once(session) | {"OMP_NUM_THREADS": "1"}
+    session.run("python", "-m", "pytest", *workers, "--cov", "--cov-report", "term", *session.posargs, env=environment)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Put small faults into the code that decides, and see its tests fail; writes tests/mutation_testing/SCORES.md."""
+    session.install("--editable", ".", *_group("tests"))
+    session.run("python", "-m", "tests.mutation_testing", *session.posargs)
+
+
+@nox.session
 def robustness(session: nox.Session) -> None:
     """Corrupt golden sets, jobs, answers and checkpoints more than 10,000 times, and kill writers at every call."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))

@@ -14,6 +14,8 @@ import hypothesis
 import jax
 import pytest
 
+from harness.properties.laws import LAWS
+from tests.conformance.lawless_ports import KILLS as PORT_KILLS
 from tests.properties import broken
 from tests.properties.broken import KILLS, Kill
 
@@ -73,6 +75,8 @@ def test_no_property_is_without_a_fault_that_it_kills() -> None:
 
 def test_the_published_table_is_this_one(request: pytest.FixtureRequest) -> None:
     rows = [f"| {name_of(kill)} | {kill.fault} |" for kill in KILLS]
+    sentences = {law.name: law.sentence for law in LAWS}
+    of_ports = [f"| {law}: {sentences[law]} | {fault} |" for law, (fault, _) in PORT_KILLS.items()]
     text = "\n".join(
         (
             "# Properties of the reference, and faults that they kill",
@@ -83,6 +87,14 @@ def test_the_published_table_is_this_one(request: pytest.FixtureRequest) -> None
             "| property | fault |",
             "|---|---|",
             *rows,
+            "",
+            "# Laws of any port, and faults that they kill",
+            "",
+            "Each fault is put into `candidates/torch_eager` (`tests/conformance/test_laws.py`).",
+            "",
+            "| law | fault |",
+            "|---|---|",
+            *of_ports,
             "",
         )
     )

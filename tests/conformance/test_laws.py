@@ -11,7 +11,7 @@ from harness.properties.check import check_draws, check_properties
 from harness.properties.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
 from harness.properties.laws import LAWS
 from harness.registry import Candidate
-from tests.harness.properties.broken_ports import KILLS, TORCH, in_process
+from tests.conformance.lawless_ports import KILLS, TORCH, in_process
 
 LAW = {law.name: law for law in LAWS}
 ORACLE = Candidate("numpy_float64", ("candidates.numpy_float64",))

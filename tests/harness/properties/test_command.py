@@ -1,0 +1,70 @@
+"""`python -m harness properties`, and `run --properties`: exit status, table, and how to see a broken law again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+
+BROKEN = """
+from candidates import numpy_float64
+
+INFO = numpy_float64.INFO
+
+def load(config, weights):
+    model = numpy_float64.load(config, weights)
+    prefill = model.prefill
+    def leaking(tokens, lengths, taps):
+        shown = prefill(tokens, lengths, taps)
+        return {**shown, "logits": shown["logits"] + tokens.sum().astype(shown["logits"].dtype)}
+    model.prefill = leaking
+    return model
+"""
+REFUSING = """
+from harness.contract import CandidateInfo, Unsupported
+
+INFO = CandidateInfo(name="refusing", version="1")
+
+def load(config, weights):
+    raise Unsupported("nothing of the kind")
+"""
+
+
+def test_an_honest_port_keeps_a_law_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--candidate", "numpy_float64", "--law", "causality", "--law", "doubling", "--draw", "num_tokens=3"]
+    assert main(["properties", *arguments]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["causality", "pass", "rounding", "1", "of", "1", "draws", "1", "0"] in rows
+    assert ["doubling", "pass", "every", "bit", "1", "of", "1", "draws", "1", "0"] in rows
+
+
+def test_a_broken_law_exits_with_1_and_says_how_to_see_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = tmp_path / "port.py"
+    port.write_text(BROKEN)
+    arguments = ["--candidate", str(port), "--law", "causality", "--draw", "batch_size=2 num_tokens=3"]
+    assert main(["properties", *arguments]) == 1
+    said = capsys.readouterr().out
+    assert f"{port}: causality: fail: a later token changes no earlier output" in said
+    assert "differs   at logits, row 0" in said
+    again = next(line for line in said.splitlines() if "reproduce" in line)
+    assert f"python -m harness properties --candidate {port} --law causality --draw '" in again
+
+
+def test_a_port_that_refuses_every_model_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = tmp_path / "port.py"
+    port.write_text(REFUSING)
+    assert main(["properties", "--candidate", str(port), "--law", "causality", "--draws", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "causality: unsupported" in said
+    assert "nothing of the kind" in said
+
+
+def test_the_main_job_checks_laws_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = tmp_path / "port.py"
+    port.write_text(REFUSING)
+    assert main(["run", "--candidate", str(port), "--properties"]) == 1
+    assert "vocabulary_permutation" in capsys.readouterr().out
