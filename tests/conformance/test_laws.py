@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
+from candidates.torch_eager import operations
 from harness.files import FileError
 from harness.properties.check import check_draws, check_properties
 from harness.properties.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
@@ -63,3 +66,24 @@ def test_a_draw_is_reproduced_by_its_text_and_smaller_ones_can_be_models(draw: D
 def test_a_text_that_is_no_draw_is_named(text: str) -> None:
     with pytest.raises(FileError, match="--draw"):
         parse_draw(text)
+
+
+def test_a_law_in_which_nothing_rounds_is_held_to_every_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = operations.rms_norm
+    monkeypatch.setattr(operations, "rms_norm", lambda x, scale: norm(x, scale) + 3e-7)
+    (_, finding) = check_draws(TORCH, [LAW["determinism"], LAW["doubling"]], [BREAKABLE], in_process)
+    assert finding.status == "fail"
+    assert 0 < finding.ratio < 1
+
+
+def test_a_port_that_does_not_repeat_itself_is_held_to_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    embed, random = operations.embed, torch.Generator().manual_seed(0)
+
+    def noisy(*given: Any) -> Any:
+        embedded = embed(*given)
+        return embedded * (1 + 2e-7 * torch.rand(embedded.shape, generator=random))
+
+    monkeypatch.setattr(operations, "embed", noisy)
+    determinism, doubling = check_draws(TORCH, [LAW["determinism"], LAW["doubling"]], [BREAKABLE], in_process)
+    assert (determinism.status, doubling.status) == ("pass", "pass")
+    assert not determinism.bitwise
