@@ -46,8 +46,9 @@ class TapDifference:
 class Move:
     """How one operation moved from an old run to a new one.
 
-    `old` and `new` are measured / allowed of the two runs, `distance` how far the values moved in units of what two
-    honest runs may differ by; NaN where that is not known. `where` is the tap and case that moved most.
+    `old` and `new` are measured / allowed of the runs, `old_error` and `new_error` their end-to-end errors (root mean
+    square, worst token), `distance` how far the values moved in units of what two honest runs may differ by; NaN where
+    that is not known. `where` is the tap and case that moved most.
     """
 
     operation: str
@@ -55,6 +56,8 @@ class Move:
     reading: Reading
     old: float = math.nan
     new: float = math.nan
+    old_error: float = math.nan
+    new_error: float = math.nan
     distance: float = math.nan
     num_changed: int = 0
     num_taps: int = 0
@@ -195,7 +198,23 @@ def report_moves(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Move]:
     if not shared:
         sides = [by_name(side) for side in sides]
     before, after = sides
-    return [report_move(key, before.get(key), after.get(key)) for key, _ in in_order({**before, **after})]
+    errors = [end_to_end(each, dtypes=bool(shared)) for each in (old, new)]
+    moves = (report_move(key, before.get(key), after.get(key)) for key, _ in in_order({**before, **after}))
+    return [
+        replace(move, old_error=errors[0].get(key, math.nan), new_error=errors[1].get(key, math.nan))
+        for move in moves
+        for key in [(move.operation, move.dtypes if shared else "")]
+    ]
+
+
+def end_to_end(row: Mapping[str, Any], *, dtypes: bool) -> dict[tuple[str, str], float]:
+    """Return the largest end-to-end error of every operation, by compute dtype or whatever the dtype."""
+    errors: dict[tuple[str, str], float] = {}
+    for case in row["cases"]:
+        for drift in case["drifts"]:
+            key = split_tap(drift["tap"])[1], case["case"].rpartition(".")[2] if dtypes else ""
+            errors[key] = max(errors.get(key, 0.0), float(drift["observed_error"]))
+    return errors
 
 
 def by_name(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:

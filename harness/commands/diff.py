@@ -67,13 +67,20 @@ def moves_table(moves: Sequence[Move]) -> Table:
     for column in ("operation", "dtype", "reading"):
         table.add_column(column, no_wrap=True)
     runs = any(not math.isnan(move.old) for move in moves)
-    for column in ("measured / allowed",) if runs else ("moved / honest", "taps changed"):
+    for column in ("measured / allowed", "end-to-end error") if runs else ("moved / honest", "taps changed"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("most in", overflow="fold")
     for move in moves:
-        measured = "" if math.isnan(move.old) else f"{move.old:.3g} → {move.new:.3g}"
-        distance = "" if math.isnan(move.distance) else f"{move.distance:.3g}"
-        figures = (measured,) if runs else (distance, f"{move.num_changed}/{move.num_taps}")
+        figures = (
+            (change(move.old, move.new), change(move.old_error, move.new_error))
+            if runs
+            else (f"{move.distance:.3g}", f"{move.num_changed}/{move.num_taps}")
+        )
         reading = Text(move.reading, style=STYLES.get(move.reading, "bold red"))
         table.add_row(move.operation, move.dtypes, reading, *figures, move.where)
     return table
+
+
+def change(old: float, new: float) -> str:
+    """Return two figures as they are shown, nothing where neither is known."""
+    return "" if math.isnan(old) and math.isnan(new) else f"{old:.3g} → {new:.3g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 
@@ -17,6 +18,9 @@ from harness.verdict import MEANINGS
 
 WIDTH = 13
 
+TAP = re.compile(r"^(call\d+/)?(layers\.(\d+|\*)\.)?")
+"""What stands before the name of an operation in that of a tap."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
@@ -25,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Explain one name; raises FileError for a name that nothing has."""
-    sys.stdout.writelines(f"{line}\n" for line in explain(options.name.removeprefix("layers.*.")))
+    sys.stdout.writelines(f"{line}\n" for line in explain(TAP.sub("", options.name)))
     return PASS
 
 

@@ -17,7 +17,7 @@ from harness.tensors import open_tensors, write_tensors
 from harness.verdict import CandidateVerdict
 from harness.writing import write_golden
 from tests.harness.honest_port import golden
-from tests.harness.test_report import BAD, FAILING, GOOD, PASSING, verdict
+from tests.harness.test_report import BAD, DRIFT, FAILING, GOOD, PASSING, verdict
 from tests.harness.tiny_golden import write_tiny
 
 TAPS = {"call0/embedding": np.ones((1, 2, 3), np.float32), "call0/logits": np.full((1, 2, 3), 2.0, np.float32)}
@@ -109,6 +109,15 @@ def test_runs_in_different_dtypes_are_matched_by_operation(tmp_path: Path, capsy
     assert main(["diff", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(" attention.query"))
     assert line.split()[:6] == ["attention.query", "bfloat16", "→", "float32", "within", "fences"]
+
+
+def test_end_to_end_errors_of_two_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drift = replace(DRIFT, tap="layers.01.attention.query")
+    for name, error in (("old", 0.1), ("new", 0.025)):
+        case = replace(PASSING, drifts=(replace(drift, observed_error=error),))
+        write_report_json(tmp_path / f"{name}.json", report_of([verdict(case)], golden()))
+    main(["diff", str(tmp_path / "old.json"), str(tmp_path / "new.json")])
+    assert "0.1 → 0.025" in capsys.readouterr().out
 
 
 def test_equal_golden_sets_are_identical_and_nothing_is_read(tmp_path: Path) -> None:

@@ -45,3 +45,9 @@ def test_every_fault_is_explained_from_the_table(name: str, capsys: pytest.Captu
 def test_an_operation_names_the_faults_that_show_there(capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", "moe.expert_hidden"])
     assert "can have     gelu_erf: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["layers.03.moe.norm", "call1/layers.00.moe.norm", "layers.*.moe.norm"])
+def test_a_tap_is_explained_as_its_operation(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", name]) == 0
+    assert capsys.readouterr().out.startswith("moe.norm: an operation")
