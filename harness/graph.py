@@ -190,6 +190,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.gated_hidden,
         inputs=("moe.expert_activation", "moe.expert_up"),
+        alternatives=(CANONICAL, Alternative("product rounded to the compute dtype", product="rounded")),
     ),
     Operation(
         name="moe.expert_output",

@@ -28,6 +28,11 @@ class Exhibit:
     alternatives: Alternatives
 
 
+def hides_taps(exhibit: Exhibit) -> bool:
+    """Return whether any tap of the case is not shown."""
+    return has_gaps(exhibit.evidence.config, exhibit.case, exhibit.evidence.observed)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One tap: the exact result, what each fault gives (in another shape perhaps), the fence, and what is compared.
@@ -64,8 +69,9 @@ def predict(
     preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
     # What no check compares is shown too: a fault may let a masked key or a pad in.
     shown = {key: safe(key[1], seen.raw, evidence.config) for key, seen in evidence.observed.items()}
-    gaps = has_gaps(evidence.config, case, shown)
-    segments = simulate(preset, case, evidence, exhibit.weights, exhibit.alternatives) if gaps else None
+    segments = None
+    if hides_taps(exhibit):
+        segments = simulate(preset, case, evidence, exhibit.weights, exhibit.alternatives)
     hidden = {tap for call in range(len(case.calls)) for tap in tap_names(evidence.config) if (call, tap) not in shown}
     wanted = {
         tap

@@ -152,6 +152,11 @@ def dense_hidden(activate: Elementwise) -> Function:
     return gated
 
 
+def hidden_bf16(activation: Array, up: Array, **_: Any) -> Exact:
+    """Round gelu(activation)·up to bf16."""
+    return Exact(round_to(experts.gelu(activation) * up, "bfloat16"))
+
+
 def ungated(activation: Array, _up: Array, **_: Any) -> Exact:
     """Return gelu(activation) alone."""
     return Exact(experts.gelu(activation), bound=4 * np.abs(activation))

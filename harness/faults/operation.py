@@ -10,8 +10,6 @@ from harness.contract import Array
 from harness.faults import functions
 from harness.faults.row import Change, Fault, changes_at
 from harness.operations import router
-from harness.operations.arithmetic import round_to
-from harness.operations.experts import gated_hidden
 from harness.operations.row import Scope
 
 NORMS = ("attention.norm", "attention.output_norm", "moe.norm", "moe.output_norm", "final_norm")
@@ -184,9 +182,7 @@ EXPERTS = (
         title="the experts' hidden value is rounded to bf16",
         explanation="A permitted rounding of a bf16 port: noise, no fault.",
         provenance="fault catalogue",
-        changes=changes_at(
-            "moe.expert_hidden", function=functions.changed(gated_hidden, lambda x: round_to(x, "bfloat16"))
-        ),
+        changes=changes_at("moe.expert_hidden", function=functions.hidden_bf16),
         harmless=True,
     ),
 )

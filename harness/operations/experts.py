@@ -29,10 +29,15 @@ def expert_in(x: Array, index: Array, w: Array, *, scope: Scope, alternative: Al
 def gated_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:
     """Return gelu(activation)·up, elementwise (SPEC §4.6).
 
-    In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value.
+    In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value. The
+    product is float32; a port may round it to the compute dtype.
     """
-    del scope, alternative
-    return Exact(gelu(activation) * up, bound=4 * np.abs(activation * up), argument=activation)
+    value, bound = gelu(activation) * up, 4 * np.abs(activation * up)
+    if not scope.rounds or alternative.product == "kept":
+        return Exact(value, bound=bound, argument=activation)
+    dtype = scope.config.fprop_dtype
+    jump = np.abs(rounding_jump(value, scope.margin * bound, dtype))
+    return Exact(round_to(value, dtype), jump=jump, argument=activation)
 
 
 def dense_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:

@@ -55,7 +55,7 @@ class Alternative:
 
     `operands` says how it reads the activations: as they are shown, rounded to the compute dtype ("fprop"), or rounded
     to the dtype of a cache that is kept in float16. `shards` are partial sums, each rounded to the compute dtype before
-    they are added in it.
+    they are added in it. `product` "rounded" rounds a float32 result to the compute dtype.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Alternative:
     inner: str = "rounded"
     constant: str = "rounded"
     operands: Literal["shown", "fprop", "float16"] = "shown"
+    product: Literal["kept", "rounded"] = "kept"
 
 
 CANONICAL = Alternative("canonical")

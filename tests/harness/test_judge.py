@@ -237,3 +237,14 @@ def test_the_fault_of_a_failing_operation_is_named_and_others_have_no_diagnosis(
         "attention.key_rotated": ("rope_interleaved",),
     }
     assert judge((PREFILL,), honest_answers(tmp_path / "honest", (PREFILL,), {})).diagnoses == {}
+
+
+@pytest.mark.parametrize(("case_id", "status"), [(PREFILL, "pass"), (FLOAT32, "fail")])
+def test_an_expert_product_rounded_to_bf16_is_permitted_in_bf16_and_a_fault_in_float32(
+    case_id: str, status: str, tmp_path: Path
+) -> None:
+    taps = honest_taps(case_id, 31, evaluator=mutant(FAULTS["expert_hidden_bf16"]))
+    judged = judge((case_id,), {case_id: answered(tmp_path, taps)})
+    assert statuses(judged) == [status]
+    chosen = {name: x.name for name, x in judged.ways.alternatives.items()}
+    assert chosen == ({"moe.expert_hidden": "product rounded to the compute dtype"} if status == "pass" else {})
