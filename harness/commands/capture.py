@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from harness import capture
-from harness.commands import PASS
+from harness.commands import PASS, capturing_large
 from harness.commands.judging import GOLDEN
 from harness.files import FileError
 from harness.report.progress import progress_bar
@@ -31,10 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="presets and cases that may change; needs --reason",
     )
     parser.add_argument("--reason", default="", metavar="TEXT", help="why they change, for CHANGELOG.md")
+    capturing_large.add_options(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Write a golden set; what is replaced is noted in CHANGELOG.md."""
+    if options.checkpoint is not None:
+        return capturing_large.execute(options)
     if bool(options.replace) != bool(options.reason):
         raise FileError(
             "--replace needs --reason TEXT, and the other way round: a golden never changes without a reason"

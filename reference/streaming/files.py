@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from reference.checkpoint.layout import LeafFile, find_leaves
@@ -45,6 +46,11 @@ class Stream:
     workers: ThreadPoolExecutor
 
     @property
+    def memory_bytes(self) -> int:
+        """The bytes of memory that are read into."""
+        return self.reader.num_bytes
+
+    @property
     def table_row_bytes(self) -> int:
         """The bytes of one row of the embedding table."""
         return element(self.table, 0).num_bytes
@@ -56,6 +62,23 @@ class Stream:
     def expert_leaves(self, layer: int) -> list[LeafFile]:
         """Return the leaves of a layer's experts."""
         return [leaf for leaf in self.layers[layer] if leaf.module.startswith(EXPERTS)]
+
+    def expert_values(self, layer: int, names: Sequence[str]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shape and dtype of what one pair of token and expert gives: the output, and the named values."""
+        m, fprop = self.config.model, self.config.fprop_dtype
+        scales = {leaf.module: leaf.stored.scales for leaf in self.expert_leaves(layer)}
+
+        def projected(module: str) -> jax.ShapeDtypeStruct:
+            stored = scales[module]
+            return jax.ShapeDtypeStruct((m.ffn_size,), jnp.promote_types(stored.dtype, fprop) if stored else fprop)
+
+        kinds = {
+            "expert_activation": projected("moe/linear"),
+            "expert_up": projected("moe/linear_v"),
+            "expert_hidden": jax.ShapeDtypeStruct((m.ffn_size,), jnp.float32),
+            "expert_output": jax.ShapeDtypeStruct((m.emb_size,), jnp.float32),
+        }
+        return {name: kind for name, kind in kinds.items() if name in (*names, "expert_output")}
 
     def layer(self, layer: int) -> list[Region]:
         """Return the regions of a layer's leaves but for the experts', array by array."""
@@ -91,12 +114,20 @@ def open_stream(
             reader.close()
 
 
+def layer_bytes(stream: Stream, layer: int) -> int:
+    """Return the bytes of a layer's weights."""
+    return sum(region.num_bytes for region in _regions(stream.layers[layer]))
+
+
 def layer_params(leaves: Sequence[LeafFile], arrays: Sequence[Array]) -> dict[str, dict[str, Any]]:
-    """Return `{module: {name: leaf}}` of leaves and their arrays, in the order in which `Stream` requests them."""
+    """Return `{module: {name: leaf}}` of leaves and their arrays, in the order in which `Stream` requests them.
+
+    The device is the default one; on the CPU the arrays are taken as they are (`jnp.asarray` would copy them).
+    """
     params: dict[str, dict[str, Any]] = {}
     left = iter(arrays)
     for leaf in leaves:
-        weight, *scales = (jnp.asarray(next(left)) for _ in leaf.stored.arrays)
+        weight, *scales = (jax.device_put(next(left)) for _ in leaf.stored.arrays)
         params.setdefault(leaf.module, {})[leaf.name] = QuantizedWeight8bit(weight, *scales) if scales else weight
     return params
 

@@ -5,7 +5,7 @@ A layer's weights serve every call that is given: prefill and decoding of known 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from reference.moe import ExpertWeights
 from reference.streaming import programs
 from reference.streaming.experts import expert_program, padded_rows
 from reference.streaming.files import Stream, layer_params
+from reference.streaming.processes import gather_pairs, own_experts
 from reference.streaming.reading import Loan, element, read_region, rows_of
 from reference.taps import select_taps
 
@@ -87,7 +88,7 @@ def run(
     taps: Collection[str] | None = None,
     first_layer: int = 0,
     embeddings: Sequence[Any] = (),
-) -> Iterator[Stage]:
+) -> Generator[Stage, None, None]:
     """Yield the embedding, each layer and the logits of some calls, in order; each stage's taps are dropped after it.
 
     Calls continue the caches of the one before at the true lengths (SPEC §5); with a cache of None for every layer
@@ -137,7 +138,7 @@ class _LayerFiles:
         self.stream = stream
         self.pending: dict[tuple[int, int | None], Future[Loan]] = {}
         few = num_tokens * c.num_selected_experts < MANY_PAIRS * c.num_experts
-        self.expected = () if c.dense or few else tuple(range(c.num_experts))
+        self.expected = [] if c.dense or few else own_experts(range(c.num_experts))
         self.requested = first_layer - 1
         self.request(first_layer)
 
@@ -231,27 +232,30 @@ def _run_experts(
     """Return the experts' values [b, t, c, …] call by call; every expert computes its own tokens only, once."""
     d, k = stream.config.model.emb_size, stream.config.model.num_selected_experts
     rows = np.concatenate([np.asarray(result.normed).reshape(-1, d) for result in routed])  # [tokens, d]
-    experts = np.concatenate([np.asarray(result.experts).reshape(-1) for result in routed])  # [tokens · c]
-    chosen = np.unique(experts).tolist()
+    experts = np.concatenate([np.asarray(result.experts).reshape(-1) for result in routed])  # [pairs], pairs tokens · c
+    chosen = own_experts(np.unique(experts).tolist())
     loans = weights.experts(i, chosen)
     inner = tuple(name.removeprefix("moe.") for name in names if name != "moe.expert_output")
+    own = np.flatnonzero(np.isin(experts, chosen))  # this process's pairs
 
     def run_expert(e: int) -> tuple[Array, Taps]:
-        pairs = np.flatnonzero(experts == e)
+        pairs = np.flatnonzero(experts[own] == e)
         x = np.zeros((padded_rows(len(pairs)), d), rows.dtype)
-        x[: len(pairs)] = rows[pairs // k]
-        with loans[e].result() as arrays:
+        x[: len(pairs)] = rows[own[pairs] // k]
+        with loans[e].result() as arrays, jax.default_device(jax.local_devices()[e % jax.local_device_count()]):
             computed = expert_program()(x, expert_weights(stream, i, arrays), names=inner)
             return pairs, {name: np.asarray(value)[: len(pairs)] for name, value in computed.items()}
 
-    values: Taps = {}
+    values = {
+        name: np.empty((len(own), *kind.shape), kind.dtype) for name, kind in stream.expert_values(i, inner).items()
+    }
     for pairs, computed in stream.workers.map(run_expert, chosen):
         for name, value in computed.items():
-            whole = values.setdefault(name, np.empty((len(experts), value.shape[-1]), value.dtype))
-            whole[pairs] = value
+            values[name][pairs] = value
+    whole = gather_pairs(experts, values)
     ends = np.cumsum([result.experts.size for result in routed])
     return [
-        {name: x[end - result.experts.size : end].reshape(*result.experts.shape, -1) for name, x in values.items()}
+        {name: x[end - result.experts.size : end].reshape(*result.experts.shape, -1) for name, x in whole.items()}
         for end, result in zip(ends, routed, strict=True)
     ]
 
@@ -303,8 +307,9 @@ def _logits(stream: Stream, xs: Sequence[jax.Array], names: tuple[str, ...]) -> 
     found = [np.empty((*x.shape[:2], v), x.dtype) for x in xs]
     for start, future in zip(starts, [stream.reader.request([piece]) for piece in pieces], strict=True):
         with future.result() as (rows,):
+            table = jax.device_put(rows)
             for x, logits in zip(normed, found, strict=True):
-                logits[..., start : start + num_rows] = programs.logits(rows, x, config=stream.config)
+                logits[..., start : start + num_rows] = programs.logits(table, x, config=stream.config)
     return tuple({**taps, "logits": logits} for taps, logits in zip(shown, found, strict=True))
 
 

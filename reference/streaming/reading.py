@@ -91,6 +91,7 @@ class ReadAhead:
 
     def __init__(self, num_slots: int, num_bytes: int) -> None:
         """Take memory for `num_slots` requests of up to `num_bytes` each, as `slot_bytes` counts them."""
+        self.num_bytes = num_slots * num_bytes
         self._thread = ThreadPoolExecutor(1)
         self._free: SimpleQueue[Array | None] = SimpleQueue()
         for _ in range(num_slots):

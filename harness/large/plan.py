@@ -1,0 +1,164 @@
+"""What a large capture is to hold: the model, the calls, and in which form each tap is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.cases import Call, Case
+from harness.contract import Array, LanguageModelConfig, split_tap, tap_name, tap_names
+from harness.files import FileError, read_json, write_json
+from harness.schema import validate
+
+FORMAT = 1
+PLAN = "plan.json"
+
+Form = Literal["full", "rows", "sketch"]
+
+ALWAYS_FULL = (
+    "router.logits",
+    "router.probabilities",
+    "moe.expert_index",
+    "moe.expert_gate",
+    "kv.keys",
+    "kv.values",
+)
+"""Operations whose taps are small, or needed by every local check: they are kept whole in every form."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What is captured; plan.json holds it, and a capture is resumed only under an equal one.
+
+    `name` is the preset's, `weights` a digest of the checkpoint. `num_layers` are run; the logits too if these are all.
+    `rows` are the positions of the first call that the form `rows` keeps; `seed` draws the sketch.
+    """
+
+    name: str
+    config: LanguageModelConfig
+    weights: str
+    num_layers: int
+    calls: tuple[Call, ...]
+    form: Form
+    rows: tuple[int, ...]
+    seed: int
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages in order: the embedding, every layer, the logits."""
+        layers = tuple(f"layers.{i:02d}" for i in range(self.num_layers))
+        return ("embedding", *layers, *(("logits",) if self.complete else ()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer is run."""
+        return self.num_layers == self.config.model.num_layers
+
+    @property
+    def case(self) -> Case:
+        """The calls as a case, which the masks of the comparison are made for."""
+        return Case(
+            id=f"{self.name}/large/{self.form}",
+            preset=self.name,
+            fprop_dtype=self.config.fprop_dtype,
+            why="the model of full size",
+            origin="harness.large",
+            calls=self.calls,
+        )
+
+    def taps(self, stage: str) -> tuple[str, ...]:
+        """Return the taps that a stage makes."""
+        names = tap_names(self.config)
+        if stage == "embedding":
+            return ("embedding",)
+        if stage == "logits":
+            return tuple(name for name in names if name in ("final_norm", "logits"))
+        return tuple(name for name in names if name.startswith(f"{stage}."))
+
+    def form_of(self, tap: str) -> Form:
+        """Return the form in which a tap is kept."""
+        return "full" if split_tap(tap)[1] in ALWAYS_FULL else self.form
+
+    def kept_rows(self, call: int) -> tuple[int, ...]:
+        """Return the positions of a call that the form `rows` keeps: all of a call of one token."""
+        return (0,) if self.calls[call].tokens.shape[1] == 1 else self.rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what plan.json holds."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "config": LanguageModelConfig.from_json(self.config.to_json()).to_json(),  # real numbers as floats
+            "weights": self.weights,
+            "num_layers": self.num_layers,
+            "calls": [
+                {"kind": call.kind, "tokens": call.tokens.tolist(), "lengths": call.lengths.tolist()}
+                for call in self.calls
+            ],
+            "form": self.form,
+            "rows": list(self.rows),
+            "seed": self.seed,
+        }
+
+
+def make_calls(tokens: Array, num_decoded: int) -> tuple[Call, ...]:
+    """Return a prefill of tokens int32 [b, t] but for the last `num_decoded`, which are decoded one by one."""
+    batch, num_tokens = tokens.shape
+    split = num_tokens - num_decoded
+    if not 0 < split <= num_tokens:
+        raise FileError(f"{num_decoded} of {num_tokens} tokens to decode: at least one must be left for the prefill")
+
+    def call(kind: Literal["prefill", "decode"], start: int, stop: int) -> Call:
+        return Call(kind, tokens[:, start:stop], np.full(batch, stop - start, np.int32))
+
+    return (call("prefill", 0, split), *(call("decode", i, i + 1) for i in range(split, num_tokens)))
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Write plan.json; raises FileError."""
+    data = plan.to_json()
+    _check(folder / PLAN, data)
+    write_json(folder / PLAN, data)
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read plan.json; raises FileError."""
+    data = read_json(folder / PLAN)
+    _check(folder / PLAN, data)
+    return Plan(
+        name=data["name"],
+        config=LanguageModelConfig.from_json(data["config"]),
+        weights=data["weights"],
+        num_layers=data["num_layers"],
+        calls=tuple(_parse_call(row) for row in data["calls"]),
+        form=data["form"],
+        rows=tuple(data["rows"]),
+        seed=data["seed"],
+    )
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """Return the keys in which two plans differ."""
+    before, after = old.to_json(), new.to_json()
+    return [key for key in before if before[key] != after[key]]
+
+
+def previous_cache(tap: str) -> str:
+    """Return the name under which an operation reads the cache of the call before."""
+    return "previous:" + tap_name(*split_tap(tap))
+
+
+def _parse_call(row: Mapping[str, Sequence[Any]]) -> Call:
+    return Call(row["kind"], np.array(row["tokens"], np.int32), np.array(row["lengths"], np.int32))  # type: ignore[arg-type]
+
+
+def _check(path: Path, data: Any) -> None:
+    try:
+        validate(data, "large_plan")
+        validate(data["config"], "preset")
+    except ValueError as error:
+        raise FileError(f"{path}: {error}") from None
