@@ -26,6 +26,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesize(tmp_path_factory.mktemp("checkpoint"), PRESETS["small"])
 
 
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a capture that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole") / "capture"
+    finish(start(checkpoint, folder))
+    return files(folder)
+
+
 def start(
     checkpoint: Path, folder: Path, *options: str, seconds: float = 0.0, devices: int = 1
 ) -> subprocess.Popen[str]:
@@ -87,7 +95,7 @@ def test_two_processes_capture_what_one_does(checkpoint: Path, whole: dict[str, 
     running = [start(checkpoint, tmp_path / "two", *together, str(i), devices=4) for i in range(2)]
     for process in running:
         finish(process)
-    one, two = files(tmp_path / "one"), files(tmp_path / "two")
-    assert {name for name in one if one[name] != two[name]} == {
-        "manifest.json"
-    }  # it says how many processes there were
+    two = files(tmp_path / "two")
+    assert two.keys() == whole.keys()
+    different = {name for name in whole if whole[name] != two[name]}
+    assert different == {"manifest.json"}  # it says how many processes and devices there were
