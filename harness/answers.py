@@ -94,9 +94,11 @@ def make_folders(out_dir: Path, job: Job) -> None:
         out_dir.unlink()
     out_dir.mkdir(parents=True, exist_ok=True)
     out_dir.chmod(stat.S_IRWXU | out_dir.stat().st_mode)
-    for case in job.cases:
+    for folder in (out_dir / case.folder for case in job.cases):
         with contextlib.suppress(FileExistsError):  # or a link, which is refused when it is read
-            (out_dir / case.folder).mkdir()
+            folder.mkdir()
+        if not folder.is_symlink():
+            folder.chmod(stat.S_IRWXU | folder.stat().st_mode)
 
 
 def unrepeated(answer: Answer, keys: Collection[str]) -> tuple[str, ...]:
@@ -108,7 +110,7 @@ def unrepeated(answer: Answer, keys: Collection[str]) -> tuple[str, ...]:
 def is_answered(out_dir: Path, case: JobCase) -> bool:
     """Return whether a case has a result, which is written last; a link or a pipe in its place is one, a bad one."""
     folder = out_dir / case.folder
-    return not folder.is_symlink() and os.path.lexists(folder / "result.json")
+    return not os.path.islink(folder) and os.path.lexists(folder / "result.json")  # noqa: PTH114 - never raises
 
 
 def one_line(text: str) -> str:

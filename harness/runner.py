@@ -107,8 +107,12 @@ def _run_together(
 ) -> Exit:
     """Run a candidate once over all jobs; its output is logged beside the first job's answers."""
     paths = [str(path) for pair in folders for path in pair]
-    waiting = [(out_dir, case) for job_dir, out_dir in folders for case in read_job(job_dir).cases]
-    return run_child((*candidate.command, *paths), *logs, limits, _progress(waiting, on_progress))
+    jobs = [(out_dir, read_job(job_dir)) for job_dir, out_dir in folders]
+    waiting = [(out_dir, case) for out_dir, job in jobs for case in job.cases]
+    end = run_child((*candidate.command, *paths), *logs, limits, _progress(waiting, on_progress))
+    for out_dir, job in jobs:
+        make_folders(out_dir, job)
+    return end
 
 
 def _run_rest(
@@ -130,10 +134,10 @@ def _run_rest(
             folder = job_dir if left == job.cases else Path(scratch) / str(len(exits))
             if folder != job_dir:
                 link_job(job_dir, replace(job, cases=left), folder)
-            make_folders(out_dir, job)
             command = (*candidate.command, str(folder), str(out_dir))
             waiting = [(out_dir, case) for case in left]
             end = run_child(command, *logs, limits, _progress(waiting, on_progress))
+            make_folders(out_dir, job)
             rest = tuple(case for case in left if not is_answered(out_dir, case))
             fruitless = fruitless + 1 if rest == left else 0
             exits.append(end)
