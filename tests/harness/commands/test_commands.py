@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from harness.__main__ import main
 from harness.commands import COMMANDS, EXIT_STATUS
 
 ENGINES = ("jax", "haiku", "torch")
@@ -24,8 +25,12 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_helps_with_an_example_and_its_exit_statuses(name: str) -> None:
-    output = run(name, "--help")
+def test_every_command_helps_with_an_example_and_its_exit_statuses(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    output = capsys.readouterr().out
     assert f"python -m harness {name} {COMMANDS[name].example}" in output
     assert EXIT_STATUS in output
 
