@@ -17,7 +17,7 @@ from harness.files import FileError
 from harness.names import unknown
 from harness.report.files import Report, read_report
 from harness.report.terminal import LOOK, wide_console
-from harness.store import open_golden
+from harness.store import Golden, open_golden
 
 PIPE_WIDTH = 160
 
@@ -37,7 +37,9 @@ def execute(options: argparse.Namespace) -> int:
     if options.old.is_dir() != options.new.is_dir():
         raise FileError(f"{options.old} and {options.new}: give two golden sets, or two JSON reports")
     if options.old.is_dir():
-        moves, notes = golden_moves(open_golden(options.old), open_golden(options.new))
+        old, new = open_golden(options.old), open_golden(options.new)
+        sys.stdout.write(f"{toolchains(old, new)}\n")
+        moves, notes = golden_moves(old, new)
     else:
         reports = [read_report(path) for path in (options.old, options.new)]
         moves, notes = report_moves(*(candidate_of(each, options.candidate) for each in reports)), []
@@ -48,6 +50,14 @@ def execute(options: argparse.Namespace) -> int:
     }
     sys.stdout.write("; ".join(f"{count} {reading}" for reading, count in counts.items()) + "\n")
     return PASS if moves and not notes and set(counts) <= {*STYLES, "new"} else NONCONFORMING
+
+
+def toolchains(old: Golden, new: Golden) -> str:
+    """Return in one line with what else than the old golden set the new one was made."""
+    before, after = (golden.manifest.provenance.toolchain for golden in (old, new))
+    names = dict.fromkeys([*before, *after])
+    pairs = ((name, before.get(name, "none"), after.get(name, "none")) for name in names)
+    return "; ".join(f"{name} {a} → {b}" for name, a, b in pairs if a != b) or "made with the same programs"
 
 
 def candidate_of(report: Report, name: str | None) -> Report:
