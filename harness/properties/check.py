@@ -20,7 +20,7 @@ from harness.jobs import write_job
 from harness.local import Evidence, Key, gather
 from harness.oracle import ExactWeights
 from harness.properties.draws import Draw, drawn, smaller, smallest_of
-from harness.properties.laws import LAWS, Experiment, Law, unchanged
+from harness.properties.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
 from harness.registry import Candidate
 from harness.runner import run_jobs
 from harness.whole import SAFETY, Honest, honest_run, per_token
@@ -128,7 +128,11 @@ def shrink(candidate: Candidate, finding: Finding, runs: Runs) -> Finding:
 
 
 def check_draws(candidate: Candidate, laws: Sequence[Law], draws: Sequence[Draw], runs: Runs) -> list[Finding]:
-    """Check some laws on some draws, all of them in one run of the candidate."""
+    """Check some laws on some draws, all of them in one run of the candidate.
+
+    Whether a candidate repeats itself is asked too where a law is held to every bit.
+    """
+    asked, laws = laws, [DETERMINISM, *laws] if any(law.bitwise for law in laws) and DETERMINISM not in laws else laws
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         bases = [unchanged(draw) for draw in draws]
@@ -143,7 +147,7 @@ def check_draws(candidate: Candidate, laws: Sequence[Law], draws: Sequence[Draw]
         for i, draw in enumerate(draws):
             base, *changed = shown[i * (len(laws) + 1) : (i + 1) * (len(laws) + 1)]
             found += judge(draw, base, list(zip(laws, changed, strict=True)))
-    return found
+    return [finding for finding in found if finding.law in asked]
 
 
 @dataclass(frozen=True)
@@ -202,9 +206,9 @@ def judge(draw: Draw, base: Shown, changed: Sequence[tuple[Law, Shown]]) -> list
         if shown.evidence is None:
             found.append(Finding(law, draw, shown.status, where=shown.reason))
             continue
-        found.append(compare(law, draw, shown.experiment, values, by_position(shown.case, observed(shown.evidence)),
-                             error, decided))  # fmt: skip
-    repeats = all(finding.bitwise for finding in found if finding.law.name == "determinism")
+        seen = by_position(shown.case, observed(shown.evidence))
+        found.append(compare(law, draw, shown.experiment, values, seen, error, decided))
+    repeats = all(finding.bitwise for finding in found if finding.law == DETERMINISM)
     return [held_to_bits(finding, repeats=repeats) for finding in found]
 
 
@@ -216,7 +220,7 @@ def held_to_bits(finding: Finding, *, repeats: bool) -> Finding:
 
 
 def observed(evidence: Evidence) -> dict[Key, Array]:
-    """Return the taps that have a value per position: all but those of attention over keys."""
+    """Return what a candidate showed, as it is."""
     return {key: seen.raw for key, seen in evidence.observed.items()}
 
 

@@ -61,7 +61,18 @@ def survives(name: str, path: Path, mutant: Mutant | None, tests: Sequence[str])
             os.dup2(null, 2)
             if mutant is not None:
                 sys.meta_path.insert(0, Loader(name, path, mutant))
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--no-header"]
+            options = [
+                "-x",
+                "-q",
+                "--assert=plain",
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "no:randomly",
+                "-p",
+                "no:xdist",
+                "--no-header",
+            ]
             os._exit(int(pytest.main([*options, *tests]) != pytest.ExitCode.OK))
         os._exit(1)
     _, status = os.waitpid(child, 0)
