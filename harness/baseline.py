@@ -20,7 +20,7 @@ from harness.files import FileError, read_json, whole_file, write_json
 from harness.provenance import record_platform
 from harness.report.files import MAX_REPORT_BYTES, plain
 from harness.tensors import digest, open_tensors
-from harness.verdict import SEVERITY, CandidateVerdict, Status
+from harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1
 
@@ -177,7 +177,7 @@ def compare_runs(old: Record, new: Record, history: Sequence[Mapping[str, Any]])
     """Return how a run differs from the baseline; `history` is that of all runs, this one last."""
     shared = sorted(set(old.taps) & set(new.taps))
     changed = [key for key in shared if old.taps[key] != new.taps[key]]
-    failing = {name.split()[0] for name, status in new.operations.items() if status != "pass"}
+    failing = {name.split()[0] for name, status in new.operations.items() if status not in PASSING}
     moved = list(dict.fromkeys(split_tap(key.split(" call")[1].split("/", 1)[1])[1] for key in changed))
     flags = [*worse(old, new), *timing_flags(old, new, history), *memory_flags(old, new)]
     notes = []

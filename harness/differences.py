@@ -16,6 +16,7 @@ from harness.local import Evidence, gather
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.oracle import ExactWeights
 from harness.store import Golden, read_case, read_preset, read_taps
+from harness.verdict import PASSING
 from harness.whole import SAFETY, Honest, honest_run, per_token, route_of
 
 T = TypeVar("T")
@@ -241,7 +242,7 @@ def report_move(key: tuple[str, str], old: Mapping[str, Any] | None, new: Mappin
     return Move(
         key[0],
         " → ".join(dict.fromkeys((old["fprop_dtype"], new["fprop_dtype"]))),
-        "identical" if same else readings[old["status"] == "pass", new["status"] == "pass"],
+        "identical" if same else readings[old["status"] in PASSING, new["status"] in PASSING],
         old=measured(old),
         new=measured(new),
         where=new["worst_case"],

@@ -88,14 +88,16 @@ def makers(name: str, config: LanguageModelConfig) -> tuple[str, ...]:
     return named.get(name) or (operation_of(name, config).name,)
 
 
-def reader(readings: Readings, recorded: Mapping[str, str], only: Collection[str] | None) -> Evaluator:
-    """Return an evaluator that gives every operation the inputs that it really used.
+def reader(
+    readings: Readings, recorded: Mapping[str, str], only: Collection[str] | None, evaluator: Evaluator = evaluate
+) -> Evaluator:
+    """Return an evaluator that gives every operation the inputs that it really used, and applies it by another one.
 
     `recorded` is the dtype in which each operation's result is kept. With `only`, just those rows are worked out, and
     what is carried to them; the others are left blank, and must be shown.
     """
     if not readings and only is None:
-        return evaluate
+        return evaluator
     carried: dict[str, Exact] = {}  # of the call at hand
     random = np.random.default_rng(0)
     needed: frozenset[str] | None = None
@@ -119,12 +121,12 @@ def reader(readings: Readings, recorded: Mapping[str, str], only: Collection[str
             elif reading == "recorded":
                 roundoff = UNIT_ROUNDOFF[recorded[split_tap(source)[1]]]
                 noise[source] = roundoff / math.sqrt(3) * np.abs(values[source])
-        exact = evaluate(tap, scope, weights, used, alternative)
+        exact = evaluator(tap, scope, weights, used, alternative)
         if noise:
             squares = np.zeros_like(exact.value)
             for _ in range(NUM_DRAWS):
                 drawn = {s: used[s] + x * random.standard_normal(x.shape) for s, x in noise.items()}
-                other = evaluate(tap, scope, weights, {**used, **drawn}, alternative)
+                other = evaluator(tap, scope, weights, {**used, **drawn}, alternative)
                 squares += np.square(other.value - exact.value) / NUM_DRAWS
             exact = replace(exact, inherited=np.sqrt(np.maximum(squares, squares.mean(-1, keepdims=True))))
         carried[tap] = exact

@@ -14,14 +14,17 @@ from harness.choice import Local, Shown, Ways, choose_ways, failing_together
 from harness.compare import SPECS, Comparison, fit_slots, widen
 from harness.contract import Array, split_tap
 from harness.diagnosis import Diagnosis, diagnose
+from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
-from harness.oracle import ExactWeights
+from harness.oracle import ExactWeights, evaluate
 from harness.prediction import Exhibit
 from harness.verdict import CaseVerdict, case_status
+from harness.waivers import Waiver, in_case
+from harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive
 from harness.whole import SAFETY, Honest, drifts, flips, honest_run, per_token, route_of
 
-HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...]], Honest]
-"""Honest runs already measured, by case, route and dtypes: candidates that are alike in these share them."""
+HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
+"""Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,13 @@ class Judged:
 
 
 def judge_candidate(
-    groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]], num_elements: int, honest_runs: HonestRuns
+    groups: Sequence[Group],
+    answers: Sequence[Mapping[str, Answer]],
+    num_elements: int,
+    honest_runs: HonestRuns,
+    waivers: Sequence[Waiver] = (),
 ) -> list[Judged]:
-    """Judge a candidate's answers to some groups.
+    """Judge a candidate's answers to some groups; `waivers` are its known deviations.
 
     Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen per operation
     and compute dtype over all groups, or none if none makes every case of every group pass.
@@ -82,11 +89,18 @@ def judge_candidate(
         for case in group.cases:
             answer = answers[i][case.id]
             if case.id not in evidence[i]:
-                verdicts.append(unanswered(case, answer))
+                verdicts.append(unanswered(case, answer, in_case(waivers, case.id)))
                 continue
-            verdicts.append(
-                judge_case(group, case, answer, evidence[i][case.id], local[case.id], weights[i], honest_runs)
-            )
+            seen, found, known = evidence[i][case.id], local[case.id], in_case(waivers, case.id)
+            if named := diagnosed(known, diagnoses[group.fprop_dtype]):
+                chosen = ways[group.fprop_dtype]
+                emulated = check_case(
+                    group.preset, case, unmasked(seen), num_elements=num_elements, weights=weights[i],
+                    alternatives=chosen.alternatives, readings=chosen.readings, evaluator=emulating(named),
+                    only={operation_of(c.tap, seen.config).name for c in found if covering(named, c.tap)},
+                )  # fmt: skip
+                found = waive(found, emulated, named)
+            verdicts.append(judge_case(group, case, answer, seen, found, weights[i], honest_runs, known))
         judged.append(Judged(tuple(verdicts), ways[group.fprop_dtype], diagnoses[group.fprop_dtype]))
     return judged
 
@@ -100,10 +114,11 @@ def gather_group(group: Group, answers: Mapping[str, Answer]) -> dict[str, Evide
     }
 
 
-def unanswered(case: Case, answer: Answer) -> CaseVerdict:
-    """Return the verdict on a case without an answer."""
+def unanswered(case: Case, answer: Answer, waivers: Sequence[Waiver]) -> CaseVerdict:
+    """Return the verdict on a case without an answer, which may be known to be declined."""
     status = "error" if answer.status == "answered" else answer.status
-    return CaseVerdict(case=case.id, status=status, reason=answer.reason)
+    known = [waiver.name for waiver in waivers if status == "unsupported" and waiver.accepts(answer.reason)]
+    return CaseVerdict(case=case.id, status=status, reason=answer.reason, waived=tuple(known[:1]))
 
 
 def diagnose_failures(shown: Sequence[Shown], local: Local, ways: Ways) -> dict[str, Diagnosis]:
@@ -125,12 +140,18 @@ def judge_case(
     comparisons: Sequence[Comparison],
     weights: ExactWeights,
     honest_runs: HonestRuns,
+    waivers: Sequence[Waiver] = (),
 ) -> CaseVerdict:
-    """Return the verdict on one answered case."""
-    route = route_of(evidence)
-    signature = (case.id, b"".join(route[key].tobytes() for key in sorted(route)), tuple(evidence.recorded.items()))
+    """Return the verdict on one answered case; the exact run has the known deviations that it showed."""
+    used = [waiver for waiver in waivers if any(comparison.waived == waiver.name for comparison in comparisons)]
+    names = tuple(waiver.name for waiver in used)
+    route = {**route_of(evidence), **taken_as_they_are(used, evidence)}
+    taken = b"".join(route[key].tobytes() for key in sorted(route))
+    signature = (case.id, taken, tuple(evidence.recorded.items()), names)
     if signature not in honest_runs:
-        honest_runs[signature] = honest_run(group.preset, case, route, weights, evidence.recorded)
+        honest_runs[signature] = honest_run(
+            group.preset, case, route, weights, evidence.recorded, emulating(used) if used else evaluate
+        )
     honest = honest_runs[signature]
     expected = dict(group.expected(case.id))
     found = drifts(evidence, honest, expected)
@@ -149,6 +170,7 @@ def judge_case(
         margins=routing_margins(evidence, honest),
         repeatable=None if answer.repeat is None else not unrepeated(answer, shown),
         observer=observer,
+        waived=names,
         seconds=answer.seconds,
     )
 

@@ -28,7 +28,7 @@ from harness.graph import operation_of
 from harness.noise import Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
-from harness.oracle import Alternatives, ExactWeights, walk
+from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 
 NUM_SIMULATIONS = 16
 """Noisy walks from which the fence of a segment (operations around hidden taps) is measured."""
@@ -108,7 +108,7 @@ def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:
     return np.clip(x, 0, config.model.num_experts - 1) if tap.endswith("moe.expert_index") else x
 
 
-def check_case(
+def check_case(  # noqa: PLR0913 - a case, and every way in which its operations may be computed
     preset: Preset,
     case: Case,
     evidence: Evidence,
@@ -118,24 +118,27 @@ def check_case(
     alternatives: Alternatives | None = None,
     readings: Readings | None = None,
     only: Collection[str] | None = None,
+    evaluator: Evaluator = evaluate,
 ) -> list[Comparison]:
     """Compare every tap that a candidate showed in a case with its operation applied to what the candidate showed.
 
     `num_elements` is the size of the whole run, which sets λ. Around taps that are not shown the operations are
-    composed and checked as one. `readings` say what consumers really used, `only` restricts the check to some rows.
+    composed and checked as one. `readings` say what consumers really used, `only` restricts the check to some rows;
+    `evaluator` applies the operations.
     """
     config = evidence.config
     factor, reach = tail_factor(num_elements), margin(num_elements)
     weights = weights or ExactWeights(config, preset.weights)
     shown = {key: value.cleaned for key, value in evidence.observed.items()}
-    segments = simulate(preset, case, evidence, weights, alternatives) if has_gaps(config, case, shown) else None
+    gaps = has_gaps(config, case, shown)
+    segments = simulate(preset, case, evidence, weights, alternatives, evaluator) if gaps else None
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}
-    evaluator = reader(readings or {}, evidence.recorded, only if segments is None else None)
+    read = reader(readings or {}, evidence.recorded, only if segments is None else None, evaluator)
     for call, tap, exact, value in walk(
         preset, case, lambda call, tap: shown.get((call, tap)), weights=weights, alternatives=alternatives,
-        evaluator=evaluator, margin=reach,
+        evaluator=read, margin=reach,
     ):  # fmt: skip
         key, operation = (call, tap), split_tap(tap)[1]
         if only is not None and operation_of(tap, config).name not in only:
@@ -205,7 +208,12 @@ class Segments:
 
 
 def simulate(
-    preset: Preset, case: Case, evidence: Evidence, weights: ExactWeights, alternatives: Alternatives | None
+    preset: Preset,
+    case: Case,
+    evidence: Evidence,
+    weights: ExactWeights,
+    alternatives: Alternatives | None,
+    evaluator: Evaluator = evaluate,
 ) -> Segments:
     """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray."""
     config = evidence.config
@@ -217,7 +225,9 @@ def simulate(
 
     exact = {
         (call, tap): (result, value)
-        for call, tap, result, value in walk(preset, case, look, weights=weights, alternatives=alternatives)
+        for call, tap, result, value in walk(
+            preset, case, look, weights=weights, alternatives=alternatives, evaluator=evaluator
+        )
     }
 
     def forced(call: int, tap: str) -> Array | None:
@@ -231,6 +241,7 @@ def simulate(
             forced,
             weights=weights,
             alternatives=alternatives,
+            evaluator=evaluator,
             perturb=lambda tap, result: disturb(result, evidence.recorded[split_tap(tap)[1]], random),
         )
         for call, tap, result, _ in noisy:

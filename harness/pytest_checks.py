@@ -14,7 +14,7 @@ from harness.registry import find_candidate
 from harness.report import terminal
 from harness.run import read_groups, run_candidates
 from harness.store import open_golden
-from harness.verdict import CandidateVerdict
+from harness.verdict import PASSING, CandidateVerdict
 
 GOLDEN = GOLDEN_DIR / "v1"
 
@@ -52,7 +52,7 @@ def case_check(case_id: str) -> Check:
 
     def check(verdict: CandidateVerdict) -> str:
         (case,) = (case for case in verdict.cases if case.case == case_id)
-        return "" if case.status == "pass" else f"{case.status}: {case.reason}"
+        return "" if case.status in PASSING else f"{case.status}: {case.reason}"
 
     return check
 
@@ -64,6 +64,6 @@ def operation_check(operation: str, dtype: str) -> Check:
         rows = [row for row in verdict.operations if (row.operation, row.fprop_dtype) == (operation, dtype)]
         if not rows:
             pytest.skip("not shown; what lies around it is checked as one")
-        return "" if rows[0].status == "pass" else terminal.explain(verdict, rows)
+        return "" if rows[0].status in PASSING else terminal.explain(verdict, rows)
 
     return check

@@ -23,6 +23,7 @@ from harness.registry import Candidate
 from harness.runner import run_jobs
 from harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from harness.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
+from harness.waivers import Waiver, waivers_of
 from harness.weights import WeightProblem, check_partition_specs, check_weights
 
 NUM_CHILDREN = 2
@@ -100,6 +101,7 @@ def run_candidates(
     folder: Path,
     limits: Limits,
     on_progress: Progress = lambda _name, _case: None,
+    waivers: Sequence[Waiver] = (),
 ) -> list[Judgement]:
     """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends."""
     jobs = write_jobs(groups, suite, folder / "jobs")
@@ -123,9 +125,10 @@ def run_candidates(
     judgements = []
     with ThreadPoolExecutor(NUM_CHILDREN) as pool:
         for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
-            judged = judge_candidate(groups, answers, size, honest_runs)
+            known = waivers_of(waivers, candidate.name)
+            judged = judge_candidate(groups, answers, size, honest_runs, known)
             weights = judge_weights(groups, answer_folders(candidate))
-            verdict = summarise(candidate.name, groups, answers, judged, seconds, weights)
+            verdict = summarise(candidate.name, groups, answers, judged, seconds, weights, known)
             judgements.append(Judgement(verdict, folder / "answers" / candidate.name.replace("/", "_")))
     return judgements
 
@@ -151,8 +154,9 @@ def summarise(
     judged: Sequence[Judged],
     seconds: float,
     weights: tuple[WeightProblem, ...] = (),
+    waivers: Sequence[Waiver] = (),
 ) -> CandidateVerdict:
-    """Gather the verdicts on a candidate's groups into one."""
+    """Gather the verdicts on a candidate's groups into one; `waivers` are its known deviations."""
     cases = tuple(verdict for each in judged for verdict in each.verdicts)
     dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
     chosen = {
@@ -179,6 +183,7 @@ def summarise(
         operations=by_operation(cases, dtypes, chosen, diagnoses),
         seconds=seconds,
         powers=() if level == "none" else power_of_run(level, dtypes.items()),
+        waivers=tuple(each for each in waivers if any(each.name in case.waived for case in cases)),
     )
 
 
@@ -188,7 +193,7 @@ def refuse(name: str, groups: Sequence[Group], reason: str) -> CandidateVerdict:
     return CandidateVerdict(name=name, version="", level="none", cases=tuple(cases), operations=(), seconds=0.0)
 
 
-def judge_folder(golden: Golden, job_dir: Path, out_dir: Path) -> CandidateVerdict:
+def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence[Waiver] = ()) -> CandidateVerdict:
     """Judge answers written elsewhere; raises FixtureError for a job that is not of this golden set.
 
     `job_dir` is one job and `out_dir` the folder that a program left for it, or each holds one such folder per job,
@@ -197,10 +202,12 @@ def judge_folder(golden: Golden, job_dir: Path, out_dir: Path) -> CandidateVerdi
     pairs = job_pairs(job_dir, out_dir)
     groups = [group_of_job(golden, job) for job, _ in pairs]
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
-    judged = judge_candidate(groups, answers, run_size(groups), {})
     names = [answer.info.name for each in answers for answer in each.values() if answer.info is not None]
+    name = names[0] if names else out_dir.name
+    known = waivers_of(waivers, name)
+    judged = judge_candidate(groups, answers, run_size(groups), {}, known)
     weights = judge_weights(groups, [out for _, out in pairs])
-    return summarise(names[0] if names else out_dir.name, groups, answers, judged, 0.0, weights)
+    return summarise(name, groups, answers, judged, 0.0, weights, known)
 
 
 def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:

@@ -13,14 +13,16 @@ from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap
 from harness.diagnosis import Diagnosis
 from harness.power import Power
 from harness.statistics import Systematic, pooled
+from harness.waivers import Waiver
 from harness.weights import WeightProblem
 from harness.whole import Drift, Flip
 
-Status = Literal["pass", "fail", "missing", "unsupported", "error", "inconclusive"]
+Status = Literal["pass", "waived", "fail", "missing", "unsupported", "error", "inconclusive"]
 
 MEANINGS: Mapping[str, str] = {
     "pass": "every compared value lies within its fence, at the level that the verdict names: logits, routes (the "
     "experts chosen as well), layers (every operation) or caches (and the KV cache)",
+    "waived": "as a pass, but for known deviations, each of which is exactly what a waiver says",
     "inconclusive": "nothing could be compared, or every compared token hangs on a hidden choice of experts that may "
     "honestly go either way; show more taps",
     "unsupported": "the candidate declined the configuration and said why",
@@ -29,7 +31,9 @@ MEANINGS: Mapping[str, str] = {
     "fail": "a value lies beyond its fence, an expert was chosen without excuse, the end-to-end error is larger than "
     "honest rounding gives, or tapping changes the result",
 }
-"""What each status means, from the lightest to the gravest; only `pass` counts as one."""
+"""What each status means, from the lightest to the gravest; only `pass` and `waived` count as one."""
+
+PASSING = ("pass", "waived")
 
 SEVERITY: Mapping[str, int] = {name: rank for rank, name in enumerate(MEANINGS)}
 
@@ -44,7 +48,8 @@ class CaseVerdict:
     `comparisons` are the local checks, `drifts` the end-to-end errors, `flips` the tokens routed otherwise than exact,
     `logits` the agreement of the logits token by token, `margins` how close the routing was.
     `repeatable` tells whether a second run was bit for bit the first, None if there was none; `observer` says how the
-    run without taps differs, empty where it does not. `seconds` is the candidate's own time.
+    run without taps differs, empty where it does not. `waived` names the known deviations that it showed, or the one by
+    which it may decline the case. `seconds` is the candidate's own time.
     """
 
     case: str
@@ -57,6 +62,7 @@ class CaseVerdict:
     margins: tuple[RoutingMargins, ...] = ()
     repeatable: bool | None = None
     observer: str = ""
+    waived: tuple[str, ...] = ()
     seconds: float | None = None
 
 
@@ -88,7 +94,8 @@ class CandidateVerdict:
 
     `weights` are the weights that it shows and that are not as stored. `level` is the highest level of which it shows
     every tap, and `next_taps` are the operations of the next level that it does not show. `powers` tell which known
-    faults the run could have seen in it.
+    faults the run could have seen in it. `waivers` are the known deviations that it showed; `outdated` has a line for
+    each that has expired or gone.
     """
 
     name: str
@@ -100,19 +107,34 @@ class CandidateVerdict:
     powers: tuple[Power, ...] = ()
     weights: tuple[WeightProblem, ...] = ()
     next_taps: tuple[str, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+    outdated: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
-        """The gravest status of weights, cases and operations; `missing` if it does not even show the logits."""
+        """The gravest status of weights, cases and operations; `missing` if it does not even show the logits.
+
+        Cases that it is known to decline do not count.
+        """
         failed: list[Status] = [row.status for row in self.operations if row.status == "fail"]
-        failed += ["fail"] if self.weights else []
-        status = worst_status([*(case.status for case in self.cases), *failed])
-        return "missing" if status == "pass" and self.level == "none" else status
+        failed += ["fail"] if self.weights or self.outdated else []
+        counted = [case.status for case in self.cases if not (case.status == "unsupported" and case.waived)]
+        status = worst_status([*counted, *failed])
+        return "missing" if status in PASSING and self.level == "none" else status
 
     @property
     def passed(self) -> bool:
-        """Whether every case passed."""
-        return self.status == "pass"
+        """Whether every case passed, known deviations apart."""
+        return self.status in PASSING
+
+    @property
+    def summary(self) -> str:
+        """The status as it is shown: a pass names its level, and how many known deviations it has."""
+        if not self.passed:
+            return self.status
+        num_deviations = sum(bool(waiver.tap) for waiver in self.waivers)
+        known = f" with {num_deviations} known deviation{'s' * (num_deviations > 1)}" if num_deviations else ""
+        return f"pass ({self.level}){known}"
 
 
 def worst_status(statuses: Iterable[Status]) -> Status:
@@ -154,7 +176,7 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
             "inconclusive",
             f"{undecided[0].tap}: every compared token hangs on a hidden choice of experts within rounding",
         )
-    return "pass", ""
+    return ("waived", "") if any(comparison.waived for comparison in comparisons) else ("pass", "")
 
 
 def level_of(taps: Sequence[str], config: LanguageModelConfig) -> str:
@@ -196,7 +218,7 @@ def by_operation(
     names = [spec.operation for spec in tap_specs()]
     rows = []
     for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):
-        failed = [(case, comparison) for case, comparison in found if not comparison.passed]
+        failed = [(case, comparison) for case, comparison in found if not comparison.passed or comparison.waived]
         systematic = pooled_systematic(found)
         worst_case, worst = max(found, key=lambda pair: _rank(pair[1].ratio))
         rows.append(
@@ -234,6 +256,8 @@ def _pooled_status(found: Sequence[tuple[str, Comparison]], systematic: Sequence
     failed = [comparison for _, comparison in found if not comparison.passed]
     if not failed and any(not one.ratio <= 1 for one in systematic):
         return "fail"
+    if not failed and any(comparison.waived for _, comparison in found):
+        return "waived"
     if not failed:
         return "pass" if any(comparison.num_elements for _, comparison in found) else "inconclusive"
     return "missing" if all(comparison.problem.startswith("missing") for comparison in failed) else "fail"

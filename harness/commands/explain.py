@@ -14,7 +14,7 @@ from harness.files import FileError, read_json
 from harness.graph import OPERATIONS
 from harness.names import unknown
 from harness.operations.row import Operation
-from harness.verdict import MEANINGS
+from harness.verdict import MEANINGS, PASSING
 
 WIDTH = 13
 
@@ -39,7 +39,7 @@ def explain(name: str) -> Iterator[str]:
     if name in MEANINGS:
         yield f"{name}: a verdict"
         yield line("means", MEANINGS[name])
-        yield line("exit status", "0" if name == "pass" else "1")
+        yield line("exit status", "0" if name in PASSING else "1")
     elif name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
         yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from harness import run
-from harness.commands.judging import add_report_options, conclude
+from harness.commands.judging import add_report_options, conclude, known_deviations
 from harness.store import open_golden
 
 
@@ -20,4 +20,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Judge answers written elsewhere."""
     golden = open_golden(options.golden)
-    return conclude([run.judge_folder(golden, options.job, options.out)], golden, options, {})
+    waivers = known_deviations(options, golden)
+    return conclude([run.judge_folder(golden, options.job, options.out, waivers)], golden, options, waivers=waivers)

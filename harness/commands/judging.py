@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.baseline import Regression, describe
@@ -15,6 +16,7 @@ from harness.contract import GOLDEN_DIR, LEVELS
 from harness.report import files, github, terminal
 from harness.store import Golden
 from harness.verdict import CandidateVerdict
+from harness.waivers import Waiver, builtin_waivers, check_cases, outdated, read_waivers, waivers_of
 
 GOLDEN = GOLDEN_DIR / "v1"
 
@@ -23,6 +25,12 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add where the golden set lies and which reports to write."""
     parser.add_argument(
         "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"
+    )
+    parser.add_argument(
+        "--waivers",
+        type=Path,
+        metavar="FILE",
+        help="deviations that are known and accepted, in TOML: see harness/waivers.py",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at, one file")
@@ -40,15 +48,40 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def known_deviations(options: argparse.Namespace, golden: Golden) -> tuple[Waiver, ...]:
+    """Return the waivers of the built-in candidates, and those of the user's file; raises FileError."""
+    given = read_waivers(options.waivers) if options.waivers is not None else ()
+    check_cases(given, golden.manifest.cases)
+    return (*builtin_waivers(), *given)
+
+
+def with_outdated(verdict: CandidateVerdict, waivers: Sequence[Waiver], golden: Golden) -> CandidateVerdict:
+    """Add the waivers of a candidate that have expired, or that this run shows to be needed no longer."""
+    if not verdict.operations:  # it did not run here
+        return verdict
+    used = {waiver.name for waiver in verdict.waivers}
+    ran = {case.case for case in verdict.cases}
+    today = datetime.now(UTC).date()
+    known = waivers_of(waivers, verdict.name)
+    return replace(verdict, outdated=outdated(known, used, ran, golden.manifest.cases, today))
+
+
 def conclude(
     verdicts: Sequence[CandidateVerdict],
     golden: Golden,
     options: argparse.Namespace,
-    required: Mapping[str, str],
+    required: Mapping[str, str] | None = None,
     optional: Collection[str] = (),
     regressions: Mapping[str, Regression] | None = None,
+    waivers: Sequence[Waiver] = (),
 ) -> int:
-    """Show a run, write its reports, and return the exit status, for which the optional candidates do not count."""
+    """Show a run, write its reports, and return the exit status, for which the optional candidates do not count.
+
+    `required` gives the least level by candidate. Of the `waivers`, those that have expired or gone fail their
+    candidate.
+    """
+    required = required or {}
+    verdicts = [with_outdated(verdict, waivers, golden) for verdict in verdicts]
     terminal.show(terminal.wide_console(), verdicts, options.detail)
     sys.stdout.writelines(f"{line}\n" for line in github.report_to_github(verdicts, os.environ))
     regressions = regressions or {}

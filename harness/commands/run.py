@@ -21,7 +21,7 @@ from harness.baseline import (
 )
 from harness.child import Limits
 from harness.commands import properties
-from harness.commands.judging import add_report_options, conclude
+from harness.commands.judging import add_report_options, conclude, known_deviations
 from harness.contract import LEVELS
 from harness.files import FileError
 from harness.properties.check import NUM_DRAWS
@@ -86,6 +86,7 @@ def execute(options: argparse.Namespace) -> int:
     absent = {name: extra for name in names if (extra := missing_extra(name))}
     candidates = [find_candidate(name) for name in names if name not in absent]
     groups = run.read_groups(golden, options.case)
+    waivers = known_deviations(options, golden)
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
     if options.keep is not None and options.keep.exists():
         raise FileError(f"{options.keep}: exists already: give a new folder")
@@ -97,6 +98,7 @@ def execute(options: argparse.Namespace) -> int:
             options.keep or Path(scratch),
             Limits(silent_seconds=options.time_limit),
             advance,
+            waivers,
         )
         records = [
             record_of(each.verdict, each.folder, golden.manifest.suite) for each in judgements if options.baseline
@@ -110,7 +112,7 @@ def execute(options: argparse.Namespace) -> int:
     asked_for = {*(options.candidate or ()), *required}
     optional = [name for name in absent if name not in asked_for]
     verdicts = [*(judgement.verdict for judgement in judgements), *refused]
-    return conclude(verdicts, golden, options, required, optional, regressions)
+    return conclude(verdicts, golden, options, required, optional, regressions, waivers)
 
 
 def compare_with_baselines(directory: Path | None, records: Sequence[Record], *, update: bool) -> dict[str, Regression]:

@@ -46,6 +46,7 @@ def report_of(
         "candidates": [
             {
                 "status": verdict.status,
+                "summary": verdict.summary,
                 **plain(asdict(without_honest(verdict))),
                 "regression": plain((regressions or {}).get(verdict.name)),
             }
@@ -95,10 +96,14 @@ def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:
     for verdict in verdicts:
         suite = ET.SubElement(root, "testsuite", name=verdict.name)
         for case in verdict.cases:
-            add_test(suite, f"{verdict.name}.cases", case.case, case.status, case.reason, case.seconds)
+            status = "waived" if case.waived and case.status == "unsupported" else case.status
+            reason = case.reason or "; ".join(case.waived)
+            add_test(suite, f"{verdict.name}.cases", case.case, status, reason, case.seconds)
         for row in verdict.operations:
             name = f"{row.operation}[{row.fprop_dtype}]"
-            reason = f"{row.worst_case}: {row.worst.problem or f'{row.worst.ratio:.3g} times the fence'}"
+            reason = (
+                row.worst.waived or f"{row.worst_case}: {row.worst.problem or f'{row.worst.ratio:.3g} times the fence'}"
+            )
             add_test(suite, f"{verdict.name}.operations", name, row.status, reason, None)
         tests = suite.findall("testcase")
         suite.set("tests", str(len(tests)))
@@ -109,9 +114,10 @@ def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:
 
 
 def add_test(suite: ET.Element, group: str, name: str, status: str, reason: str, seconds: float | None) -> None:
-    """Add one test; whatever is no pass is a failure, and an error where the candidate gave no answer."""
+    """Add one test; whatever is no pass is a failure, an error where there is no answer, skipped where it is waived."""
     test = ET.SubElement(suite, "testcase", classname=group, name=name)
     if seconds is not None:
         test.set("time", f"{seconds:.6f}")
     if status != "pass":
-        ET.SubElement(test, "error" if status == "error" else "failure", type=status, message=reason)
+        kind = {"error": "error", "waived": "skipped"}.get(status, "failure")
+        ET.SubElement(test, kind, type=status, message=reason)

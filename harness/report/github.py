@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.report.terminal import explain, failing_operations, format_ratio, likely, status_of
-from harness.verdict import CandidateVerdict
+from harness.report.terminal import explain, failing_operations, format_ratio, likely
+from harness.verdict import PASSING, CandidateVerdict
 
 MAX_ANNOTATIONS = 10
 """GitHub shows ten annotations of a kind per step."""
@@ -32,8 +32,8 @@ def summary(verdicts: Sequence[CandidateVerdict]) -> str:
     for verdict in verdicts:
         failing = failing_operations(verdict)
         faults = ", ".join(dict.fromkeys(filter(None, map(likely, failing.values()))))
-        passed = sum(case.status == "pass" for case in verdict.cases)
-        cells = (verdict.name, status_of(verdict), f"{passed} of {len(verdict.cases)}", faults, ", ".join(failing))
+        passed = sum(case.status in PASSING for case in verdict.cases)
+        cells = (verdict.name, verdict.summary, f"{passed} of {len(verdict.cases)}", faults, ", ".join(failing))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     for verdict in verdicts:
         for operation, rows in failing_operations(verdict).items():
@@ -60,7 +60,8 @@ def error_commands(verdicts: Sequence[CandidateVerdict]) -> Iterator[str]:
         yield f"::error title={escaped(f'{verdict.name}: {operation}', 'property')}::{escaped(explain(verdict, rows))}"
     for verdict in verdicts:
         if not verdict.passed and not failing_operations(verdict):
-            reason = next((case.reason for case in verdict.cases if case.status != "pass"), "shows no logits")
+            reasons = (case.reason for case in verdict.cases if case.status not in PASSING and not case.waived)
+            reason = next(iter((*verdict.outdated, *reasons)), "shows no logits")
             yield f"::error title={escaped(verdict.name, 'property')}::{escaped(f'{verdict.status}: {reason}')}"
 
 

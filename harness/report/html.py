@@ -20,7 +20,7 @@ from harness.power import Power, describe
 from harness.report.charts import BIN_LABELS, STYLES, WITHIN, Line, by_category, key, line_chart
 from harness.report.files import Report
 from harness.report.view import SHADES, CandidateView, Cell, Growth, candidate_view
-from harness.verdict import MEANINGS, SEVERITY
+from harness.verdict import MEANINGS, PASSING, SEVERITY
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -67,7 +67,7 @@ def render(report: Report) -> str:
 
 def headline(views: Sequence[CandidateView]) -> str:
     """Return the verdict on the run in half a sentence."""
-    failed = [view.name for view in views if view.status != "pass"]
+    failed = [view.name for view in views if view.status not in PASSING]
     if not failed:
         return f"{len(views)} of {len(views)} candidates pass"
     return f"{', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not conform"

@@ -15,10 +15,11 @@ from harness.compare import Comparison
 from harness.contract import LEVELS, tap_specs
 from harness.diagnosis import describe
 from harness.power import describe as describe_power
-from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict
+from harness.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 
 STYLES = {
     "pass": "green",
+    "waived": "cyan",
     "fail": "bold red",
     "error": "bold red",
     "missing": "red",
@@ -52,7 +53,8 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
     if detail != "quiet":
         console.print(operations_table(verdicts, pooled=detail == "normal"))
         for verdict in verdicts:
-            for block in failures(verdict, MAX_FAILURES if detail == "normal" else None):
+            blocks = [*known_deviations(verdict), *failures(verdict, MAX_FAILURES if detail == "normal" else None)]
+            for block in blocks:
                 console.print(block, highlight=False, markup=False)
         for line in power_lines(verdicts):
             console.print(line, highlight=False, soft_wrap=True)
@@ -112,11 +114,13 @@ def format_ratio(comparison: Comparison) -> str:
 
 def verdict_line(verdict: CandidateVerdict) -> Text:
     """Return a candidate's verdict in one line: level, cases, end-to-end error, flips, repeatability, time."""
-    passed = sum(case.status == "pass" for case in verdict.cases)
+    passed = sum(case.status in PASSING for case in verdict.cases)
     flips = [flip for case in verdict.cases for flip in case.flips]
     repeated = {case.repeatable for case in verdict.cases if case.repeatable is not None}
     drift = max((d.ratio for case in verdict.cases for d in case.drifts), default=math.nan)
     parts = [f"{passed} of {len(verdict.cases)} cases"]
+    if declined := sum(case.status == "unsupported" and bool(case.waived) for case in verdict.cases):
+        parts.append(f"{declined} known to be unsupported")
     by_fault: dict[str, list[str]] = {}
     for operation, rows in failing_operations(verdict).items():
         by_fault.setdefault(likely(rows), []).append(operation)
@@ -130,7 +134,7 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
         parts.append("bitwise repeatable" if repeated == {True} else "not bitwise repeatable")
     parts.append(f"{verdict.seconds:.1f} s")
     name = " ".join(filter(None, (verdict.name, verdict.version)))
-    status = (status_of(verdict), STYLES[verdict.status])
+    status = (verdict.summary, STYLES[verdict.status])
     return Text.assemble(f"{name}: ", status, f"; {'; '.join(parts)}")
 
 
@@ -138,11 +142,6 @@ def next_level(verdict: CandidateVerdict) -> str:
     """Return what a candidate would have to show for the level after its own."""
     level = LEVELS[("none", *LEVELS).index(verdict.level)]
     return f"  level {verdict.level}; level {level} would add {', '.join(verdict.next_taps)}"
-
-
-def status_of(verdict: CandidateVerdict) -> str:
-    """Return a candidate's status; a pass always names its level."""
-    return f"pass ({verdict.level})" if verdict.passed else verdict.status
 
 
 def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list[str]:
@@ -154,7 +153,8 @@ def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list
     explained = {case for rows in failing.values() for row in rows for case in row.cases_at_fault}
     others: dict[str, list[CaseVerdict]] = {}
     for case in verdict.cases:
-        if case.status != "pass" and case.case not in explained:
+        excused = case.status in PASSING or (case.status == "unsupported" and case.waived)
+        if not excused and case.case not in explained:
             others.setdefault(f"{case.status}: {case.reason}", []).append(case)
     for reason, cases in others.items():
         blocks.append(
@@ -163,11 +163,28 @@ def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list
     return blocks
 
 
+def known_deviations(verdict: CandidateVerdict) -> list[str]:
+    """Return what is said of each known deviation that a candidate showed, and of each that has expired or gone."""
+    blocks = []
+    for waiver in verdict.waivers:
+        rows = [row for row in verdict.operations if row.status == "waived" and waiver.covers(row.worst.tap)]
+        if not rows:
+            continue
+        layers = sorted({layer for row in rows for layer in row.layers_at_fault})
+        where = f" in {' and '.join(row.fprop_dtype for row in rows)}"
+        where += f", layers {', '.join(map(str, layers))}" if layers else ""
+        lines = [f"{verdict.name}: {waiver.tap}: known deviation{where}"]
+        lines += [f"  diagnosis {describe(row.diagnosis)}" for row in rows[:1] if row.diagnosis is not None]
+        lines += [f"  reason    {waiver.reason}", f"  reference {waiver.reference}, accepted until {waiver.expires}"]
+        blocks.append("\n".join(lines))
+    return [*blocks, *(f"{verdict.name}: {line}" for line in verdict.outdated)]
+
+
 def failing_operations(verdict: CandidateVerdict) -> dict[str, list[OperationVerdict]]:
     """Return the rows that do not pass by operation, each in one or more compute dtypes, in forward order."""
     failing: dict[str, list[OperationVerdict]] = {}
     for row in verdict.operations:
-        if row.status != "pass":
+        if row.status not in PASSING:
             failing.setdefault(row.operation, []).append(row)
     return failing
 

@@ -11,6 +11,7 @@ from harness.baseline import Regression
 from harness.contract import DTYPES, split_tap, tap_name, tap_specs
 from harness.diagnosis import Diagnosis, describe
 from harness.distribution import EDGES
+from harness.verdict import PASSING
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
 """Upper edges of the colours of measured / allowed: three within the fence, three beyond it."""
@@ -151,8 +152,8 @@ def candidate_view(row: Mapping[str, Any]) -> CandidateView:
         name=row["name"],
         version=row["version"],
         status=row["status"],
-        verdict=f"pass ({row['level']})" if row["status"] == "pass" else row["status"],
-        num_passed=sum(case["status"] == "pass" for case in row["cases"]),
+        verdict=row["summary"],
+        num_passed=sum(case["status"] in PASSING for case in row["cases"]),
         num_cases=len(row["cases"]),
         faults=faults_of(row),
         reasons=other_reasons(row),
@@ -215,7 +216,7 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
             operation=operation,
             layer=place,
             dtype=dtype,
-            status="fail" if not ratio <= 1 else "pass",
+            status="waived" if worst["waived"] else "fail" if not ratio <= 1 else "pass",
             ratio=ratio,
             case=case,
             tap=worst["tap"],
@@ -264,7 +265,7 @@ def faults_of(row: Mapping[str, Any]) -> list[Fault]:
     """Return the likely faults of a candidate, each with all operations and layers that show it."""
     gathered: dict[str, tuple[list[str], set[int]]] = {}
     for operation in row["operations"]:
-        if operation["status"] != "pass":
+        if operation["status"] not in PASSING:
             found = operation["diagnosis"]
             name = " or ".join(found["faults"]) if found and found["faults"] else "no known fault"
             names, layers = gathered.setdefault(name, ([], set()))
@@ -278,11 +279,11 @@ def other_reasons(row: Mapping[str, Any]) -> list[str]:
     explained = {case for operation in row["operations"] for case in operation["cases_at_fault"]}
     counts: dict[str, int] = {}
     for case in row["cases"]:
-        if case["status"] != "pass" and case["case"] not in explained:
+        if case["status"] not in PASSING and not case["waived"] and case["case"] not in explained:
             reason = f"{case['status']}: {case['reason']}"
             counts[reason] = counts.get(reason, 0) + 1
     weights = [f"weights of {each['preset']}: {each['tensor']}: {each['problem']}" for each in row["weights"]]
-    return [*weights, *(f"{count} cases, {reason}" for reason, count in counts.items())]
+    return [*row["outdated"], *weights, *(f"{count} cases, {reason}" for reason, count in counts.items())]
 
 
 def routing(row: Mapping[str, Any]) -> list[Layer]:

@@ -243,3 +243,45 @@ def test_a_run_without_any_candidate_is_no_pass(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(run_command, "default_names", lambda: ("torch_eager",))
     monkeypatch.setattr(run_command, "missing_extra", lambda _name: "torch")
     assert main(["run", "--case", CASE]) == 1
+
+
+KNOWN = """
+[[deviation]]
+candidate = "*"
+case = "{case}"
+tap = "moe.norm"
+fault = "norm_scale_plus_one"
+reason = "Gemma's norm"
+reference = "issue 7"
+expires = "{expires}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("adapter", "case", "expires", "status", "says"),
+    [
+        ("wrong", CASE, "2999-01-01", 0, "pass (caches) with 1 known deviation;"),
+        ("wrong", CASE, "2026-01-01", 1, "expired 2026-01-01"),
+        ("good", CASE, "2999-01-01", 1, "no longer needed"),
+        ("wrong", "dense/*", "2999-01-01", 1, "moe.norm: fail"),
+    ],
+)
+def test_a_file_of_waivers_makes_a_pass_of_exactly_the_known_deviation_until_it_expires(
+    adapter: str, case: str, expires: str, status: int, says: str, ran: Ran, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    known = tmp_path / "known.toml"
+    known.write_text(KNOWN.format(case=case, expires=expires))
+    path = path_of(ran.adapters, adapter)
+    assert main(["run", "--case", CASE, "--candidate", path, "--waivers", str(known)]) == status
+    assert says in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_waiver_of_a_tap_that_does_not_exist_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = tmp_path / "known.toml"
+    known.write_text(KNOWN.format(case=CASE, expires="2999-01-01").replace("moe.norm", "moe.nrom"))
+    status, text = run_broken(["run", "--case", CASE, "--candidate", "numpy_float64", "--waivers", str(known)], capsys)
+    assert status == 2
+    assert "no tap or operation 'moe.nrom'; did you mean moe.norm" in text

@@ -19,9 +19,10 @@ from harness.power import Power
 from harness.report import terminal
 from harness.report.files import plain, report_of, write_junit, write_report_json
 from harness.report.progress import progress_bar
-from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show, status_of
+from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
 from harness.statistics import Systematic
 from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict, by_operation
+from harness.waivers import Waiver
 from harness.whole import Drift, Flip
 from tests.harness.honest_port import golden
 
@@ -170,8 +171,8 @@ def test_no_more_failures_are_explained_than_can_be_read_and_the_rest_are_named(
 def test_every_status_can_be_shown_and_only_a_pass_names_the_level(status: str) -> None:
     case = replace(PASSING, status="pass") if status == "pass" else CaseVerdict(case=CASE, status="fail")
     found = verdict(replace(case, status=status))  # type: ignore[arg-type] # a Status by its parametrisation
-    assert status_of(found) == ("pass (layers)" if status == "pass" else status)
-    assert status in shown(found)
+    assert found.summary == ("pass (layers)" if status in ("pass", "waived") else status)
+    assert found.summary in shown(found)
 
 
 def test_the_json_report_holds_everything_and_spells_out_what_json_cannot(tmp_path: Path) -> None:
@@ -216,6 +217,7 @@ def test_the_json_report_is_what_the_published_schema_says() -> None:
         ("margins", RoutingMargins),
         ("diagnosis", Diagnosis),
         ("power", Power),
+        ("waiver", Waiver),
     ],
 )
 def test_the_published_schema_describes_every_figure(definition: str, described: type) -> None:

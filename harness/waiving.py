@@ -1,0 +1,85 @@
+"""Judges a candidate with known deviations: the oracle takes on their faults, so that nothing else passes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.compare import Comparison
+from harness.contract import Array, split_tap
+from harness.diagnosis import Diagnosis
+from harness.faults import FAULTS, mutant
+from harness.local import Evidence, Key, safe
+from harness.operations.row import CANONICAL, Alternative, Exact, Scope
+from harness.oracle import Evaluator, ExactWeights, evaluate
+from harness.waivers import Waiver
+
+
+def emulating(waivers: Sequence[Waiver]) -> Evaluator:
+    """Return an evaluator that has the waivers' faults where they are waived, and is exact everywhere else."""
+    faulty = [(waiver, mutant(FAULTS[waiver.fault])) for waiver in waivers if waiver.fault]
+
+    def evaluate_deviating(
+        tap: str,
+        scope: Scope,
+        weights: ExactWeights,
+        values: Mapping[str, Array],
+        alternative: Alternative = CANONICAL,
+    ) -> Exact:
+        evaluator = next((mutated for waiver, mutated in faulty if waiver.covers(tap)), evaluate)
+        return evaluator(tap, scope, weights, values, alternative)
+
+    return evaluate_deviating
+
+
+def diagnosed(waivers: Sequence[Waiver], diagnoses: Mapping[str, Diagnosis]) -> tuple[Waiver, ...]:
+    """Return the waivers whose fault the diagnosis of their operation names, and those without a fault."""
+    return tuple(
+        waiver
+        for waiver in waivers
+        if waiver.tap
+        and (not waiver.fault or waiver.fault in getattr(diagnoses.get(split_tap(waiver.tap)[1]), "faults", ()))
+    )
+
+
+def covering(waivers: Sequence[Waiver], tap: str) -> Waiver | None:
+    """Return the first waiver that covers a tap."""
+    return next((waiver for waiver in waivers if waiver.tap and waiver.covers(tap)), None)
+
+
+def waive(found: Sequence[Comparison], emulated: Sequence[Comparison], waivers: Sequence[Waiver]) -> list[Comparison]:
+    """Mark what is waived. Where a fault is waived, the comparison with the oracle that has it takes the place.
+
+    A tap that strays from that oracle too keeps its failure.
+    """
+    with_fault = {(comparison.call, comparison.tap): comparison for comparison in emulated}
+    result = []
+    for comparison in found:
+        waiver = covering(waivers, comparison.tap)
+        if waiver is None or (comparison.passed and not waiver.fault):
+            result.append(comparison)
+        elif not waiver.fault and not comparison.problem:
+            result.append(replace(comparison, waived=waiver.name, systematic=()))
+        elif not waiver.fault:  # nothing excuses a tap that is missing, misshapen or not finite
+            result.append(comparison)
+        else:
+            other = with_fault[comparison.call, comparison.tap]
+            excused = "" if comparison.passed else waiver.name
+            result.append(replace(other, waived=excused) if other.passed else comparison)
+    return result
+
+
+def unmasked(evidence: Evidence) -> Evidence:
+    """Return what was shown with nothing left out: a fault may let in what the specification masks."""
+    observed = {
+        key: replace(seen, cleaned=safe(key[1], seen.raw, evidence.config)) for key, seen in evidence.observed.items()
+    }
+    return replace(evidence, observed=observed)
+
+
+def taken_as_they_are(waivers: Sequence[Waiver], evidence: Evidence) -> dict[Key, Array]:
+    """Return the observed values from which the exact run goes on where a deviation has no fault to emulate."""
+    blind = [waiver for waiver in waivers if waiver.tap and not waiver.fault]
+    return {
+        key: seen.cleaned for key, seen in evidence.observed.items() if any(waiver.covers(key[1]) for waiver in blind)
+    }
