@@ -140,6 +140,9 @@ ROWS: Mapping[str, Row] = {
         "folder.rmdir()\nos.symlink('/tmp', folder)\nos._exit(3)", "error", "a link; answers must be plain files",
     ),
     "answers_removed": Row("shutil.rmtree(out_dir)\nos._exit(0)", "missing", "wrote no result"),
+    "next_folder_removed": Row(
+        "(out_dir / job['cases'][-1]['folder']).rmdir()\nos._exit(3)", "error", "ended with status 3",
+    ),
     "folder_barred": Row("folder.chmod(0)\nout_dir.chmod(0)\nos._exit(3)", "error", "ended with status 3"),
     "record_forged": Row(
         "(out_dir / 'run.json').mkdir()\nos._exit(3)", "error", "the program ended with status 3: no word on stderr",
