@@ -45,7 +45,8 @@ class Case:
 
     `id` is PRESET/AREA/WHAT. `preload` is the cache from which the first call starts, None for an empty one.
     `detects` names the faults that must fail the case. In a `published_degenerate` case queries that see no key, and
-    decoding of the pad token, are compared too (SPEC §4.4); elsewhere they are not.
+    decoding of the pad token, are compared too (SPEC §4.4); elsewhere they are not. `tie_rule` makes the order of equal
+    scores, lowest index first, binding (SPEC §4.6); elsewhere it is a note.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Case:
     preload: Cache | None = None
     detects: tuple[str, ...] = ()
     published_degenerate: bool = False
+    tie_rule: bool = False
 
 
 def steps_before(case: Case, call: int) -> Array:

@@ -18,6 +18,7 @@ from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
 from harness.oracle import ExactWeights, evaluate
 from harness.prediction import Exhibit
+from harness.routing import count_flips
 from harness.verdict import CaseVerdict, case_status
 from harness.waivers import Waiver, in_case
 from harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive
@@ -156,8 +157,9 @@ def judge_case(
     expected = dict(group.expected(case.id))
     found = drifts(evidence, honest, expected)
     routed = flips(evidence, honest, evidence.config)
+    counted = count_flips(len(routed), evidence, honest)
     observer = observer_effect(answer, evidence, honest)
-    status, reason = case_status(comparisons, found, routed, observer)
+    status, reason = case_status(comparisons, found, routed, counted, observer)
     shown = [tap_key(call, tap) for call, tap in evidence.observed]
     return CaseVerdict(
         case=case.id,
@@ -166,6 +168,7 @@ def judge_case(
         comparisons=tuple(with_expected(comparison, expected) for comparison in comparisons),
         drifts=tuple(found),
         flips=tuple(routed),
+        routing=counted,
         logits=logit_agreements(case, evidence, honest, expected),
         margins=routing_margins(evidence, honest),
         repeatable=None if answer.repeat is None else not unrepeated(answer, shown),

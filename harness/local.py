@@ -152,7 +152,9 @@ def check_case(  # noqa: PLR0913 - a case, and every way in which its operations
         if operation == "moe.expert_index":
             if segments is not None:
                 mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
-            results[key] = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
+            found = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
+            binding = found.note if case.tie_rule and not found.problem else found.problem
+            results[key] = replace(found, problem=binding)
             continue
         fence = fence_of(exact, seen.recorded, factor)
         if operation in COPIES:

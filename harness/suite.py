@@ -168,6 +168,7 @@ class CaseRow:
     detects: tuple[str, ...]
     steps: tuple[int, ...] = ()
     published_degenerate: bool = False
+    tie_rule: bool = False
     fprop_dtypes: tuple[str, ...] = ("float32", "bfloat16")
 
 
@@ -337,6 +338,7 @@ def make_cases(row: CaseRow) -> Iterator[Case]:
             preload=draw_cache(row.steps, random, config, dtype) if row.steps else None,
             detects=row.detects,
             published_degenerate=row.published_degenerate,
+            tie_rule=row.tie_rule,
         )
 
 

@@ -12,6 +12,7 @@ from harness.compare import Comparison
 from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from harness.diagnosis import Diagnosis
 from harness.power import Power
+from harness.routing import FlipCount
 from harness.statistics import Systematic, pooled
 from harness.waivers import Waiver
 from harness.weights import WeightProblem
@@ -46,7 +47,8 @@ class CaseVerdict:
     """What was found in one case.
 
     `comparisons` are the local checks, `drifts` the end-to-end errors, `flips` the tokens routed otherwise than exact,
-    `logits` the agreement of the logits token by token, `margins` how close the routing was.
+    `routing` how many of them honest rounding explains, `logits` the agreement of the logits token by token, `margins`
+    how close the routing was.
     `repeatable` tells whether a second run was bit for bit the first, None if there was none; `observer` says how the
     run without taps differs, empty where it does not. `waived` names the known deviations that it showed, or the one by
     which it may decline the case. `seconds` is the candidate's own time.
@@ -58,6 +60,7 @@ class CaseVerdict:
     comparisons: tuple[Comparison, ...] = ()
     drifts: tuple[Drift, ...] = ()
     flips: tuple[Flip, ...] = ()
+    routing: FlipCount | None = None
     logits: tuple[LogitAgreement, ...] = ()
     margins: tuple[RoutingMargins, ...] = ()
     repeatable: bool | None = None
@@ -143,12 +146,17 @@ def worst_status(statuses: Iterable[Status]) -> Status:
 
 
 def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
-    comparisons: Sequence[Comparison], drifts: Sequence[Drift], flips: Sequence[Flip], observer: str
+    comparisons: Sequence[Comparison],
+    drifts: Sequence[Drift],
+    flips: Sequence[Flip],
+    routing: FlipCount,
+    observer: str,
 ) -> tuple[Status, str]:
     """Return the status of an answered case and, where it is no pass, the reason in one line.
 
-    A tap that is declared and not returned is `missing`; anything beyond its fence, an unexcused choice of experts, an
-    end-to-end error beyond what honest rounding gives, or an influence of tapping is a `fail`.
+    A tap that is declared and not returned is `missing`; anything beyond its fence, an unexcused choice of experts or
+    more excused ones than honest rounding makes, an end-to-end error beyond what it gives, or an influence of tapping
+    is a `fail`.
     """
     failed = [comparison for comparison in comparisons if not comparison.passed]
     missing = [comparison for comparison in failed if comparison.problem.startswith("missing")]
@@ -161,6 +169,9 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
         flip = unexcused[0]
         where = f"layer {flip.layer} chose other experts for token {list(flip.index)}"
         return "fail", f"{where}: gap {flip.gap:.3g}, honest {flip.allowed:.3g}"
+    if not routing.passed:
+        count = f"{routing.observed} tokens chose other experts within their margins, {routing.expected:.3g} expected"
+        return "fail", f"{count}: a chance of {routing.chance:.1e}"
     if far := [drift for drift in drifts if not drift.ratio <= 1]:
         return (
             "fail",

@@ -134,6 +134,7 @@ def _write_case(golden: Path, case: Case, preset: Preset | None, taps: Mapping[s
         "preload": case.preload is not None,
         "detects": list(case.detects),
         "published_degenerate": case.published_degenerate,
+        **({"tie_rule": True} if case.tie_rule else {}),
     }
     what = f"case {case.id!a}"
     _check(what, data, "case")

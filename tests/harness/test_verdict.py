@@ -7,6 +7,7 @@ import pytest
 
 from harness.compare import Comparison
 from harness.contract import TransformerConfig, tap_names
+from harness.routing import FlipCount
 from harness.suite import UNEQUAL
 from harness.verdict import (
     SEVERITY,
@@ -29,6 +30,7 @@ MISSING = Comparison(0, "layers.01.output", 0, problem="missing: declared but no
 MISSHAPEN = Comparison(0, "layers.01.output", 0, problem="shape [1], expected [b, t, d] = [2, 6, 40]")
 UNDECIDED = Comparison(0, "logits", 0, undecided=True)
 DRIFT = Drift(0, "logits", 0.5, (0, 0), 0.1, 0.2, 0.1)
+FEW = FlipCount(1, 0.5, 0.3)
 FLIP = Flip(0, 1, (0, 3), gap=0.01, allowed=0.02)
 
 
@@ -37,7 +39,13 @@ def verdict(*cases: CaseVerdict, level: str = "caches") -> CandidateVerdict:
 
 
 def test_a_case_within_every_fence_passes_without_a_reason() -> None:
-    assert case_status([GOOD], [DRIFT], [FLIP], "") == ("pass", "")
+    assert case_status([GOOD], [DRIFT], [FLIP], FEW, "") == ("pass", "")
+
+
+def test_more_flips_than_the_margins_explain_fail_though_each_is_excused() -> None:
+    status, reason = case_status([GOOD], [DRIFT], [FLIP], FlipCount(9, 0.5, 1e-9), "")
+    assert status == "fail"
+    assert reason == "9 tokens chose other experts within their margins, 0.5 expected: a chance of 1.0e-09"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,7 @@ def test_the_status_of_a_case_and_its_reason(
     status: Status,
     reason: str,
 ) -> None:
-    found, why = case_status(comparisons, drifts, flips, observer)
+    found, why = case_status(comparisons, drifts, flips, FEW, observer)
     assert found == status
     assert why.startswith(reason)
     assert "\n" not in why

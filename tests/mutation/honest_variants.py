@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, Model, Weights
 from tests.mutation.numpy_port import (
@@ -115,6 +117,37 @@ def eager() -> Variant:
     return Variant("torch", load)
 
 
+def compiled() -> Variant:
+    """Return torch compiled by inductor, told to round wherever eager execution does."""
+
+    def load(config: LanguageModelConfig, weights: Weights) -> Model:
+        from candidates import torch_compiled  # noqa: PLC0415 - an engine is imported when it is used
+
+        return torch_compiled.load(config, weights)
+
+    return Variant("inductor", load)
+
+
+def freely_compiled() -> Variant:
+    """Return torch compiled by inductor as it comes, which keeps float32 between the operations that it fuses."""
+
+    @functools.cache
+    def run_layer() -> Any:
+        import torch  # noqa: PLC0415 - an engine is imported when it is used
+
+        from candidates import torch_compiled  # noqa: PLC0415 - likewise
+
+        return torch.compile(torch_compiled.run_layer._torchdynamo_orig_callable)
+
+    def load(config: LanguageModelConfig, weights: Weights) -> Model:
+        from candidates import torch_compiled  # noqa: PLC0415 - an engine is imported when it is used
+
+        model = torch_compiled.load(config, weights)
+        return Managed(model, lambda: patch.object(torch_compiled, "run_layer", run_layer()))
+
+    return Variant("inductor", load, FUSED)
+
+
 KEPT = Arithmetic(weights_rounded=False, inner_rounded=False, multiplier_rounded=False)
 
 VARIANTS: Mapping[str, Variant] = {
@@ -142,4 +175,6 @@ VARIANTS: Mapping[str, Variant] = {
     "reference on (2, 2)": on_mesh((2, 2)),
     "reference op by op": op_by_op(),
     "reference, roundings left to the compiler": unpinned(),
+    "torch compiled": compiled(),
+    "torch compiled, roundings left to the compiler": freely_compiled(),
 }
