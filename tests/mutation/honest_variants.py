@@ -137,7 +137,8 @@ def freely_compiled() -> Variant:
 
         from candidates import torch_compiled  # noqa: PLC0415 - likewise
 
-        return torch.compile(torch_compiled.run_layer._torchdynamo_orig_callable)
+        eager: Any = torch_compiled.run_layer  # what torch.compile returns keeps what it was given
+        return torch.compile(eager._torchdynamo_orig_callable)
 
     def load(config: LanguageModelConfig, weights: Weights) -> Model:
         from candidates import torch_compiled  # noqa: PLC0415 - an engine is imported when it is used

@@ -1,0 +1,52 @@
+"""A reduced count of false alarms; `python -m tests.mutation.honest_runs` is the whole one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutation import honest_runs
+from tests.mutation.honest_runs import Suite, SuiteResult, judge_suite, rates_of
+from tests.mutation.honest_variants import VARIANTS, in_numpy
+from tests.mutation.numpy_port import Arithmetic, blas
+from tests.mutation.rates import clopper_pearson
+
+
+@pytest.fixture(scope="module")
+def results() -> list[SuiteResult]:
+    names = ("sums one after the other", "8 partial sums rounded", "nothing inside rounded", "torch eager")
+    return [judge_suite(Suite(name, seed), 1) for seed, name in enumerate(names, 50)]
+
+
+def test_no_honest_run_is_failed(results: list[SuiteResult]) -> None:
+    rates = rates_of(results)
+    assert rates.num_runs == 48
+    assert rates.alarms == ()
+    assert (rates.num_run_alarms, rates.num_suite_alarms) == (0, 0)
+    assert rates.suite_alarms.high == pytest.approx(1 - 0.025 ** (1 / 4))
+
+
+def test_every_operation_and_statistic_is_counted_and_none_is_idle(results: list[SuiteResult]) -> None:
+    worst = {(one.operation, one.fprop_dtype, one.statistic): one.ratio for one in rates_of(results).extremes}
+    assert worst["attention.output", "bfloat16", "tail"] > 0.5
+    assert worst["router.logits", "float32", "bulk"] > 0.05
+    assert 0 < worst["moe.expert_output", "float32", "pooled"] < 1
+
+
+def test_a_variant_that_is_not_honest_is_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sloppy = in_numpy(Arithmetic(product=lambda a, b: blas(a, b) * (1 + 2e-5)))
+    monkeypatch.setitem(VARIANTS, "sloppy", sloppy)  # type: ignore[arg-type]
+    found = judge_suite(Suite("sloppy", 60), 1)
+    assert found.suite_failed
+    assert len(found.alarms) >= 6  # every float32 case
+
+
+def test_the_bounds_are_those_of_clopper_and_pearson() -> None:
+    assert clopper_pearson(0, 100) == pytest.approx((0.0, 0.0362), abs=1e-4)
+    assert clopper_pearson(5, 100) == pytest.approx((0.0164, 0.1128), abs=1e-4)
+    assert clopper_pearson(100, 100) == pytest.approx((0.9638, 1.0), abs=1e-4)
+
+
+def test_suites_are_drawn_until_there_are_enough_runs_with_every_variant_before_a_second_seed() -> None:
+    suites = honest_runs.suites_for(2000, 3)
+    assert {suite.variant for suite in suites if suite.seed == 0} == set(VARIANTS)
+    assert sum(len(suite.presets) for suite in suites) * 3 * 2 >= 2000
