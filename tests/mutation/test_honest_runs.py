@@ -34,7 +34,7 @@ def test_every_operation_and_statistic_is_counted_and_none_is_idle(results: list
 
 def test_a_variant_that_is_not_honest_is_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     sloppy = in_numpy(Arithmetic(product=lambda a, b: blas(a, b) * (1 + 2e-5)))
-    monkeypatch.setitem(VARIANTS, "sloppy", sloppy)  # type: ignore[arg-type]
+    monkeypatch.setitem(VARIANTS, "sloppy", sloppy)
     found = judge_suite(Suite("sloppy", 60), 1)
     assert found.suite_failed
     assert len(found.alarms) >= 6  # every float32 case
