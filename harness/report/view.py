@@ -133,6 +133,7 @@ class CandidateView:
     seconds: float
     alternatives: Sequence[str]
     facts: Mapping[str, str]
+    deviations: Sequence[str]
     regression: Regression | None
 
     @property
@@ -171,8 +172,15 @@ def candidate_view(row: Mapping[str, Any]) -> CandidateView:
             if each["alternative"]
         ],
         facts=facts(row),
+        deviations=[deviation(each) for each in row["waivers"]],
         regression=Regression(**row["regression"]) if row.get("regression") else None,
     )
+
+
+def deviation(waiver: Mapping[str, Any]) -> str:
+    """Return a known deviation in one line: where, what, until when, and why."""
+    what = waiver["fault"] or waiver["says"] or "deviates"
+    return f"{waiver['tap'] or 'declines'}: {what}, until {waiver['expires']} ({waiver['reason']})"
 
 
 def dtype_of(case: str) -> str:

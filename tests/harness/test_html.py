@@ -18,6 +18,7 @@ from harness.report.files import report_of, write_report_json
 from harness.report.html import render
 from harness.report.view import candidate_view, short_ratio
 from harness.verdict import CandidateVerdict
+from harness.waivers import Waiver
 from tests.harness.honest_port import golden
 from tests.harness.test_baseline import KEY, OLD, against
 from tests.harness.test_report import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict
@@ -164,6 +165,22 @@ def test_what_changed_since_the_baseline_is_told_and_drawn() -> None:
     assert "changed within fences: attention.key" in text
     assert 'aria-label="time and memory of every run: seconds 4, 4.1, 3.9, 4; GiB 1, 1, 1, 1"' in text
     assert "Since the baseline" not in page(BROKEN)
+
+
+def test_known_deviations_stand_beside_the_verdict() -> None:
+    waiver = Waiver(
+        source="a file",
+        candidate="port",
+        case="*",
+        reason="the engine does so",
+        reference="its source",
+        expires="2027-01-01",
+        tap="moe.expert_gate",
+        fault="gates_x",
+    )
+    text = page(replace(verdict(PASSING), waivers=(waiver,)))
+    assert "known moe.expert_gate: gates_x, until 2027-01-01 (the engine does so)" in text
+    assert "known deviations apart" in text
 
 
 def test_every_case_is_read_for_its_dtype() -> None:
