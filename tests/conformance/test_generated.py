@@ -75,6 +75,7 @@ def wrong_operations(engine: str, draw: Draw) -> list[str]:
 
 
 @pytest.mark.parametrize("engine", ["candidates.numpy_float64", "candidates.torch_eager"])
+@settings(max_examples=settings().max_examples // 2)
 @given(draw=DRAWS)
 def test_every_operation_of_an_engine_is_right_on_any_model(engine: str, draw: Draw) -> None:
     assert not wrong_operations(engine, draw)
