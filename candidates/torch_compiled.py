@@ -58,7 +58,6 @@ def dequantised(params: Params) -> Params:
     return {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()}
 
 
-@torch.compile(options=OPTIONS)
 def run_layer(
     config: TransformerConfig,
     params: Params,
@@ -82,6 +81,11 @@ def run_layer(
 class CompiledModel(eager.TorchModel):
     """The torch port with its layers compiled: one program serves all layers of a model."""
 
+    def __init__(self, config: LanguageModelConfig, params: Params) -> None:
+        """Keep the parameters; nothing is compiled before it is called."""
+        super().__init__(config, params)
+        self.run_layer = torch.compile(run_layer, options=OPTIONS)
+
     def _run(self, tokens: Array, lengths: Array, memory: eager.Memory, taps: Collection[str]) -> dict[str, Array]:
         config, ids = self.config, to_torch(tokens).to(torch.int64)
         eager.check_call(config, tokens, lengths, memory)
@@ -93,7 +97,7 @@ class CompiledModel(eager.TorchModel):
             path = f"transformer/decoder_layer_{layer}"
             params = {name.removeprefix(path): w for name, w in self.params.items() if name.startswith(f"{path}/")}
             names = frozenset(name for index, name in map(split_tap, wanted) if index == layer)
-            x, new_cache, made = run_layer(config.model, params, x, ids > config.pad_token, cache, names)
+            x, new_cache, made = self.run_layer(config.model, params, x, ids > config.pad_token, cache, names)
             values |= {tap_name(layer, name): value for name, value in made.items()}
             updated.append(new_cache)
         values["final_norm"] = operations.rms_norm(x, self.params["language_model/rms_norm/scale"])

@@ -113,17 +113,17 @@ def direction_sums(
     cluster = cluster_of(take(exact.value), recorded)
     if alone:
         cluster = np.unique(cluster, return_inverse=True)[1]
-    directions: list[tuple[str, Array]] = [("gain", gain), ("bias", np.ones_like(gain))]
+
+    def sums(along: Array, chosen: Array | slice) -> Sums:
+        direction = along[chosen]
+        terms = np.bincount(cluster[chosen], residual[chosen] * direction, minlength=0 if alone else NUM_CLUSTERS)
+        floor = float((np.abs(direction) * common[chosen]).sum())
+        return Sums(terms, float(np.square(direction).sum()), floor)
+
+    found = {"gain": sums(gain, slice(None)), "bias": sums(np.ones_like(gain), slice(None))}
     if exact.argument is not None:
-        directions += [(f"gain {name}", gain * chosen) for name, chosen in octaves(take(exact.argument))]
-    return {
-        name: Sums(
-            terms=np.bincount(cluster, residual * along, minlength=0 if alone else NUM_CLUSTERS),
-            information=float(np.square(along).sum()),
-            floor=float((np.abs(along) * common).sum()),
-        )
-        for name, along in directions
-    }
+        found |= {f"gain {name}": sums(gain, np.flatnonzero(where)) for name, where in octaves(take(exact.argument))}
+    return found
 
 
 def merge_directions(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums]:
