@@ -70,7 +70,7 @@ class PresetRow:
 
 PRESETS: Mapping[str, PresetRow] = {
     "usual": PresetRow(Statistics(seed=0, num_groups=4)),
-    "near_ties": PresetRow(Statistics(seed=1, num_groups=4, router_deviation=0.1)),
+    "near_ties": PresetRow(Statistics(seed=1, num_groups=4, router_deviation=0.055)),
     "stress": PresetRow(Statistics(seed=2, num_groups=4, query_gain=25, activation_gain=3, router_deviation=8)),
     "float32_scales": PresetRow(Statistics(seed=3, num_groups=2, scales_dtype="float32"), compiled=False),
     "float_weights": PresetRow(Statistics(seed=4, scales_dtype=None), compiled=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.mutation import honest_runs
@@ -50,3 +51,14 @@ def test_suites_are_drawn_until_there_are_enough_runs_with_every_variant_before_
     suites = honest_runs.suites_for(2000, 3)
     assert {suite.variant for suite in suites if suite.seed == 0} == set(VARIANTS)
     assert sum(len(suite.presets) for suite in suites) * 3 * 2 >= 2000
+
+
+def test_the_near_ties_are_as_near_as_in_grok_1() -> None:
+    gaps = []
+    for seed in range(3):
+        for taps in honest_runs.golden_taps("near_ties", "float32", seed, 3).values():
+            for key, x in taps.items():
+                if key.endswith("router.probabilities"):
+                    ordered = -np.sort(-x, axis=-1)
+                    gaps.append((ordered[..., 1] - ordered[..., 2]).ravel())
+    assert 0.004 < np.median(np.concatenate(gaps)) <= 0.006
