@@ -37,7 +37,7 @@ def plain(findings: Findings) -> Findings:
     return replace(findings, directions=None, squares=0.0)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 300), st.sampled_from(["bfloat16", "float32"]))
+@given(st.integers(0, 10**6), st.integers(1, 300), st.integers(60, 300), st.sampled_from(["bfloat16", "float32"]))
 def test_blocks_find_what_the_whole_tap_shows(seed: int, num: int, block_size: int, recorded: str) -> None:
     tap = drawn(seed, num, recorded)
     whole, parts = found(tap, recorded, num), found(tap, recorded, block_size)
