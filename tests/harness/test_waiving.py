@@ -11,12 +11,13 @@ import pytest
 
 from harness.answers import Answer
 from harness.contract import Array
+from harness.diagnosis import Diagnosis
 from harness.faults import FAULTS, mutant
 from harness.judge import judge_candidate
 from harness.run import summarise
 from harness.verdict import CandidateVerdict
 from harness.waivers import Waiver
-from harness.waiving import emulating
+from harness.waiving import diagnosed, emulating
 from tests.harness.honest_port import NUM_ELEMENTS, answered, golden_taps, group_of, honest_taps
 
 CASE = "square/prefill/padded_batch.float32"
@@ -69,6 +70,17 @@ def test_without_its_waiver_the_same_port_fails_there_and_end_to_end(tmp_path: P
     assert max(drift.ratio for drift in case.drifts) > 1e3
     (case,) = judged(tmp_path / "3", taps, [GATES]).cases
     assert max(drift.ratio for drift in case.drifts) < 1
+
+
+def test_a_waiver_counts_only_where_the_diagnosis_names_its_fault_unless_it_has_none() -> None:
+    blind = waiver("moe.expert_gate")
+    other, named = (
+        Diagnosis(faults, faults[0], 1.0, 0.0, 1.0, 9.0, "no fault")
+        for faults in (("top_1_only",), ("softmax_after_top_k", "gates_renormalised"))
+    )
+    assert diagnosed([GATES, blind], {}) == (blind,)
+    assert diagnosed([GATES, blind], {"moe.expert_gate": other}) == (blind,)
+    assert diagnosed([GATES, blind], {"moe.expert_gate": named}) == (GATES, blind)
 
 
 def test_a_waiver_of_one_layer_does_not_excuse_the_others(tmp_path: Path) -> None:
