@@ -32,7 +32,7 @@ YARDSTICK = "tests/benchmarks/published_style.py"
 BEGIN, END = "<!-- throughput: written by nox -s bench -->", "<!-- end of throughput -->"
 NUM_DIGITS = 12
 
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Threads that wait for their turn must not spin: another candidate is being measured."""
 
 
