@@ -49,6 +49,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Measure how good the harness is: known faults, impostors and honest runs; writes tests/mutation/RATES.md."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.run("python", "-m", "tests.mutation", *session.posargs, env=compiled_once(session))
+
+
+@nox.session
 @nox.parametrize(
     ("python", "jax"), [("3.11", "0.10"), ("3.12", "0.10"), ("3.12", "0.11"), ("3.12", "0.12"), ("3.13", "0.12")]
 )

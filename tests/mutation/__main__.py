@@ -1,0 +1,48 @@
+"""`python -m tests.mutation`: measures how good the harness is, and writes RATES.md, rates.json and the power table.
+
+Fails when a fault survives, an honest run fails, or a rate falls below the committed one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from harness.files import write_json
+from harness.power import POWER_FILE, measure
+from harness.report.progress import progress_bar
+from harness.run import read_groups, run_size
+from tests.harness.honest_port import golden
+from tests.mutation import session, summary
+
+RATES, PAGE = summary.FOLDER / "rates.json", summary.FOLDER / "RATES.md"
+
+
+def main() -> int:
+    """Run the session and write what it found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("--power-only", action="store_true", help="write the power table alone")
+    parser.add_argument("--honest-runs", type=int, default=session.NUM_HONEST_RUNS, metavar="N")
+    options = parser.parse_args()
+    groups = read_groups(golden())
+    cases = [(group.preset, case, group.expected(case.id)) for group in groups for case in group.cases]
+    with progress_bar(len(cases)) as advance:
+        table = measure(cases, run_size(groups), lambda case: advance("power", case))
+    write_json(POWER_FILE, {"format": 1, "suite": golden().manifest.suite, "power": table})
+    if options.power_only:
+        return 0
+    committed = json.loads(RATES.read_text()) if RATES.exists() else {}
+    results = session.run(num_honest_runs=options.honest_runs)
+    wrong = summary.failures(results, table, committed)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    if not wrong:
+        write_json(RATES, summary.as_json(results, table))
+        PAGE.write_text(summary.as_markdown(results, table))
+    print(f"{len(results.oracle) + len(results.port)} trials, {len(wrong)} failures")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""The experiments of the mutation session, each over the whole table; every one returns plain rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.diagnosis import diagnose
+from harness.faults import FAULTS, Fault, mutant
+from harness.power import power_of_case, taps_of_level
+from tests.conformance.test_nulls import CASES, NULLS, TARGETS
+from tests.harness.honest_port import NUM_ELEMENTS, at_fault, check, golden_taps
+from tests.mutation.trials import GOLDEN_DRAW, Judged, both, cases_of, drawn, emulated, in_torch, mutant_of
+
+MAX_HALVINGS = 40
+NUM_POWER_SEEDS = 10
+NUM_PAIRS = 40
+
+HARMFUL = tuple(name for name, fault in FAULTS.items() if not fault.harmless)
+IN_THE_ORACLE = tuple(name for name in HARMFUL if name != "top_k_tie_highest_index")
+"""Faults for the oracle with modelled noise, which breaks every exact tie; the port shows what becomes of ties."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of one fault in one run: found at all, at its operations and no other, named there."""
+
+    fault: str
+    fprop_dtype: str
+    draw: int
+    detected: bool
+    located: bool
+    named: bool
+    operations: tuple[str, ...]
+
+
+def trial(fault: str, dtype: str, draw: int, judged: Judged) -> Trial:
+    """Return a judgement as a row."""
+    return Trial(
+        fault,
+        dtype,
+        draw,
+        judged.detected,
+        judged.located(FAULTS[fault].operations),
+        judged.named(fault),
+        tuple(sorted(judged.failing | judged.noted)),
+    )
+
+
+def in_the_oracle(fault: str, dtype: str, draw: int) -> Trial:
+    """Put a fault of the table into the oracle."""
+    return trial(fault, dtype, draw, mutant_of(FAULTS[fault], dtype, draw, seed=draw + 1))
+
+
+def in_the_port(fault: str, dtype: str, draw: int) -> Trial:
+    """Put a fault into the torch port by its hand-written patch."""
+    return trial(fault, dtype, draw, in_torch(fault, dtype, draw))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A fault that the table does not know: still found, and what it was taken for, empty where unexplained."""
+
+    fault: str
+    fprop_dtype: str
+    detected: bool
+    taken_for: tuple[str, ...]
+
+
+def left_out(fault: str, dtype: str) -> LeftOut:
+    """Judge the oracle with a fault against a table without it and without those of its class."""
+    judged = mutant_of(FAULTS[fault], dtype, GOLDEN_DRAW, seed=1)
+    known = {name for found in judged.diagnoses.values() for name in found.faults} | {fault}
+    others = {name: row for name, row in FAULTS.items() if name not in known}
+    found = rediagnose(judged, others)
+    return LeftOut(fault, dtype, judged.detected, tuple(sorted(found)))
+
+
+def rediagnose(judged: Judged, faults: dict[str, Fault]) -> set[str]:
+    """Return the faults of another table that the residuals are taken for."""
+    diagnoses = diagnose(judged.exhibits, judged.comparisons, judged.failing | judged.noted, faults)
+    return {name for found in diagnoses.values() for name in found.faults}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two faults at once, at different operations: whether each is named at its own."""
+
+    faults: tuple[str, str]
+    fprop_dtype: str
+    named: bool
+
+
+def pairs(seed: int = 0) -> list[tuple[str, str]]:
+    """Draw pairs of faults that share a case and no operation."""
+    possible = [
+        (one, other)
+        for one, other in itertools.combinations(IN_THE_ORACLE, 2)
+        if set(FAULTS[one].shown_by) & set(FAULTS[other].shown_by)
+        and not set(FAULTS[one].changes) & set(FAULTS[other].changes)
+        and "top_1_only" not in (one, other)  # leaves arrays of another shape, in which nothing else can be seen
+    ]
+    chosen = np.random.default_rng(seed).permutation(len(possible))[:NUM_PAIRS]
+    return [possible[i] for i in chosen]
+
+
+def two_at_once(one: str, other: str, dtype: str) -> Pair:
+    """Judge the oracle with two faults."""
+    cases = tuple(x for x in cases_of(FAULTS[one], dtype) if x in cases_of(FAULTS[other], dtype))
+    judged = emulated(mutant(both(FAULTS[one], FAULTS[other])), cases, GOLDEN_DRAW, seed=1)
+    named = {
+        name: any(
+            name in found.faults
+            for operation, found in judged.diagnoses.items()
+            if operation in FAULTS[name].operations
+        )
+        for name in (one, other)
+    }
+    return Pair((one, other), dtype, all(named.values()))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The smallest dose 2^-n of a fault that is still found, in the first case that shows it."""
+
+    fault: str
+    fprop_dtype: str
+    halvings: int
+
+
+def dose_response(fault: str, dtype: str) -> Floor:
+    """Halve a fault until it is found no more."""
+    case = cases_of(FAULTS[fault], dtype)[:1]
+    for halvings in range(MAX_HALVINGS):
+        weaker = replace(FAULTS[fault], dose=2.0**-halvings)
+        if not detected(weaker, case, seed=1):
+            return Floor(fault, dtype, halvings - 1)
+    return Floor(fault, dtype, MAX_HALVINGS)
+
+
+def detected(fault: Fault, cases: Sequence[str], seed: int) -> bool:
+    """Return whether the oracle with a fault fails."""
+    return emulated(mutant(fault), cases, GOLDEN_DRAW, seed).detected
+
+
+@dataclass(frozen=True)
+class PowerCheck:
+    """The power predicted for a dose of a fault in one case, and how often it was found in so many runs."""
+
+    fault: str
+    fprop_dtype: str
+    dose: float
+    predicted: float
+    found: int
+    runs: int
+
+
+def power_checks(floor: Floor) -> list[PowerCheck]:
+    """Compare predicted and observed power at the smallest dose found, at half and at a quarter of it."""
+    fault, dtype = FAULTS[floor.fault], floor.fprop_dtype
+    case_id = cases_of(fault, dtype)[0]
+    preset, case, weights = drawn(case_id, GOLDEN_DRAW)
+    checks = []
+    for halvings in range(max(floor.halvings, 0), max(floor.halvings, 0) + 3):
+        weaker = replace(fault, dose=2.0**-halvings)
+        predicted = power_of_case(
+            preset, case, golden_taps(case_id), taps_of_level("caches"), {fault.id: weaker}, NUM_ELEMENTS, weights
+        ).get(fault.id, 0.0)
+        found = sum(detected(weaker, (case_id,), seed) for seed in range(NUM_POWER_SEEDS))
+        checks.append(PowerCheck(fault.id, dtype, weaker.dose, predicted, found, NUM_POWER_SEEDS))
+    return checks
+
+
+def scalable(fault: str) -> bool:
+    """Return whether a fault has doses: not a choice of experts, which is right or wrong."""
+    return "moe.expert_index" not in FAULTS[fault].operations
+
+
+@dataclass(frozen=True)
+class Null:
+    """An impostor in place of one tap, and whether it was rejected there."""
+
+    null: str
+    operation: str
+    fprop_dtype: str
+    rejected: bool
+
+
+def nulls(null: str, dtype: str) -> list[Null]:
+    """Put an impostor in place of one tap of every operation, where it makes sense."""
+    found = []
+    for operation, kind, tap in TARGETS:
+        case_id = f"{CASES[kind]}.{dtype}"
+        shown = NULLS[null](case_id, tap)
+        if shown is not None:
+            blamed = at_fault(check(case_id, {**golden_taps(case_id), **shown}))
+            found.append(Null(null, operation, dtype, operation.removesuffix(" of a dense block") in blamed))
+    return found

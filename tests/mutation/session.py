@@ -1,0 +1,81 @@
+"""The mutation session: every experiment over the whole table, on all cores, with its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from harness.report.progress import progress_bar
+from tests.conformance.test_nulls import NULLS
+from tests.mutation import experiments, honest_runs
+from tests.mutation.experiments import HARMFUL, IN_THE_ORACLE, Floor, LeftOut, Null, Pair, PowerCheck, Trial
+from tests.mutation.trials import DTYPES
+
+NUM_ORACLE_DRAWS = 2
+NUM_PORT_DRAWS = 2
+NUM_HONEST_RUNS = 2000
+NUM_PROCESSES = 2
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a session found."""
+
+    oracle: list[Trial] = field(default_factory=list)
+    port: list[Trial] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    nulls: list[Null] = field(default_factory=list)
+    floors: list[Floor] = field(default_factory=list)
+    powers: list[PowerCheck] = field(default_factory=list)
+    honest: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    faults: Sequence[str] = HARMFUL,
+    *,
+    oracle_draws: int = NUM_ORACLE_DRAWS,
+    port_draws: int = NUM_PORT_DRAWS,
+    num_honest_runs: int = NUM_HONEST_RUNS,
+    with_power: bool = True,
+) -> Results:
+    """Run every experiment over some faults; impostors and predicted power, which are long, may be left out."""
+    both = [(fault, dtype) for fault in faults for dtype in DTYPES]
+    mutants = [pair for pair in both if pair[0] in IN_THE_ORACLE]
+    doses = [pair for pair in mutants if experiments.scalable(pair[0])]
+    pairs = [(*pair, dtype) for pair in experiments.pairs() if set(pair) <= set(faults) for dtype in DTYPES]
+    nulls = [(null, dtype) for null in NULLS for dtype in DTYPES if with_power]
+    num_steps = len(mutants) * (oracle_draws + 1) + len(both) * port_draws + len(pairs) + len(nulls)
+    num_steps += (1 + with_power) * len(doses)
+    with ProcessPoolExecutor(NUM_PROCESSES) as pool, progress_bar(num_steps) as advance:
+
+        def each(experiment: Callable[..., Row], tasks: Iterable[Sequence[object]]) -> Iterator[Row]:
+            tasks = list(tasks)
+            futures = [pool.submit(experiment, *task) for task in tasks]
+            for task, future in zip(tasks, futures, strict=True):
+                yield future.result()
+                advance(experiment.__name__, " ".join(map(str, task)))
+
+        oracle = each(experiments.in_the_oracle, [(*one, draw) for one in mutants for draw in range(oracle_draws)])
+        port = each(experiments.in_the_port, [(*one, draw) for one in both for draw in range(port_draws)])
+        floors = list(each(experiments.dose_response, doses))
+        powers = each(experiments.power_checks, [(floor,) for floor in floors if with_power])
+        return Results(
+            oracle=list(oracle),
+            port=list(port),
+            left_out=list(each(experiments.left_out, mutants)),
+            pairs=list(each(experiments.two_at_once, pairs)),
+            nulls=[row for found in each(experiments.nulls, nulls) for row in found],
+            floors=floors,
+            powers=[row for found in powers for row in found],
+            honest=honest(num_honest_runs),
+        )
+
+
+def honest(num_runs: int) -> dict[str, Any]:
+    """Return the false alarms of honest runs, empty where none were asked for."""
+    return asdict(honest_runs.measure(num_runs, num_processes=NUM_PROCESSES)) if num_runs else {}

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from harness.power import power_table
+from tests.mutation import session, summary
+from tests.mutation.experiments import Null, PowerCheck, Trial
+from tests.mutation.rates import clopper_pearson
+from tests.mutation.session import Results
+
+FOUND = Trial("gelu_erf", "float32", 0, detected=True, located=True, named=True, operations=("moe.expert_hidden",))
+SURVIVED = replace(FOUND, detected=False, located=False, named=False, operations=())
+
+
+def test_the_bounds_are_those_of_clopper_and_pearson() -> None:
+    assert clopper_pearson(0, 2000, 0.95) == pytest.approx((0, 1 - 0.025 ** (1 / 2000)))
+    assert clopper_pearson(60, 60, 0.95) == pytest.approx((0.025 ** (1 / 60), 1))
+    assert clopper_pearson(5, 10, 0.95) == pytest.approx((0.187, 0.813), abs=5e-4)
+
+
+def test_a_surviving_fault_fails_the_session_unless_its_power_is_below_one_half() -> None:
+    assert summary.failures(Results(oracle=[FOUND]), power_table(), {}) == []
+    assert summary.failures(Results(port=[SURVIVED]), power_table(), {}) == ["gelu_erf in float32 survives in the port"]
+    blind = {"caches": {name: x for name, x in power_table()["caches"].items() if name != "gelu_erf"}}
+    assert summary.failures(Results(port=[SURVIVED]), blind, {}) == []
+
+
+def test_an_accepted_null_and_a_false_alarm_fail_the_session() -> None:
+    null = Null("all zeros", "logits", "float32", rejected=False)
+    assert summary.failures(Results(nulls=[null]), power_table(), {}) == ["all zeros passes for logits in float32"]
+    alarmed = Results(honest={"alarms": ("torch: usual/honest/0: too far",)})
+    assert summary.failures(alarmed, power_table(), {}) == ["honest run failed: torch: usual/honest/0: too far"]
+
+
+def test_a_rate_below_the_committed_one_fails_the_session() -> None:
+    committed = summary.as_json(Results(oracle=[FOUND, FOUND]), power_table())
+    unnamed = Results(oracle=[FOUND, replace(FOUND, named=False)])
+    (failure,) = summary.failures(unnamed, power_table(), committed)
+    assert failure.startswith("oracle.float32.named fell to 1 of 2")
+
+
+def test_power_agrees_where_the_prediction_lies_within_the_interval_of_what_was_observed() -> None:
+    right = PowerCheck("gelu_erf", "float32", 0.5, predicted=0.7, found=7, runs=10)
+    (row,) = summary.calibration([right])
+    assert row["agrees"]
+    (row,) = summary.calibration([replace(right, found=1, runs=10)])
+    assert not row["agrees"]
+
+
+def test_a_rate_reads_with_its_bounds() -> None:
+    assert str(summary.Rate(58, 60)) == "58 of 60, 96.7 % (88.5–99.6)"
+
+
+def test_the_committed_rates_reach_what_the_design_asks_for() -> None:
+    rates = json.loads((summary.FOLDER / "rates.json").read_text())["rates"]
+
+    def share(name: str) -> float:
+        return rates[name]["count"] / rates[name]["trials"]
+
+    for source in summary.SOURCES:
+        assert share(f"{source}.float32.detected") == 1
+        for dtype in ("float32", "bfloat16"):
+            assert share(f"{source}.{dtype}.located") >= 0.98
+            assert share(f"{source}.{dtype}.named") >= 0.95
+    assert all(share(f"nulls.{dtype}.rejected") == 1 for dtype in ("float32", "bfloat16"))
+
+
+REDUCED = ("gelu_erf", "gates_renormalised", "rope_cos_sin_bf16", "scales_interleaved", "decode_position_zero")
+
+
+def test_a_reduced_session_finds_locates_and_names_its_faults() -> None:
+    results = session.run(REDUCED, oracle_draws=1, port_draws=1, num_honest_runs=0, with_power=False)
+    assert len(results.oracle) == len(results.port) == 2 * len(REDUCED)
+    assert all(trial.detected and trial.located and trial.named for trial in (*results.oracle, *results.port))
+    assert all(row.detected and not row.taken_for for row in results.left_out)
+    assert all(floor.halvings >= 1 for floor in results.floors)
+    assert summary.failures(results, power_table(), {}) == []
+    assert "gelu_erf" in summary.as_markdown(results, power_table())

@@ -1,0 +1,135 @@
+"""One trial: a fault put into the oracle or into the torch port, run over the cases that show it, and judged."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.cases import Call, Case, Preset
+from harness.choice import Shown, choose_ways, failing_together
+from harness.compare import Comparison
+from harness.contract import Array
+from harness.diagnosis import Diagnosis
+from harness.faults import Fault, mutant
+from harness.judge import diagnose_failures
+from harness.local import check_case, gather
+from harness.oracle import Evaluator, ExactWeights
+from harness.prediction import Exhibit
+from harness.store import case_ids
+from harness.suite import PRESETS
+from harness.synthesis import synthesize
+from tests.conformance.port_patch import patched
+from tests.conformance.porting_faults import FAULTS as PATCHES
+from tests.conformance.torch_cases import torch_taps
+from tests.harness.honest_port import INFO, NUM_ELEMENTS, golden, golden_case, noisy_taps
+
+DTYPES = ("float32", "bfloat16")
+
+GOLDEN_DRAW = 0
+"""The draw of the golden weights and tokens; others are fresh."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the harness says of one mutant: the operations at fault, those with a note, and their diagnoses."""
+
+    failing: frozenset[str]
+    noted: frozenset[str]
+    diagnoses: Mapping[str, Diagnosis]
+    exhibits: Sequence[Exhibit]
+    comparisons: Sequence[Sequence[Comparison]]
+
+    @property
+    def detected(self) -> bool:
+        """Whether an operation fails, or a note is made of it."""
+        return bool(self.failing or self.noted)
+
+    def located(self, operations: Collection[str]) -> bool:
+        """Whether nothing but the operations that have the fault is blamed."""
+        return self.detected and (self.failing | self.noted) <= set(operations)
+
+    def named(self, fault: str) -> bool:
+        """Whether every operation at fault is diagnosed with the fault, alone or in its class."""
+        return self.detected and all(fault in found.faults for found in self.diagnoses.values())
+
+
+@functools.lru_cache(maxsize=64)
+def drawn(case_id: str, draw: int) -> tuple[Preset, Case, ExactWeights]:
+    """Return a case with fresh weights and tokens, the golden ones for draw 0; pads stay where they are."""
+    preset, case = golden_case(case_id)
+    if draw != GOLDEN_DRAW:
+        row = PRESETS[preset.name]
+        statistics = replace(row.statistics, seed=1000 * draw + row.statistics.seed)
+        preset = Preset(preset.name, row.config, synthesize(row.config, statistics))
+        random = np.random.default_rng(draw)
+        case = replace(case, calls=tuple(redrawn(call, preset, random) for call in case.calls))
+    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
+    return preset, case, ExactWeights(config, preset.weights)
+
+
+def redrawn(call: Call, preset: Preset, random: np.random.Generator) -> Call:
+    """Return a call with other real tokens."""
+    pad = preset.config.pad_token
+    tokens = random.integers(pad + 1, preset.config.vocab_size, call.tokens.shape, dtype=np.int32)
+    return replace(call, tokens=np.where(call.tokens > pad, tokens, call.tokens))
+
+
+def cases_of(fault: Fault, dtype: str) -> tuple[str, ...]:
+    """Return the golden cases of a compute dtype that show a fault."""
+    return tuple(
+        case_id
+        for case_id in case_ids(golden(), f"*.{dtype}")
+        if any(fnmatch.fnmatchcase(case_id, pattern) for pattern in fault.shown_by)
+    )
+
+
+def judge(answers: Sequence[tuple[Preset, Case, ExactWeights, Mapping[str, Array]]]) -> Judged:
+    """Judge what a port showed in some cases, as a run does it operation by operation, permitted ways included."""
+    shown = [Shown(preset, case, gather(preset, case, INFO, taps), weights) for preset, case, weights, taps in answers]
+    local = {
+        one.case.id: check_case(one.preset, one.case, one.evidence, num_elements=NUM_ELEMENTS, weights=one.weights)
+        for one in shown
+    }
+    ways = choose_ways(shown, local, NUM_ELEMENTS)
+    comparisons = [local[one.case.id] for one in shown]
+    failing = {c.operation for found in comparisons for c in found if not c.passed} | failing_together(shown, local)
+    return Judged(
+        failing=frozenset(failing),
+        noted=frozenset({c.operation for found in comparisons for c in found if c.note} - failing),
+        diagnoses=diagnose_failures(shown, local, ways),
+        exhibits=[Exhibit(one.preset, one.case, one.evidence, one.weights, ways.alternatives) for one in shown],
+        comparisons=comparisons,
+    )
+
+
+def emulated(evaluator: Evaluator, cases: Sequence[str], draw: int, seed: int) -> Judged:
+    """Judge the oracle with an evaluator's faults, every tap rounded after modelled noise."""
+    answers = []
+    for case_id in cases:
+        preset, case, weights = drawn(case_id, draw)
+        answers.append((preset, case, weights, noisy_taps(preset, case, weights, seed, evaluator=evaluator)))
+    return judge(answers)
+
+
+def in_torch(name: str, dtype: str, draw: int) -> Judged:
+    """Judge the torch port with a fault patched in by hand."""
+    answers = []
+    with patched(PATCHES[name]):
+        for case_id in (x for x in case_ids(golden(), PATCHES[name].cases) if x.endswith(dtype)):
+            preset, case, weights = drawn(case_id, draw)
+            answers.append((preset, case, weights, torch_taps(preset, case)))
+    return judge(answers)
+
+
+def both(one: Fault, other: Fault) -> Fault:
+    """Return the two faults as one."""
+    return replace(one, id=f"{one.id} and {other.id}", changes={**other.changes, **one.changes})
+
+
+def mutant_of(fault: Fault, dtype: str, draw: int, seed: int) -> Judged:
+    """Judge the oracle with a fault, over the cases that show it."""
+    return emulated(mutant(fault), cases_of(fault, dtype), draw, seed)
