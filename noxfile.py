@@ -144,6 +144,13 @@ def robustness(session: nox.Session) -> None:
 
 
 @nox.session
+def large(session: nox.Session) -> None:
+    """Judge two layers of full size, and find a fault in one expert; needs `-- --checkpoint DIR`."""
+    session.install("--editable", ".[reference]")
+    session.run("python", "-m", "tests.conformance.large_local", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the arrows between the packages."""
     session.install(*_group("lint"))

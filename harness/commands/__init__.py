@@ -48,6 +48,9 @@ COMMANDS: Mapping[str, Command] = {
     "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),
     "explain": Command("explain a fault, an operation or a verdict", "moe.expert_hidden"),
     "capture": Command("write golden fixtures with the canonical JAX model", "--out golden/v1"),
+    "check-large": Command(
+        "judge a large capture layer by layer, and tell how far it lies from another", "capture --checkpoint DIR"
+    ),
     "check-golden": Command("verify every file, tensor and digest of a golden set", "golden/v1"),
 }
 """Every command by its name; `check-golden` is the module `check_golden`."""
