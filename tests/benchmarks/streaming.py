@@ -36,13 +36,14 @@ def main() -> int:
     parser.add_argument("--config", default="grok-1", choices=PRESETS, help="its configuration (default: grok-1)")
     parser.add_argument("--layers", type=int, metavar="N", help="only the first N layers, and no logits")
     parser.add_argument("--form", default="rows", help="of the capture (default: rows)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep the capture in this new folder")
     options = parser.parse_args()
     files = files_in_order(options.checkpoint, options.config, options.layers)
     num_bytes = sum(file.stat().st_size for file in files)
     with tempfile.TemporaryDirectory(prefix="streaming-") as folder:
         limit = ["--layers", str(options.layers)] if options.layers else []
         command = [sys.executable, "-m", "harness", "capture", "--config", options.config, "--form", options.form]
-        command += ["--checkpoint", str(options.checkpoint), "--out", f"{folder}/capture", *limit]
+        command += ["--checkpoint", str(options.checkpoint), "--out", str(options.out or f"{folder}/capture"), *limit]
         seconds, resident_gib = run(command)
     say(f"capture  {num_bytes / 1e9:8.2f} GB in {seconds:7.1f} s, {num_bytes / seconds / 1e9:.2f} GB/s")
     began = time.perf_counter()
