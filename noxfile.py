@@ -162,7 +162,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types strictly."""
-    session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"), *_group("types"))
+    session.install(
+        "--editable", ".[llama-cpp,reference,torch]", *_group("tests"), *_group("types"), *_group("browser")
+    )
     session.run("mypy", *session.posargs)
 
 

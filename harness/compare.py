@@ -13,6 +13,7 @@ from harness.blocks import blocks_of, fence_ratio, find
 from harness.cases import Case
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
 from harness.distribution import Element, worst_tokens
+from harness.grid import grid_of
 from harness.masks import compared, expand
 from harness.noise import Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
@@ -157,7 +158,10 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
         problem = f"{found.num_bad} of {found.num_elements} values are not finite"
         return Comparison(call, tap, found.num_elements, index=index, observed=seen, exact=wanted, problem=problem)
     tokens: tuple[Element, ...] = ()
+    note = ""
     if found.tail > 1:
+        grid = grid_of(observed[mask]) if recorded == "float32" else ""
+        note = f"the values lie on the grid of {grid}: rounded, though float32" if grid else ""
         ratio = fence_ratio(np.where(mask, np.abs(observed - exact.value), 0.0), fence.allowed)
         tokens = worst_tokens(ratio, observed, exact.value, fence.allowed, SPECS[split_tap(tap)[1]].axes)
     return Comparison(
@@ -172,6 +176,7 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
         observed=seen,
         exact=wanted,
         allowed=float(fence.allowed[index]),
+        note=note,
         histogram=found.counts,
         tokens=tokens,
     )

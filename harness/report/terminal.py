@@ -205,6 +205,8 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
             f"  error     {abs(worst.observed - worst.exact):.3g}, fence {worst.allowed:.3g}: {worst.tail:.3g} times",
             f"  bulk      {worst.bulk:.3g} times honest rounding, over {worst.num_elements} values",
         ]
+    if worst.note:
+        lines.append(f"  note      {worst.note}")
     common = max((*worst.systematic, *row.systematic), key=lambda one: one.ratio, default=None)
     if common is not None and common.ratio > 1:
         size = f"{common.coefficient:+.3g} ± {common.standard_error:.2g}"

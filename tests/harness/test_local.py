@@ -136,6 +136,12 @@ def test_what_is_not_compared_may_be_anything_and_influences_nothing(case_id: st
     assert repr(check(case_id, spoilt)) == repr(check(case_id, taps))  # NaN, where there is no number, equals itself
 
 
+def test_router_logits_rounded_to_bf16_fail_and_are_said_to_be_rounded() -> None:
+    case_id, tap = f"{PREFILL}.bfloat16", "layers.00.router.logits"
+    taps = altered(honest_taps(case_id, 1), f"call0/{tap}", lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32))
+    assert found_at(check(case_id, taps), tap).note == "the values lie on the grid of bfloat16: rounded, though float32"
+
+
 def test_negative_zero_is_honest_where_zero_is_exact() -> None:
     case_id, key = f"{PREFILL}.bfloat16", "call0/layers.00.attention.weights"
     taps = honest_taps(case_id, 1)
