@@ -60,16 +60,16 @@ def run_in_tiles(x: jax.Array, weights: ExpertWeights, *, names: tuple[str, ...]
     num_groups = weights.linear_1.scales.shape[-2] if is_quantized(weights.linear_1) else 1
     size = tile_size(num_columns, num_groups)
 
-    def run_tile(i: jax.Array, values: Values) -> Values:
+    def run_tile(output: jax.Array, i: jax.Array) -> tuple[jax.Array, Values]:
         computed = run_expert(x, take_tile(weights, i, size), multiply)
-        taken = {name: jax.lax.dynamic_update_slice_in_dim(values[name], computed[name], i * size, 1) for name in names}
-        return {**taken, "expert_output": values["expert_output"] + computed["expert_output"]}
+        # In float32 until the end: the CPU would widen and narrow a whole bfloat16 array for each tile put into it.
+        return output + computed["expert_output"], {name: computed[name].astype(jnp.float32) for name in names}
 
     one_tile = jax.eval_shape(lambda: run_expert(x, take_tile(weights, jnp.int32(0), size)))
-    empty = {name: jnp.zeros((x.shape[0], num_columns), one_tile[name].dtype) for name in names}
     output = jnp.zeros(one_tile["expert_output"].shape, jnp.float32)
-    values: Values = jax.lax.fori_loop(0, num_columns // size, run_tile, {**empty, "expert_output": output})
-    return values
+    output, tiles = jax.lax.scan(run_tile, output, jnp.arange(num_columns // size))  # tiles [f / size, n, size]
+    wide = {name: jnp.swapaxes(tile, 0, 1).reshape(x.shape[0], num_columns) for name, tile in tiles.items()}
+    return {"expert_output": output, **{name: value.astype(one_tile[name].dtype) for name, value in wide.items()}}
 
 
 def take_tile(weights: ExpertWeights, i: jax.Array, size: int) -> ExpertWeights:
