@@ -78,4 +78,4 @@ def run(
 
 def honest(num_runs: int) -> dict[str, Any]:
     """Return the false alarms of honest runs, empty where none were asked for."""
-    return asdict(honest_runs.measure(num_runs, num_processes=NUM_PROCESSES)) if num_runs else {}
+    return asdict(honest_runs.measure(num_runs, parallel=True)) if num_runs else {}
