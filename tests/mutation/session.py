@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -51,7 +52,8 @@ def run(
     nulls = [(null, dtype) for null in NULLS for dtype in DTYPES if with_power]
     num_steps = len(mutants) * (oracle_draws + 1) + len(both) * port_draws + len(pairs) + len(nulls)
     num_steps += (1 + with_power) * len(doses)
-    with ProcessPoolExecutor(NUM_PROCESSES) as pool, progress_bar(num_steps) as advance:
+    context = multiprocessing.get_context("spawn")  # JAX, where it is loaded, does not outlive a fork
+    with ProcessPoolExecutor(NUM_PROCESSES, context) as pool, progress_bar(num_steps) as advance:
 
         def each(experiment: Callable[..., Row], tasks: Iterable[Sequence[object]]) -> Iterator[Row]:
             tasks = list(tasks)

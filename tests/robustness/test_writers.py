@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -90,12 +89,12 @@ def test_a_file_that_grows_beyond_what_is_allowed_is_not_left_behind(tmp_path: P
     """The size limit of the process is a full disk that the kernel itself reports."""
     (tmp_path / "old.json").write_text("{}")
     script = (
-        "import sys; from pathlib import Path; from harness.files import write_json\n"
+        "import resource, sys; from pathlib import Path; from harness.files import write_json\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n    write_json(Path(sys.argv[1]) / 'old.json', 'x' * 100_000)\n"
         "except OSError as error:\n    sys.exit(error.strerror)"
     )
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731 - it is called in the child
-    done = python("-c", script, str(tmp_path), preexec_fn=limit)
+    done = python("-c", script, str(tmp_path))
     assert done.stderr.strip() == os.strerror(errno.EFBIG)
     assert everything(tmp_path) == {"old.json": b"{}"}
 
