@@ -23,7 +23,7 @@ from harness.contract import LEVELS, Array, CandidateInfo, tap_specs
 from harness.faults import FAULTS, Fault
 from harness.local import fence_of_copy, gather
 from harness.noise import ACCUMULATION_ROUNDOFF, Fence, tail_factor
-from harness.operations.arithmetic import UNIT_ROUNDOFF
+from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.row import Exact
 from harness.oracle import ExactWeights
 from harness.prediction import Exhibit, Prediction, predict
@@ -107,7 +107,7 @@ def chance(exhibit: Exhibit, prediction: Prediction, faulty: Exact, random: np.r
         return float(not routed.passed or bool(routed.note))
     recorded = exhibit.evidence.observed[prediction.key].recorded
     fence = fence_in_check(exhibit, prediction, recorded)
-    if (difference > CERTAIN * fence.allowed[prediction.mask]).any():
+    if prediction.operation not in COPIES and (difference > CERTAIN * fence.allowed[prediction.mask]).any():
         return 1.0
     found = 0
     for _ in range(NUM_DRAWS):
@@ -128,7 +128,7 @@ def noise_of(prediction: Prediction, value: Array, recorded: str, random: np.ran
     """Draw honest noise: one rounding to the recorded dtype, the roundings inside, what hidden operations pass on."""
     shape, exact = value.shape, prediction.exact
     if prediction.operation in COPIES:
-        return np.zeros(shape)
+        return round_to(value, recorded) - value  # a copy adds nothing but what its own values lose
     exponent = np.frexp(value)[1] - 1
     noise = np.ldexp(UNIT_ROUNDOFF[recorded], exponent) * random.uniform(-1, 1, shape)  # half a unit in the last place
     noise += ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) / 2 * random.uniform(-1, 1, shape)

@@ -88,7 +88,7 @@ def mutant(fault: Fault) -> Evaluator:
         if fault.dose == 1.0:
             return faulty
         exact = evaluate(tap, scope, weights, values, alternative)
-        return replace(faulty, value=exact.value + fault.dose * (faulty.value - exact.value))
+        return replace(exact, value=exact.value + fault.dose * (faulty.value - exact.value))
 
     return evaluate_faulty
 
