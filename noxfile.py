@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -148,6 +149,22 @@ def large(session: nox.Session) -> None:
     """Judge two layers of full size, and find a fault in one expert; needs `-- --checkpoint DIR`."""
     session.install("--editable", ".[reference]")
     session.run("python", "-m", "tests.conformance.large_local", *session.posargs)
+
+
+@nox.session
+def recapture(session: nox.Session) -> None:
+    """Capture the golden set twice: on one platform every digest must come out the same."""
+    session.install("--editable", ".[reference]")
+    folder = Path(session.create_tmp())
+    digests = []
+    for name in ("first", "second"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        session.run("python", "-m", "harness", "capture", "--out", str(folder / name), env=compiled_once(session))
+        manifest = json.loads((folder / name / "manifest.json").read_text())
+        digests.append({**manifest["presets"], **manifest["cases"]})
+    if changed := [key for key, first in digests[0].items() if digests[1].get(key) != first]:
+        session.error(f"{changed[0]}: other digests when captured again; {len(changed)} of {len(digests[0])} differ")
+    session.log(f"{len(digests[0])} presets and cases: equal digests")
 
 
 @nox.session
