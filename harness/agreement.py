@@ -11,7 +11,8 @@ from harness.cases import Case, steps_before, tap_key
 from harness.contract import Array, split_tap
 from harness.distribution import histogram
 from harness.local import Evidence, boundary_gap
-from harness.whole import SAFETY, Honest
+from harness.noise import SAFETY
+from harness.whole import Honest
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.contract import Array
 from harness.distribution import EDGES, histogram
-from harness.noise import Fence
+from harness.noise import BULK_DEVIATIONS, Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
 from harness.statistics import Sums, direction_sums, merge_directions
@@ -56,10 +56,10 @@ class Findings:
 
     @property
     def bulk(self) -> float:
-        """The root mean square of errors over what honest rounding gives, less six of its standard deviations."""
+        """The root mean square of errors over what honest rounding gives, less BULK_DEVIATIONS of its own."""
         if not self.num_scored:
             return 0.0
-        return math.sqrt(self.squares / self.num_scored) / (1 + 6 / math.sqrt(2 * self.num_scored))
+        return math.sqrt(self.squares / self.num_scored) / (1 + BULK_DEVIATIONS / math.sqrt(2 * self.num_scored))
 
     def __add__(self, other: Findings) -> Findings:
         """Return what is found in both; of equal extremes the first in the tap counts."""

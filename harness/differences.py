@@ -13,11 +13,12 @@ from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS, widen
 from harness.contract import Array, CandidateInfo, split_tap, tap_names, tap_specs
 from harness.local import Evidence, gather
+from harness.noise import SAFETY
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.oracle import ExactWeights
 from harness.store import Golden, read_case, read_preset, read_taps
 from harness.verdict import PASSING
-from harness.whole import SAFETY, Honest, honest_run, per_token, route_of
+from harness.whole import Honest, honest_run, per_token, route_of
 
 T = TypeVar("T")
 Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]

@@ -16,13 +16,14 @@ from harness.contract import Array, split_tap
 from harness.diagnosis import Diagnosis, diagnose
 from harness.graph import operation_of
 from harness.local import Evidence, check_case, gather
+from harness.noise import SAFETY
 from harness.oracle import ExactWeights, evaluate
 from harness.prediction import Exhibit
 from harness.routing import count_flips
 from harness.verdict import CaseVerdict, case_status
 from harness.waivers import Waiver, in_case
 from harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive
-from harness.whole import SAFETY, Honest, drifts, flips, honest_run, per_token, route_of
+from harness.whole import Honest, drifts, flips, honest_run, per_token, route_of
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""

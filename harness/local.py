@@ -25,13 +25,10 @@ from harness.compare import (
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, select_taps, split_tap, tap_name, tap_names
 from harness.edges import Readings, reader
 from harness.graph import operation_of
-from harness.noise import Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
+from harness.noise import NUM_SIMULATIONS, SAFETY, Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
 from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
-
-NUM_SIMULATIONS = 16
-"""Noisy walks from which the fence of a segment (operations around hidden taps) is measured."""
 
 Key = tuple[int, str]
 
@@ -269,7 +266,7 @@ def undecided_from(
         key = (call, tap_name(layer, "router.probabilities"))
         if (call, tap_name(layer, "moe.expert_index")) in shown or key not in deviation:
             continue
-        gap, fence = boundary_gap(exact[key][1], config), 2 * 6 * deviation[key].max(-1)
+        gap, fence = boundary_gap(exact[key][1], config), 2 * SAFETY * deviation[key].max(-1)
         undecided |= gap <= fence
     first: Array = np.where(undecided.any(-1), undecided.argmax(-1), t)
     return first

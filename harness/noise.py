@@ -19,6 +19,27 @@ from harness.operations.row import Exact
 FALSE_ALARM_RATE = 1e-3
 """α: the chance that a whole run of an honest candidate reports a fault."""
 
+BULK_DEVIATIONS = 6.0
+"""How many of its standard deviations the root mean square of a tap's errors may exceed 1."""
+
+SAFETY = 6.0
+"""How many honest errors (RMS over a token's features) a port may err by end to end; honest ones stay below 3."""
+
+NUM_RUNS = 8
+"""Noisy runs of the oracle from which the honest error of every token is measured."""
+
+NUM_DEVIATING_RUNS = 64
+"""As many for an oracle with known deviations: a coarse inner rounding that goes the other way is large and rare."""
+
+NUM_SIMULATIONS = 16
+"""Noisy walks from which the fence of a segment (operations around hidden taps) is measured."""
+
+FLIP_ALARM_RATE = 1e-6
+"""α of one case: the chance that so many other choices of experts are honest, below which they are a fault."""
+
+MODEL_FACTOR = 2.0
+"""How far the error of an honest port may exceed the modelled one, where the chance of another choice is worked out."""
+
 ACCUMULATION_ROUNDOFF = UNIT_ROUNDOFF["float32"]
 """u of the arithmetic inside an operation: float32 in every conforming port (SPEC §4)."""
 

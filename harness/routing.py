@@ -13,13 +13,8 @@ import numpy as np
 
 from harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from harness.local import Evidence
+from harness.noise import FLIP_ALARM_RATE, MODEL_FACTOR
 from harness.whole import Honest
-
-FLIP_ALARM_RATE = 1e-6
-"""α of one case: the chance that so many flips are honest, below which they are a fault."""
-
-MODEL_FACTOR = 2.0
-"""How far the error of an honest port may exceed the modelled one; it stays below 3 at the worst of all tokens."""
 
 TIED = 1e-12
 """Exact scores closer than this are one score: which of them comes first is the port's to choose."""

@@ -17,17 +17,8 @@ from harness.cases import Case, Preset, tap_key
 from harness.compare import SPECS
 from harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from harness.local import Evidence, Key
-from harness.noise import disturb
+from harness.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
 from harness.oracle import Evaluator, ExactWeights, evaluate, walk
-
-NUM_RUNS = 8
-"""Noisy runs of the oracle from which the honest error of every token is measured."""
-
-NUM_DEVIATING_RUNS = 64
-"""As many for an oracle with known deviations: a coarse inner rounding that goes the other way is large and rare."""
-
-SAFETY = 6.0
-"""How many honest errors (RMS over a token's features) a port's error may reach: honest runs stay below 3."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from harness.compare import SPECS
 from harness.contract import Array, split_tap, tap_name
 from harness.jobs import write_job
 from harness.local import Evidence, Key, gather
+from harness.noise import SAFETY
 from harness.oracle import ExactWeights
 from harness.properties.draws import Draw, drawn, smaller, smallest_of
 from harness.properties.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
 from harness.registry import Candidate
 from harness.runner import run_jobs
-from harness.whole import SAFETY, Honest, honest_run, per_token
+from harness.whole import Honest, honest_run, per_token
 
 NUM_DRAWS = 4
 

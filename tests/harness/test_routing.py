@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from harness.contract import Array
 from harness.local import check_case
-from harness.routing import FLIP_ALARM_RATE, MODEL_FACTOR, FlipCount, chance_of_at_least, count_flips, flip_chances
+from harness.noise import FLIP_ALARM_RATE, MODEL_FACTOR
+from harness.routing import FlipCount, chance_of_at_least, count_flips, flip_chances
 from harness.suite import UNEQUAL
 from harness.whole import flips, honest_run, route_of
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, Model, Weights
 from tests.mutation.numpy_port import (
@@ -131,20 +129,14 @@ def compiled() -> Variant:
 def freely_compiled() -> Variant:
     """Return torch compiled by inductor as it comes, which keeps float32 between the operations that it fuses."""
 
-    @functools.cache
-    def run_layer() -> Any:
+    def load(config: LanguageModelConfig, weights: Weights) -> Model:
         import torch  # noqa: PLC0415 - an engine is imported when it is used
 
         from candidates import torch_compiled  # noqa: PLC0415 - likewise
 
-        eager: Any = torch_compiled.run_layer  # what torch.compile returns keeps what it was given
-        return torch.compile(eager._torchdynamo_orig_callable)
-
-    def load(config: LanguageModelConfig, weights: Weights) -> Model:
-        from candidates import torch_compiled  # noqa: PLC0415 - an engine is imported when it is used
-
         model = torch_compiled.load(config, weights)
-        return Managed(model, lambda: patch.object(torch_compiled, "run_layer", run_layer()))
+        model.run_layer = torch.compile(torch_compiled.run_layer)
+        return model
 
     return Variant("inductor", load, FUSED)
 
