@@ -57,6 +57,13 @@ def mutation(session: nox.Session) -> None:
 
 
 @nox.session
+def noise(session: nox.Session) -> None:
+    """Judge every honest variant, and write what the noise model allows and how far they go: golden/v1/noise.json."""
+    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.run("python", "-m", "tests.mutation.noise_record", *session.posargs, env=compiled_once(session))
+
+
+@nox.session
 @nox.parametrize(
     ("python", "jax"), [("3.11", "0.10"), ("3.12", "0.10"), ("3.12", "0.11"), ("3.12", "0.12"), ("3.13", "0.12")]
 )

@@ -11,15 +11,18 @@ import numpy as np
 
 from harness.cases import Case, Preset, steps_before, tap_key
 from harness.contract import Array, LanguageModelConfig, split_tap, tap_names, tap_specs
-from harness.manifest import StoredTensor
+from harness.manifest import NOISE, StoredTensor
 from harness.noise import recorded_dtypes
-from harness.store import Golden, broken, open_golden, read_case, read_preset, read_taps
+from harness.noise_record import record_problems
+from harness.store import Golden, broken, open_golden, read_case, read_noise, read_preset, read_taps
 
 
 def check_golden(directory: Path) -> None:
     """Check a whole golden set, every byte of it; raises FixtureError at the first thing wrong."""
     golden = open_golden(directory)
     _check_files(golden)
+    for problem in record_problems(read_noise(golden)):
+        raise broken(directory, directory / NOISE, problem)
     presets = {name: read_preset(golden, name) for name in golden.manifest.presets}
     for preset in presets.values():
         _read_all(preset.weights)

@@ -19,6 +19,8 @@ MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.sha256"
 """What `sha256sum -c` reads: the manifest vouches for every other file, and this one for the manifest."""
 
+NOISE = "noise.json"
+
 PRESET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 
 
@@ -68,10 +70,14 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds; `suite` is the version of the golden set, presets and cases go by name and id."""
+    """What `manifest.json` holds; `suite` is the version of the golden set, presets and cases go by name and id.
+
+    `noise` is the sha256 of the record of the noise model, `noise.json`.
+    """
 
     suite: str
     provenance: Provenance
+    noise: str
     presets: Mapping[str, StoredPreset]
     cases: Mapping[str, StoredCase]
 
@@ -83,7 +89,7 @@ class Manifest:
             for case_id in self.cases
             for file in ("case.json", "inputs.safetensors", "taps.safetensors")
         )
-        return frozenset((MANIFEST, MANIFEST_DIGEST, *presets, *cases))
+        return frozenset((MANIFEST, MANIFEST_DIGEST, NOISE, *presets, *cases))
 
 
 def describe(tensors: Mapping[str, Array]) -> dict[str, StoredTensor]:
@@ -121,6 +127,7 @@ def parse_manifest(path: Path, text: bytes, checksum: bytes) -> Manifest:
     manifest = Manifest(
         suite=data["suite"],
         provenance=Provenance(**data["provenance"]),
+        noise=data["noise"],
         presets={
             name: StoredPreset(row["config"], _parse_tensors(row["weights"])) for name, row in data["presets"].items()
         },

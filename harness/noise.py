@@ -23,7 +23,7 @@ BULK_DEVIATIONS = 6.0
 """How many of its standard deviations the root mean square of a tap's errors may exceed 1."""
 
 SAFETY = 6.0
-"""How many honest errors (RMS over a token's features) a port may err by end to end; honest ones stay below 3."""
+"""How many honest errors (RMS over a token's features) a port may err by end to end; honest ones stay below 4."""
 
 NUM_RUNS = 8
 """Noisy runs of the oracle from which the honest error of every token is measured."""

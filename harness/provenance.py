@@ -28,9 +28,9 @@ def record_provenance(specification: str, precision: Mapping[str, str]) -> Prove
     )
 
 
-def record_toolchain() -> dict[str, str]:
-    """Return the versions of Python and of the packages that compute; one that is not installed is `none`."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in TOOLCHAIN}}
+def record_toolchain(*more: str) -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute, and of more; one not installed is `none`."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in (*TOOLCHAIN, *more)}}
 
 
 def record_platform(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from harness.cases import Cache, Call, CallKind, Case, Preset, tap_key
 from harness.contract import Array, LanguageModelConfig
 from harness.files import MAX_JSON_BYTES, FileError, parse_json
-from harness.manifest import MANIFEST, MANIFEST_DIGEST, Manifest, Tensors, parse_manifest
+from harness.manifest import MANIFEST, MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
 from harness.names import unknown
 from harness.schema import validate
 from harness.tensors import TensorFile, digest, open_tensors
@@ -108,6 +108,11 @@ def read_taps(golden: Golden, case_id: str) -> Mapping[str, Array]:
     """Open the expected taps of a case by `tap_key`; each is verified as it is used. Raises FixtureError."""
     stored = golden.manifest.cases[_known(golden, "case", case_id, golden.manifest.cases)]
     return _open_verified(golden, f"cases/{case_id}/taps.safetensors", stored.taps)
+
+
+def read_noise(golden: Golden) -> Any:
+    """Read the record of the noise model, verified. Raises FixtureError."""
+    return _read_json(golden, NOISE, golden.manifest.noise, "noise")
 
 
 def _input_names(num_calls: int, *, preload: bool) -> frozenset[str]:

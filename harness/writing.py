@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fnmatch
 import os
 import shutil
@@ -12,9 +13,10 @@ from typing import Any
 
 from harness.audit import input_problems, tap_problems
 from harness.cases import Case, Preset, tap_key
-from harness.contract import Array
-from harness.files import write_json
+from harness.contract import GOLDEN_DIR, Array
+from harness.files import read_json, write_json
 from harness.manifest import (
+    NOISE,
     PRESET_NAME,
     Manifest,
     Provenance,
@@ -24,6 +26,7 @@ from harness.manifest import (
     file_digest,
     write_manifest,
 )
+from harness.noise_record import record_problems
 from harness.schema import validate
 from harness.store import FixtureError, open_golden
 from harness.tensors import write_tensors
@@ -41,14 +44,17 @@ def write_golden(
     """Write a golden set of presets and of cases with their expected taps (by `tap_key`).
 
     The set is built beside `directory` and takes that name only when it is complete. `replace` holds glob patterns of
-    the presets and cases of a present set that may change or go; with "*" that set need not even be readable. Raises
-    FixtureError for what may not be stored or replaced, and then the present set stays as it was.
+    the presets and cases of a present set that may change or go; with "*" that set need not even be readable. The
+    record of the noise model is this harness's own. Raises FixtureError for what may not be stored or replaced, and
+    then the present set stays as it was.
     """
     by_name = {preset.name: preset for preset in presets}
+    record = read_json(GOLDEN_DIR / "v1" / NOISE)
     with whole_folder(directory) as folder:
         manifest = Manifest(
             suite=suite,
             provenance=provenance,
+            noise=_write_record(folder, record),
             presets={preset.name: _write_preset(folder, preset) for preset in presets},
             cases={case.id: _write_case(folder, case, by_name.get(case.preset), taps) for case, taps in cases},
         )
@@ -56,6 +62,17 @@ def write_golden(
         if directory.exists() and "*" not in replace:
             _refuse_changes(directory, manifest, replace)
     return manifest
+
+
+def replace_record(directory: Path, record: Any) -> None:
+    """Give a golden set another record of the noise model, whole or not at all; everything else stays as it is.
+
+    Raises FixtureError for a record that does not vouch for this harness.
+    """
+    present = open_golden(directory).manifest
+    with whole_folder(directory) as folder:
+        shutil.copytree(directory, folder, copy_function=os.link, dirs_exist_ok=True)
+        write_manifest(folder, dataclasses.replace(present, noise=_write_record(folder, record)))
 
 
 @contextlib.contextmanager
@@ -108,6 +125,15 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _write_record(golden: Path, record: Any) -> str:
+    """Write the record of the noise model and return its digest."""
+    _check(NOISE, record, "noise")
+    for problem in record_problems(record):
+        raise FixtureError(f"{NOISE}: cannot be stored: {problem}")
+    write_json(golden / NOISE, record)
+    return file_digest(golden / NOISE)
 
 
 def _write_preset(golden: Path, preset: Preset) -> StoredPreset:

@@ -12,6 +12,7 @@ from harness.contract import GOLDEN_DIR, TapSpec, tap_specs
 from harness.faults import FAULTS, Fault, faults_at
 from harness.files import FileError, read_json
 from harness.graph import OPERATIONS
+from harness.manifest import NOISE
 from harness.names import unknown
 from harness.operations.row import Operation
 from harness.verdict import MEANINGS, PASSING
@@ -66,10 +67,19 @@ def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
     yield line("tap", f"{spec.name} [{', '.join(spec.axes)}], {spec.dtype}, shown from level {spec.level}")
     yield line("reads", ", ".join((*operation.inputs, *operation.weights)) or "tokens")
     yield line("compared", read_json(GOLDEN_DIR / "schema" / "taps.json")["compared"][spec.compared])
+    yield line("honest runs", validated(spec.operation))
     for alternative in operation.alternatives[1:]:
         yield line("may also be", alternative.name)
     for fault in faults_at(operation.name):
         yield line("can have", f"{fault.id}: {fault.title}")
+
+
+def validated(operation: str) -> str:
+    """Return how far honest runs were found to go at an operation, by compute dtype."""
+    worst = read_json(GOLDEN_DIR / "v1" / NOISE)["validation"]["worst"][operation]
+    found = {dtype: max((float(one["ratio"]), name) for name, one in row.items()) for dtype, row in worst.items()}
+    reached = (f"{ratio:.3f} in {dtype} ({statistic})" for dtype, (ratio, statistic) in found.items())
+    return f"reach at most this share of what is allowed: {', '.join(reached)}"
 
 
 def line(word: str, text: str) -> str:

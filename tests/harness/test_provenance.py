@@ -52,7 +52,7 @@ def test_compiler_flags_and_threads_are_recorded(monkeypatch: pytest.MonkeyPatch
 
 def test_record_fits_the_manifest(tmp_path: Path) -> None:
     record = record_provenance("SPEC 1", {"matmul": "highest"})
-    write_manifest(tmp_path, Manifest("1.0.0", record, {}, {}))
+    write_manifest(tmp_path, Manifest("1.0.0", record, "0" * 64, {}, {}))
     assert record.generator.startswith("grok-conformance ")
 
 

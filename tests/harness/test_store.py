@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as npst
 from harness.audit import check_golden
 from harness.cases import Preset
 from harness.contract import DTYPES, Array
-from harness.manifest import MANIFEST, MANIFEST_DIGEST
+from harness.manifest import MANIFEST, MANIFEST_DIGEST, NOISE
 from harness.store import FixtureError, case_ids, open_golden, read_case, read_preset, read_taps
 from harness.tensors import open_tensors, write_tensors
 from harness.writing import write_golden
@@ -31,7 +31,7 @@ STORED = {**DTYPES, "int8": np.dtype(np.int8)}
 
 FILES = tuple(
     sorted(
-        {MANIFEST, MANIFEST_DIGEST}
+        {MANIFEST, MANIFEST_DIGEST, NOISE}
         | {
             f"presets/{name}/{file}"
             for name in ("quantised", "dense")
@@ -83,6 +83,8 @@ def edit_json(directory: Path, name: str, change: Callable[[Any], object]) -> No
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if name == MANIFEST:
         (directory / MANIFEST_DIGEST).write_text(f"{sha256}  {MANIFEST}\n")
+    elif name == NOISE:
+        edit_json(directory, MANIFEST, lambda manifest: manifest.update(noise=sha256))
     else:
         kind, *owner, file = Path(name).parts
         vouch = {Path(file).stem: sha256}
@@ -292,6 +294,11 @@ BREACHES: dict[str, tuple[str, Callable[[Any], object]]] = {
     "version as a number": (MANIFEST, lambda data: data["provenance"]["toolchain"].update(numpy=2)),
     "unprintable key": (MANIFEST, lambda data: data["provenance"]["toolchain"].update({"two\nlines": 2})),
     "no digest": (MANIFEST, lambda data: data["presets"]["dense"].update(config="12")),
+    "no digest of the noise model": (MANIFEST, lambda data: data.pop("noise")),
+    "unknown parameter": (NOISE, lambda data: data["parameters"].update(novelty="1")),
+    "parameter as a number": (NOISE, lambda data: data["parameters"].update(false_alarm_rate=0.001)),
+    "no validation": (NOISE, lambda data: data.pop("validation")),
+    "statistic left out": (NOISE, lambda data: data["validation"]["worst"]["logits"]["float32"].pop("bulk")),
     "no reason": (CASE_JSON, lambda data: data.pop("why")),
     "unknown key of a case": (CASE_JSON, lambda data: data.update(novelty=1)),
     "preload as a number": (CASE_JSON, lambda data: data.update(preload=1)),

@@ -122,7 +122,7 @@ def test_every_folder_is_on_disk_before_the_set_takes_its_name(tmp_path: Path, m
     monkeypatch.setattr(os, "rename", record_rename)
     write_small(tmp_path / "v1", 1)
     inodes = {path.stat().st_ino for path in (tmp_path / "v1", *(tmp_path / "v1").rglob("*"))}
-    assert len(inodes) == 7  # four files in three folders
+    assert len(inodes) == 8  # five files in three folders
     assert renamed == [inodes]
     assert tmp_path.stat().st_ino in synced
 

@@ -20,12 +20,12 @@ import numpy as np
 
 from harness.answers import Answer
 from harness.cases import Call, Case, Preset, tap_key
-from harness.contract import Array, LanguageModelConfig, TransformerConfig
+from harness.contract import Array, LanguageModelConfig, TransformerConfig, split_tap
 from harness.files import write_json
 from harness.judge import Group, HonestRuns, Judged, judge_candidate
 from harness.run import run_size, summarise
 from harness.synthesis import Statistics, synthesize
-from harness.verdict import CandidateVerdict
+from harness.verdict import CandidateVerdict, CaseVerdict
 from tests.mutation.honest_variants import VARIANTS, Variant
 from tests.mutation.rates import Interval, clopper_pearson
 
@@ -94,7 +94,10 @@ class Suite:
 
 @dataclass(frozen=True)
 class Extreme:
-    """The worst measured / allowed of one operation, compute dtype and statistic, and the variant that had it."""
+    """The worst measured / allowed of one operation, compute dtype and statistic, and the variant that had it.
+
+    `end_to_end` is the error of a whole run, for the choice of experts the gap between the scores of a flip.
+    """
 
     operation: str
     fprop_dtype: str
@@ -104,11 +107,20 @@ class Extreme:
 
 
 @dataclass(frozen=True)
+class Run:
+    """One case of one suite: the preset and the compute dtype that it has, and whether it was failed."""
+
+    preset: str
+    fprop_dtype: str
+    failed: bool
+
+
+@dataclass(frozen=True)
 class SuiteResult:
-    """What one suite gave: its runs, those failed with the reason, whether the whole suite failed, its extremes."""
+    """What one suite gave: its runs, the reason of every failure, whether the whole suite failed, its extremes."""
 
     suite: Suite
-    num_runs: int
+    runs: tuple[Run, ...]
     alarms: tuple[str, ...]
     suite_failed: bool
     num_flips: int
@@ -117,8 +129,22 @@ class SuiteResult:
 
 
 @dataclass(frozen=True)
+class CaseRate:
+    """How often the honest runs of one preset and compute dtype were failed, with 95 % Clopper–Pearson bounds."""
+
+    preset: str
+    fprop_dtype: str
+    num_runs: int
+    num_alarms: int
+    alarms: Interval
+
+
+@dataclass(frozen=True)
 class HonestRates:
-    """How often honest runs and honest suites were failed, with 95 % Clopper–Pearson bounds."""
+    """How often honest runs and honest suites were failed, with 95 % Clopper–Pearson bounds.
+
+    `alarms` has a line for every run that was failed, and for every operation that was over all runs of a suite.
+    """
 
     num_runs: int
     num_run_alarms: int
@@ -126,7 +152,8 @@ class HonestRates:
     num_suites: int
     num_suite_alarms: int
     suite_alarms: Interval
-    num_variants: int
+    by_case: tuple[CaseRate, ...]
+    variants: tuple[str, ...]
     num_excused_flips: int
     alarms: tuple[str, ...]
     extremes: tuple[Extreme, ...]
@@ -202,7 +229,7 @@ def judge_suite(suite: Suite, num_cases: int) -> SuiteResult:
                if row.status != "pass" and not row.cases_at_fault]  # fmt: skip
     return SuiteResult(
         suite=suite,
-        num_runs=len(verdict.cases),
+        runs=tuple(run_of(case) for case in verdict.cases),
         alarms=tuple(alarms),
         suite_failed=not verdict.passed,
         num_flips=sum(len(case.flips) for case in verdict.cases),
@@ -211,21 +238,35 @@ def judge_suite(suite: Suite, num_cases: int) -> SuiteResult:
     )
 
 
+def run_of(case: CaseVerdict) -> Run:
+    """Return what kind of run a case was, and whether it was failed; its id is `PRESET/honest/SEED_INDEX.DTYPE`."""
+    return Run(case.case.partition("/")[0], case.case.rpartition(".")[2], case.status != "pass")
+
+
 def extremes_of(verdict: CandidateVerdict) -> Iterator[Extreme]:
     """Yield the worst measured / allowed of every operation, compute dtype and statistic."""
     worst: dict[tuple[str, str, str], float] = {}
-    for case in verdict.cases:
-        dtype = case.case.rpartition(".")[2]
-        for comparison in case.comparisons:
-            common = max((one.ratio for one in comparison.systematic), default=0.0)
-            for statistic, ratio in (("tail", comparison.tail), ("bulk", comparison.bulk), ("systematic", common)):
-                key = (comparison.operation, dtype, statistic)
-                worst[key] = max(worst.get(key, 0.0), ratio)
-    for row in verdict.operations:
-        key = (row.operation, row.fprop_dtype, "pooled")
-        worst[key] = max((one.ratio for one in row.systematic), default=0.0)
+    for operation, dtype, statistic, ratio in measured(verdict):
+        worst[operation, dtype, statistic] = max(worst.get((operation, dtype, statistic), 0.0), ratio)
     for (operation, dtype, statistic), ratio in worst.items():
         yield Extreme(operation, dtype, statistic, ratio, verdict.name)
+
+
+def measured(verdict: CandidateVerdict) -> Iterator[tuple[str, str, str, float]]:
+    """Yield (operation, compute dtype, statistic, measured / allowed) of everything that was compared."""
+    for case in verdict.cases:
+        dtype = run_of(case).fprop_dtype
+        for comparison in case.comparisons:
+            yield comparison.operation, dtype, "tail", comparison.tail
+            yield comparison.operation, dtype, "bulk", comparison.bulk
+            yield comparison.operation, dtype, "systematic", max((x.ratio for x in comparison.systematic), default=0.0)
+            yield comparison.operation, dtype, "end_to_end", 0.0  # of the choice of experts, where none flips
+        for drift in case.drifts:
+            yield split_tap(drift.tap)[1], dtype, "end_to_end", drift.ratio
+        for flip in case.flips:
+            yield "moe.expert_index", dtype, "end_to_end", flip.gap / flip.allowed
+    for row in verdict.operations:
+        yield row.operation, row.fprop_dtype, "pooled", max((one.ratio for one in row.systematic), default=0.0)
 
 
 def suites_for(num_runs: int, num_cases: int) -> tuple[Suite, ...]:
@@ -276,23 +317,44 @@ def judge_suites(suites: Sequence[Suite], num_cases: int) -> list[SuiteResult]:
 def rates_of(results: Sequence[SuiteResult]) -> HonestRates:
     """Add suites up."""
     alarms = tuple(alarm for result in results for alarm in result.alarms)
-    num_runs, num_failed = sum(r.num_runs for r in results), sum(r.suite_failed for r in results)
+    runs = [run for result in results for run in result.runs]
+    num_run_alarms, num_suite_alarms = sum(run.failed for run in runs), sum(r.suite_failed for r in results)
     worst: dict[tuple[str, str, str], Extreme] = {}
     for one in itertools.chain.from_iterable(result.extremes for result in results):
         key = (one.operation, one.fprop_dtype, one.statistic)
         worst[key] = max(worst.get(key, one), one, key=lambda each: each.ratio)
     return HonestRates(
-        num_runs=num_runs,
-        num_run_alarms=len(alarms),
-        run_alarms=clopper_pearson(len(alarms), num_runs),
+        num_runs=len(runs),
+        num_run_alarms=num_run_alarms,
+        run_alarms=clopper_pearson(num_run_alarms, len(runs)),
         num_suites=len(results),
-        num_suite_alarms=num_failed,
-        suite_alarms=clopper_pearson(num_failed, len(results)),
-        num_variants=len({result.suite.variant for result in results}),
+        num_suite_alarms=num_suite_alarms,
+        suite_alarms=clopper_pearson(num_suite_alarms, len(results)),
+        by_case=tuple(rates_by_case(runs)),
+        variants=tuple(sorted({result.suite.variant for result in results})),
         num_excused_flips=sum(result.num_flips for result in results),
         alarms=alarms,
         extremes=tuple(worst[key] for key in sorted(worst)),
     )
+
+
+def rates_by_case(runs: Sequence[Run]) -> Iterator[CaseRate]:
+    """Yield how often the runs of every preset and compute dtype were failed."""
+    for preset, dtype in dict.fromkeys((run.preset, run.fprop_dtype) for run in runs):
+        failed = [run.failed for run in runs if (run.preset, run.fprop_dtype) == (preset, dtype)]
+        bounds = clopper_pearson(sum(failed), len(failed))
+        yield CaseRate(preset, dtype, len(failed), sum(failed), bounds)
+
+
+def lines_of(rates: HonestRates) -> Iterator[str]:
+    """Yield every alarm, the rate of every kind of case, of all runs and of whole suites."""
+    yield from rates.alarms
+    rows = [(f"{x.preset} in {x.fprop_dtype}", x.num_alarms, x.num_runs, x.alarms) for x in rates.by_case]
+    rows.append(("runs", rates.num_run_alarms, rates.num_runs, rates.run_alarms))
+    rows.append(("suites", rates.num_suite_alarms, rates.num_suites, rates.suite_alarms))
+    for what, failed, total, bounds in rows:
+        yield f"honest {what} failed: {failed} of {total}, 95 % bounds {bounds.low:.2g} to {bounds.high:.2g}"
+    yield f"{len(rates.variants)} variants, {rates.num_excused_flips} excused flips"
 
 
 def main() -> int:
@@ -302,16 +364,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     options = parser.parse_args()
     rates = measure(options.runs, parallel=True)
-    for alarm in rates.alarms:
-        sys.stdout.write(f"{alarm}\n")
-    for what, failed, total, interval in (
-        ("runs", rates.num_run_alarms, rates.num_runs, rates.run_alarms),
-        ("suites", rates.num_suite_alarms, rates.num_suites, rates.suite_alarms),
-    ):
-        sys.stdout.write(
-            f"honest {what} failed: {failed} of {total}, 95 % bounds {interval.low:.2g} to {interval.high:.2g}\n"
-        )
-    sys.stdout.write(f"{rates.num_variants} variants, {rates.num_excused_flips} excused flips\n")
+    sys.stdout.writelines(f"{line}\n" for line in lines_of(rates))
     if options.json is not None:
         write_json(options.json, asdict(rates))
     return 1 if rates.num_suite_alarms else 0

@@ -242,7 +242,7 @@ def honest_page(honest: Mapping[str, Any]) -> str:
     lines = [
         "## Honest runs",
         "",
-        f"{honest['num_variants']} honest ways to compute, fresh weights and tokens. A suite is all runs of one way",
+        f"{len(honest['variants'])} honest ways to compute, fresh weights and tokens. A suite is all runs of one way",
         f"and one draw, judged together. {honest['num_excused_flips']} other choices of experts were excused.",
         "",
         "| | failed | 95 % bounds |",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness.__main__ import main
@@ -25,7 +27,13 @@ def test_every_operation_is_explained_from_the_graph_and_the_contract(
     assert main(["explain", name]) == 0
     output = capsys.readouterr().out
     assert output.startswith(f"{name}: an operation (SPEC §")
-    assert all(word in output for word in ("gives", "tap", "reads", "compared"))
+    assert all(word in output for word in ("gives", "tap", "reads", "compared", "honest runs"))
+
+
+def test_an_operation_says_how_far_honest_runs_go(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "moe.output"])
+    output = capsys.readouterr().out
+    assert re.search(r"honest runs +reach .* allowed: 0\.99\d in bfloat16 \(tail\), 0\.\d{3} in float32 \(", output)
 
 
 def test_an_operation_names_its_permitted_alternatives(capsys: pytest.CaptureFixture[str]) -> None:
