@@ -10,9 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.compare import SPECS, Comparison, clean, compare, compare_routing, fit_slots, recorded_dtype, shape_problem
+from harness.cases import Call, Case
+from harness.compare import (
+    SPECS,
+    Comparison,
+    clean,
+    compare,
+    compare_routing,
+    fit_slots,
+    masks_of,
+    recorded_dtype,
+    shape_problem,
+)
 from harness.contract import Array, CandidateInfo
 from harness.noise import fence_of
+from harness.operations.arithmetic import SMALLEST_NORMAL
 from harness.operations.row import Exact
 from harness.suite import UNEQUAL
 
@@ -126,6 +138,81 @@ def test_excess_counts_what_goes_beyond_one_rounding_in_float32_units() -> None:
     assert judge(rounded(value), value).excess == 0
     off = judge(value * (1 + 2.0**-8) + 20 * 2.0**-24, value)
     assert off.excess == pytest.approx(10, rel=0.05)  # 20 u over |value| + spread, about 2
+
+
+def test_an_error_in_common_is_found_though_no_element_shows_it() -> None:
+    value = rounded(draw(2, 6, 400))
+    found = judge(value * (1 + 2.0**-11), value)
+    assert found.tail < 0.2
+    assert found.bulk < 0.3
+    gain, _ = found.systematic
+    assert gain.name == "gain"
+    assert gain.coefficient == pytest.approx(2.0**-11)
+    assert not found.passed
+
+
+def test_the_worst_tokens_beyond_their_fences_are_told_and_no_others() -> None:
+    value = draw(2, 6, 40)
+    mask = np.ones((2, 6, 1), bool)
+    mask[1, 4:] = False
+    observed = rounded(value)
+    observed[0, 2, 7] += 0.5
+    observed[1, 3, 1] -= 1.5
+    found = judge(observed, value, mask)
+    assert [token.index for token in found.tokens] == [(1, 3, 1), (0, 2, 7)]
+    assert found.tokens[0].observed == observed[1, 3, 1]
+    assert found.tokens[0].exact == value[1, 3, 1]
+
+
+@pytest.mark.parametrize(("reach", "num_tokens"), [(1.0, 0), (1.5, 1)])
+def test_a_tap_tells_tokens_only_beyond_its_fence_which_itself_belongs_to_it(reach: float, num_tokens: int) -> None:
+    observed = np.zeros((1, 1, 40))
+    observed[0, 0, 3] = reach * SMALLEST_NORMAL["float32"]  # all that is allowed around 0
+    found = judge(observed, np.zeros((1, 1, 40)), recorded="float32")
+    assert found.tail == reach
+    assert len(found.tokens) == num_tokens
+    assert found.passed == (num_tokens == 0)
+
+
+def test_float32_values_beyond_their_fences_that_were_rounded_are_said_to_be() -> None:
+    value = draw(2, 6, 40).astype(np.float32).astype(np.float64)
+    note = "the values lie on the grid of bfloat16: rounded, though float32"
+    assert judge(rounded(value), value, recorded="float32").note == note
+    assert judge(value * (1 + 2.0**-9), value, recorded="float32").note == ""  # as far off, and not rounded
+    assert judge(rounded(value) * 2, value, recorded="bfloat16").note == ""  # as bfloat16 should
+    assert judge(rounded(value), rounded(value), recorded="float32").note == ""  # right, whatever it lies on
+
+
+def test_a_comparison_of_nothing_errs_in_nothing() -> None:
+    empty = Comparison(0, TAP, 0)
+    assert (empty.tail, empty.bulk, empty.excess, empty.ratio) == (0, 0, 0, 0)
+    assert not empty.undecided
+
+
+@pytest.mark.parametrize(
+    ("tap", "layer", "operation"),
+    [(TAP, 1, "attention.output"), ("layers.00.output", 0, "output"), ("logits", None, "logits")],
+)
+def test_a_tap_names_its_layer_and_its_operation(tap: str, layer: int | None, operation: str) -> None:
+    assert Comparison(0, tap, 0).layer == layer
+    assert Comparison(0, tap, 0).operation == operation
+
+
+@pytest.mark.parametrize(("tail", "waived", "passes"), [(1.0, "", True), (1.5, "", False), (1.5, "known", True)])
+def test_a_tap_passes_up_to_its_fence_or_as_known(tail: float, waived: str, *, passes: bool) -> None:
+    assert Comparison(0, TAP, 1, tail=tail, waived=waived).passed == passes
+
+
+def test_every_operation_of_every_call_has_a_mask_with_the_axes_of_its_tap() -> None:
+    lengths = np.array([3, 1], np.int32)
+    tokens = np.where(np.arange(3) < lengths[:, None], 7, UNEQUAL.pad_token).astype(np.int32)
+    step = Call("decode", np.array([[7], [7]], np.int32), np.array([1, 1], np.int32))
+    calls = (Call("prefill", tokens, lengths), step)
+    some = Case(id="unequal/decode/some", preset="unequal", fprop_dtype="bfloat16", why="", origin="", calls=calls)
+    masks = masks_of(some, UNEQUAL)
+    assert set(masks) == {(call, operation) for call in (0, 1) for operation in SPECS}
+    assert masks[0, "embedding"][..., 0].tolist() == [[True, True, True], [True, False, False]]
+    assert masks[1, "kv.keys"][:, :5, 0, 0].tolist() == [[True] * 4 + [False], [True] * 2 + [False] * 3]
 
 
 # Names, shapes and dtypes.
@@ -284,3 +371,30 @@ def test_scores_known_to_within_an_error_admit_the_choices_within_it() -> None:
 def test_all_experts_chosen_leaves_nobody_out() -> None:
     index = np.array([[[1, 2, 3, 0, 4], [3, 0, 1, 2, 4]]], np.float64)
     assert compare_routing(0, "layers.00.moe.expert_index", PROBABILITIES, index, np.ones((1, 2, 1), bool), 0.0).passed
+
+
+@pytest.mark.parametrize(
+    ("chosen", "problem"),
+    [
+        ([1, 2, 3], ""),
+        ([2, 1, 3], "experts are not in order of probability"),
+        ([1, 3, 2], "experts are not in order of probability"),
+        ([1, 2, 4], "a more probable expert was left out"),
+        ([1, 2, 2], "an expert is chosen twice for one token"),
+        ([1, 5, 2], "expert outside 0..4"),
+    ],
+)
+def test_any_of_three_chosen_experts_may_be_the_wrong_one(chosen: list[int], problem: str) -> None:
+    tokens = np.repeat(PROBABILITIES[:, :1], 3, axis=1)
+    index = np.array([[[1, 2, 3], chosen, [1, 2, 3]]], np.float64)
+    found = compare_routing(0, "layers.00.moe.expert_index", tokens, index, np.ones((1, 3, 1), bool), 0.0)
+    assert found.problem == problem
+    assert found.index == ((0, 1) if problem else ())
+
+
+def test_ties_are_counted_by_tokens() -> None:
+    tokens = np.repeat(PROBABILITIES[:, 1:], 4, axis=1)
+    index = np.array([[[3, 0, 1], [3, 1, 0], [3, 1, 2], [3, 0, 2]]], np.float64)
+    found = compare_routing(0, "layers.00.moe.expert_index", tokens, index, np.ones((1, 4, 1), bool), 0.0)
+    assert found.passed
+    assert found.note == "3 ties not decided for the lowest index"

@@ -8,6 +8,7 @@ import pytest
 from harness.compare import Comparison
 from harness.contract import TransformerConfig, tap_names
 from harness.routing import FlipCount
+from harness.statistics import Systematic
 from harness.suite import UNEQUAL
 from harness.verdict import (
     SEVERITY,
@@ -18,8 +19,11 @@ from harness.verdict import (
     case_status,
     level_of,
     missing_taps,
+    pooled_systematic,
     worst_status,
 )
+from harness.waivers import Waiver
+from harness.weights import WeightProblem
 from harness.whole import Drift, Flip
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
@@ -32,6 +36,10 @@ UNDECIDED = Comparison(0, "logits", 0, undecided=True)
 DRIFT = Drift(0, "logits", 0.5, (0, 0), 0.1, 0.2, 0.1)
 FEW = FlipCount(1, 0.5, 0.3)
 FLIP = Flip(0, 1, (0, 3), gap=0.01, allowed=0.02)
+KNOWN = replace(FAR, waived="attention.query: deviates (*)")
+WAIVER = Waiver(
+    source="waivers.toml", candidate="port", case="*", reason="", reference="", expires="2099-01-01", tap="logits"
+)
 
 
 def verdict(*cases: CaseVerdict, level: str = "caches") -> CandidateVerdict:
@@ -57,12 +65,15 @@ def test_more_flips_than_the_margins_explain_fail_though_each_is_excused() -> No
         ([GOOD, MISSING], [], [], "", "missing", "layers.01.output: missing: declared but not returned"),
         ([MISSING, FAR], [], [], "", "fail", "layers.01.attention.query: 3 times the fence"),
         ([GOOD], [], [replace(FLIP, gap=0.5)], "", "fail", "layer 1 chose other experts for token [0, 3]"),
+        ([GOOD], [replace(DRIFT, ratio=1.0)], [], "", "pass", ""),
         ([GOOD], [replace(DRIFT, ratio=1.2)], [], "", "fail", "logits: end to end 1.2 times"),
         ([GOOD], [replace(DRIFT, ratio=math.nan)], [], "", "fail", "logits: end to end nan times"),
         ([GOOD], [DRIFT], [FLIP], "logits: differs without taps", "fail", "logits: differs without taps"),
         ([], [], [], "", "inconclusive", "nothing could be compared"),
         ([replace(GOOD, num_elements=0)], [], [], "", "inconclusive", "nothing could be compared"),
         ([GOOD, UNDECIDED], [], [], "", "inconclusive", "logits: every compared token hangs on a hidden choice"),
+        ([GOOD, KNOWN], [], [], "", "waived", ""),
+        ([BULKY, KNOWN], [], [], "", "fail", "layers.01.attention.query: 1.5 times the fence"),
     ],
 )
 def test_the_status_of_a_case_and_its_reason(
@@ -108,6 +119,41 @@ def test_a_candidate_without_cases_or_without_even_the_logits_does_not_pass() ->
     assert not blind.passed
     refused = verdict(CaseVerdict(case="a", status="unsupported"), level="none")
     assert refused.status == "unsupported"
+
+
+def test_a_failing_operation_weight_or_waiver_fails_a_candidate_whose_cases_pass() -> None:
+    candidate = verdict(CaseVerdict(case="a", status="pass"))
+    (wrong,), (absent,) = (by_operation([case("a", comparison)], DTYPES, {}) for comparison in (FAR, MISSING))
+    assert replace(candidate, operations=(wrong,)).status == "fail"
+    assert replace(candidate, operations=(absent,)).status == "pass"  # its case says so already
+    problem = WeightProblem(preset="unequal", tensor="w", problem="not as stored")
+    assert replace(candidate, weights=(problem,)).status == "fail"
+    assert replace(candidate, outdated=("the deviation has gone",)).status == "fail"
+
+
+def test_only_a_case_that_is_known_to_be_declined_does_not_count() -> None:
+    shown = CaseVerdict(case="a", status="pass")
+    declined = CaseVerdict(case="b", status="unsupported")
+    assert verdict(shown, declined).status == "unsupported"
+    assert verdict(shown, replace(declined, waived=("unsupported: no square matrices",))).status == "pass"
+    assert verdict(replace(declined, waived=("unsupported: no square matrices",))).status == "missing"
+
+
+@pytest.mark.parametrize(
+    ("waivers", "summary"),
+    [
+        ((), "pass (caches)"),
+        ((replace(WAIVER, tap="", says="no square matrices"),), "pass (caches)"),
+        ((WAIVER,), "pass (caches) with 1 known deviation"),
+        ((WAIVER, WAIVER), "pass (caches) with 2 known deviations"),
+    ],
+)
+def test_a_pass_is_shown_with_its_level_and_its_known_deviations(waivers: tuple[Waiver, ...], summary: str) -> None:
+    assert replace(verdict(CaseVerdict(case="a", status="pass")), waivers=waivers).summary == summary
+
+
+def test_what_is_no_pass_is_shown_as_its_status() -> None:
+    assert replace(verdict(CaseVerdict(case="a", status="fail")), waivers=(WAIVER,)).summary == "fail"
 
 
 @pytest.mark.parametrize(
@@ -197,3 +243,66 @@ def test_the_taps_that_the_next_level_would_add_are_told(level: str, first: str,
 def test_what_is_shown_already_is_not_added_by_the_next_level() -> None:
     assert missing_taps(("logits", "*.router.*"), UNEQUAL, "logits") == ("moe.expert_index", "moe.expert_gate")
     assert missing_taps(("*",), UNEQUAL, "caches") == ()
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "status"),
+    [
+        ((FAR, MISSING), "fail"),
+        ((MISSING, MISSING), "missing"),
+        ((GOOD, KNOWN), "waived"),
+        ((BULKY, KNOWN), "fail"),
+    ],
+)
+def test_an_operation_is_as_bad_as_its_comparisons_and_a_known_deviation_is_told(
+    comparisons: tuple[Comparison, ...], status: Status
+) -> None:
+    renamed = [replace(comparison, tap="layers.01.attention.query") for comparison in comparisons]
+    (row,) = by_operation([case("a", *renamed)], DTYPES, {})
+    assert row.status == status
+
+
+def leaning(score: float, tap: str = "layers.01.attention.output", num_elements: int = 100) -> Comparison:
+    """Return a comparison whose only statistic is a gain, so many times what is allowed."""
+    gain = Systematic("gain", 1e-3, standard_error=1e-3 / (7.0 * score), floor=0.0, information=1.0, allowed=7.0)
+    return Comparison(0, tap, num_elements, systematic=(gain,))
+
+
+@pytest.mark.parametrize(("score", "status"), [(0.5, "pass"), (0.8, "fail")])
+def test_what_many_taps_err_in_common_fails_their_operation_though_each_passes(score: float, status: Status) -> None:
+    assert leaning(score).passed
+    (row,) = by_operation([case("a", leaning(score)), case("b", leaning(score))], DTYPES, {})
+    assert row.systematic[0].ratio == pytest.approx(score * math.sqrt(2))
+    assert row.status == status
+
+
+def test_an_error_in_common_of_exactly_what_is_allowed_passes() -> None:
+    even = replace(leaning(0.5).systematic[0], coefficient=7.0, standard_error=1.0)
+    (row,) = by_operation([case("a", replace(GOOD, systematic=(even,)))], DTYPES, {})
+    assert row.systematic[0].ratio == 1.0
+    assert row.status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("tap", "counted"),
+    [
+        ("embedding", 2),
+        ("layers.00.attention.norm", 2),
+        ("layers.00.attention.value", 2),
+        ("layers.00.attention.output", 3),
+        ("layers.01.attention.norm", 3),
+        ("final_norm", 3),
+    ],
+)
+def test_values_of_the_token_alone_count_once_per_preset_and_the_largest_comparison_stands_for_them(
+    tap: str, counted: int
+) -> None:
+    found = [
+        ("small/prefill/a", leaning(0.1, tap, 100)),
+        ("small/prefill/b", leaning(0.2, tap, 900)),
+        ("large/prefill/a", leaning(0.2, tap, 500)),
+    ]
+    (gain,) = pooled_systematic(found)
+    assert gain.information == counted
+    if counted == 2:
+        assert gain.ratio == pytest.approx(0.2 * math.sqrt(2))

@@ -34,17 +34,18 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "argmax": "argm
 
 @dataclass(frozen=True)
 class Mutant:
-    """A module with one fault: where it is, what stood there and what stands there now."""
+    """A module with one fault: its line and the code there, what stood in its place and what stands there now."""
 
     line: int
+    code: str
     before: str
     after: str
     tree: ast.Module
 
 
 def mutants(source: str) -> Iterator[Mutant]:
-    """Yield every mutant of a module; what no run evaluates (annotations, docstrings) is left alone."""
-    tree = ast.parse(source)
+    """Yield every mutant of a module; what decides nothing (annotations, docstrings, decorators) is left alone."""
+    tree, lines = ast.parse(source), source.splitlines()
     inert = set(map(id, inert_nodes(tree)))
     nodes = list(ast.walk(tree))
     for i, node in enumerate(nodes):
@@ -55,13 +56,15 @@ def mutants(source: str) -> Iterator[Mutant]:
             place = list(ast.walk(mutated))[i]
             replace(mutated, place, changed)
             ast.fix_missing_locations(mutated)
-            yield Mutant(getattr(node, "lineno", 0), ast.unparse(node), ast.unparse(changed), mutated)
+            line = getattr(node, "lineno", 1)
+            yield Mutant(line, lines[line - 1].strip(), ast.unparse(node), ast.unparse(changed), mutated)
 
 
 def inert_nodes(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield the nodes of annotations and docstrings, of imports, and of field defaults that only document."""
+    """Yield the nodes of annotations, docstrings and decorators."""
     for node in ast.walk(tree):
         parts = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        parts += getattr(node, "decorator_list", [])
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             parts.append(node.value)
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
