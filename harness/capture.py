@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.answers import Answer, read_answer
+from harness.cases import Case
 from harness.child import Limits
 from harness.contract import Array
 from harness.jobs import read_job
@@ -69,20 +70,29 @@ def capture(
     present set lacks are run, so that a set grows on another platform too. Raises FixtureError, and then nothing has
     changed.
     """
-    present = stored_taps(directory, groups) if add else {}
+    return write_golden(
+        directory,
+        suite=SUITE,
+        provenance=record_provenance(specification_digest(), PRECISION),
+        presets=list({group.preset.name: group.preset for group in groups}.values()),
+        cases=captured(groups, stored_taps(directory, groups) if add else {}, on_progress),
+        replace=replace,
+    )
+
+
+def captured(
+    groups: Sequence[Group], present: Mapping[str, Mapping[str, Array]], on_progress: Progress
+) -> Iterator[tuple[Case, Mapping[str, Array]]]:
+    """Yield every case with its taps: those present by case id, or what the canonical model gives and the gate passes.
+
+    The model runs when the first case is asked for: by then the writer holds the folder, and no other capture does.
+    """
     missing = lacking(groups, present)
     with tempfile.TemporaryDirectory() as scratch:
         answers = canonical_answers(missing, Path(scratch), on_progress)
         gate(missing, answers)
         taps = {**present, **{case_id: answer.taps for each in answers for case_id, answer in each.items()}}
-        return write_golden(
-            directory,
-            suite=SUITE,
-            provenance=record_provenance(specification_digest(), PRECISION),
-            presets=list({group.preset.name: group.preset for group in groups}.values()),
-            cases=[(case, taps[case.id]) for group in groups for case in group.cases],
-            replace=replace,
-        )
+        yield from ((case, taps[case.id]) for group in groups for case in group.cases)
 
 
 def stored_taps(directory: Path, groups: Sequence[Group]) -> dict[str, Mapping[str, Array]]:

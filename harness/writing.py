@@ -43,10 +43,10 @@ def write_golden(
 ) -> Manifest:
     """Write a golden set of presets and of cases with their expected taps (by `tap_key`).
 
-    The set is built beside `directory` and takes that name only when it is complete. `replace` holds glob patterns of
-    the presets and cases of a present set that may change or go; with "*" that set need not even be readable. The
-    record of the noise model is this harness's own. Raises FixtureError for what may not be stored or replaced, and
-    then the present set stays as it was.
+    The set is built beside `directory` and takes that name only when it is complete; `cases` are asked for only once no
+    other writer can be at work. `replace` holds glob patterns of the presets and cases of a present set that may change
+    or go; with "*" that set need not even be readable. The record of the noise model is this harness's own. Raises
+    FixtureError for what may not be stored or replaced, and then the present set stays as it was.
     """
     by_name = {preset.name: preset for preset in presets}
     record = read_json(GOLDEN_DIR / "v1" / NOISE)

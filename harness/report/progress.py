@@ -20,6 +20,7 @@ def progress_bar(num_cases: int, *, shown: bool = True) -> Iterator[Callable[[st
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("starting", total=num_cases)
         yield lambda name, case: bar.update(task, advance=1, description=f"{name} {case}")

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import capture
 from harness.capture import gate, lacking, suite_groups
 from harness.contract import Array
 from harness.store import FixtureError
 from harness.suite import suite_cases
+from harness.writing import whole_folder
 from tests.harness.honest_port import answered, golden_taps, group_of
 
 CASE = "float_weights/prefill/top_1.bfloat16"
@@ -50,3 +52,9 @@ def test_adding_runs_only_the_cases_that_a_set_lacks() -> None:
     left = lacking(groups, every - {CASE})
     assert [case.id for group in left for case in group.cases] == [CASE]
     assert lacking(groups, every) == []
+
+
+def test_where_another_captures_the_model_is_not_even_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "canonical_answers", lambda *_: pytest.fail("it was run"))
+    with whole_folder(tmp_path / "v1"), pytest.raises(FixtureError, match="another capture is writing"):
+        capture.capture(tmp_path / "v1", [group_of(CASE)])

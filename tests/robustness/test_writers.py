@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,36 @@ def test_of_two_writers_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -
         with pytest.raises(FixtureError, match="another capture is writing"):
             write_tiny(tmp_path / "v1")
     assert everything(tmp_path) == {"v1/first.txt": b"first"}
+
+
+ONE_CASE_AT_ONCE = """
+import sys, time
+from pathlib import Path
+from harness import capture
+from harness.__main__ import main
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+group = min(capture.suite_groups(), key=lambda group: sum(weight.nbytes for weight in group.preset.weights.values()))
+capture.suite_groups = lambda: (group,)
+(folder / name).touch()
+while not all((folder / each).exists() for each in ("first", "second")):
+    time.sleep(0.001)
+sys.exit(main(["capture", "--out", str(folder / "v1")]))
+"""
+"""A capture of the smallest group of the suite that begins when a second one does."""
+
+
+def test_of_two_captures_at_once_one_is_whole_and_the_other_is_told(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as both:
+        done = list(both.map(lambda name: python("-c", ONE_CASE_AT_ONCE, str(tmp_path), name), ("first", "second")))
+    winner, loser = sorted(done, key=lambda each: each.returncode)
+    assert winner.returncode == 0, winner.stderr
+    assert loser.returncode == 2
+    assert (
+        loser.stderr == f"{tmp_path}/.v1.partial: another capture is writing, or was killed; if none runs, remove it\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second", "v1"]
+    check_golden(tmp_path / "v1")
 
 
 FAILING: dict[str, tuple[int, str, str]] = {
