@@ -10,11 +10,11 @@ import numpy as np
 from harness.cases import Case, Preset, steps_before
 from harness.compare import SPECS
 from harness.contract import Array, split_tap, tap_name, tap_names
-from harness.faults import Fault, mutant
+from harness.faults import Fault, change_of, mutant
 from harness.local import Evidence, Key, before, has_gaps, safe, simulate, widened
 from harness.noise import Fence, fence_of
 from harness.operations.row import Alternative, Exact, Scope
-from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from harness.oracle import DEFAULT_MARGIN, Alternatives, Evaluator, ExactWeights, evaluate, walk
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ def predict(
     layers: Mapping[str, Collection[int | None]],
     faults: Mapping[str, Fault],
     factor: float = 1.0,
+    margin: float = DEFAULT_MARGIN,
 ) -> Iterator[Prediction]:
     """Yield a prediction for every tap of some operations that a candidate showed, well or ill shaped.
 
-    `layers` are those of interest by operation, all if empty; `factor` is the λ of the fences. A fault of a hidden
-    operation is carried on to the taps that show it.
+    `layers` are those of interest by operation, all if empty; `factor` is the λ of the fences, `margin` that of the
+    jumps of inner roundings. A fault of a hidden operation is carried on to the taps that show it.
     """
     preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
     # What no check compares is shown too: a fault may let a masked key or a pad in.
@@ -81,20 +82,28 @@ def predict(
     }
     reachable = {split_tap(tap)[1] for tap in hidden | wanted}
 
-    def results(evaluator: Evaluator) -> dict[Key, tuple[Exact, Array]]:
+    def results(evaluator: Evaluator, taps: Collection[str]) -> dict[Key, tuple[Exact, Array]]:
         walked = walk(
             preset,
             case,
             lambda call, tap: shown.get((call, tap)),
             weights=exhibit.weights,
             alternatives=exhibit.alternatives,
-            evaluator=only(hidden | wanted, evaluator),
+            evaluator=only(taps, evaluator),
+            margin=margin,
         )
-        return {(call, tap): (exact, value) for call, tap, exact, value in walked}
+        return {(call, tap): (exact, value) for call, tap, exact, value in walked if tap in taps}
 
-    exact = results(evaluate)
+    def changed(fault: Fault) -> set[str]:
+        if hidden:  # what is wrong there is carried on
+            return hidden | wanted
+        return {tap for tap in wanted if change_of(fault, tap, evidence.config) is not None}
+
+    exact = results(evaluate, hidden | wanted)
     faulty = {
-        name: results(mutant(fault)) for name, fault in faults.items() if not reachable.isdisjoint(fault.operations)
+        name: exact | results(mutant(fault), changed(fault))
+        for name, fault in faults.items()
+        if not reachable.isdisjoint(fault.operations)
     }
     for key, (honest, _) in exact.items():
         if key[1] not in wanted or not (key in evidence.observed or key in evidence.misshapen):

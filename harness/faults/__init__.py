@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.faults import attention, execution, operation, state, weights
-from harness.faults.row import Change, Fault, mutant
+from harness.faults.row import Change, Fault, change_of, mutant
 
-__all__ = ["FAULTS", "Change", "Fault", "faults_at", "mutant"]
+__all__ = ["FAULTS", "Change", "Fault", "change_of", "faults_at", "mutant"]
 
 FAULTS: Mapping[str, Fault] = {
     fault.id: fault for module in (operation, attention, weights, state, execution) for fault in module.FAULTS

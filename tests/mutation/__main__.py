@@ -9,8 +9,9 @@ import argparse
 import json
 import sys
 
+from harness.detection import measure
 from harness.files import write_json
-from harness.power import POWER_FILE, measure
+from harness.power import POWER_FILE
 from harness.report.progress import progress_bar
 from harness.run import read_groups, run_size
 from tests.harness.honest_port import golden

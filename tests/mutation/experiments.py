@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.detection import power_of_case
 from harness.diagnosis import diagnose
 from harness.faults import FAULTS, Fault, mutant
-from harness.power import power_of_case, taps_of_level
+from harness.power import taps_of_level
 from tests.conformance.test_nulls import CASES, NULLS, TARGETS
 from tests.harness.honest_port import NUM_ELEMENTS, at_fault, check, golden_taps
 from tests.mutation.trials import GOLDEN_DRAW, Judged, both, cases_of, drawn, emulated, in_torch, mutant_of
 
 MAX_HALVINGS = 40
-NUM_POWER_SEEDS = 10
+POWER_SEEDS = range(10, 20)
+"""Others than the one by which the smallest dose found was chosen."""
+
 NUM_PAIRS = 40
 
 HARMFUL = tuple(name for name, fault in FAULTS.items() if not fault.harmless)
@@ -169,8 +172,8 @@ def power_checks(floor: Floor) -> list[PowerCheck]:
         predicted = power_of_case(
             preset, case, golden_taps(case_id), taps_of_level("caches"), {fault.id: weaker}, NUM_ELEMENTS, weights
         ).get(fault.id, 0.0)
-        found = sum(detected(weaker, (case_id,), seed) for seed in range(NUM_POWER_SEEDS))
-        checks.append(PowerCheck(fault.id, dtype, weaker.dose, predicted, found, NUM_POWER_SEEDS))
+        found = sum(detected(weaker, (case_id,), seed) for seed in POWER_SEEDS)
+        checks.append(PowerCheck(fault.id, dtype, weaker.dose, predicted, found, len(POWER_SEEDS)))
     return checks
 
 

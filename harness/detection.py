@@ -1,0 +1,219 @@
+"""The chance that a known fault is found, from the noise model alone, before anything is run (design: §5).
+
+A draw is what a port with the fault may have computed: modelled noise and one rounding at every operation. At these
+inputs the fault moves an operation's result by d = faulty − exact; noise is drawn for that too, and the local check is
+asked, of every tap, pooled over the layers, and in every permitted way. The share of draws that fail is the power.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from harness.cases import Case, Preset, steps_before, tap_key
+from harness.choice import Shown, choose_ways, failing_together
+from harness.compare import COPIES, Comparison, compare, compare_routing
+from harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
+from harness.faults import FAULTS, Fault, mutant
+from harness.local import Evidence, Key, fence_of_copy, gather
+from harness.noise import ACCUMULATION_ROUNDOFF, Fence, margin, tail_factor
+from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
+from harness.operations.row import Exact
+from harness.oracle import ExactWeights, walk
+from harness.power import Table, taps_of_level
+from harness.prediction import Exhibit, Prediction, hides_taps, predict
+
+NUM_DRAWS = 20
+
+GENERAL = ("unequal/prefill/padded_batch.*", "stress/prefill/saturated_cap.*")
+"""Cases in which every fault is tried, whatever it is meant to be shown by."""
+
+
+def power_of_case(
+    preset: Preset,
+    case: Case,
+    inputs: Mapping[str, Array],
+    taps: Collection[str],
+    faults: Mapping[str, Fault],
+    num_elements: int,
+    weights: ExactWeights | None = None,
+) -> dict[str, float]:
+    """Return the power of each fault in one case for a candidate that shows some taps (globs).
+
+    `inputs` are the golden values by `call0/TAP`, `num_elements` is the size of the run. Golden values are the inputs
+    of every draw where taps are hidden, since every fence then takes sixteen walks through the model, and of a fault
+    that chooses other experts, since modelled noise would break the exact ties. A fault that changes nothing in the
+    case has no entry.
+    """
+    weights = weights or ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    info = CandidateInfo(name="golden", version="", taps=tuple(taps))
+    random = np.random.default_rng(0)
+    fences = {"factor": tail_factor(num_elements), "margin": margin(num_elements)}
+    everywhere: dict[str, tuple[int, ...]] = {spec.operation: () for spec in tap_specs()}
+
+    def exhibit_of(values: Mapping[str, Array]) -> Exhibit:
+        return Exhibit(preset, case, gather(preset, case, info, values), weights, {})
+
+    golden = exhibit_of(inputs)
+    hidden = list(predict(golden, everywhere, faults, **fences)) if hides_taps(golden) else None
+    power = {}
+    for name, fault in faults.items():
+        still = hidden or fault.operations == ("moe.expert_index",)
+        draws = []
+        for _ in range(NUM_DRAWS):
+            exhibit = golden if still else exhibit_of(shown_by_port(golden, fault, random))
+            own = dict.fromkeys(fault.operations, ())
+            predictions = hidden or list(predict(exhibit, own, {name: fault}, **fences))
+            draws.append(found_in(exhibit, predictions, name, num_elements, random))
+        if any(found is not None for found in draws):
+            power[name] = draws.count(True) / NUM_DRAWS
+    return power
+
+
+def shown_by_port(golden: Exhibit, fault: Fault, random: np.random.Generator) -> dict[str, Array]:
+    """Return one draw of what a port with a fault, honest otherwise, shows in a case, by `call0/TAP`."""
+    recorded = golden.evidence.recorded
+
+    def emulate(tap: str, exact: Exact) -> Array:
+        operation = split_tap(tap)[1]
+        return noisy(exact, operation, recorded[operation], 0.0, random)
+
+    walked = walk(golden.preset, golden.case, weights=golden.weights, perturb=emulate, evaluator=mutant(fault))
+    return {
+        tap_key(call, tap): value.astype(np.int32 if recorded[split_tap(tap)[1]] == "int32" else np.float32)
+        for call, tap, _, value in walked
+    }
+
+
+def noisy(exact: Exact, operation: str, recorded: str, inherited: Array | float, random: np.random.Generator) -> Array:
+    """Return a result with noise drawn from the model, rounded to its dtype; a copy adds none.
+
+    `inherited` is the deviation of what hidden operations pass on.
+    """
+    if recorded == "int32":
+        return exact.value
+    if operation in COPIES:
+        return round_to(exact.value, recorded)
+    shape = exact.value.shape
+    noise = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) / 2 * random.uniform(-1, 1, shape)
+    noise += ACCUMULATION_ROUNDOFF / math.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
+    noise += inherited * random.standard_normal(shape)
+    return round_to(exact.value + noise, recorded)
+
+
+def found_in(
+    exhibit: Exhibit,
+    predictions: Sequence[Prediction],
+    fault: str,
+    num_elements: int,
+    random: np.random.Generator,
+) -> bool | None:
+    """Return whether a fault is found in one draw of the noise, None where it changes nothing that is compared."""
+    if exhibit.evidence.misshapen:
+        return True
+    rows: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        rows.setdefault(prediction.operation, []).append(prediction)
+    changed = [row for row in rows.values() if any(is_changed(prediction, fault) for prediction in row)]
+    return any(fails_at(exhibit, row, fault, num_elements, random) for row in changed) if changed else None
+
+
+def is_changed(prediction: Prediction, fault: str) -> bool:
+    """Return whether a fault changes anything that is compared at a tap."""
+    exact, faulty = prediction.exact.value, prediction.faulty.get(fault, prediction.exact).value
+    return faulty.shape != exact.shape or bool((faulty != exact)[prediction.mask].any())
+
+
+def fails_at(
+    exhibit: Exhibit, row: Sequence[Prediction], fault: str, num_elements: int, random: np.random.Generator
+) -> bool:
+    """Return whether one operation, all of whose taps are given, fails in one draw of the noise on a fault's results.
+
+    As in a run it fails if no permitted way to compute it mends that; those are not tried around hidden taps.
+    """
+    given = {prediction.key: prediction.faulty.get(fault, prediction.exact) for prediction in row}
+    if any(given[prediction.key].value.shape != prediction.exact.value.shape for prediction in row):
+        return True
+    routed = [
+        compare_routing(*one.key, one.probabilities, given[one.key].value, one.mask, slack_of(one.probabilities))
+        for one in row
+        if one.probabilities is not None
+    ]
+    if routed:
+        return any(not one.passed or bool(one.note) for one in routed)
+    seen = {prediction.key: drawn(exhibit, prediction, given[prediction.key], random) for prediction in row}
+    local = {exhibit.case.id: [compared(exhibit, prediction, seen[prediction.key]) for prediction in row]}
+    shown = [Shown(exhibit.preset, exhibit.case, showing(exhibit, seen), exhibit.weights)]
+    if not hides_taps(exhibit):
+        choose_ways(shown, local, num_elements)
+    return not all(one.passed for one in local[exhibit.case.id]) or bool(failing_together(shown, local))
+
+
+def drawn(exhibit: Exhibit, prediction: Prediction, given: Exact, random: np.random.Generator) -> Array:
+    """Return what a port shows at a tap whose operation gave an exact or a faulty result."""
+    inherited = 0.0 if prediction.noise is None else prediction.noise
+    recorded = exhibit.evidence.observed[prediction.key].recorded
+    return noisy(given, prediction.operation, recorded, inherited, random)
+
+
+def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Comparison:
+    """Return the local check of one tap."""
+    recorded = exhibit.evidence.observed[prediction.key].recorded
+    fence = fence_in_check(exhibit, prediction, recorded)
+    return compare(*prediction.key, prediction.exact, fence, observed, prediction.mask, recorded)
+
+
+def slack_of(probabilities: Array) -> Array:
+    """Return to within what the shown scores of experts are known."""
+    slack: Array = 2 * UNIT_ROUNDOFF["float32"] * probabilities
+    return slack
+
+
+def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:
+    """Return the evidence of a case with other values at some taps."""
+    evidence = exhibit.evidence
+    observed = {key: replace(evidence.observed[key], raw=value, cleaned=value) for key, value in seen.items()}
+    return replace(evidence, observed={**evidence.observed, **observed})
+
+
+def fence_in_check(exhibit: Exhibit, prediction: Prediction, recorded: str) -> Fence:
+    """Return the fence as the local check sets it: caches are copies."""
+    if prediction.operation not in COPIES:
+        return prediction.fence
+    steps = steps_before(exhibit.case, prediction.key[0])
+    return fence_of_copy(prediction.exact, prediction.fence, recorded, steps, exhibit.evidence.config)
+
+
+def measure(
+    cases: Iterable[tuple[Preset, Case, Mapping[str, Array]]],
+    num_elements: int,
+    on_progress: Callable[[str], None] = lambda _case: None,
+) -> Table:
+    """Return the power of every fault at every level, in the cases that are meant to show it and two general ones.
+
+    Each case comes with its preset and golden taps; `num_elements` is the size of a run over all of them.
+    """
+    table: dict[str, dict[str, dict[str, float]]] = {level: {} for level in LEVELS}
+    for preset, case, inputs in cases:
+        weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+        faults = faults_shown_by(case.id)
+        for level in LEVELS if faults else ():
+            found = power_of_case(preset, case, inputs, taps_of_level(level), faults, num_elements, weights)
+            for name, power in found.items():
+                table[level].setdefault(name, {})[case.id] = round(power, 4)
+        on_progress(case.id)
+    return table
+
+
+def faults_shown_by(case: str) -> dict[str, Fault]:
+    """Return the faults with a mutant that a case is meant to show, all in a general case."""
+    general = any(fnmatch.fnmatchcase(case, pattern) for pattern in GENERAL)
+    return {
+        name: fault
+        for name, fault in FAULTS.items()
+        if fault.changes and (general or any(fnmatch.fnmatchcase(case, pattern) for pattern in fault.shown_by))
+    }
