@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from harness.noise import ACCUMULATION_ROUNDOFF, Fence, margin, tail_factor
 from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.row import Exact
 from harness.oracle import ExactWeights, walk
-from harness.power import Table, taps_of_level
+from harness.power import taps_of_level
 from harness.prediction import Exhibit, Prediction, hides_taps, predict
 
 NUM_DRAWS = 20
@@ -188,25 +188,19 @@ def fence_in_check(exhibit: Exhibit, prediction: Prediction, recorded: str) -> F
     return fence_of_copy(prediction.exact, prediction.fence, recorded, steps, exhibit.evidence.config)
 
 
-def measure(
-    cases: Iterable[tuple[Preset, Case, Mapping[str, Array]]],
-    num_elements: int,
-    on_progress: Callable[[str], None] = lambda _case: None,
-) -> Table:
-    """Return the power of every fault at every level, in the cases that are meant to show it and two general ones.
+def power_by_level(
+    preset: Preset, case: Case, inputs: Mapping[str, Array], num_elements: int
+) -> dict[str, dict[str, float]]:
+    """Return by level the power of every fault that a case is meant to show, of all of them in a general case.
 
-    Each case comes with its preset and golden taps; `num_elements` is the size of a run over all of them.
+    `inputs` are the golden taps, `num_elements` is the size of a run over all cases.
     """
-    table: dict[str, dict[str, dict[str, float]]] = {level: {} for level in LEVELS}
-    for preset, case, inputs in cases:
-        weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
-        faults = faults_shown_by(case.id)
-        for level in LEVELS if faults else ():
-            found = power_of_case(preset, case, inputs, taps_of_level(level), faults, num_elements, weights)
-            for name, power in found.items():
-                table[level].setdefault(name, {})[case.id] = round(power, 4)
-        on_progress(case.id)
-    return table
+    weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    faults = faults_shown_by(case.id)
+    return {
+        level: power_of_case(preset, case, inputs, taps_of_level(level), faults, num_elements, weights)
+        for level in (LEVELS if faults else ())
+    }
 
 
 def faults_shown_by(case: str) -> dict[str, Fault]:

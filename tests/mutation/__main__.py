@@ -9,11 +9,8 @@ import argparse
 import json
 import sys
 
-from harness.detection import measure
 from harness.files import write_json
 from harness.power import POWER_FILE
-from harness.report.progress import progress_bar
-from harness.run import read_groups, run_size
 from tests.harness.honest_port import golden
 from tests.mutation import session, summary
 
@@ -26,10 +23,7 @@ def main() -> int:
     parser.add_argument("--power-only", action="store_true", help="write the power table alone")
     parser.add_argument("--honest-runs", type=int, default=session.NUM_HONEST_RUNS, metavar="N")
     options = parser.parse_args()
-    groups = read_groups(golden())
-    cases = [(group.preset, case, group.expected(case.id)) for group in groups for case in group.cases]
-    with progress_bar(len(cases)) as advance:
-        table = measure(cases, run_size(groups), lambda case: advance("power", case))
+    table = session.power_table()
     write_json(POWER_FILE, {"format": 1, "suite": golden().manifest.suite, "power": table})
     if options.power_only:
         return 0

@@ -8,8 +8,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from harness.contract import LEVELS
+from harness.detection import power_by_level
+from harness.power import Table
 from harness.report.progress import progress_bar
+from harness.run import read_groups, run_size
+from harness.store import case_ids
 from tests.conformance.test_nulls import NULLS
+from tests.harness.honest_port import golden, golden_case, golden_taps
 from tests.mutation import experiments, honest_runs
 from tests.mutation.experiments import HARMFUL, IN_THE_ORACLE, Floor, LeftOut, Null, Pair, PowerCheck, Trial
 from tests.mutation.trials import DTYPES
@@ -52,8 +58,7 @@ def run(
     nulls = [(null, dtype) for null in NULLS for dtype in DTYPES if with_power]
     num_steps = len(mutants) * (oracle_draws + 1) + len(both) * port_draws + len(pairs) + len(nulls)
     num_steps += (1 + with_power) * len(doses)
-    context = multiprocessing.get_context("spawn")  # JAX, where it is loaded, does not outlive a fork
-    with ProcessPoolExecutor(NUM_PROCESSES, context) as pool, progress_bar(num_steps) as advance:
+    with pool_of(NUM_PROCESSES) as pool, progress_bar(num_steps) as advance:
 
         def each(experiment: Callable[..., Row], tasks: Iterable[Sequence[object]]) -> Iterator[Row]:
             tasks = list(tasks)
@@ -76,6 +81,30 @@ def run(
             powers=[row for found in powers for row in found],
             honest=honest(num_honest_runs),
         )
+
+
+def power_table() -> Table:
+    """Work out the power of every fault at every level, in the cases that are meant to show it."""
+    cases = case_ids(golden())
+    table: dict[str, dict[str, dict[str, float]]] = {level: {} for level in LEVELS}
+    with pool_of(NUM_PROCESSES) as pool, progress_bar(len(cases)) as advance:
+        for case, levels in zip(cases, pool.map(power_by_level_of, cases), strict=True):
+            for level, powers in levels.items():
+                for name, power in powers.items():
+                    table[level].setdefault(name, {})[case] = round(power, 4)
+            advance("power", case)
+    return table
+
+
+def power_by_level_of(case_id: str) -> dict[str, dict[str, float]]:
+    """Work out the power of every fault at every level in one golden case, for a run over all of them."""
+    preset, case = golden_case(case_id)
+    return power_by_level(preset, case, golden_taps(case_id), run_size(read_groups(golden())))
+
+
+def pool_of(num_processes: int) -> ProcessPoolExecutor:
+    """Return processes that start anew: JAX, where it is loaded, does not outlive a fork."""
+    return ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
 
 
 def honest(num_runs: int) -> dict[str, Any]:

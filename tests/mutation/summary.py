@@ -12,7 +12,7 @@ from harness.faults import FAULTS
 from harness.power import VISIBLE, Table, power_of_run
 from harness.store import case_ids
 from tests.harness.honest_port import golden
-from tests.mutation.experiments import PowerCheck, Trial
+from tests.mutation.experiments import Trial
 from tests.mutation.rates import clopper_pearson
 from tests.mutation.session import Results
 from tests.mutation.trials import DTYPES
@@ -75,35 +75,47 @@ def rates(results: Results) -> dict[str, Rate]:
 
 def exempt(table: Table) -> dict[str, tuple[str, ...]]:
     """Return the faults whose predicted power in a full run is below one half, by compute dtype."""
-    cases = [(case, dtype) for dtype in DTYPES for case in case_ids(golden(), f"*.{dtype}")]
-    return {power.fprop_dtype: power.invisible for power in power_of_run("caches", cases, table)}
+    return {power.fprop_dtype: power.invisible for power in power_of_run("caches", suite(), table)}
 
 
-def calibration(powers: Sequence[PowerCheck]) -> list[dict[str, Any]]:
-    """Compare predicted and observed power, by bins of the predicted one.
+def calibration(results: Results, table: Table) -> list[dict[str, Any]]:
+    """Compare predicted and observed power: doses in the oracle by bins of the predicted one, whole faults in the port.
 
     They agree where the mean prediction lies in the binomial interval (99 %) of what was observed.
     """
     found = []
     for low, high in itertools.pairwise(BINS):
-        chosen = [row for row in powers if low <= row.predicted < high or high == row.predicted == 1.0]
-        if not chosen:
-            continue
-        runs, hits = sum(row.runs for row in chosen), sum(row.found for row in chosen)
-        predicted = sum(row.predicted * row.runs for row in chosen) / runs
-        bounds = clopper_pearson(hits, runs, POWER_CONFIDENCE)
-        found.append(
-            {
-                "from": low,
-                "to": high,
-                "runs": runs,
-                "predicted": predicted,
-                "observed": hits / runs,
-                "bounds": list(bounds),
-                "agrees": bounds[0] <= predicted <= bounds[1],
-            }
-        )
+        chosen = [row for row in results.powers if low <= row.predicted < high or high == row.predicted == 1.0]
+        if runs := sum(row.runs for row in chosen):
+            predicted = sum(row.predicted * row.runs for row in chosen) / runs
+            observed = Rate(sum(row.found for row in chosen), runs)
+            found.append(agreement(f"doses in the oracle, {low:.0%}–{high:.0%}", predicted, observed))
+    known = {power.fprop_dtype: power.probability for power in power_of_run("caches", suite(), table)}
+    for dtype in DTYPES:
+        trials = [trial for trial in results.port if trial.fprop_dtype == dtype and trial.fault in known[dtype]]
+        if trials:
+            predicted = sum(known[dtype][trial.fault] for trial in trials) / len(trials)
+            observed = Rate(sum(trial.detected for trial in trials), len(trials))
+            found.append(agreement(f"whole faults in the torch port, {dtype}", predicted, observed))
     return found
+
+
+def agreement(what: str, predicted: float, observed: Rate) -> dict[str, Any]:
+    """Return a prediction beside what was observed."""
+    low, high = clopper_pearson(observed.count, observed.trials, POWER_CONFIDENCE)
+    return {
+        "what": what,
+        "runs": observed.trials,
+        "predicted": predicted,
+        "observed": observed.count / observed.trials,
+        "bounds": [low, high],
+        "agrees": low <= predicted <= high,
+    }
+
+
+def suite() -> list[tuple[str, str]]:
+    """Return the cases of the golden set with their compute dtypes."""
+    return [(case, dtype) for dtype in DTYPES for case in case_ids(golden(), f"*.{dtype}")]
 
 
 def as_json(results: Results, table: Table) -> dict[str, Any]:
@@ -121,7 +133,7 @@ def as_json(results: Results, table: Table) -> dict[str, Any]:
         "left_out_taken_for": [asdict(row) for row in results.left_out if row.taken_for],
         "pairs_not_named": [asdict(row) for row in results.pairs if not row.named],
         "floors": [asdict(row) for row in results.floors],
-        "power": calibration(results.powers),
+        "power": calibration(results, table),
         "honest": results.honest,
     }
 
@@ -132,7 +144,7 @@ def missed(trials: Sequence[Trial], aspect: str) -> list[str]:
 
 
 def failures(results: Results, table: Table, committed: Mapping[str, Any]) -> list[str]:
-    """Return what must not be: surviving faults, accepted nulls, rates below the committed ones, false alarms."""
+    """Return what must not be: surviving faults, accepted nulls, lower rates, wrong predictions, false alarms."""
     spared = exempt(table)
     survivors = sorted(
         {
@@ -150,7 +162,12 @@ def failures(results: Results, table: Table, committed: Mapping[str, Any]) -> li
         and rate.count * before["trials"] < before["count"] * rate.trials
     ]
     alarms = [f"honest run failed: {alarm}" for alarm in results.honest.get("alarms", ())]
-    return [*survivors, *accepted, *lower, *alarms]
+    wrong = [
+        f"power of {row['what']}: predicted {row['predicted']:.1%}, observed {row['observed']:.1%}"
+        for row in calibration(results, table)
+        if not row["agrees"]
+    ]
+    return [*survivors, *accepted, *lower, *wrong, *alarms]
 
 
 HEAD = f"""# How good is the harness?
@@ -205,15 +222,15 @@ def power_page(found: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "## Predicted and observed power",
         "",
-        "Doses at, half and a quarter of the smallest one found.",
+        "Doses at, half and a quarter of the smallest one found, by bins of the predicted power; and the trials above.",
         "",
-        "| predicted | runs | mean predicted | observed (99 % bounds) | agree |",
+        "| runs of | number | mean predicted | observed (99 % bounds) | agree |",
         "|---|---|---|---|---|",
     ]
     for row in found:
         low, high = row["bounds"]
         lines.append(
-            f"| {row['from']:.0%}–{row['to']:.0%} | {row['runs']} | {row['predicted']:.1%} "
+            f"| {row['what']} | {row['runs']} | {row['predicted']:.1%} "
             f"| {row['observed']:.1%} ({low:.1%}–{high:.1%}) | {'yes' if row['agrees'] else 'no'} |"
         )
     return "\n".join(lines)

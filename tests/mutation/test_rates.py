@@ -23,7 +23,8 @@ def test_the_bounds_are_those_of_clopper_and_pearson() -> None:
 
 def test_a_surviving_fault_fails_the_session_unless_its_power_is_below_one_half() -> None:
     assert summary.failures(Results(oracle=[FOUND]), power_table(), {}) == []
-    assert summary.failures(Results(port=[SURVIVED]), power_table(), {}) == ["gelu_erf in float32 survives in the port"]
+    survivors = summary.failures(Results(port=[SURVIVED]), power_table(), {})
+    assert survivors[0] == "gelu_erf in float32 survives in the port"
     blind = {"caches": {name: x for name, x in power_table()["caches"].items() if name != "gelu_erf"}}
     assert summary.failures(Results(port=[SURVIVED]), blind, {}) == []
 
@@ -44,9 +45,18 @@ def test_a_rate_below_the_committed_one_fails_the_session() -> None:
 
 def test_power_agrees_where_the_prediction_lies_within_the_interval_of_what_was_observed() -> None:
     right = PowerCheck("gelu_erf", "float32", 0.5, predicted=0.7, found=7, runs=10)
-    (row,) = summary.calibration([right])
+    (row,) = summary.calibration(Results(powers=[right]), power_table())
     assert row["agrees"]
-    (row,) = summary.calibration([replace(right, found=1, runs=10)])
+    wrong = Results(powers=[replace(right, found=1)])
+    (row,) = summary.calibration(wrong, power_table())
+    assert not row["agrees"]
+    failure = "power of doses in the oracle, 50%–90%: predicted 70.0%, observed 10.0%"
+    assert summary.failures(wrong, power_table(), {}) == [failure]
+
+
+def test_power_is_compared_with_what_was_found_in_the_port_too() -> None:
+    (row,) = summary.calibration(Results(port=[FOUND] * 10 + [SURVIVED] * 10), power_table())
+    assert (row["what"], row["predicted"], row["observed"]) == ("whole faults in the torch port, float32", 1, 0.5)
     assert not row["agrees"]
 
 
