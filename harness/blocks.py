@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from harness.distribution import EDGES, histogram
 from harness.noise import BULK_DEVIATIONS, Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
-from harness.statistics import Sums, direction_sums, merge_directions
+from harness.statistics import Sums, add_directions, merge_directions
 
-BLOCK_SIZE = 2**16
-"""Elements of a block: the dozen float64 temporaries of a block fit a cache of 4 MiB."""
+BLOCK_SIZE = 2**17
+"""Elements of a block: few enough for the cache, enough that threads seldom wait for one another between operations."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Findings:
         return math.sqrt(self.squares / self.num_scored) / (1 + BULK_DEVIATIONS / math.sqrt(2 * self.num_scored))
 
     def __add__(self, other: Findings) -> Findings:
-        """Return what is found in both; of equal extremes the first in the tap counts."""
+        """Return what is found in both, without directions; of equal extremes the first in the tap counts."""
         bad = min((self, other), key=lambda found: (not found.num_bad, found.first_bad))
         worse = max((self, other), key=lambda found: (found.tail, -found.worst))
         return Findings(
@@ -75,7 +75,6 @@ class Findings:
             num_scored=self.num_scored + other.num_scored,
             excess=max(self.excess, other.excess),
             counts=tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
-            directions=merge_directions(self.directions or {}, other.directions or {}),
         )
 
 
@@ -83,15 +82,19 @@ def find(num_elements: int, block: Callable[[slice], Block], recorded: str) -> F
     """Return the findings in a tap of so many elements; `block` makes any stretch of it, in several threads at once."""
     stretches = [slice(start, min(start + BLOCK_SIZE, num_elements)) for start in range(0, num_elements, BLOCK_SIZE)]
     if len(stretches) <= 1:
-        return findings_of(block(slice(0, num_elements)), 0, recorded, alone=True)
+        directions: dict[str, Sums] = {}
+        found = findings_of(block(slice(0, num_elements)), 0, recorded, directions, alone=True)
+        return replace(found, directions=directions)
     num_threads = os.cpu_count() or 1
+    parts: list[dict[str, Sums]] = [{} for _ in range(num_threads)]
 
     def every(first: int) -> Findings:
-        found = (findings_of(block(s), s.start, recorded, alone=False) for s in stretches[first::num_threads])
+        found = (findings_of(block(s), s.start, recorded, parts[first]) for s in stretches[first::num_threads])
         return functools.reduce(Findings.__add__, found, Findings())
 
     with ThreadPoolExecutor(num_threads) as threads:
-        return functools.reduce(Findings.__add__, threads.map(every, range(num_threads)), Findings())
+        found = functools.reduce(Findings.__add__, threads.map(every, range(num_threads)), Findings())
+    return replace(found, directions=merge_directions(parts))
 
 
 def blocks_of(observed: Array, exact: Exact, fence: Fence, mask: Array) -> Callable[[slice], Block]:
@@ -122,15 +125,20 @@ def blocks_of(observed: Array, exact: Exact, fence: Fence, mask: Array) -> Calla
     return block
 
 
-def findings_of(block: Block, start: int, recorded: str, *, alone: bool) -> Findings:
-    """Return the findings in one block that starts at an index of the tap; `alone` where it is the whole tap."""
+def findings_of(
+    block: Block, start: int, recorded: str, directions: dict[str, Sums], *, alone: bool = False
+) -> Findings:
+    """Return the findings in one block that starts at an index of the tap; `alone` where it is the whole tap.
+
+    What it adds to the systematic statistics is added to `directions`.
+    """
     exact, fence, mask = block.exact, block.fence, block.mask
     num_elements = int(np.count_nonzero(mask))
     if not num_elements:
         return Findings()
-    bad = mask & ~np.isfinite(block.observed)
-    if num_bad := int(np.count_nonzero(bad)):  # the values are told apart, so no other statistic is needed
-        return Findings(num_elements, num_bad, first_bad=start + int(bad.argmax()))
+    finite = np.isfinite(block.observed)
+    if not finite.all() and (bad := mask & ~finite).any():  # the values are told apart: no other statistic is needed
+        return Findings(num_elements, int(np.count_nonzero(bad)), first_bad=start + int(bad.argmax()))
     signed = block.observed - exact.value
     if num_elements < mask.size:
         signed = np.where(mask, signed, 0.0)
@@ -140,6 +148,7 @@ def findings_of(block: Block, start: int, recorded: str, *, alone: bool) -> Find
     scored = mask & (exact.value != 0) & (fence.deviation > 0)  # a masked weight is exactly 0 and would dilute the mean
     num_scored = int(np.count_nonzero(scored))
     relative = np.divide(error, fence.deviation, out=np.zeros_like(error), where=scored)
+    add_directions(directions, signed, exact, fence, scored, recorded, alone=alone)
     return Findings(
         num_elements=num_elements,
         tail=float(ratio[worst]),
@@ -148,7 +157,6 @@ def findings_of(block: Block, start: int, recorded: str, *, alone: bool) -> Find
         num_scored=num_scored,
         excess=excess_units(error, exact, recorded, mask),
         counts=histogram(ratio if num_elements == mask.size else ratio[mask]),
-        directions=direction_sums(signed, exact, fence, scored, recorded, alone=alone),
     )
 
 

@@ -29,7 +29,8 @@ class Element:
 
 def histogram(ratio: Array) -> tuple[int, ...]:
     """Return how many of some errors / fences fall into each bin of `EDGES`; NaN counts as beyond all."""
-    at_most = [int(np.count_nonzero(ratio <= edge)) for edge in EDGES]
+    largest = ratio.max(initial=0.0)
+    at_most = [ratio.size if largest <= edge else int(np.count_nonzero(ratio <= edge)) for edge in EDGES]
     return tuple(upper - lower for lower, upper in zip((0, *at_most), (*at_most, ratio.size), strict=True))
 
 

@@ -87,18 +87,21 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
     can jump by, and the smallest normal number (flush-to-zero and −0 are honest). An operation that computes nothing
     (bound, spread and jump all 0) may only be rounded when the cache is narrower than what it stores.
     """
-    recorded_u = UNIT_ROUNDOFF[recorded]
-    recorded_u = max(ACCUMULATION_ROUNDOFF, recorded_u)
-    rounding = recorded_u * np.abs(exact.value)
+    tiny = SMALLEST_NORMAL[recorded]
+    rounding = max(ACCUMULATION_ROUNDOFF, UNIT_ROUNDOFF[recorded]) * np.abs(exact.value)
+    allowed, variance = rounding + tiny, np.square(rounding) / 3
     bound = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound)
     spread = ACCUMULATION_ROUNDOFF * np.asarray(exact.spread)
-    tiny = SMALLEST_NORMAL[recorded]
-    inherited = np.asarray(exact.inherited)
-    allowed = rounding + bound + factor / math.sqrt(3) * spread + exact.jump + factor * inherited + tiny
-    deviation = np.sqrt((rounding**2 + bound**2 + spread**2) / 3 + np.asarray(exact.jump) ** 2 + inherited**2 + tiny**2)
-    if inherited.any():  # it is correlated from element to element in ways that nothing is known of
+    reach = factor / math.sqrt(3)  # of a sum, in spreads
+    errors = ((bound, 1, 1 / 3), (spread, reach, 1 / 3), (exact.jump, 1, 1), (exact.inherited, factor, 1))
+    for error, times, share in errors:
+        if np.any(error):
+            allowed += times * error
+            variance += share * np.square(error)
+    deviation = np.sqrt(variance + tiny**2)
+    if np.any(exact.inherited):  # it is correlated from element to element in ways that nothing is known of
         return Fence(allowed, deviation, None, factor)
-    common = np.broadcast_to(bound + factor / math.sqrt(3) * spread if exact.shared else bound, allowed.shape)
+    common = np.broadcast_to(bound + reach * spread if exact.shared else bound, allowed.shape)
     return Fence(allowed, deviation, common, factor)
 
 

@@ -11,7 +11,7 @@ one cluster: a thousand weights near 1/7 err alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ MIXER = np.uint32(2654435761)
 
 OCTAVES = (-4, 12)
 """The lowest and highest power of two that bounds a bin of arguments; what lies beyond joins the outermost bins."""
+
+NUM_OCTAVES = 2 * (OCTAVES[1] - OCTAVES[0] + 1)
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,37 @@ class Systematic:
         return abs(self.score) / self.allowed
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sums:
-    """What a direction sums over some elements: residual · direction by cluster, direction², and terms of the floor."""
+    """What a direction sums over some elements, by bin: residual · direction by cluster, direction², the floor's terms.
+
+    terms float64 [bins, clusters], information and floor float64 [bins].
+    """
 
     terms: Array
-    information: float
-    floor: float
+    information: Array
+    floor: Array
 
-    def __add__(self, other: Sums) -> Sums:
-        """Return the sums over both, which have the same clusters."""
-        return Sums(self.terms + other.terms, self.information + other.information, self.floor + other.floor)
+    @staticmethod
+    def zero(num_bins: int, num_clusters: int) -> Sums:
+        """Return the sums over nothing."""
+        return Sums(np.zeros((num_bins, num_clusters)), np.zeros(num_bins), np.zeros(num_bins))
+
+    def add(self, cluster: Array, bins: Array | None, residual: Array, direction: Array, common: Array) -> None:
+        """Add elements, all [n], of one bin (None) or each of its own."""
+        num_bins, num_clusters = self.terms.shape
+        place = cluster if bins is None else bins * num_clusters + cluster
+        np.add.at(self.terms.reshape(-1), place, residual * direction)
+        squares, floor = np.square(direction), np.abs(direction) * common
+        self.information += squares.sum() if bins is None else np.bincount(bins, squares, num_bins)
+        self.floor += floor.sum() if bins is None else np.bincount(bins, floor, num_bins)
+
+    def absorb(self, other: Sums) -> None:
+        """Add the sums over other elements, which have the same bins and clusters."""
+        for i in np.flatnonzero(other.information):
+            self.terms[i] += other.terms[i]
+        self.information += other.information
+        self.floor += other.floor
 
 
 def systematic(error: Array, exact: Exact, fence: Fence, scored: Array, recorded: str) -> tuple[Systematic, ...]:
@@ -75,34 +97,43 @@ def systematic(error: Array, exact: Exact, fence: Fence, scored: Array, recorded
 
     Directions along which nothing errs are left out.
     """
-    return conclude(direction_sums(error, exact, fence, scored, recorded, alone=True), fence.factor)
+    directions: dict[str, Sums] = {}
+    add_directions(directions, error, exact, fence, scored, recorded, alone=True)
+    return conclude(directions, fence.factor)
 
 
 def conclude(directions: Mapping[str, Sums], allowed: float) -> tuple[Systematic, ...]:
-    """Return the statistic of every direction along which something errs."""
+    """Return the statistic of every direction, and of every bin of it, along which something errs."""
+    found = []
+    for name, sums in directions.items():
+        occurring = np.flatnonzero(sums.information)
+        whole = sums.terms[occurring].sum(0), sums.information.sum(), sums.floor.sum()
+        each = [(f"{name} {octave(i)}", sums.terms[i], sums.information[i], sums.floor[i]) for i in occurring]
+        found += [(name, *whole), *(each if len(sums.information) > 1 else [])]
     return tuple(
         Systematic(
             name=name,
-            coefficient=float(sums.terms.sum()) / sums.information,
-            standard_error=math.sqrt(float(sums.terms @ sums.terms)) / sums.information,
-            floor=sums.floor / sums.information,
-            information=sums.information,
+            coefficient=float(terms.sum() / information),
+            standard_error=math.sqrt(float(terms @ terms)) / float(information),
+            floor=float(floor / information),
+            information=float(information),
             allowed=allowed,
         )
-        for name, sums in directions.items()
-        if sums.terms.any()
+        for name, terms, information, floor in found
+        if terms.any()
     )
 
 
-def direction_sums(
-    error: Array, exact: Exact, fence: Fence, scored: Array, recorded: str, *, alone: bool
-) -> dict[str, Sums]:
-    """Return the sums of every direction over the elements that are scored, whitened by their deviation.
+def add_directions(
+    directions: dict[str, Sums], error: Array, exact: Exact, fence: Fence, scored: Array, recorded: str, *, alone: bool
+) -> None:
+    """Add to the sums of every direction the elements that are scored, whitened by their deviation.
 
-    `alone` where they are not merged with others: only the clusters that occur are kept then.
+    The value's own is binned by octaves of the argument. `alone` where no other elements are added: only the clusters
+    that occur are kept then.
     """
     if fence.common is None or not error.any():
-        return {}
+        return
 
     def take(x: Array) -> Array:
         return x.ravel() if all_scored else x[scored]
@@ -110,28 +141,28 @@ def direction_sums(
     all_scored = bool(scored.all())
     deviation = take(fence.deviation)
     residual, gain, common = (take(x) / deviation for x in (error, exact.value, fence.common))
-    cluster = cluster_of(take(exact.value), recorded)
+    cluster, num_clusters = cluster_of(take(exact.value), recorded), NUM_CLUSTERS
     if alone:
-        cluster = np.unique(cluster, return_inverse=True)[1]
-
-    def sums(along: Array, chosen: Array | slice) -> Sums:
-        direction = along[chosen]
-        terms = np.bincount(cluster[chosen], residual[chosen] * direction, minlength=0 if alone else NUM_CLUSTERS)
-        floor = float((np.abs(direction) * common[chosen]).sum())
-        return Sums(terms, float(np.square(direction).sum()), floor)
-
-    found = {"gain": sums(gain, slice(None)), "bias": sums(np.ones_like(gain), slice(None))}
-    if exact.argument is not None:
-        found |= {f"gain {name}": sums(gain, np.flatnonzero(where)) for name, where in octaves(take(exact.argument))}
-    return found
+        occurring, cluster = np.unique(cluster, return_inverse=True)
+        num_clusters = occurring.size
+    bins = None if exact.argument is None else octaves_of(take(exact.argument))
+    if not directions:
+        directions["gain"] = Sums.zero(1 if bins is None else NUM_OCTAVES, num_clusters)
+        directions["bias"] = Sums.zero(1, num_clusters)
+    directions["gain"].add(cluster, bins, residual, gain, common)
+    directions["bias"].add(cluster, None, residual, np.ones_like(gain), common)
 
 
-def merge_directions(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums]:
-    """Return the sums of every direction of either, added where both have it."""
-    return {
-        name: one[name] + other[name] if name in one and name in other else one.get(name) or other[name]
-        for name in dict.fromkeys((*one, *other))
-    }
+def merge_directions(parts: Iterable[dict[str, Sums]]) -> dict[str, Sums]:
+    """Return the sums of every direction over all parts, of which some may have none; uses the parts up."""
+    merged: dict[str, Sums] = {}
+    for part in parts:
+        for name, sums in part.items():
+            if name in merged:
+                merged[name].absorb(sums)
+            else:
+                merged[name] = sums
+    return merged
 
 
 def cluster_of(value: Array, recorded: str) -> Array:
@@ -147,14 +178,18 @@ def cluster_of(value: Array, recorded: str) -> Array:
     return ((bits * MIXER) >> np.uint32(16)).astype(np.intp)
 
 
-def octaves(argument: Array) -> Iterator[tuple[str, Array]]:
-    """Yield the name and the elements of every bin of arguments: one per sign and power of two."""
+def octaves_of(argument: Array) -> Array:
+    """Return the bin of every argument, an integer below NUM_OCTAVES: one per sign and power of two."""
     lowest, highest = OCTAVES
-    with np.errstate(divide="ignore"):
-        exponent = np.clip(np.floor(np.log2(np.abs(argument))), lowest, highest).astype(int)
-    for sign, negative in (("", False), ("-", True)):
-        for power in np.unique(exponent[np.signbit(argument) == negative]):
-            yield f"near {sign}{2.0**power:g}", (exponent == power) & (np.signbit(argument) == negative)
+    exponent = np.frexp(argument)[1].astype(np.intp) - 1
+    np.clip(exponent, lowest, highest, out=exponent)
+    exponent[argument == 0] = lowest
+    return 2 * (exponent - lowest) + np.signbit(argument)
+
+
+def octave(number: int) -> str:
+    """Return the name of a bin of arguments: `near -0.5`."""
+    return f"near {'-' if number % 2 else ''}{2.0 ** (OCTAVES[0] + number // 2):g}"
 
 
 def pooled(found: Iterable[Systematic]) -> tuple[Systematic, ...]:

@@ -62,9 +62,10 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, alternative: Al
     """Return the capped logits of query [b, t, q, h] and keys [b, s, g, h]: float64 [b, g, r, t, s] (SPEC §4.4)."""
     config = scope.config.model
     b, t, q, h = query.shape
-    grouped = query.reshape(b, t, config.num_kv_heads, q // config.num_kv_heads, h)
-    product = np.einsum("btgrh,bsgh->bgrts", grouped, keys)
-    spread = contraction_spread(np.einsum("btgrh,bsgh->bgrts", grouped**2, keys**2), product, h)
+    grouped = query.reshape(b, t, config.num_kv_heads, q // config.num_kv_heads, h).transpose(0, 2, 3, 1, 4)
+    by_group = keys.transpose(0, 2, 3, 1)[:, :, None]  # [b, g, 1, h, s]
+    product = grouped @ by_group
+    spread = contraction_spread(np.square(grouped) @ np.square(by_group), product, h)
     jump = np.zeros_like(product)
     if scope.rounds and alternative.inner == "rounded":
         jump = rounding_jump(product, scope.margin * spread, scope.config.fprop_dtype)
@@ -101,8 +102,11 @@ def attend(weights: Array, values: Array, *, scope: Scope, alternative: Alternat
     del alternative
     b, g, r, t, _ = weights.shape
     shape = (b, t, g * r, scope.config.model.key_size)
-    value = np.einsum("bgrts,bsgh->btgrh", weights, values).reshape(shape)
-    squares = np.einsum("bgrts,bsgh->btgrh", weights**2, values**2).reshape(shape)
+    by_group = values.transpose(0, 2, 1, 3)[:, :, None]  # [b, g, 1, s, h]
+    value, squares = (
+        (x @ y).transpose(0, 3, 1, 2, 4).reshape(shape)
+        for x, y in ((weights, by_group), (np.square(weights), np.square(by_group)))
+    )
     return Exact(value, spread=contraction_spread(squares, value, values.shape[1]))
 
 

@@ -15,7 +15,7 @@ GELU_FACTOR = math.sqrt(2 / math.pi)
 
 def gelu(x: Array) -> Array:
     """Return the tanh approximation of gelu (SPEC §4.6)."""
-    activated: Array = 0.5 * x * (1 + np.tanh(GELU_FACTOR * (x + 0.044715 * x**3)))
+    activated: Array = 0.5 * x * (1 + np.tanh(GELU_FACTOR * (x + 0.044715 * x * x * x)))
     return activated
 
 
