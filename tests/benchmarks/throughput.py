@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.cost import Cost, call_cost
-from harness.files import whole_file
 from harness.registry import find_candidate
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
 from tests.benchmarks.presets import LOADS, Load, prompt, write_load
 from tests.benchmarks.worker import read_load
+from tests.written_block import README, write_block
 
 ROOT = Path(__file__).resolve().parents[2]
 YARDSTICK = "tests/benchmarks/published_style.py"
@@ -132,7 +132,7 @@ def main() -> int:
     text = "\n\n".join((table(entries, times, load), details(times, load, folder, ceilings)))
     say(text)
     if options.readme:
-        write_between_markers(ROOT / "README.md", table(entries, times, load) + "\n\n" + caption(load, ceilings))
+        write_block(README, BEGIN, END, table(entries, times, load) + "\n\n" + caption(load, ceilings))
     return 0
 
 
@@ -286,16 +286,6 @@ def markdown(rows: Sequence[Sequence[Any]]) -> str:
     """Return rows as a markdown table, the first one its header."""
     lines = [" | ".join(map(str, row)) for row in rows]
     return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]))
-
-
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a file; raises SystemExit if it has none."""
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path}: has no lines {BEGIN!r} and {END!r}: add them where the table belongs")
-    with whole_file(path) as file:
-        file.write(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ from harness.files import write_json
 from harness.power import POWER_FILE
 from tests.harness.honest_port import golden
 from tests.mutation import session, summary
+from tests.written_block import README, write_block
 
 RATES, PAGE = summary.FOLDER / "rates.json", summary.FOLDER / "RATES.md"
 
@@ -35,6 +36,8 @@ def main() -> int:
     if not wrong:
         write_json(RATES, summary.as_json(results, table))
         PAGE.write_text(summary.as_markdown(results, table))
+        if results.honest:
+            write_block(README, summary.README_BEGIN, summary.README_END, summary.readme_block(results))
     print(f"{len(results.oracle) + len(results.port)} trials, {len(wrong)} failures")
     return 1 if wrong else 0
 

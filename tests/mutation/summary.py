@@ -265,10 +265,34 @@ def honest_page(honest: Mapping[str, Any]) -> str:
         "| | failed | 95 % bounds |",
         "|---|---|---|",
     ]
-    for what, failed, total, bounds in (
+    counted = [
         ("runs", honest["num_run_alarms"], honest["num_runs"], honest["run_alarms"]),
         ("suites", honest["num_suite_alarms"], honest["num_suites"], honest["suite_alarms"]),
-    ):
-        low, high = bounds
-        lines.append(f"| {what} | {failed} of {total} | {low:.2%}–{high:.2%} |")
+    ]
+    counted += [
+        (f"runs of {row['preset']} in {row['fprop_dtype']}", row["num_alarms"], row["num_runs"], row["alarms"])
+        for row in honest["by_case"]
+    ]
+    lines += [f"| {what} | {failed} of {total} | {percent(bounds)} |" for what, failed, total, bounds in counted]
     return "\n".join(lines)
+
+
+def percent(bounds: Sequence[float]) -> str:
+    """Return an interval of fractions in words."""
+    low, high = bounds
+    return f"{low:.2%}–{high:.2%}"
+
+
+README_BEGIN, README_END = "<!-- rates: written by nox -s mutation -->", "<!-- end of rates -->"
+
+
+def readme_block(results: Results) -> str:
+    """Return the headline rates for the README."""
+    found, honest = rates(results), results.honest
+    lines = ["| faults patched into the torch port | float32 | bfloat16 |", "|---|---|---|"]
+    lines += [
+        f"| {aspect} | {' | '.join(str(found[f'port.{dtype}.{aspect}']) for dtype in DTYPES)} |" for aspect in ASPECTS
+    ]
+    alarms = f"{honest['num_run_alarms']} of {honest['num_runs']} (95 % bounds {percent(honest['run_alarms'])})"
+    ways = f"{len(honest['variants'])} ways to compute, fresh weights and tokens for every suite"
+    return "\n".join([*lines, "", f"Honest runs failed: {alarms}, {ways}."])

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
 from harness.power import power_table
 from tests.mutation import session, summary
 from tests.mutation.experiments import Null, PowerCheck, Trial
+from tests.mutation.honest_runs import Run, Suite, SuiteResult, rates_of
 from tests.mutation.rates import clopper_pearson
 from tests.mutation.session import Results
 
@@ -76,6 +78,22 @@ def test_the_committed_rates_reach_what_the_design_asks_for() -> None:
             assert share(f"{source}.{dtype}.located") >= 0.98
             assert share(f"{source}.{dtype}.named") >= 0.95
     assert all(share(f"nulls.{dtype}.rejected") == 1 for dtype in ("float32", "bfloat16"))
+
+
+def test_the_readme_tells_the_rates_of_the_port_and_of_honest_runs() -> None:
+    rates = honest_rates(Suite("torch eager", 0))
+    block = summary.readme_block(Results(port=[FOUND, SURVIVED], honest=rates))
+    assert "| detected | 1 of 2, 50.0 % (1.3–98.7) | not measured |" in block
+    assert f"Honest runs failed: 0 of {rates['num_runs']} (95 % bounds 0.00%–" in block
+    assert "1 ways to compute" in block
+
+
+def honest_rates(suite: Suite) -> dict[str, Any]:
+    """Return the rates of one suite in which nothing failed."""
+    result = SuiteResult(
+        suite, (Run("usual", "float32", failed=False),), (), suite_failed=False, num_flips=0, extremes=(), seconds=0.0
+    )
+    return asdict(rates_of([result]))
 
 
 REDUCED = ("gelu_erf", "gates_renormalised", "rope_cos_sin_bf16", "scales_interleaved", "decode_position_zero")
