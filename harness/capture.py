@@ -27,7 +27,7 @@ from harness.store import FixtureError, case_ids, open_golden, read_taps
 from harness.suite import PRESETS, make_preset, suite_cases
 from harness.writing import write_golden
 
-SUITE = "1.1.0"
+SUITE = "1.2.0"
 """Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""
 
 CANONICAL = "reference"

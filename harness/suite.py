@@ -268,6 +268,13 @@ CASES: tuple[CaseRow, ...] = (
         detects=("experts_permuted",),
     ),
     CaseRow(
+        name="ties/prefill/tie_rule",
+        why="the one case in which experts with exactly equal scores must come lowest index first, as published",
+        calls=(CallRow("prefill", (6,), 6),),
+        detects=("top_k_tie_highest_index",),
+        tie_rule=True,
+    ),
+    CaseRow(
         name="square/prefill/padded_batch",
         why="two prompts of different lengths where the query and output matrices are square",
         calls=(CallRow("prefill", (5, 3), 5),),

@@ -113,7 +113,7 @@ ROUTER = (
         explanation="Exactly equal probabilities are decided for the lowest index.",
         provenance="vllm#54403, pytorch#196177",
         changes=changes_at("moe.expert_index", function=functions.chosen(lambda k: slice(0, k), highest_first=True)),
-        shown_by=("ties/prefill/exact_ties.*",),
+        shown_by=("ties/prefill/tie_rule.*", "ties/prefill/exact_ties.*"),
     ),
 )
 

@@ -33,6 +33,15 @@ def test_ties_decided_for_the_highest_index_are_noted_and_named(dtype: str) -> N
     assert diagnose(shown, comparisons, [noted])["moe.expert_index"].faults == ("top_k_tie_highest_index",)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ties_decided_for_the_highest_index_fail_the_case_that_tests_the_rule(dtype: str) -> None:
+    with patched(FAULTS["top_k_tie_highest_index"]):
+        shown, comparisons = exhibits("ties/prefill/tie_rule.*", dtype)
+    assert at_fault([c for each in comparisons for c in each]) == {"moe.expert_index"}
+    named = diagnose(shown, comparisons, ["moe.expert_index"])["moe.expert_index"].faults
+    assert named == ("top_k_tie_highest_index",)
+
+
 def test_every_fault_that_makes_sense_in_a_port_is_patched_into_one() -> None:
     assert set(TABLE) - set(FAULTS) == {name for name, fault in TABLE.items() if fault.harmless}
     assert len(FAULTS) >= 40

@@ -116,11 +116,19 @@ def test_stress_logits_would_pass_the_cap_without_it() -> None:
     assert (uncapped - np.abs(logits) > 1).mean() > 0.05
 
 
-def test_tied_experts_have_exactly_equal_scores_at_the_boundary() -> None:
-    assert (gaps("ties/prefill/exact_ties.float32") == 0).sum() > 2
-    scores = golden_taps("ties/prefill/exact_ties.float32")["call0/layers.00.router.logits"]
+@pytest.mark.parametrize("name", ["ties/prefill/exact_ties.float32", "ties/prefill/tie_rule.float32"])
+def test_tied_experts_have_exactly_equal_scores_at_the_boundary(name: str) -> None:
+    assert (gaps(name) == 0).sum() > 2
+    scores = golden_taps(name)["call0/layers.00.router.logits"]
     assert np.array_equal(scores[..., 1], scores[..., 2])
     assert np.array_equal(scores[..., 1], scores[..., 4])
+
+
+def test_one_case_tests_the_order_of_ties_in_every_dtype() -> None:
+    assert [case.id for case in SUITE if case.tie_rule] == [
+        "ties/prefill/tie_rule.float32",
+        "ties/prefill/tie_rule.bfloat16",
+    ]
 
 
 def test_large_positions_lie_beyond_the_integers_of_bf16_and_tf32_and_unused_slots_are_large() -> None:
