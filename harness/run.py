@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,7 +105,10 @@ def run_candidates(
     on_progress: Progress = lambda _name, _case: None,
     waivers: Sequence[Waiver] = (),
 ) -> list[Judgement]:
-    """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends."""
+    """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends.
+
+    Every candidate is handed a copy of the jobs: what it makes of them is nobody else's.
+    """
     jobs = write_jobs(groups, suite, folder / "jobs")
     described = [read_job(job) for job in jobs]
     honest_runs: HonestRuns = {}
@@ -115,8 +120,10 @@ def run_candidates(
     def run(candidate: Candidate) -> tuple[float, list[Mapping[str, Answer]]]:
         began = time.monotonic()
         outs = answer_folders(candidate)
-        pairs = list(zip(jobs, outs, strict=True))
-        records = run_jobs(candidate, pairs, limits, lambda case: on_progress(candidate.name, case))
+        with tempfile.TemporaryDirectory() as scratch:
+            copies = [Path(shutil.copytree(job, Path(scratch) / job.name)) for job in jobs]
+            pairs = list(zip(copies, outs, strict=True))
+            records = run_jobs(candidate, pairs, limits, lambda case: on_progress(candidate.name, case))
         answers: list[Mapping[str, Answer]] = [
             read_answer(out, job, record.unanswered) for out, job, record in zip(outs, described, records, strict=True)
         ]

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from harness.answers import Answer, is_answered, make_folders, one_line
 from harness.child import Exit, Limits, run_child
 from harness.files import FileError, write_json
-from harness.jobs import JobCase, link_job, read_job
+from harness.jobs import Job, JobCase, link_job, read_job
 from harness.registry import Candidate
 
 REFUSED = 1
@@ -48,6 +48,15 @@ class RunRecord:
         return max((end.peak_bytes for end in self.exits), default=0)
 
 
+@dataclass(frozen=True)
+class Task:
+    """A job as it was written, its folder, and the folder of its answers."""
+
+    job: Job
+    job_dir: Path
+    out_dir: Path
+
+
 def run_job(
     candidate: Candidate,
     job_dir: Path,
@@ -73,59 +82,58 @@ def run_jobs(
     """Run a candidate over several (job, answers) folders, each as `run_job` does.
 
     A Python candidate answers all jobs in one process, so that its engine is loaded once; what that process leaves
-    unanswered is run again, job by job.
+    unanswered is run again, job by job. A job is read once, before the program can write to its folder.
     """
     folders = [(job_dir.resolve(), out_dir.resolve()) for job_dir, out_dir in folders]
+    tasks = [Task(read_job(job_dir), job_dir, out_dir) for job_dir, out_dir in folders]
     with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context(_prepared(*pair)) for pair in folders]
-        earlier: list[tuple[Exit, ...]] = [()] * len(folders)
-        if candidate.serves_many and len(folders) > 1:
-            earlier[0] = (_run_together(candidate, folders, logs[0], limits, on_progress),)
+        logs = [stack.enter_context(_prepared(task)) for task in tasks]
+        earlier: list[tuple[Exit, ...]] = [()] * len(tasks)
+        if candidate.serves_many and len(tasks) > 1:
+            earlier[0] = (_run_together(candidate, tasks, logs[0], limits, on_progress),)
         return [
-            _run_rest(candidate, pair, pair_logs, limits, on_progress, exits)
-            for pair, pair_logs, exits in zip(folders, logs, earlier, strict=True)
+            _run_rest(candidate, task, task_logs, limits, on_progress, exits)
+            for task, task_logs, exits in zip(tasks, logs, earlier, strict=True)
         ]
 
 
 @contextlib.contextmanager
-def _prepared(job_dir: Path, out_dir: Path) -> Iterator[Logs]:
+def _prepared(task: Task) -> Iterator[Logs]:
     """Make the answer folder and open its logs once: a link put in their place is never followed."""
-    job = read_job(job_dir)
+    out_dir = task.out_dir
     if out_dir.exists() and any(out_dir.iterdir()):
         raise FileError(f"{out_dir}: not empty, and old answers would pass for new ones: give a new folder")
-    make_folders(out_dir, job)
+    make_folders(out_dir, task.job)
     with (out_dir / "stdout.txt").open("xb") as stdout, (out_dir / "stderr.txt").open("xb") as stderr:
         yield stdout, stderr
 
 
 def _run_together(
     candidate: Candidate,
-    folders: Sequence[tuple[Path, Path]],
+    tasks: Sequence[Task],
     logs: Logs,
     limits: Limits,
     on_progress: Callable[[str], None],
 ) -> Exit:
     """Run a candidate once over all jobs; its output is logged beside the first job's answers."""
-    paths = [str(path) for pair in folders for path in pair]
-    jobs = [(out_dir, read_job(job_dir)) for job_dir, out_dir in folders]
-    waiting = [(out_dir, case) for out_dir, job in jobs for case in job.cases]
+    paths = [str(path) for task in tasks for path in (task.job_dir, task.out_dir)]
+    waiting = [(task.out_dir, case) for task in tasks for case in task.job.cases]
     end = run_child((*candidate.command, *paths), *logs, limits, _progress(waiting, on_progress))
-    for out_dir, job in jobs:
-        make_folders(out_dir, job)
+    for task in tasks:
+        make_folders(task.out_dir, task.job)
     return end
 
 
 def _run_rest(
     candidate: Candidate,
-    folders: tuple[Path, Path],
+    task: Task,
     logs: Logs,
     limits: Limits,
     on_progress: Callable[[str], None],
     earlier: tuple[Exit, ...],
 ) -> RunRecord:
     """Start a candidate over the unanswered cases of a job until each has a result or is given up."""
-    job_dir, out_dir = folders
-    job = read_job(job_dir)
+    job, job_dir, out_dir = task.job, task.job_dir, task.out_dir
     exits = list(earlier)
     unanswered: dict[str, Answer] = {}
     left, fruitless = tuple(case for case in job.cases if not is_answered(out_dir, case)), 0

@@ -1,7 +1,8 @@
 """Runs a Python candidate over job folders: `python -m harness.shim MODULE JOB_DIR OUT_DIR [JOB_DIR OUT_DIR …]`.
 
 MODULE is `package.module` or `path/to/file.py`. The exit status is 0 if the cases were run, 1 if the candidate refused
-the job, 2 if it could not be loaded; every case has a result.json then, and each says its own status.
+the job, 2 if it could not be loaded; every case has a result.json then, and each says its own status. It is 2 as well
+for a job.json that cannot be read, which nobody can answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from harness.cases import tap_key
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
-from harness.files import read_json, write_json
+from harness.files import FileError, read_json, write_json
 from harness.jobs import Job, JobCase, read_job
 from harness.tensors import TensorFile, digest, open_tensors, write_tensors
 from harness.weights import DEQUANTIZED, LOADED
@@ -34,7 +35,11 @@ REFUSED, FAILED = 1, 2
 
 def main(module: str, job_dir: Path, out_dir: Path) -> int:
     """Run a candidate module over a job folder, write the answers, and return the exit status."""
-    job = read_job(job_dir)
+    try:
+        job = read_job(job_dir)
+    except FileError as error:
+        sys.stderr.write(f"{error}\n")
+        return FAILED
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
         candidate = import_candidate(module)

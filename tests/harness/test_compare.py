@@ -165,12 +165,12 @@ def test_the_worst_tokens_beyond_their_fences_are_told_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(("reach", "num_tokens"), [(1.0, 0), (1.5, 1)])
-def test_a_tap_tells_tokens_only_beyond_its_fence_which_itself_belongs_to_it(reach: float, num_tokens: int) -> None:
-    observed = np.zeros((1, 1, 40))
-    observed[0, 0, 3] = reach * SMALLEST_NORMAL["float32"]  # all that is allowed around 0
+def test_tokens_and_a_note_are_told_beyond_the_fence_and_not_yet_at_it(reach: float, num_tokens: int) -> None:
+    observed = np.full((1, 1, 40), reach * SMALLEST_NORMAL["float32"])  # all that is allowed around 0
     found = judge(observed, np.zeros((1, 1, 40)), recorded="float32")
     assert found.tail == reach
     assert len(found.tokens) == num_tokens
+    assert bool(found.note) == bool(num_tokens)
     assert found.passed == (num_tokens == 0)
 
 

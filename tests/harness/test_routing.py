@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from harness.contract import Array
 from harness.local import check_case
 from harness.noise import FLIP_ALARM_RATE, MODEL_FACTOR
-from harness.routing import FlipCount, chance_of_at_least, count_flips, flip_chances
+from harness.routing import TIED, FlipCount, chance_of_at_least, count_flips, flip_chances
 from harness.suite import UNEQUAL
 from harness.whole import flips, honest_run, route_of
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, golden_taps, honest_taps
@@ -41,6 +41,18 @@ def test_a_token_far_from_a_tie_never_flips_and_one_at_a_tie_always_may() -> Non
     probabilities = scores((0.5, 0.3, 0.1, 0.06, 0.04), (0.4, 0.2, 0.2, 0.1, 0.1))
     chances = flip_chances(probabilities, np.full((1, 2), 1e-3), UNEQUAL)
     assert chances.tolist() == [[0.0, 1.0]]
+
+
+def test_scores_are_tied_up_to_a_gap_and_several_ties_are_no_more_than_certain() -> None:
+    gap = scores((0.5, TIED, 0.0, 0.0, 0.0), (0.5, 1.1 * TIED, 0.0, 0.0, 0.0))
+    tied, apart = flip_chances(gap, np.full((1, 2), 1e-14), UNEQUAL)[0]
+    assert tied == 1.0
+    assert apart < 1e-6
+
+
+@pytest.mark.parametrize(("chance", "passes"), [(FLIP_ALARM_RATE, True), (0.99 * FLIP_ALARM_RATE, False)])
+def test_a_count_passes_down_to_the_alarm_rate(chance: float, *, passes: bool) -> None:
+    assert FlipCount(9, 0.5, chance).passed == passes
 
 
 def test_the_chance_of_one_close_pair_is_a_gaussian_tail() -> None:

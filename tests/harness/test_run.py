@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from harness.answers import Answer
+from harness.child import Limits
 from harness.choice import Ways
 from harness.jobs import read_job
 from harness.judge import Judged
-from harness.run import judge_folder, read_groups, run_size, summarise, write_jobs
+from harness.registry import find_candidate
+from harness.run import judge_folder, read_groups, run_candidates, run_size, summarise, write_jobs
 from harness.store import FixtureError, case_ids
 from harness.tensors import write_tensors
 from harness.verdict import CaseVerdict
@@ -80,6 +82,32 @@ def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
     refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), Ways())
     found = summarise("port", [group], [{STRESS: Answer(status="unsupported")}], [refused], 1.0)
     assert (found.level, found.status) == ("none", "unsupported")
+
+
+SPOILER = """
+import sys
+from pathlib import Path
+from harness.contract import CandidateInfo
+
+INFO = CandidateInfo(name="spoiler", version="1", taps=("logits",))
+JOBS = [Path(path) for path in sys.argv[2::2]]
+
+def load(config, weights):
+    for job in JOBS:
+        for path in job.rglob("*.*"):
+            path.write_bytes(b"{")
+    raise RuntimeError("spoilt")
+"""
+
+
+def test_a_candidate_that_spoils_its_jobs_errs_and_spoils_no_other_candidate(tmp_path: Path) -> None:
+    (tmp_path / "spoiler.py").write_text(SPOILER)
+    candidates = [find_candidate(name) for name in (str(tmp_path / "spoiler.py"), "numpy_float64")]
+    groups = read_groups(golden(), "float_weights/*")
+    assert len(groups) == 2
+    spoiler, honest = (each.verdict for each in run_candidates(candidates, groups, "1.0.0", tmp_path / "run", Limits()))
+    assert {case.status for case in spoiler.cases} == {"error"}
+    assert {case.status for case in honest.cases} == {"pass"}
 
 
 # Folders written elsewhere.

@@ -52,6 +52,36 @@ def test_every_call_of_every_case_is_answered_with_the_declared_taps(tmp_path: P
     assert last.info == CandidateInfo(name="fake", version="1.0", taps=("logits", "layers.*.kv.*"))
 
 
+def test_a_job_that_cannot_be_read_is_told_in_one_line_and_nothing_is_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_job.write_three_cases(tmp_path / "job")
+    path = tmp_path / "job" / "job.json"
+    path.write_text(path.read_text()[:100])
+    assert shim.main(str(write_adapter(tmp_path)), tmp_path / "job", tmp_path / "out") == shim.FAILED
+    said = capsys.readouterr().err
+    assert said.startswith(f"{path}: not valid JSON")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
+def test_a_configuration_or_weights_that_cannot_be_read_are_the_answer_to_every_case(name: str, tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    (tmp_path / "job" / name).write_bytes((tmp_path / "job" / name).read_bytes()[:20])
+    for found in answers_of(write_adapter(tmp_path), tmp_path, job, expected_status=shim.FAILED).values():
+        assert found.status == "error"
+        assert f"{tmp_path / 'job' / name}: " in found.reason
+
+
+def test_inputs_that_cannot_be_read_are_an_error_of_their_case_alone(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    (tmp_path / "job" / job.cases[1].inputs).write_bytes(b"")
+    answers = answers_of(write_adapter(tmp_path), tmp_path, job)
+    assert [answers[case_id].status for case_id in (FIRST, MIDDLE, LAST)] == ["answered", "error", "answered"]
+    assert job.cases[1].inputs in answers[MIDDLE].reason
+
+
 def test_an_exception_in_one_case_is_an_error_with_its_place_and_the_others_go_on(tmp_path: Path) -> None:
     job = tiny_job.write_three_cases(tmp_path / "job")
     adapter = write_adapter(tmp_path, in_middle_case="raise ValueError('bad\\nluck')")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import shim
 from harness.__main__ import main
 from harness.answers import read_answer
 from harness.files import FileError, write_json
@@ -91,7 +92,9 @@ def test_a_corrupted_job_is_refused(folder: Path, num_trials: int, tried: Counte
             try:
                 job = read_job(job_dir)
             except FileError as error:
-                assert str(error).isprintable()  # noqa: PT017 - a job that is still one is no error
+                found = outcome(lambda _: shim.main("no.candidate", job_dir, folder / "out"), ())
+                assert found.refused
+                assert found.said == f"{error}\n"  # noqa: PT017 - a job that is still one is no error
                 continue
         for case in job.cases:  # a changed text is a job still, but never one that leads elsewhere
             assert (job_dir / case.inputs).parent == job_dir / "inputs", f"trial {trial}: {what}"
