@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.child import Limits
+from harness.commands.judging import known_deviations, with_outdated
 from harness.contract import GOLDEN_DIR, split_tap, tap_names, tap_specs
 from harness.registry import find_candidate
 from harness.report import terminal
@@ -22,29 +23,38 @@ Check = Callable[[CandidateVerdict], str]
 """Returns why a test fails, an empty string where it passes."""
 
 
-def judge(name: str, pattern: str) -> CandidateVerdict:
-    """Run and judge a candidate over the golden cases that match; raises UnknownCandidateError and FileError."""
+def judge(name: str, pattern: str, waivers: Path | None) -> CandidateVerdict:
+    """Run and judge a candidate over the golden cases that match, its known deviations in a file of waivers.
+
+    Raises UnknownCandidateError and FileError.
+    """
     golden = open_golden(GOLDEN)
-    candidate, groups = find_candidate(name), read_groups(golden, pattern)
+    candidate, groups, known = find_candidate(name), read_groups(golden, pattern), known_deviations(waivers, golden)
     with tempfile.TemporaryDirectory() as scratch:
-        (judgement,) = run_candidates([candidate], groups, golden.manifest.suite, Path(scratch), Limits())
-    return judgement.verdict
+        (judgement,) = run_candidates(
+            [candidate], groups, golden.manifest.suite, Path(scratch), Limits(), waivers=known
+        )
+    return with_outdated(judgement.verdict, known, golden)
 
 
-def checks(name: str, pattern: str) -> dict[str, Check]:
+def checks(name: str, pattern: str, waivers: Path | None) -> dict[str, Check]:
     """Return the check of every test by name: the cases that match, then their operations, per compute dtype.
 
-    Raises UnknownCandidateError for a candidate that cannot be found, FileError where no case matches.
+    Where a file of waivers is given a last one asks whether all are still needed. Raises UnknownCandidateError for a
+    candidate that cannot be found, FileError where no case matches or a waiver is wrong.
     """
     find_candidate(name)
-    groups = read_groups(open_golden(GOLDEN), pattern)
+    golden = open_golden(GOLDEN)
+    groups = read_groups(golden, pattern)
+    known_deviations(waivers, golden)
     operations = {(split_tap(tap)[1], group.fprop_dtype) for group in groups for tap in tap_names(group.preset.config)}
     rows = [(spec.operation, dtype) for spec in tap_specs() for dtype in ("float32", "bfloat16")]
-    return {case.id: case_check(case.id) for group in groups for case in group.cases} | {
+    found = {case.id: case_check(case.id) for group in groups for case in group.cases} | {
         f"{operation}[{dtype}]": operation_check(operation, dtype)
         for operation, dtype in rows
         if (operation, dtype) in operations
     }
+    return found | ({"waivers": waivers_check} if waivers else {})
 
 
 def case_check(case_id: str) -> Check:
@@ -55,6 +65,11 @@ def case_check(case_id: str) -> Check:
         return "" if case.status in PASSING else f"{case.status}: {case.reason}"
 
     return check
+
+
+def waivers_check(verdict: CandidateVerdict) -> str:
+    """Check that every waiver is still in force and still needed."""
+    return "\n".join(verdict.outdated)
 
 
 def operation_check(operation: str, dtype: str) -> Check:

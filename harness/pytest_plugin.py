@@ -33,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="judge this port: its entry point, package.module, path/to/file.py or a program; may be repeated",
     )
     group.addoption("--conformance-case", default="*", metavar="GLOB", help="only the golden cases that match")
+    group.addoption(
+        "--conformance-waivers", type=Path, metavar="FILE", help="known and accepted deviations: see harness/waivers.py"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,11 +55,15 @@ class Port(pytest.Collector):
         from harness import pytest_checks  # noqa: PLC0415 - see the top of the page
 
         try:
-            found = pytest_checks.checks(self.name, self.config.getoption("--conformance-case"))
+            found = pytest_checks.checks(self.name, *self.restrictions())
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         for name, check in found.items():
             yield Test.from_parent(self, name=name, check=check)
+
+    def restrictions(self) -> tuple[str, Path | None]:
+        """Return the glob of cases and the file of waivers."""
+        return self.config.getoption("--conformance-case"), self.config.getoption("--conformance-waivers")
 
     def verdict(self) -> CandidateVerdict:
         """Return the verdict on the candidate; a program that cannot be started ends the session."""
@@ -64,7 +71,7 @@ class Port(pytest.Collector):
 
         if self.judged is None:
             try:
-                self.judged = pytest_checks.judge(self.name, self.config.getoption("--conformance-case"))
+                self.judged = pytest_checks.judge(self.name, *self.restrictions())
             except ValueError as error:
                 pytest.exit(str(error), pytest.ExitCode.USAGE_ERROR)
         return self.judged

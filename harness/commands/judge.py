@@ -20,5 +20,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Judge answers written elsewhere."""
     golden = open_golden(options.golden)
-    waivers = known_deviations(options, golden)
+    waivers = known_deviations(options.waivers, golden)
     return conclude([run.judge_folder(golden, options.job, options.out, waivers)], golden, options, waivers=waivers)

@@ -48,9 +48,9 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def known_deviations(options: argparse.Namespace, golden: Golden) -> tuple[Waiver, ...]:
-    """Return the waivers of the built-in candidates, and those of the user's file; raises FileError."""
-    given = read_waivers(options.waivers) if options.waivers is not None else ()
+def known_deviations(path: Path | None, golden: Golden) -> tuple[Waiver, ...]:
+    """Return the waivers of the built-in candidates, and those of the user's file if there is one; raises FileError."""
+    given = read_waivers(path) if path is not None else ()
     check_cases(given, golden.manifest.cases)
     return (*builtin_waivers(), *given)
 

@@ -86,7 +86,7 @@ def execute(options: argparse.Namespace) -> int:
     absent = {name: extra for name in names if (extra := missing_extra(name))}
     candidates = [find_candidate(name) for name in names if name not in absent]
     groups = run.read_groups(golden, options.case)
-    waivers = known_deviations(options, golden)
+    waivers = known_deviations(options.waivers, golden)
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
     if options.keep is not None and options.keep.exists():
         raise FileError(f"{options.keep}: exists already: give a new folder")

@@ -70,11 +70,43 @@ def test_what_a_candidate_does_not_show_is_skipped_and_its_case_passes(folder: P
     assert "2 passed, 28 skipped" in words
 
 
+WAIVER = """
+[[deviation]]
+candidate = "wrong_port.py"
+case = "stress/*.float32"
+tap = "moe.norm"
+fault = "{fault}"
+reason = "as it was trained"
+reference = "https://example.org/1"
+expires = "2999-01-01"
+"""
+
+
+def run_with_waiver(folder: Path, fault: str, candidate: str = "wrong_port.py") -> tuple[int, str]:
+    path = folder / "waivers.toml"
+    path.write_text(WAIVER.replace("{fault}", fault).replace("wrong_port.py", candidate))
+    return run_pytest(folder, "--conformance-candidate", candidate, "--conformance-waivers", str(path), *CASES)
+
+
+def test_a_known_deviation_passes_and_only_the_one_that_is_named(folder: Path) -> None:
+    status, words = run_with_waiver(folder, "norm_scale_plus_one")
+    assert (status, "31 passed" in words) == (0, True), words
+    status, words = run_with_waiver(folder, "norm_eps_1e6")
+    assert (status, "FAILED conformance/wrong_port.py::moe.norm[float32]" in words) == (1, True), words
+
+
+def test_a_waiver_that_is_no_longer_needed_fails_a_test_of_its_own(folder: Path) -> None:
+    status, words = run_with_waiver(folder, "norm_scale_plus_one", "my_port")
+    assert (status, "1 failed, 30 passed" in words) == (1, True), words
+    assert "moe.norm: norm_scale_plus_one (stress/*.float32): no longer needed; remove it" in words
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (("--conformance-candidate", "my_prt"), "no candidate 'my_prt'"),
         (("--conformance-candidate", "my_port", "--conformance-case", "strees/*"), "no case 'strees/*'"),
+        (("--conformance-candidate", "my_port", "--conformance-waivers", "none.toml"), "none.toml"),
     ],
 )
 def test_a_wrong_name_is_one_line_and_status_4(folder: Path, arguments: tuple[str, ...], complaint: str) -> None:
