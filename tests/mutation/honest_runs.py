@@ -96,6 +96,7 @@ class Suite:
 class Extreme:
     """The worst measured / allowed of one operation, compute dtype and statistic, and the variant that had it.
 
+    The ratio is rounded up to 4 decimals, so that a record of it does not hang on the last bits of float64 sums.
     `end_to_end` is the error of a whole run, for the choice of experts the gap between the scores of a flip.
     """
 
@@ -249,7 +250,7 @@ def extremes_of(verdict: CandidateVerdict) -> Iterator[Extreme]:
     for operation, dtype, statistic, ratio in measured(verdict):
         worst[operation, dtype, statistic] = max(worst.get((operation, dtype, statistic), 0.0), ratio)
     for (operation, dtype, statistic), ratio in worst.items():
-        yield Extreme(operation, dtype, statistic, ratio, verdict.name)
+        yield Extreme(operation, dtype, statistic, float(np.ceil(1e4 * ratio)) / 1e4, verdict.name)
 
 
 def measured(verdict: CandidateVerdict) -> Iterator[tuple[str, str, str, float]]:
@@ -288,7 +289,8 @@ def measure(num_runs: int, num_cases: int = NUM_CASES, *, parallel: bool = False
     if not parallel:
         return rates_of([judge_suite(suite, num_cases) for suite in suites])
     # Each process takes whole variants, so that no engine compiles a program twice; inductor fails beside haiku.
-    names = sorted({suite.variant for suite in suites}, key=lambda name: ENGINES.index(VARIANTS[name].engine))
+    drawn = dict.fromkeys(suite.variant for suite in suites)
+    names = sorted(drawn, key=lambda name: ENGINES.index(VARIANTS[name].engine))
     half = (len(names) + 1) // 2
     shares = [names[:half], names[half:]]
     context = multiprocessing.get_context("spawn")

@@ -178,7 +178,7 @@ def validation(rates: HonestRates) -> dict[str, Any]:
         "worst": {
             operation: {
                 dtype: {
-                    statistic: {"ratio": str(float(one.ratio)), "variant": one.variant}
+                    statistic: {"ratio": str(one.ratio), "variant": one.variant}
                     for statistic in STATISTICS
                     for one in [worst[operation, dtype, statistic]]
                 }
