@@ -74,11 +74,44 @@ def test_negative_zero_and_flushed_denormals_are_within_every_fence() -> None:
         assert (np.abs(np.array([-0.0, 0.0]) - [0.0, smallest / 2]) <= fence.allowed).all()
 
 
-def test_a_fence_adds_up_rounding_bound_sums_and_jumps() -> None:
-    exact = Exact(np.array([2.0]), bound=np.array([3.0]), spread=np.array([5.0]), jump=np.array([0.25]))
-    fence = fence_of(exact, "float32", 6.0)
-    assert fence.allowed == pytest.approx(2 * U + 3 * U + 6 / math.sqrt(3) * 5 * U + 0.25)
-    assert fence.deviation == pytest.approx(math.sqrt((4 + 9 + 25) / 3 * U**2 + 0.25**2))
+@pytest.mark.parametrize(("recorded", "u"), [("float32", U), ("float64", U), ("bfloat16", 2.0**-8)])
+def test_a_fence_adds_up_rounding_bound_sums_and_jumps(recorded: str, u: float) -> None:
+    exact = Exact(np.array([2.0]), bound=np.array([3.0]), spread=np.array([5.0]), jump=np.array([7 * U]))
+    fence = fence_of(exact, recorded, 6.0)
+    assert fence.allowed == pytest.approx(2 * u + 3 * U + 6 / math.sqrt(3) * 5 * U + 7 * U, rel=1e-12)
+    assert fence.deviation == pytest.approx(math.sqrt((2 * u) ** 2 / 3 + ((9 + 25) / 3 + 49) * U**2), rel=1e-12)
+    assert fence.factor == 6.0
+
+
+def test_what_is_inherited_counts_in_deviations_and_nothing_is_known_of_what_it_has_in_common() -> None:
+    fence = fence_of(Exact(np.array([2.0, 2.0]), inherited=np.array([0.0, 3 * U])), "float32", 6.0)
+    assert fence.allowed == pytest.approx([2 * U, 2 * U + 6 * 3 * U])
+    assert fence.deviation == pytest.approx([2 * U / math.sqrt(3), math.sqrt(4 / 3 + 9) * U])
+    assert fence.common is None
+    assert fence.factor == 6.0
+
+
+def test_an_error_of_some_elements_widens_the_fences_of_these() -> None:
+    fence = fence_of(Exact(np.array([2.0, 2.0]), spread=np.array([0.0, 5.0])), "float32", 6.0)
+    assert fence.allowed == pytest.approx([2 * U, 2 * U + 6 / math.sqrt(3) * 5 * U])
+
+
+@pytest.mark.parametrize(("shared", "common"), [(False, 3 * U), (True, 3 * U + 6 / math.sqrt(3) * 5 * U)])
+def test_elements_have_the_bound_in_common_and_a_sum_only_where_a_row_shares_it(*, shared: bool, common: float) -> None:
+    exact = Exact(np.array([2.0]), bound=np.array([3.0]), spread=np.array([5.0]), shared=shared)
+    assert fence_of(exact, "float32", 6.0).common == pytest.approx(common)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_around_zero_the_smallest_normal_number_is_allowed_and_is_the_deviation(dtype: str) -> None:
+    smallest = float(ml_dtypes.finfo(DTYPES[dtype]).smallest_normal)
+    fence = fence_of(Exact(np.zeros(1)), dtype, 7.0)
+    assert fence.allowed == smallest
+    assert fence.deviation == smallest
+
+
+def test_a_run_that_compares_nothing_has_the_fences_of_one_element() -> None:
+    assert tail_factor(0) == tail_factor(1) == pytest.approx(math.sqrt(2 * math.log(2 / FALSE_ALARM_RATE)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

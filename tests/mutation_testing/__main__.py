@@ -110,7 +110,7 @@ def write(scores: dict[str, Any]) -> None:
     for target, row in scores.items():
         num_equivalent = 0
         for each in row["survivors"]:
-            key = f"{target}: {each['code']}: {each['before']} -> {each['after']}"
+            key = f"{target} | {each['code']} | {each['before']} -> {each['after']}"
             before, after = (each[name].replace("|", "\\|").replace("\n", " ") for name in ("before", "after"))
             survivors.append(f"| {target}, {each['line']} | `{before}` | `{after}` | {reasons.get(key, '–')} |")
             num_equivalent += key in reasons
@@ -118,7 +118,7 @@ def write(scores: dict[str, Any]) -> None:
         share = row["killed"] / (row["num_mutants"] - num_equivalent)
         cells = (row["num_mutants"], row["killed"], num_equivalent, f"{share:.1%}")
         summary.append(f"| harness/{target}.py | {' | '.join(map(str, cells))} |")
-    if stale := [key for key in reasons if key.split(":")[0] in scores and key not in used]:
+    if stale := [key for key in reasons if key.split(" | ")[0] in scores and key not in used]:
         sys.stderr.write(f"reasons.json: {stale[0]!r} survives no longer; {len(stale)} such in all, remove them\n")
     lines = (*HEAD, *summary, *BODY, *survivors)
     (FOLDER / "SCORES.md").write_text("\n".join(lines) + "\n")

@@ -17,7 +17,8 @@ import pytest
 from harness.properties.laws import LAWS
 from tests.conformance.lawless_ports import KILLS as PORT_KILLS
 from tests.properties import broken
-from tests.properties.broken import KILLS, Kill
+from tests.properties.broken import KILLS
+from tests.properties.kill import Kill
 
 TABLE = Path(__file__).with_name("KILLS.md")
 

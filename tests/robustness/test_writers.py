@@ -102,7 +102,7 @@ def test_a_writer_that_the_disk_refuses_leaves_the_old_set(
     before = everything(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr({"os": os, "io": io}[module], name, refusing(code))
-        with pytest.raises(FixtureError) as refused:
+        with pytest.raises(FileError) as refused:
             write_tiny(tmp_path / "v1", seed=1, replace_ids=("*",))
     assert os.strerror(code) in str(refused.value)
     assert str(refused.value).isprintable()
