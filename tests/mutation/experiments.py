@@ -13,7 +13,7 @@ from harness.diagnosis import diagnose
 from harness.faults import FAULTS, Fault, mutant
 from harness.power import taps_of_level
 from tests.conformance.test_nulls import CASES, NULLS, TARGETS
-from tests.harness.honest_port import NUM_ELEMENTS, at_fault, check, golden_taps
+from tests.harness.honest_port import INFO, NUM_ELEMENTS, at_fault, check, golden_taps
 from tests.mutation.trials import GOLDEN_DRAW, Judged, both, cases_of, drawn, emulated, in_torch, mutant_of
 
 MAX_HALVINGS = 40
@@ -151,10 +151,14 @@ def detected(fault: Fault, cases: Sequence[str], seed: int) -> bool:
 
 @dataclass(frozen=True)
 class PowerCheck:
-    """The power predicted for a dose of a fault in one case, and how often it was found in so many runs."""
+    """The power predicted for a dose of a fault in one case, and how often it was found in so many runs.
+
+    `level` says which taps were shown.
+    """
 
     fault: str
     fprop_dtype: str
+    level: str
     dose: float
     predicted: float
     found: int
@@ -163,18 +167,28 @@ class PowerCheck:
 
 def power_checks(floor: Floor) -> list[PowerCheck]:
     """Compare predicted and observed power at the smallest dose found, at half and at a quarter of it."""
-    fault, dtype = FAULTS[floor.fault], floor.fprop_dtype
-    case_id = cases_of(fault, dtype)[0]
+    smallest = max(floor.halvings, 0)
+    return [
+        power_check(replace(FAULTS[floor.fault], dose=2.0**-halvings), floor.fprop_dtype, "caches", POWER_SEEDS)
+        for halvings in range(smallest, smallest + 3)
+    ]
+
+
+def blind_power_check(fault: str, dtype: str) -> PowerCheck:
+    """Compare predicted and observed power of a whole fault in a port that shows nothing but its logits."""
+    return power_check(FAULTS[fault], dtype, "logits", POWER_SEEDS[:1])
+
+
+def power_check(fault: Fault, dtype: str, level: str, seeds: Sequence[int]) -> PowerCheck:
+    """Compare predicted and observed power in the first case that shows a fault."""
+    case_id, taps = cases_of(fault, dtype)[0], taps_of_level(level)
     preset, case, weights = drawn(case_id, GOLDEN_DRAW)
-    checks = []
-    for halvings in range(max(floor.halvings, 0), max(floor.halvings, 0) + 3):
-        weaker = replace(fault, dose=2.0**-halvings)
-        predicted = power_of_case(
-            preset, case, golden_taps(case_id), taps_of_level("caches"), {fault.id: weaker}, NUM_ELEMENTS, weights
-        ).get(fault.id, 0.0)
-        found = sum(detected(weaker, (case_id,), seed) for seed in POWER_SEEDS)
-        checks.append(PowerCheck(fault.id, dtype, weaker.dose, predicted, found, len(POWER_SEEDS)))
-    return checks
+    predicted = power_of_case(preset, case, golden_taps(case_id), taps, {fault.id: fault}, NUM_ELEMENTS, weights).get(
+        fault.id, 0.0
+    )
+    info = replace(INFO, taps=taps)
+    found = sum(emulated(mutant(fault), (case_id,), GOLDEN_DRAW, seed, info).detected for seed in seeds)
+    return PowerCheck(fault.id, dtype, level, fault.dose, predicted, found, len(seeds))
 
 
 def scalable(fault: str) -> bool:

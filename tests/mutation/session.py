@@ -57,7 +57,7 @@ def run(
     pairs = [(*pair, dtype) for pair in experiments.pairs() if set(pair) <= set(faults) for dtype in DTYPES]
     nulls = [(null, dtype) for null in NULLS for dtype in DTYPES if with_power]
     num_steps = len(mutants) * (oracle_draws + 1) + len(both) * port_draws + len(pairs) + len(nulls)
-    num_steps += (1 + with_power) * len(doses)
+    num_steps += (1 + with_power) * len(doses) + with_power * len(mutants)
     with pool_of(NUM_PROCESSES) as pool, progress_bar(num_steps) as advance:
 
         def each(experiment: Callable[..., Row], tasks: Iterable[Sequence[object]]) -> Iterator[Row]:
@@ -71,6 +71,7 @@ def run(
         port = each(experiments.in_the_port, [(*one, draw) for one in both for draw in range(port_draws)])
         floors = list(each(experiments.dose_response, doses))
         powers = each(experiments.power_checks, [(floor,) for floor in floors if with_power])
+        blind = each(experiments.blind_power_check, mutants if with_power else [])
         return Results(
             oracle=list(oracle),
             port=list(port),
@@ -78,7 +79,7 @@ def run(
             pairs=list(each(experiments.two_at_once, pairs)),
             nulls=[row for found in each(experiments.nulls, nulls) for row in found],
             floors=floors,
-            powers=[row for found in powers for row in found],
+            powers=[*(row for found in powers for row in found), *blind],
             honest=honest(num_honest_runs),
         )
 

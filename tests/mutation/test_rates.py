@@ -46,7 +46,7 @@ def test_a_rate_below_the_committed_one_fails_the_session() -> None:
 
 
 def test_power_agrees_where_the_prediction_lies_within_the_interval_of_what_was_observed() -> None:
-    right = PowerCheck("gelu_erf", "float32", 0.5, predicted=0.7, found=7, runs=10)
+    right = PowerCheck("gelu_erf", "float32", "caches", 0.5, predicted=0.7, found=7, runs=10)
     (row,) = summary.calibration(Results(powers=[right]), power_table())
     assert row["agrees"]
     wrong = Results(powers=[replace(right, found=1)])

@@ -12,7 +12,7 @@ import numpy as np
 from harness.cases import Call, Case, Preset
 from harness.choice import Shown, choose_ways, failing_together
 from harness.compare import Comparison
-from harness.contract import Array
+from harness.contract import Array, CandidateInfo
 from harness.diagnosis import Diagnosis
 from harness.faults import Fault, mutant
 from harness.judge import diagnose_failures
@@ -87,9 +87,11 @@ def cases_of(fault: Fault, dtype: str) -> tuple[str, ...]:
     )
 
 
-def judge(answers: Sequence[tuple[Preset, Case, ExactWeights, Mapping[str, Array]]]) -> Judged:
+def judge(
+    answers: Sequence[tuple[Preset, Case, ExactWeights, Mapping[str, Array]]], info: CandidateInfo = INFO
+) -> Judged:
     """Judge what a port showed in some cases, as a run does it operation by operation, permitted ways included."""
-    shown = [Shown(preset, case, gather(preset, case, INFO, taps), weights) for preset, case, weights, taps in answers]
+    shown = [Shown(preset, case, gather(preset, case, info, taps), weights) for preset, case, weights, taps in answers]
     local = {
         one.case.id: check_case(one.preset, one.case, one.evidence, num_elements=NUM_ELEMENTS, weights=one.weights)
         for one in shown
@@ -106,13 +108,13 @@ def judge(answers: Sequence[tuple[Preset, Case, ExactWeights, Mapping[str, Array
     )
 
 
-def emulated(evaluator: Evaluator, cases: Sequence[str], draw: int, seed: int) -> Judged:
-    """Judge the oracle with an evaluator's faults, every tap rounded after modelled noise."""
+def emulated(evaluator: Evaluator, cases: Sequence[str], draw: int, seed: int, info: CandidateInfo = INFO) -> Judged:
+    """Judge the oracle with an evaluator's faults, every tap rounded after modelled noise; `info` has what it shows."""
     answers = []
     for case_id in cases:
         preset, case, weights = drawn(case_id, draw)
         answers.append((preset, case, weights, noisy_taps(preset, case, weights, seed, evaluator=evaluator)))
-    return judge(answers)
+    return judge(answers, info)
 
 
 def in_torch(name: str, dtype: str, draw: int) -> Judged:
