@@ -16,7 +16,7 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["conformance", "tests", "lint", "types"]
 
 GROUPS = nox.project.load_toml("pyproject.toml")
-BENCHED = ("jax_grouped", "reference", "torch_compiled", "torch_eager")
+BENCHED = ("jax_grouped", "jax_grouped_dequantized", "reference", "torch_compiled", "torch_eager")
 EXTRAS = nox.project.load_toml("candidates/extras.toml")
 
 if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through which CPU wheels of torch may come
@@ -107,7 +107,7 @@ def screenshot(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure throughput and what the harness costs, into README.md; `-- --gate` holds ratios to their limits only."""
+    """Measure throughput, into README.md and RESULTS.md, and what the harness costs; `-- --gate` holds ratios only."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))
     environment = compiled_once(session)
     harness = ("-p", "no:xdist", "-o", "python_files=bench_*.py", "tests/benchmarks")
@@ -119,12 +119,11 @@ def bench(session: nox.Session) -> None:
     judged = [word for name in (*BENCHED, "tests/benchmarks/published_style.py") for word in ("--candidate", name)]
     limits = ("--time-limit", "900", "--quiet", "--json", report)
     session.run("python", "-m", "harness", "run", *judged, *limits, env=environment, success_codes=[0, 1])
-    throughput = ("python", "-m", "tests.benchmarks.throughput", "--conformance", report)
-    session.run(*throughput, "--readme", *session.posargs, env=environment)
-    session.run(
-        *throughput, "--load", "grok-1-layer", "--candidate", "jax_grouped", "--dtype", "bfloat16", env=environment
-    )
-    session.run(*throughput, "--sweep", "--candidate", "jax_grouped", env=environment)
+    throughput = ("python", "-m", "tests.benchmarks.throughput", "--write", "--conformance", report)
+    session.run(*throughput, *session.posargs, env=environment)
+    large = ("--load", "grok-1-layer", "--candidate", "jax_grouped", "--dtype", "bfloat16", "--rounds", "3")
+    session.run(*throughput, *large, env=environment)
+    session.run(*throughput, "--sweep", "--candidate", "jax_grouped", "--rounds", "3", env=environment)
     session.run("python", "-m", "pytest", *harness, env=environment)
 
 

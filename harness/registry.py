@@ -7,7 +7,6 @@ import os
 import sys
 import tomllib
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -58,6 +57,8 @@ def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:
 
 def installed_modules() -> dict[str, str]:
     """Return the modules of installed ports by name: the entry points of the group `grok_conformance.candidates`."""
+    from importlib import metadata  # noqa: PLC0415 - slow to import, and most names are built in
+
     return {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
 
 

@@ -108,7 +108,7 @@ def conclude(directions: Mapping[str, Sums], allowed: float) -> tuple[Systematic
     for name, sums in directions.items():
         occurring = np.flatnonzero(sums.information)
         whole = sums.terms[occurring].sum(0), sums.information.sum(), sums.floor.sum()
-        each = [(f"{name} {octave(i)}", sums.terms[i], sums.information[i], sums.floor[i]) for i in occurring]
+        each = [(f"{name} {octave(int(i))}", sums.terms[i], sums.information[i], sums.floor[i]) for i in occurring]
         found += [(name, *whole), *(each if len(sums.information) > 1 else [])]
     return tuple(
         Systematic(

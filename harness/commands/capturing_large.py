@@ -49,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Capture a large model, or say what it would take."""
     # Imported here: the canonical model needs JAX, which the command line does not.
-    from harness.large import canonical, capture  # noqa: PLC0415
-    from harness.report.progress import progress_bar  # noqa: PLC0415
+    from harness.large import canonical, capture
+    from harness.report.progress import progress_bar
 
     if options.config is None:
         raise FileError("--checkpoint needs --config NAME, such as grok-1")

@@ -52,7 +52,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def judge(options: argparse.Namespace, plan: Plan, stages: tuple[str, ...]) -> bool:
     """Judge stages operation by operation and tell what was found; return whether all of them pass."""
-    from harness.large.canonical import CheckpointWeights, checkpoint_digest  # noqa: PLC0415 - needs JAX
+    from harness.large.canonical import CheckpointWeights, checkpoint_digest
 
     if checkpoint_digest(options.checkpoint) != plan.weights:
         raise FileError(f"{options.checkpoint}: not the weights that {options.folder} was captured with")

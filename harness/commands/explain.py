@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from harness.commands import PASS
-from harness.contract import GOLDEN_DIR, TapSpec, tap_specs
 from harness.faults import FAULTS, Fault, faults_at
 from harness.files import FileError, read_json
 from harness.graph import OPERATIONS
-from harness.manifest import NOISE
 from harness.names import unknown
 from harness.operations.row import Operation
-from harness.verdict import MEANINGS, PASSING
+from harness.taps import GOLDEN_DIR, TapSpec, tap_specs
 
 WIDTH = 13
 
@@ -37,17 +35,24 @@ def execute(options: argparse.Namespace) -> int:
 def explain(name: str) -> Iterator[str]:
     """Yield the lines that explain a verdict, an operation or a fault."""
     operations = {operation.name: operation for operation in OPERATIONS}
-    if name in MEANINGS:
-        yield f"{name}: a verdict"
-        yield line("means", MEANINGS[name])
-        yield line("exit status", "0" if name in PASSING else "1")
-    elif name in operations:
+    if name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
         yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])
     elif name in FAULTS:
         yield from explain_fault(FAULTS[name])
     else:
-        raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *operations, *FAULTS]))
+        yield from explain_verdict(name, (*operations, *FAULTS))
+
+
+def explain_verdict(name: str, others: Collection[str]) -> Iterator[str]:
+    """Yield what a verdict means; raises FileError for a name that is neither one nor among the others."""
+    from harness.verdict import MEANINGS, PASSING
+
+    if name not in MEANINGS:
+        raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *others]))
+    yield f"{name}: a verdict"
+    yield line("means", MEANINGS[name])
+    yield line("exit status", "0" if name in PASSING else "1")
 
 
 def explain_fault(fault: Fault) -> Iterator[str]:
@@ -76,6 +81,8 @@ def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
 
 def validated(operation: str) -> str:
     """Return how far honest runs were found to go at an operation, by compute dtype."""
+    from harness.manifest import NOISE
+
     worst = read_json(GOLDEN_DIR / "v1" / NOISE)["validation"]["worst"][operation]
     found = {dtype: max((float(one["ratio"]), name) for name, one in row.items()) for dtype, row in worst.items()}
     reached = (f"{ratio:.3f} in {dtype} ({statistic})" for dtype, (ratio, statistic) in found.items())

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from harness import run
-from harness.commands.judging import add_report_options, conclude, known_deviations
+from harness.commands.concluding import conclude, known_deviations
+from harness.commands.judging import add_report_options
 from harness.store import open_golden
 
 

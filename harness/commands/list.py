@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.commands import PASS
-from harness.contract import GOLDEN_DIR, LanguageModelConfig, tap_specs
+from harness.configuration import LanguageModelConfig
 from harness.files import FileError, read_json
-from harness.manifest import MANIFEST
 from harness.names import unknown
 from harness.registry import CANDIDATES_DIR, builtin_names
+from harness.taps import GOLDEN_DIR, tap_specs
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +46,16 @@ def execute(options: argparse.Namespace) -> int:
 
 def cases(golden: Path) -> dict[str, str]:
     """Return every case of a golden set and why it exists."""
+    from harness.manifest import MANIFEST
+
     stored = read_json(golden / MANIFEST)["cases"]
     return {case: read_json(golden / "cases" / case / "case.json")["why"] for case in sorted(stored)}
 
 
 def presets(golden: Path) -> dict[str, str]:
     """Return every preset of a golden set and the sizes of its axes."""
+    from harness.manifest import MANIFEST
+
     stored = read_json(golden / MANIFEST)["presets"]
     configs = {name: read_json(golden / "presets" / name / "config.json") for name in sorted(stored)}
     return {name: sizes(LanguageModelConfig.from_json(config)) for name, config in configs.items()}
@@ -91,7 +95,7 @@ def docstring(path: Path) -> str:
 def faults(golden: Path) -> dict[str, str]:
     """Return every fault of the table: what is wrong, and the operations at which it is first visible."""
     del golden
-    from harness.faults import FAULTS  # noqa: PLC0415 - the other lists start faster without the oracle
+    from harness.faults import FAULTS
 
     return {name: f"{fault.title} ({', '.join(fault.operations) or fault.kind})" for name, fault in FAULTS.items()}
 

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import run
-from harness.baseline import (
-    Record,
-    Regression,
-    add_history,
-    compare_runs,
-    has_baseline,
-    read_baseline,
-    record_of,
-    write_baseline,
-)
 from harness.child import Limits
-from harness.commands import properties
-from harness.commands.judging import add_report_options, conclude, known_deviations
-from harness.contract import LEVELS
-from harness.files import FileError
-from harness.properties.check import NUM_DRAWS
-from harness.properties.draws import drawn
-from harness.properties.laws import LAWS
-from harness.registry import default_names, find_candidate, missing_extra
-from harness.report.progress import progress_bar
-from harness.store import open_golden
+from harness.commands.judging import add_report_options
+from harness.taps import LEVELS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,61 +55,6 @@ def required_level(text: str) -> tuple[str, str]:
 
 def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model."""
-    if options.properties:
-        return properties.check(options.candidate or default_names(), LAWS, drawn(NUM_DRAWS))
-    if options.update_baseline and options.baseline is None:
-        raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
-    golden = open_golden(options.golden)
-    names = list(dict.fromkeys([*(options.candidate or default_names()), *(name for name, _ in options.require)]))
-    absent = {name: extra for name in names if (extra := missing_extra(name))}
-    candidates = [find_candidate(name) for name in names if name not in absent]
-    groups = run.read_groups(golden, options.case)
-    waivers = known_deviations(options.waivers, golden)
-    num_cases = sum(len(group.cases) for group in groups) * len(candidates)
-    if options.keep is not None and options.keep.exists():
-        raise FileError(f"{options.keep}: exists already: give a new folder")
-    with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
-        judgements = run.run_candidates(
-            candidates,
-            groups,
-            golden.manifest.suite,
-            options.keep or Path(scratch),
-            Limits(silent_seconds=options.time_limit),
-            advance,
-            waivers,
-        )
-        records = [
-            record_of(each.verdict, each.folder, golden.manifest.suite) for each in judgements if options.baseline
-        ]
-    regressions = compare_with_baselines(options.baseline, records, update=options.update_baseline)
-    refused = [
-        run.refuse(name, groups, f"extra {extra} is not installed (pip install '.[{extra}]')")
-        for name, extra in absent.items()
-    ]
-    required = dict(options.require)
-    asked_for = {*(options.candidate or ()), *required}
-    optional = [name for name in absent if name not in asked_for]
-    verdicts = [*(judgement.verdict for judgement in judgements), *refused]
-    return conclude(verdicts, golden, options, required, optional, regressions, waivers)
+    from harness.commands.running import judge_candidates
 
-
-def compare_with_baselines(directory: Path | None, records: Sequence[Record], *, update: bool) -> dict[str, Regression]:
-    """Compare runs with the baselines of their candidates, and make them the baselines if asked to.
-
-    Raises FileError for a candidate without a baseline, unless this run becomes it.
-    """
-    if directory is None:
-        return {}
-    old = {
-        each.candidate: each
-        if update and not has_baseline(directory, each.candidate)
-        else read_baseline(directory, each.candidate)
-        for each in records
-    }
-    regressions = {}
-    for record in records:
-        history = add_history(directory, record, datetime.now(UTC).isoformat(timespec="seconds"))
-        regressions[record.candidate] = compare_runs(old[record.candidate], record, history)
-        if update:
-            write_baseline(directory, record)
-    return regressions
+    return judge_candidates(options)

@@ -42,7 +42,7 @@ ONE_LAYER = replace(
 )
 
 LOADS = {
-    "bench": Load("bench", harness_config(BENCH), num_rows=1, num_tokens=256, num_decoded=8),
+    "bench": Load("bench", harness_config(BENCH), num_rows=1, num_tokens=256, num_decoded=4),
     "grok-1-layer": Load("grok-1-layer", harness_config(ONE_LAYER), num_rows=1, num_tokens=64, num_decoded=2),
 }
 """The preset of the benchmarks, and one layer of Grok-1 at its true size (4.9 GB of int8)."""

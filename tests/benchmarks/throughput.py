@@ -3,7 +3,7 @@
 Every candidate × compute dtype runs in a process of its own, all take turns in every round, and a candidate is held
 against the yardstick (the published algorithm) round by round: where the quartiles of that ratio lie on both sides of 1
 the difference is noise. Only who conforms has a throughput; the conformance run is told by the digest of its report.
-`--readme` writes the table between its markers in README.md.
+`--write` writes all that is measured into RESULTS.md beside this file, and the table of `bench` into README.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.written_block import README, write_block
 
 ROOT = Path(__file__).resolve().parents[2]
 YARDSTICK = "tests/benchmarks/published_style.py"
+RESULTS = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- throughput: written by nox -s bench -->", "<!-- end of throughput -->"
 NUM_DIGITS = 12
 
@@ -114,7 +115,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sweep", action="store_true", help="lengths and batches instead of one prompt")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="where the weights are kept")
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    parser.add_argument("--write", action="store_true", help="write what is measured into RESULTS.md and README.md")
     options = parser.parse_args()
     entries = [
         entry
@@ -125,15 +126,26 @@ def main() -> int:
     folder = write_load(load, options.folder)
     conforming = [entry for entry in entries if entry.verdict == "pass"]
     if options.sweep:
-        say(sweep(conforming, load, folder, options.rounds))
+        text = sweep(conforming, load, folder, options.rounds)
+        record(f"sweeps of {load.name}", text, write=options.write)
         return 0
-    times = measure(conforming, load, folder, options.rounds)
+    times: dict[Entry, Times] = {}
+    for dtype in sorted({entry.dtype for entry in conforming}):  # one at a time: all of them would not fit into memory
+        times |= measure([entry for entry in conforming if entry.dtype == dtype], load, folder, options.rounds)
     ceilings = measure_ceilings()
-    text = "\n\n".join((table(entries, times, load), details(times, load, folder, ceilings)))
-    say(text)
-    if options.readme:
-        write_block(README, BEGIN, END, table(entries, times, load) + "\n\n" + caption(load, ceilings))
+    summary, words = table(entries, times, load), caption(load, ceilings)
+    text = "\n\n".join((summary, details(times, load, folder, ceilings), words))
+    record(f"throughput of {load.name}", text, write=options.write)
+    if options.write and options.load == "bench":
+        write_block(README, BEGIN, END, f"{summary}\n\n{words}")
     return 0
+
+
+def record(title: str, text: str, *, write: bool) -> None:
+    """Print what was measured, and write it into RESULTS.md if told so."""
+    say(text)
+    if write:
+        write_block(RESULTS, f"<!-- {title}: written by nox -s bench -->", f"<!-- end of {title} -->", text)
 
 
 def conformance_entries(report: Path) -> list[Entry]:
@@ -191,7 +203,7 @@ def sweep(entries: Sequence[Entry], load: Load, folder: Path, num_rounds: int) -
         seconds[b, t] = {entry: statistics.median(run[entry] for run in runs) for entry in entries}
     for worker in workers.values():
         worker.close()
-    header = ["batch × length", *(f"{entry.name} {entry.dtype}, tokens/s" for entry in entries)]
+    header = ["batch × length", *(f"{entry.name} {entry.dtype}, tokens/s (run `{entry.digest}`)" for entry in entries)]
     rows = [[f"{b} × {t}", *(f"{b * t / each[entry]:.0f}" for entry in entries)] for (b, t), each in seconds.items()]
     return markdown([header, *rows])
 
@@ -227,7 +239,7 @@ def ratio(yardstick: Times, times: Times, kind: str) -> str:
 def details(times: Mapping[Entry, Times], load: Load, folder: Path, ceilings: Ceilings) -> str:
     """Return everything measured: spread, first call, compiling, memory, and fractions of the machine's ceilings."""
     header = ["candidate", "dtype", "call", "median s", "quartiles s", "first s", "compile s", "peak GB",
-              "of FLOP/s", "of memory", "weights GB/s"]  # fmt: skip
+              "of FLOP/s", "of memory", "weights GB/s", "run"]  # fmt: skip
     rows = [header]
     for entry, each in times.items():
         config, weights = read_load(folder, entry.dtype)
@@ -240,9 +252,10 @@ def details(times: Mapping[Entry, Times], load: Load, folder: Path, ceilings: Ce
                     kind,
                     *spread_of(each, kind),
                     *roofline(cost, each.median(kind), entry.dtype, ceilings),
+                    f"`{entry.digest}`",
                 ]
             )
-    return f"{markdown(rows)}\n\n{caption(load, ceilings)}"
+    return markdown(rows)
 
 
 def spread_of(times: Times, kind: str) -> list[str]:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from harness.__main__ import main
-from harness.commands import run as run_command
+from harness.commands import running
 
 CASE = "stress/prefill/saturated_cap.float32"
 GOOD = "from candidates.numpy_float64 import INFO, load\n"
@@ -219,8 +219,8 @@ def test_check_golden_says_that_all_is_well(capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two built-in candidates, of which one lacks its extra."""
-    monkeypatch.setattr(run_command, "default_names", lambda: ("numpy_float64", "torch_eager"))
-    monkeypatch.setattr(run_command, "missing_extra", lambda name: "torch" if name == "torch_eager" else "")
+    monkeypatch.setattr(running, "default_names", lambda: ("numpy_float64", "torch_eager"))
+    monkeypatch.setattr(running, "missing_extra", lambda name: "torch" if name == "torch_eager" else "")
 
 
 @pytest.mark.usefixtures("without_torch")
@@ -240,8 +240,8 @@ def test_a_candidate_without_its_extra_is_unsupported_and_fails_only_where_it_wa
 
 
 def test_a_run_without_any_candidate_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_command, "default_names", lambda: ("torch_eager",))
-    monkeypatch.setattr(run_command, "missing_extra", lambda _name: "torch")
+    monkeypatch.setattr(running, "default_names", lambda: ("torch_eager",))
+    monkeypatch.setattr(running, "missing_extra", lambda _name: "torch")
     assert main(["run", "--case", CASE]) == 1
 
 

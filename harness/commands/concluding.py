@@ -1,0 +1,76 @@
+"""What the commands that end in a verdict have in common: waivers, reports, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.baseline import Regression, describe
+from harness.commands import NONCONFORMING, PASS
+from harness.contract import LEVELS
+from harness.report import files, github, terminal
+from harness.store import Golden
+from harness.verdict import CandidateVerdict
+from harness.waivers import Waiver, builtin_waivers, check_cases, outdated, read_waivers, waivers_of
+
+
+def known_deviations(path: Path | None, golden: Golden) -> tuple[Waiver, ...]:
+    """Return the waivers of the built-in candidates, and those of the user's file if there is one; raises FileError."""
+    given = read_waivers(path) if path is not None else ()
+    check_cases(given, golden.manifest.cases)
+    return (*builtin_waivers(), *given)
+
+
+def with_outdated(verdict: CandidateVerdict, waivers: Sequence[Waiver], golden: Golden) -> CandidateVerdict:
+    """Add the waivers of a candidate that have expired, or that this run shows to be needed no longer."""
+    if not verdict.operations:  # it did not run here
+        return verdict
+    used = {waiver.name for waiver in verdict.waivers}
+    ran = {case.case for case in verdict.cases}
+    today = datetime.now(UTC).date()
+    known = waivers_of(waivers, verdict.name)
+    return replace(verdict, outdated=outdated(known, used, ran, golden.manifest.cases, today))
+
+
+def conclude(
+    verdicts: Sequence[CandidateVerdict],
+    golden: Golden,
+    options: argparse.Namespace,
+    required: Mapping[str, str] | None = None,
+    optional: Collection[str] = (),
+    regressions: Mapping[str, Regression] | None = None,
+    waivers: Sequence[Waiver] = (),
+) -> int:
+    """Show a run, write its reports, and return the exit status, for which the optional candidates do not count.
+
+    `required` gives the least level by candidate. Of the `waivers`, those that have expired or gone fail their
+    candidate.
+    """
+    required = required or {}
+    verdicts = [with_outdated(verdict, waivers, golden) for verdict in verdicts]
+    terminal.show(terminal.wide_console(), verdicts, options.detail)
+    sys.stdout.writelines(f"{line}\n" for line in github.report_to_github(verdicts, os.environ))
+    regressions = regressions or {}
+    for name, regression in regressions.items():
+        sys.stdout.writelines(f"{name}: {line}\n" for line in describe(regression))
+    report = files.report_of(verdicts, golden, {name: asdict(each) for name, each in regressions.items()})
+    if options.json is not None:
+        files.write_report_json(options.json, report)
+    if options.html is not None:
+        from harness.report.html import write_html
+
+        write_html(options.html, report)
+    if options.junit is not None:
+        files.write_junit(options.junit, verdicts)
+    ranks = ("none", *LEVELS)
+    low = [v.name for v in verdicts if v.name in required and ranks.index(v.level) < ranks.index(required[v.name])]
+    for name in low:
+        sys.stderr.write(f"{name}: its level is below the required {required[name]}\n")
+    counted = [verdict for verdict in verdicts if verdict.name not in optional]
+    passed = not low and counted and all(verdict.passed for verdict in counted)
+    return PASS if passed and all(each.clean for each in regressions.values()) else NONCONFORMING

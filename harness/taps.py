@@ -1,0 +1,77 @@
+"""The taps: what the contract, `golden/schema/taps.json`, says of each, and their names in a model."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.configuration import LanguageModelConfig
+
+GOLDEN_DIR = Path(__file__).resolve().parent.parent / "golden"
+
+
+@dataclass(frozen=True)
+class TapSpec:
+    """One row of `golden/schema/taps.json`: a tap's name (`layers.*.` for per-layer taps), axes and dtype."""
+
+    name: str
+    axes: tuple[str, ...]
+    dtype: str
+    level: str
+    block: str
+    compared: str
+    meaning: str
+
+    @property
+    def operation(self) -> str:
+        """The name without the layer, which is also the name of the operation that makes it."""
+        return self.name.removeprefix("layers.*.")
+
+    @property
+    def per_layer(self) -> bool:
+        """Whether every layer has one."""
+        return self.name.startswith("layers.*.")
+
+
+LEVELS = ("logits", "routes", "layers", "caches")
+
+
+@functools.cache
+def tap_specs() -> tuple[TapSpec, ...]:
+    """Return the contract on taps, in the order in which the forward pass makes them."""
+    rows = json.loads((GOLDEN_DIR / "schema" / "taps.json").read_text())["taps"]
+    return tuple(TapSpec(**{**row, "axes": tuple(row["axes"])}) for row in rows)
+
+
+def split_tap(name: str) -> tuple[int | None, str]:
+    """Split `layers.03.router.logits` into (3, "router.logits") and `logits` into (None, "logits")."""
+    if not name.startswith("layers."):
+        return None, name
+    _, layer, operation = name.split(".", 2)
+    return int(layer), operation
+
+
+def tap_name(layer: int | None, operation: str) -> str:
+    """Join a layer index and an operation into a tap name; layers have two digits or more."""
+    return operation if layer is None else f"layers.{layer:02d}.{operation}"
+
+
+def tap_names(config: LanguageModelConfig) -> tuple[str, ...]:
+    """Return every tap of a configuration, in the order in which the forward pass makes them."""
+    block = "dense" if config.dense else "moe"
+    specs = [spec for spec in tap_specs() if spec.block in ("always", block)]
+    first = next(i for i, spec in enumerate(specs) if spec.per_layer)
+    last = max(i for i, spec in enumerate(specs) if spec.per_layer) + 1
+    layers = (tap_name(layer, spec.operation) for layer in range(config.model.num_layers) for spec in specs[first:last])
+    return (*(s.name for s in specs[:first]), *layers, *(s.name for s in specs[last:]))
+
+
+def select_taps(names: Collection[str], patterns: Collection[str] | None) -> tuple[str, ...]:
+    """Return the names that match any of the glob patterns, in their order; None selects all."""
+    if patterns is None:
+        return tuple(names)
+    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
