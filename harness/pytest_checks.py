@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.child import Limits
-from harness.commands.judging import known_deviations, with_outdated
+from harness.commands.concluding import known_deviations, with_outdated
 from harness.contract import GOLDEN_DIR, split_tap, tap_names, tap_specs
 from harness.registry import find_candidate
 from harness.report import terminal
