@@ -250,7 +250,12 @@ def extremes_of(verdict: CandidateVerdict) -> Iterator[Extreme]:
     for operation, dtype, statistic, ratio in measured(verdict):
         worst[operation, dtype, statistic] = max(worst.get((operation, dtype, statistic), 0.0), ratio)
     for (operation, dtype, statistic), ratio in worst.items():
-        yield Extreme(operation, dtype, statistic, float(np.ceil(1e4 * ratio)) / 1e4, verdict.name)
+        yield Extreme(operation, dtype, statistic, rounded_up(ratio), verdict.name)
+
+
+def rounded_up(ratio: float) -> float:
+    """Return a ratio rounded up to 4 decimals; an infinite one stays as it is."""
+    return float(np.ceil(1e4 * ratio)) / 1e4
 
 
 def measured(verdict: CandidateVerdict) -> Iterator[tuple[str, str, str, float]]:
