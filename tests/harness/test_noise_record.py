@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness import noise
+from harness import noise, writing
 from harness.__main__ import main
 from harness.audit import check_golden
 from harness.contract import GOLDEN_DIR, tap_specs
-from harness.files import read_json, write_json
+from harness.files import FileError, read_json, write_json
 from harness.manifest import NOISE, file_digest, write_manifest
 from harness.noise_record import MIN_RUNS, parameters, record_problems
 from harness.store import FixtureError, open_golden, read_noise
@@ -178,3 +178,10 @@ def test_a_record_that_does_not_vouch_for_this_harness_is_not_written(tmp_path: 
     check_golden(golden)
     assert open_golden(golden).manifest == before
     assert [path.name for path in tmp_path.iterdir()] == ["v1"]
+
+
+def test_a_set_is_not_written_without_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "GOLDEN_DIR", tmp_path)
+    with pytest.raises(FileError, match=r"v1/noise\.json: cannot be read: No such file"):
+        write_tiny(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
