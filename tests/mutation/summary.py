@@ -140,9 +140,7 @@ def as_json(results: Results, table: Table) -> dict[str, Any]:
         "pairs_not_named": [asdict(row) for row in results.pairs if not row.named],
         "floors": [asdict(row) for row in results.floors],
         "power": calibration(results, table),
-        "honest": {
-            name: x for name, x in results.honest.items() if name != "extremes"
-        },  # golden/v1/noise.json has them
+        "honest": {name: found for name, found in results.honest.items() if name != "extremes"},  # see noise.json
     }
 
 
