@@ -158,9 +158,10 @@ def large(session: nox.Session) -> None:
 
 
 @nox.session
-def recapture(session: nox.Session) -> None:
-    """Capture the golden set twice: on one platform every digest must come out the same."""
-    session.install("--editable", ".[reference]")
+@nox.parametrize(("python", "jax"), [("3.11", "0.10"), ("3.12", "0.12")])
+def recapture(session: nox.Session, jax: str) -> None:
+    """Capture the golden set twice, on the oldest and the newest JAX: equal digests, and within fences of the set."""
+    session.install("--editable", ".[reference]", f"jax=={jax}.*", f"jaxlib=={jax}.*")
     folder = Path(session.create_tmp())
     digests = []
     for name in ("first", "second"):
@@ -171,6 +172,7 @@ def recapture(session: nox.Session) -> None:
     if changed := [key for key, first in digests[0].items() if digests[1].get(key) != first]:
         session.error(f"{changed[0]}: other digests when captured again; {len(changed)} of {len(digests[0])} differ")
     session.log(f"{len(digests[0])} presets and cases: equal digests")
+    session.run("python", "-m", "harness", "diff", "golden/v1", str(folder / "first"))
 
 
 @nox.session

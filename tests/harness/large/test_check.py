@@ -196,3 +196,64 @@ def test_a_locked_golden_is_found_by_name_and_verified(
         lock.find("rows", path)
     with pytest.raises(FileError, match="neither a folder nor a name"):
         lock.find("unknown", path)
+
+
+# The command.
+
+
+def test_the_command_judges_a_capture_and_tells_every_operation_and_its_sample(
+    checkpoint: Path, captured: dict[str, tuple[Path, Plan]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, plan = captured["rows"]
+    assert (
+        main(["check-large", str(folder), "--checkpoint", str(checkpoint), "--layers", "1", "--fraction", "0.25"]) == 0
+    )
+    *operations, last = capsys.readouterr().out.splitlines()
+    assert len(operations) == len(plan.taps("layers.01"))
+    assert all(re.fullmatch(r"\S+ +pass  measured / allowed \S+", line) for line in operations)
+    num_taps = 2 * len(operations)
+    assert (
+        last == f"{num_taps} taps, 0 beyond their fences; a sample of 0.25 of the experts' and logits' channels, seed 0"
+    )
+
+
+def test_the_command_fails_where_a_tap_is_wrong_and_names_the_element(
+    checkpoint: Path,
+    captured: dict[str, tuple[Path, Plan]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def change(x: Array) -> None:
+        x[1, 2, 5] += 1
+
+    folder, _ = altered(captured["rows"], tmp_path / "wrong", "call0/layers.01.moe.norm", change)
+    assert main(["check-large", str(folder), "--checkpoint", str(checkpoint), "--layers", "1"]) == 1
+    output = capsys.readouterr().out
+    assert re.search(r"^moe\.norm +FAIL  measured / allowed ", output, re.MULTILINE)
+    assert re.search(
+        r"^call 0, layers\.01\.moe\.norm: \S+ times the fence at \[1, 6, 5\]: observed ", output, re.MULTILINE
+    )
+
+
+def test_the_command_without_weights_verifies_every_digest(
+    captured: dict[str, tuple[Path, Plan]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(captured["rows"][0], tmp_path / "copy"))
+    assert main(["check-large", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}: every tensor of 5 stages has its digest\n"
+    path = folder / "layers.01.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert main(["check-large", str(folder)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_command_refuses_weights_that_are_not_those_captured(
+    checkpoint: Path,
+    captured: dict[str, tuple[Path, Plan]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(canonical, "checkpoint_digest", lambda _: "another")
+    folder = captured["rows"][0]
+    assert main(["check-large", str(folder), "--checkpoint", str(checkpoint)]) == 2
+    assert capsys.readouterr().err == f"{checkpoint}: not the weights that {folder} was captured with\n"
