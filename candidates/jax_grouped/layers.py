@@ -46,12 +46,11 @@ def multiply(x: jax.Array, matrix: Matrix) -> jax.Array:
     """Multiply x [.., k] by a stored matrix [k, n]: float32 [.., n] (SPEC §3).
 
     int8 is exact in the dtype of x, so each group of rows is summed first and then multiplied by its scales. Plain
-    floats are used as they are stored, in the wider dtype of both.
+    floats are used as they are stored.
     """
     weight, scales = matrix
     if scales is None:
-        dtype = jnp.promote_types(x.dtype, weight.dtype)
-        return contract("...k,kn->...n", x.astype(dtype), weight.astype(dtype))
+        return contract("...k,kn->...n", x.astype(jnp.float32), weight)
     num_groups, num_columns = scales.shape
     parts = jnp.moveaxis(x.reshape(*x.shape[:-1], num_groups, -1), -2, 0)  # [G, .., k/G]
     groups = (parts, weight.reshape(num_groups, -1, num_columns), scales)

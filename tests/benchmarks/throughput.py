@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--load", choices=LOADS, default="bench", help="the model that is run (default: bench)")
     parser.add_argument("--candidate", action="append", default=[], help="only these; may be repeated")
     parser.add_argument("--dtype", action="append", default=[], help="only these compute dtypes; may be repeated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--sweep", action="store_true", help="lengths and batches instead of one prompt")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="where the weights are kept")
     parser.add_argument("--write", action="store_true", help="write what is measured into RESULTS.md and README.md")
