@@ -129,7 +129,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and hold the lines and branches that they reach, in child processes too, to a limit."""
+    """Run the tests and hold the lines and branches that they reach, in child processes too, to a limit.
+
+    Apart from `tests`, since measuring takes twice their time.
+    """
     session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4", "--timeout", "600")
     environment = compiled_once(session) | {"OMP_NUM_THREADS": "1"}
