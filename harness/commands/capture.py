@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Write a golden set; what is replaced is noted in CHANGELOG.md."""
+    """Write a golden set; what may be replaced is told as a line for CHANGELOG.md."""
     if options.checkpoint is not None:
         return capturing_large.execute(options)
     if bool(options.replace) != bool(options.reason):
@@ -46,4 +46,6 @@ def execute(options: argparse.Namespace) -> int:
     with progress_bar(sum(len(group.cases) for group in groups)) as advance:
         manifest = capture.capture(options.out, groups, replace=options.replace, add=options.add, on_progress=advance)
     sys.stdout.write(f"{options.out}: {len(manifest.presets)} presets, {len(manifest.cases)} cases\n")
+    if options.reason:
+        sys.stdout.write(f"for CHANGELOG.md: * {', '.join(options.replace)} replaced: {options.reason}\n")
     return PASS
