@@ -102,7 +102,7 @@ class Model:
         return dict(zip(names, shown, strict=True))
 
     def _export(self, inputs: tuple[Array, ...], names: tuple[str, ...]) -> Any:
-        graph = Graph(self.config, self.params, names)
+        graph = Graph(self.config, self.params, names).eval()
         program = torch.onnx.export(graph, tuple(map(to_torch, inputs)), dynamo=True, verbose=False)
         assert program is not None  # noqa: S101 - narrows the type: no file is written
         stored = program.model_proto.SerializeToString()

@@ -1,33 +1,42 @@
-"""The canonical sharded Grok-1 in JAX and haiku: `SPEC.md` made executable. It knows nothing of the harness."""
+"""The canonical sharded Grok-1 in JAX and haiku: `SPEC.md` made executable. It knows nothing of the harness.
 
-from reference.attention import MHABlock, MHAOutput, MultiHeadAttention, make_attention_mask
-from reference.config import GROK_1, PRESETS, LanguageModelConfig, TransformerConfig, ffn_size
-from reference.inference import apply, apply_with_taps, init, init_memory
-from reference.layers import InOutEmbed, Linear, RMSNorm, RotaryEmbedding, rotate_half
-from reference.memory import KVMemory, Memory, init_layer_memories
-from reference.model import (
-    DecoderLayer,
-    DecoderOutput,
-    LanguageModel,
-    LanguageModelOutput,
-    Transformer,
-    TransformerOutput,
-)
-from reference.moe import DenseBlock, MoELayer, Router
-from reference.parameters import Params, TrainingState
-from reference.partitioning import (
-    LM_PARTITION_RULES,
-    TRANSFORMER_PARTITION_RULES,
-    apply_rules,
-    cast_bfloat16,
-    make_mesh,
-    match,
-    partition_specs,
-    with_sharding_constraint,
-)
-from reference.quantization import QuantizedWeight8bit, dequantize, quantize
-from reference.runner import InferenceRunner, ModelRunner, Request, insert_slice, pad_to_size
-from reference.sampling import SampleOutput, SampleSettings, sample_token, top_p_filter
+A name is imported when it is first asked for: the command line says its `--help` without JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reference.attention import MHABlock, MHAOutput, MultiHeadAttention, make_attention_mask
+    from reference.config import GROK_1, PRESETS, LanguageModelConfig, TransformerConfig, ffn_size
+    from reference.inference import apply, apply_with_taps, init, init_memory
+    from reference.layers import InOutEmbed, Linear, RMSNorm, RotaryEmbedding, rotate_half
+    from reference.memory import KVMemory, Memory, init_layer_memories
+    from reference.model import (
+        DecoderLayer,
+        DecoderOutput,
+        LanguageModel,
+        LanguageModelOutput,
+        Transformer,
+        TransformerOutput,
+    )
+    from reference.moe import DenseBlock, MoELayer, Router
+    from reference.parameters import Params, TrainingState
+    from reference.partitioning import (
+        LM_PARTITION_RULES,
+        TRANSFORMER_PARTITION_RULES,
+        apply_rules,
+        cast_bfloat16,
+        make_mesh,
+        match,
+        partition_specs,
+        with_sharding_constraint,
+    )
+    from reference.quantization import QuantizedWeight8bit, dequantize, quantize
+    from reference.runner import InferenceRunner, ModelRunner, Request, insert_slice, pad_to_size
+    from reference.sampling import SampleOutput, SampleSettings, sample_token, top_p_filter
 
 __all__ = [
     "GROK_1",
@@ -83,3 +92,29 @@ __all__ = [
     "top_p_filter",
     "with_sharding_constraint",
 ]
+
+MODULES = (
+    "attention",
+    "config",
+    "inference",
+    "layers",
+    "memory",
+    "model",
+    "moe",
+    "parameters",
+    "partitioning",
+    "quantization",
+    "runner",
+    "sampling",
+)
+"""Where the names are."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return an exported name, imported with the modules before its own."""
+    for module in MODULES if name in __all__ else ():
+        found = vars(importlib.import_module(f"reference.{module}"))
+        if name in found:
+            globals()[name] = found[name]
+            return found[name]
+    raise AttributeError(f"module 'reference' has no attribute {name!r}")

@@ -135,12 +135,20 @@ def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: We
 
 
 @pytest.mark.gate
-@pytest.mark.parametrize("words", [("--help",), ("list", "candidates")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("harness", "--help"),
+        ("harness", "list", "candidates"),
+        ("harness", "run", "--help"),
+        ("reference", "--help"),
+    ],
+)
 def test_the_command_line_starts_at_once(words: tuple[str, ...]) -> None:
     def start(*command: str) -> None:
         subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=Path(__file__).parents[2])  # noqa: S603 - this interpreter
 
-    (seconds,) = least_seconds(lambda: start("-m", "harness", *words))
+    (seconds,) = least_seconds(lambda: start("-m", *words))
     assert seconds <= MAX_START_SECONDS, f"{seconds:.2f} s"
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from reference import __main__ as demo
-from reference import checkpoint
+from reference import __main__ as command
+from reference import checkpoint, demo
 from reference.checkpoint.synthesis import synthesize
+from reference.config import PRESETS
 from reference.runner import InferenceRunner, ModelRunner, Request
 from tests.reference.slot_models import CONFIG
 
@@ -38,6 +39,13 @@ def test_mesh_2_4_samples_on_8_virtual_devices_from_a_synthetic_model_and_says_s
     assert re.search(r"^6 tokens in \d+\.\d\d s: \d+\.\d tokens/s$", child.stderr, re.MULTILINE)
 
 
+def test_help_names_every_configuration_and_imports_no_engine() -> None:
+    assert tuple(PRESETS) == command.CONFIGS
+    watch = "import sys\nfrom reference.__main__ import main\ntry:\n main(['--help'])\nexcept SystemExit: pass\n"
+    watch += "assert not {'jax', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", watch], cwd=Path(__file__).parents[2], check=True)  # noqa: S603 - ours
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PRESETS", {"small": TINY, "grok-1": TINY})
@@ -54,7 +62,7 @@ def test_a_checkpoint_answers_as_its_parameters_do(tmp_path: Path, capsys: pytes
         expected[token.request].append(str(token.token_id))
 
     options = f"--checkpoint {tmp_path} --max-tokens 4 --temperature 1.5 --top-p 0.9 --seed 8 --slots 1"
-    assert demo.main([*options.split(), "--token-ids", "7,31,12", "--token-ids", "5,6,7,8"]) == 0
+    assert command.main([*options.split(), "--token-ids", "7,31,12", "--token-ids", "5,6,7,8"]) == 0
     assert capsys.readouterr().out.splitlines() == [",".join(answer) for answer in expected]
 
 
@@ -85,7 +93,7 @@ def test_prompts_and_answers_pass_through_the_tokenizer(
         )
 
     monkeypatch.setitem(sys.modules, "sentencepiece", SimpleNamespace(SentencePieceProcessor=tokenizer))
-    assert demo.main(["--prompt", "cab", "--prompt", "d", "--tokenizer", "letters.model"]) == 0
+    assert command.main(["--prompt", "cab", "--prompt", "d", "--tokenizer", "letters.model"]) == 0
     assert [request.prompt for request in requested] == [[2, 0, 1], [3]]
     assert capsys.readouterr().out == "fg\nfg\n"
 
@@ -113,7 +121,7 @@ def test_the_options_reach_every_request_and_a_cut_prompt_is_announced(
     prompt = list(range(1, 13))
     token_ids = ",".join(map(str, prompt))
     options = f"--max-tokens 7 --temperature 0.5 --top-p 0.25 --seed 9 --token-ids {token_ids}"
-    assert demo.main(options.split()) == 0
+    assert command.main(options.split()) == 0
     assert requested == [Request(prompt=prompt, max_len=7, temperature=0.5, nucleus_p=0.25, rng_seed=9)]
     captured = capsys.readouterr()
     assert captured.out == "5,6\n"
@@ -179,7 +187,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_one_line_and_status_2(
 
 def status_of(arguments: list[str]) -> int | str | None:
     try:
-        return demo.main(arguments)
+        return command.main(arguments)
     except SystemExit as exit_:
         return exit_.code
 

@@ -47,6 +47,12 @@ def test_neither_help_nor_a_list_imports_the_checks_or_an_engine() -> None:
         python(watch)
 
 
+@pytest.mark.parametrize("words", [["--help"], ["list", "candidates"], ["list", "taps"], ["run", "--help"]])
+def test_what_starts_at_once_does_without_numpy(words: list[str]) -> None:
+    watch = f"from harness.__main__ import main\nimport sys\ntry:\n main({words})\nexcept SystemExit: pass\n"
+    python(watch + "assert 'numpy' not in sys.modules")
+
+
 def test_no_colour_code_is_written_into_a_pipe() -> None:
     output = run("run", "--candidate", "numpy_float64", "--case", "stress/prefill/saturated_cap.float32")
     assert "pass (caches)" in output
