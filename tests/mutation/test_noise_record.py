@@ -17,6 +17,7 @@ from harness.store import read_noise
 from tests.harness.honest_port import golden
 from tests.mutation import noise_record
 from tests.mutation.honest_runs import Suite, judge_suite, rates_of
+from tests.mutation.honest_variants import VARIANTS
 from tests.mutation.noise_record import ENGINES, FUNCTIONS, fences, functions, record
 
 
@@ -30,6 +31,10 @@ def fence_difference(found: Mapping[str, Mapping[str, str]]) -> float:
     assert found.keys() == known.keys()
     pairs = [(float(found[row][dtype]), float(x)) for row, each in known.items() for dtype, x in each.items()]
     return max(abs(one - other) / max(other, 1.0) for one, other in pairs)
+
+
+def test_every_honest_variant_was_run_for_the_record() -> None:
+    assert committed()["validation"]["variants"] == sorted(VARIANTS)
 
 
 def test_the_fences_are_those_of_the_record_for_every_operation_but_the_choice_of_experts() -> None:
