@@ -147,7 +147,10 @@ def findings_of(
     worst = int(ratio.argmax())
     scored = mask & (exact.value != 0) & (fence.deviation > 0)  # a masked weight is exactly 0 and would dilute the mean
     num_scored = int(np.count_nonzero(scored))
-    relative = np.divide(error, fence.deviation, out=np.zeros_like(error), where=scored)
+    if num_scored == mask.size:
+        relative = error / fence.deviation
+    else:
+        relative = np.divide(error, fence.deviation, out=np.zeros_like(error), where=scored)
     add_directions(directions, signed, exact, fence, scored, recorded, alone=alone)
     return Findings(
         num_elements=num_elements,

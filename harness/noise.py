@@ -95,10 +95,11 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
     reach = factor / math.sqrt(3)  # of a sum, in spreads
     errors = ((bound, 1, 1 / 3), (spread, reach, 1 / 3), (exact.jump, 1, 1), (exact.inherited, factor, 1))
     for error, times, share in errors:
-        if np.any(error):
+        if np.ndim(error) or error:  # most are the number 0, and a pass over the tap costs as much as a comparison
             allowed += times * error
             variance += share * np.square(error)
-    deviation = np.sqrt(variance + tiny**2)
+    variance += tiny**2
+    deviation = np.sqrt(variance)
     if np.any(exact.inherited):  # it is correlated from element to element in ways that nothing is known of
         return Fence(allowed, deviation, None, factor)
     common = np.broadcast_to(bound + reach * spread if exact.shared else bound, allowed.shape)

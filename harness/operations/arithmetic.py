@@ -33,7 +33,9 @@ def contraction_spread(squares: Array, total: Array, num_terms: int) -> Array:
     Recursive summation rounds every partial sum S_k once: the variance is u²·Σ S_k²/3. For terms in random order
     Σ S_k² is about K/2·Σ(ab)² for what fluctuates and K/3·S² for what accumulates.
     """
-    return np.sqrt((1 + num_terms / 2) * squares + (num_terms / 3) * total**2)
+    variance = (num_terms / 3) * np.square(total)
+    variance += (1 + num_terms / 2) * squares
+    return np.sqrt(variance)
 
 
 def contract(x: Array, w: Array) -> Exact:
