@@ -19,7 +19,7 @@ from harness.distribution import EDGES, histogram
 from harness.noise import BULK_DEVIATIONS, Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
-from harness.statistics import Sums, add_directions, merge_directions
+from harness.statistics import Sums, add_directions, merge_directions, weight_of
 
 BLOCK_SIZE = 2**17
 """Elements of a block: few enough for the cache, enough that threads seldom wait for one another between operations."""
@@ -142,24 +142,26 @@ def findings_of(
     signed = block.observed - exact.value
     if num_elements < mask.size:
         signed = np.where(mask, signed, 0.0)
-    error = np.abs(signed)
-    ratio = fence_ratio(error, fence.allowed)
-    worst = int(ratio.argmax())
-    scored = mask & (exact.value != 0) & (fence.deviation > 0)  # a masked weight is exactly 0 and would dilute the mean
-    num_scored = int(np.count_nonzero(scored))
-    if num_scored == mask.size:
-        relative = error / fence.deviation
-    else:
-        relative = np.divide(error, fence.deviation, out=np.zeros_like(error), where=scored)
-    add_directions(directions, signed, exact, fence, scored, recorded, alone=alone)
+    # A masked weight is exactly 0 and would dilute the mean.
+    scored = mask & (exact.value != 0) & (fence.deviation > 0)
+    weight = weight_of(fence, scored)
+    erring = signed != 0
+    # Where little errs only that is looked at: all else is exactly right.
+    where = slice(None) if np.count_nonzero(erring) > mask.size // 2 else np.flatnonzero(erring)
+    off = signed[where]
+    error, residual = np.abs(off), off * weight[where]
+    ratio = fence_ratio(error, fence.allowed[where])
+    worst = int(ratio.argmax()) if ratio.size else 0
+    add_directions(directions, residual, where, weight, exact, fence, recorded, alone=alone)
+    exactly, *others = histogram(ratio)
     return Findings(
         num_elements=num_elements,
-        tail=float(ratio[worst]),
-        worst=start + worst,
-        squares=float(np.square(relative, out=relative).sum()),
-        num_scored=num_scored,
-        excess=excess_units(error, exact, recorded, mask),
-        counts=histogram(ratio if num_elements == mask.size else ratio[mask]),
+        tail=float(ratio[worst]) if ratio.size else 0.0,
+        worst=start + (worst if isinstance(where, slice) or not ratio.size else int(where[worst])),
+        squares=float(np.square(residual).sum()),
+        num_scored=int(np.count_nonzero(scored)),
+        excess=excess_units(error, exact, where, recorded),
+        counts=(exactly + num_elements - ratio.size, *others),
     )
 
 
@@ -170,12 +172,19 @@ def fence_ratio(error: Array, allowed: Array) -> Array:
     return np.divide(error, allowed, out=np.where(error > 0, np.inf, 0.0), where=allowed > 0)
 
 
-def excess_units(error: Array, exact: Exact, recorded: str, mask: Array) -> float:
-    """Return the largest error beyond one rounding to the recorded dtype, in the operation's float32 units."""
-    beyond = error - UNIT_ROUNDOFF[recorded] * np.abs(exact.value) - exact.jump
-    counted = mask & (beyond > 0)
-    if not counted.any():
-        return 0.0
-    unit = UNIT_ROUNDOFF["float32"] * (np.abs(exact.value) + exact.bound + exact.spread)
-    counted &= unit > 0
-    return float((beyond[counted] / unit[counted]).max(initial=0.0))
+def excess_units(error: Array, exact: Exact, where: Array | slice, recorded: str) -> float:
+    """Return the largest error beyond one rounding to the recorded dtype, in the operation's float32 units.
+
+    The errors are those of some elements, at `where`; they are 0 where nothing is compared.
+    """
+
+    def there(x: Array | float, places: Array | slice) -> Array | float:
+        return x[places] if isinstance(x, np.ndarray) and x.ndim else x
+
+    size = np.abs(exact.value[where])
+    beyond = error - UNIT_ROUNDOFF[recorded] * size - there(exact.jump, where)
+    far = np.flatnonzero(beyond > 0)
+    bound, spread = (there(there(x, where), far) for x in (exact.bound, exact.spread))
+    unit = UNIT_ROUNDOFF["float32"] * (size[far] + bound + spread)
+    counted = unit > 0
+    return float((beyond[far][counted] / unit[counted]).max(initial=0.0))

@@ -89,17 +89,20 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
     """
     tiny = SMALLEST_NORMAL[recorded]
     rounding = max(ACCUMULATION_ROUNDOFF, UNIT_ROUNDOFF[recorded]) * np.abs(exact.value)
-    allowed, variance = rounding + tiny, np.square(rounding) / 3
+    allowed = rounding + tiny
     bound = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound)
     spread = ACCUMULATION_ROUNDOFF * np.asarray(exact.spread)
     reach = factor / math.sqrt(3)  # of a sum, in spreads
     errors = ((bound, 1, 1 / 3), (spread, reach, 1 / 3), (exact.jump, 1, 1), (exact.inherited, factor, 1))
-    for error, times, share in errors:
-        if np.ndim(error) or error:  # most are the number 0, and a pass over the tap costs as much as a comparison
+    # Most are the number 0, and a pass over the tap costs as much as a comparison.
+    present = [(error, times, share) for error, times, share in errors if np.ndim(error) or error]
+    deviation = rounding / math.sqrt(3) + tiny
+    if present:
+        variance = np.square(deviation)
+        for error, times, share in present:
             allowed += times * error
             variance += share * np.square(error)
-    variance += tiny**2
-    deviation = np.sqrt(variance)
+        deviation = np.sqrt(variance)
     if np.any(exact.inherited):  # it is correlated from element to element in ways that nothing is known of
         return Fence(allowed, deviation, None, factor)
     common = np.broadcast_to(bound + reach * spread if exact.shared else bound, allowed.shape)

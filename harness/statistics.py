@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,14 +75,16 @@ class Sums:
         """Return the sums over nothing."""
         return Sums(np.zeros((num_bins, num_clusters)), np.zeros(num_bins), np.zeros(num_bins))
 
-    def add(self, cluster: Array, bins: Array | None, residual: Array, direction: Array, common: Array) -> None:
-        """Add elements, all [n], of one bin (None) or each of its own."""
-        num_bins, num_clusters = self.terms.shape
-        place = cluster if bins is None else bins * num_clusters + cluster
-        np.add.at(self.terms.reshape(-1), place, residual * direction)
-        squares, floor = np.square(direction), np.abs(direction) * common
-        self.information += squares.sum() if bins is None else np.bincount(bins, squares, num_bins)
-        self.floor += floor.sum() if bins is None else np.bincount(bins, floor, num_bins)
+    def add_terms(self, cluster: Array, bins: Array | None, terms: Array) -> None:
+        """Add residual · direction of elements, all [n], of one bin (None) or each of its own."""
+        place = cluster if bins is None else bins * self.terms.shape[1] + cluster
+        np.add.at(self.terms.reshape(-1), place, terms)
+
+    def add_weights(self, bins: Array | None, squares: Array, floor: Array | None) -> None:
+        """Add direction² and the terms of the floor of elements, all [n]; `floor` None is 0 everywhere."""
+        self.information += squares.sum() if bins is None else np.bincount(bins, squares, len(self.terms))
+        if floor is not None:
+            self.floor += floor.sum() if bins is None else np.bincount(bins, floor, len(self.terms))
 
     def absorb(self, other: Sums) -> None:
         """Add the sums over other elements, which have the same bins and clusters."""
@@ -98,8 +100,21 @@ def systematic(error: Array, exact: Exact, fence: Fence, scored: Array, recorded
     Directions along which nothing errs are left out.
     """
     directions: dict[str, Sums] = {}
-    add_directions(directions, error, exact, fence, scored, recorded, alone=True)
+    flat = replace(
+        exact, value=exact.value.ravel(), argument=None if exact.argument is None else exact.argument.ravel()
+    )
+    common = None if fence.common is None else fence.common.ravel()
+    fence = Fence(fence.allowed.ravel(), fence.deviation.ravel(), common, fence.factor)
+    weight = weight_of(fence, scored.ravel())
+    add_directions(directions, error.ravel() * weight, slice(None), weight, flat, fence, recorded, alone=True)
     return conclude(directions, fence.factor)
+
+
+def weight_of(fence: Fence, scored: Array) -> Array:
+    """Return 1 / deviation where an element is scored, which whitens its error, and 0 elsewhere."""
+    if scored.all():
+        return 1 / fence.deviation
+    return np.divide(1, fence.deviation, out=np.zeros_like(fence.deviation), where=scored)
 
 
 def conclude(directions: Mapping[str, Sums], allowed: float) -> tuple[Systematic, ...]:
@@ -125,32 +140,46 @@ def conclude(directions: Mapping[str, Sums], allowed: float) -> tuple[Systematic
 
 
 def add_directions(
-    directions: dict[str, Sums], error: Array, exact: Exact, fence: Fence, scored: Array, recorded: str, *, alone: bool
+    directions: dict[str, Sums],
+    residual: Array,
+    where: Array | slice,
+    weight: Array,
+    exact: Exact,
+    fence: Fence,
+    recorded: str,
+    *,
+    alone: bool,
 ) -> None:
-    """Add to the sums of every direction the elements that are scored, whitened by their deviation.
+    """Add to the sums of every direction the elements that have a weight (`weight_of`); all arrays are flat.
 
-    The value's own is binned by octaves of the argument. `alone` where no other elements are added: only the clusters
-    that occur are kept then.
+    `residual` is the whitened error of some of them, at `where`; the others do not err. The value's own direction is
+    binned by octaves of the argument. `alone` where no other elements are added: only the clusters that occur are kept
+    then.
     """
-    if fence.common is None or not error.any():
+    erring = residual != 0
+    if fence.common is None or not erring.any():
         return
-
-    def take(x: Array) -> Array:
-        return x.ravel() if all_scored else x[scored]
-
-    all_scored = bool(scored.all())
-    deviation = take(fence.deviation)
-    residual, gain, common = (take(x) / deviation for x in (error, exact.value, fence.common))
-    cluster, num_clusters = cluster_of(take(exact.value), recorded), NUM_CLUSTERS
+    if not erring.all():
+        residual = residual[erring]
+        where = np.flatnonzero(erring) if isinstance(where, slice) else where[erring]
+    scored = weight > 0
+    kept = slice(None) if scored.all() else np.flatnonzero(scored)
+    gain = exact.value[kept] * weight[kept]
+    common = fence.common[kept] * weight[kept] if fence.common.any() else None
+    bins = None if exact.argument is None else octaves_of(exact.argument)
+    cluster, num_clusters = cluster_of(exact.value[where], recorded), NUM_CLUSTERS
     if alone:
         occurring, cluster = np.unique(cluster, return_inverse=True)
         num_clusters = occurring.size
-    bins = None if exact.argument is None else octaves_of(take(exact.argument))
     if not directions:
         directions["gain"] = Sums.zero(1 if bins is None else NUM_OCTAVES, num_clusters)
         directions["bias"] = Sums.zero(1, num_clusters)
-    directions["gain"].add(cluster, bins, residual, gain, common)
-    directions["bias"].add(cluster, None, residual, np.ones_like(gain), common)
+    floor = None if common is None else np.abs(gain) * common
+    directions["gain"].add_weights(None if bins is None else bins[kept], np.square(gain), floor)
+    directions["bias"].add_weights(None, scored, common)
+    terms = residual * (exact.value[where] * weight[where])
+    directions["gain"].add_terms(cluster, None if bins is None else bins[where], terms)
+    directions["bias"].add_terms(cluster, None, residual)
 
 
 def merge_directions(parts: Iterable[dict[str, Sums]]) -> dict[str, Sums]:
