@@ -159,11 +159,11 @@ def add_directions(
     erring = residual != 0
     if fence.common is None or not erring.any():
         return
-    if not erring.all():
-        residual = residual[erring]
-        where = np.flatnonzero(erring) if isinstance(where, slice) else where[erring]
     scored = weight > 0
     kept = slice(None) if scored.all() else np.flatnonzero(scored)
+    if not (isinstance(where, slice) and isinstance(kept, slice)):
+        residual = residual[erring]
+        where = np.flatnonzero(erring) if isinstance(where, slice) else where[erring]
     gain = exact.value[kept] * weight[kept]
     common = fence.common[kept] * weight[kept] if fence.common.any() else None
     bins = None if exact.argument is None else octaves_of(exact.argument)
