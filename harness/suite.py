@@ -270,7 +270,7 @@ CASES: tuple[CaseRow, ...] = (
     CaseRow(
         name="ties/prefill/tie_rule",
         why="the one case in which experts with exactly equal scores must come lowest index first, as published",
-        calls=(CallRow("prefill", (6,), 6),),
+        calls=(CallRow("prefill", (5, 3), 5),),
         detects=("top_k_tie_highest_index",),
         tie_rule=True,
     ),
