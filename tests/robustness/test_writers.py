@@ -121,9 +121,10 @@ def test_a_file_that_grows_beyond_what_is_allowed_is_not_left_behind(tmp_path: P
     (tmp_path / "old.json").write_text("{}")
     script = (
         "import resource, sys; from pathlib import Path; from harness.files import write_json\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "free = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, free[1]))\n"
         "try:\n    write_json(Path(sys.argv[1]) / 'old.json', 'x' * 100_000)\n"
-        "except OSError as error:\n    sys.exit(error.strerror)"
+        "except OSError as error:\n    resource.setrlimit(resource.RLIMIT_FSIZE, free)\n    sys.exit(error.strerror)"
     )
     done = python("-c", script, str(tmp_path))
     assert done.stderr.strip() == os.strerror(errno.EFBIG)
