@@ -19,9 +19,9 @@ from harness.choice import Shown, choose_ways, failing_together
 from harness.compare import COPIES, Comparison, compare, compare_routing
 from harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
 from harness.faults import FAULTS, Fault, mutant
-from harness.local import Evidence, Key, fence_of_copy, gather
+from harness.local import Evidence, Key, fence_of_copy, gather, slack_of
 from harness.noise import ACCUMULATION_ROUNDOFF, Fence, margin, tail_factor
-from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
+from harness.operations.arithmetic import round_to
 from harness.operations.row import Exact
 from harness.oracle import ExactWeights, walk
 from harness.power import taps_of_level
@@ -138,10 +138,11 @@ def fails_at(
     given = {prediction.key: prediction.faulty.get(fault, prediction.exact) for prediction in row}
     if any(given[prediction.key].value.shape != prediction.exact.value.shape for prediction in row):
         return True
+    factor = tail_factor(num_elements)
     routed = [
-        compare_routing(*one.key, one.probabilities, given[one.key].value, one.mask, slack_of(one.probabilities))
+        compare_routing(*one.key, scores, given[one.key].value, one.mask, slack_of(Exact(scores), None, factor))
         for one in row
-        if one.probabilities is not None
+        if (scores := one.probabilities) is not None
     ]
     if routed:
         return any(not one.passed or bool(one.note) for one in routed)
@@ -165,12 +166,6 @@ def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Compa
     recorded = exhibit.evidence.observed[prediction.key].recorded
     fence = fence_in_check(exhibit, prediction, recorded)
     return compare(*prediction.key, prediction.exact, fence, observed, prediction.mask, recorded)
-
-
-def slack_of(probabilities: Array) -> Array:
-    """Return to within what the shown scores of experts are known."""
-    slack: Array = 2 * UNIT_ROUNDOFF["float32"] * probabilities
-    return slack
 
 
 def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:
