@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -92,22 +92,6 @@ class Sums:
             self.terms[i] += other.terms[i]
         self.information += other.information
         self.floor += other.floor
-
-
-def systematic(error: Array, exact: Exact, fence: Fence, scored: Array, recorded: str) -> tuple[Systematic, ...]:
-    """Return every systematic statistic of a tap's signed error, over the elements that are scored.
-
-    Directions along which nothing errs are left out.
-    """
-    directions: dict[str, Sums] = {}
-    flat = replace(
-        exact, value=exact.value.ravel(), argument=None if exact.argument is None else exact.argument.ravel()
-    )
-    common = None if fence.common is None else fence.common.ravel()
-    fence = Fence(fence.allowed.ravel(), fence.deviation.ravel(), common, fence.factor)
-    weight = weight_of(fence, scored.ravel())
-    add_directions(directions, error.ravel() * weight, slice(None), weight, flat, fence, recorded, alone=True)
-    return conclude(directions, fence.factor)
 
 
 def weight_of(fence: Fence, scored: Array) -> Array:

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.blocks import blocks_of, find
 from harness.compare import SPECS, Comparison, compare
 from harness.contract import Array, split_tap
-from harness.noise import fence_of
+from harness.noise import Fence, fence_of
 from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.experts import gelu
 from harness.operations.row import Exact
-from harness.statistics import Systematic, pooled, systematic
+from harness.statistics import Systematic, conclude, pooled
 from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
 
 LAMBDA = 6.6
@@ -27,9 +28,13 @@ def drawn(seed: int, num: int = NUM) -> Array:
 
 
 def scores(exact: Exact, observed: Array, recorded: str) -> dict[str, Systematic]:
-    fence = fence_of(exact, recorded, LAMBDA)
-    scored = (exact.value != 0) & (fence.deviation > 0)
-    return {one.name: one for one in systematic(observed - exact.value, exact, fence, scored, recorded)}
+    return {one.name: one for one in systematic(exact, observed, fence_of(exact, recorded, LAMBDA), recorded)}
+
+
+def systematic(exact: Exact, observed: Array, fence: Fence, recorded: str) -> tuple[Systematic, ...]:
+    """Return every systematic statistic of a tap, as a comparison has them."""
+    found = find(observed.size, blocks_of(observed, exact, fence, np.ones(observed.shape, bool)), recorded)
+    return conclude(found.directions or {}, fence.factor)
 
 
 def compared(exact: Exact, observed: Array, recorded: str, tap: str = "layers.00.attention.query") -> Comparison:
@@ -115,7 +120,7 @@ def test_a_sum_that_a_whole_row_shares_does_not_count() -> None:
 def test_nothing_is_said_of_taps_behind_hidden_ones() -> None:
     value = drawn(7)
     fence = replace(fence_of(Exact(value), "bfloat16", LAMBDA), common=None)
-    assert systematic(value * U, Exact(value), fence, value != 0, "bfloat16") == ()
+    assert systematic(Exact(value), value * (1 + U), fence, "bfloat16") == ()
 
 
 def test_pooling_finds_what_no_single_tap_shows() -> None:
