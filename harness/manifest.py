@@ -12,10 +12,10 @@ from typing import Any
 from harness.contract import Array
 from harness.files import FileError, parse_json, whole_file, write_json
 from harness.schema import validate
+from harness.taps import MANIFEST
 from harness.tensors import digest
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.sha256"
 """What `sha256sum -c` reads: the manifest vouches for every other file, and this one for the manifest."""
 

@@ -16,9 +16,10 @@ from typing import Any
 from harness.cases import Cache, Call, CallKind, Case, Preset, tap_key
 from harness.contract import Array, LanguageModelConfig
 from harness.files import MAX_JSON_BYTES, FileError, parse_json
-from harness.manifest import MANIFEST, MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
+from harness.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
 from harness.names import unknown
 from harness.schema import validate
+from harness.taps import MANIFEST
 from harness.tensors import TensorFile, digest, open_tensors
 
 

@@ -13,6 +13,9 @@ from harness.configuration import LanguageModelConfig
 
 GOLDEN_DIR = Path(__file__).resolve().parent.parent / "golden"
 
+MANIFEST = "manifest.json"
+"""The file of a golden set that tells all others; named here, where reading it needs no NumPy."""
+
 
 @dataclass(frozen=True)
 class TapSpec:

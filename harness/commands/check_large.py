@@ -15,8 +15,8 @@ from harness.large import lock, store
 from harness.large.check import Sample, check_stage, select_stages
 from harness.large.distance import BLIND, Distance, distances
 from harness.large.plan import Plan, read_plan
-from harness.manifest import MANIFEST
 from harness.report.progress import progress_bar
+from harness.taps import MANIFEST
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

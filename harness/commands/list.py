@@ -14,7 +14,7 @@ from harness.configuration import LanguageModelConfig
 from harness.files import FileError, read_json
 from harness.names import unknown
 from harness.registry import CANDIDATES_DIR, builtin_names
-from harness.taps import GOLDEN_DIR, tap_specs
+from harness.taps import GOLDEN_DIR, MANIFEST, tap_specs
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,16 +46,12 @@ def execute(options: argparse.Namespace) -> int:
 
 def cases(golden: Path) -> dict[str, str]:
     """Return every case of a golden set and why it exists."""
-    from harness.manifest import MANIFEST
-
     stored = read_json(golden / MANIFEST)["cases"]
     return {case: read_json(golden / "cases" / case / "case.json")["why"] for case in sorted(stored)}
 
 
 def presets(golden: Path) -> dict[str, str]:
     """Return every preset of a golden set and the sizes of its axes."""
-    from harness.manifest import MANIFEST
-
     stored = read_json(golden / MANIFEST)["presets"]
     configs = {name: read_json(golden / "presets" / name / "config.json") for name in sorted(stored)}
     return {name: sizes(LanguageModelConfig.from_json(config)) for name, config in configs.items()}

@@ -12,8 +12,9 @@ from harness.capture import PRECISION, specification_digest
 from harness.large import canonical, store
 from harness.large.forms import reduce_taps, written_bytes
 from harness.large.plan import Plan
-from harness.manifest import MANIFEST, Provenance, file_digest
+from harness.manifest import Provenance, file_digest
 from harness.provenance import record_provenance
+from harness.taps import MANIFEST
 
 Progress = Callable[[str], object]
 """Called with the name of every stage that is on the disk."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from harness.contract import GOLDEN_DIR
 from harness.files import FileError, read_json, write_json
-from harness.manifest import MANIFEST, file_digest
+from harness.manifest import file_digest
 from harness.schema import validate
+from harness.taps import MANIFEST
 
 LOCK = GOLDEN_DIR / "large.lock.json"
 FORMAT = 1

@@ -23,8 +23,9 @@ from typing import Any
 from harness.contract import Array
 from harness.files import FileError, read_json, write_json
 from harness.large.plan import FORMAT, PLAN, Plan, differences, read_plan, write_plan
-from harness.manifest import MANIFEST, Provenance, describe, file_digest
+from harness.manifest import Provenance, describe, file_digest
 from harness.schema import validate
+from harness.taps import MANIFEST
 from harness.tensors import TensorFile, digest, open_tensors, write_tensors
 
 LOCK = ".lock"

@@ -24,6 +24,7 @@ import reference
 from candidates import torch_eager
 from harness.blocks import Block, find
 from harness.cases import Call, Case, Preset, tap_key
+from harness.commands.list import TABLES
 from harness.contract import GOLDEN_DIR, Array, Weights
 from harness.local import check_case, gather
 from harness.noise import fence_of, tail_factor
@@ -44,7 +45,7 @@ MAX_COMPARISON = 1.0
 MAX_LOCAL_CHECK = 5.0
 """Of the local check of every operation to the float32 forward pass of the port that is checked."""
 MAX_START_SECONDS = 0.4
-"""Of `--help` and `list`: the only limit that is no ratio."""
+"""Of `--help`, every `list` and `explain`: the only limit that is no ratio."""
 
 
 def least_seconds(*actions: Callable[[], Any], num_rounds: int = NUM_ROUNDS) -> list[float]:
@@ -139,7 +140,8 @@ def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: We
     "words",
     [
         ("harness", "--help"),
-        ("harness", "list", "candidates"),
+        *(("harness", "list", what) for what in TABLES),
+        ("harness", "explain", "gelu_erf"),
         ("harness", "run", "--help"),
         ("reference", "--help"),
     ],
