@@ -8,7 +8,6 @@ asked, of every tap, pooled over the layers, and in every permitted way. The sha
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -19,9 +18,8 @@ from harness.choice import Shown, choose_ways, failing_together
 from harness.compare import COPIES, Comparison, compare, compare_routing
 from harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
 from harness.faults import FAULTS, Fault, mutant
-from harness.local import Evidence, Key, fence_of_copy, gather, slack_of
-from harness.noise import ACCUMULATION_ROUNDOFF, Fence, margin, tail_factor
-from harness.operations.arithmetic import round_to
+from harness.local import Evidence, Key, fence_of_copy, gather, slack_of, widened
+from harness.noise import Fence, fence_of, honest_result, margin, tail_factor
 from harness.operations.row import Exact
 from harness.oracle import ExactWeights, walk
 from harness.power import taps_of_level
@@ -79,30 +77,13 @@ def shown_by_port(golden: Exhibit, fault: Fault, random: np.random.Generator) ->
     recorded = golden.evidence.recorded
 
     def emulate(tap: str, exact: Exact) -> Array:
-        operation = split_tap(tap)[1]
-        return noisy(exact, operation, recorded[operation], 0.0, random)
+        return honest_result(exact, recorded[split_tap(tap)[1]], random)
 
     walked = walk(golden.preset, golden.case, weights=golden.weights, perturb=emulate, evaluator=mutant(fault))
     return {
         tap_key(call, tap): value.astype(np.int32 if recorded[split_tap(tap)[1]] == "int32" else np.float32)
         for call, tap, _, value in walked
     }
-
-
-def noisy(exact: Exact, operation: str, recorded: str, inherited: Array | float, random: np.random.Generator) -> Array:
-    """Return a result with noise drawn from the model, rounded to its dtype; a copy adds none.
-
-    `inherited` is the deviation of what hidden operations pass on.
-    """
-    if recorded == "int32":
-        return exact.value
-    if operation in COPIES:
-        return round_to(exact.value, recorded)
-    shape = exact.value.shape
-    noise = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) / 2 * random.uniform(-1, 1, shape)
-    noise += ACCUMULATION_ROUNDOFF / math.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
-    noise += inherited * random.standard_normal(shape)
-    return round_to(exact.value + noise, recorded)
 
 
 def found_in(
@@ -158,7 +139,7 @@ def drawn(exhibit: Exhibit, prediction: Prediction, given: Exact, random: np.ran
     """Return what a port shows at a tap whose operation gave an exact or a faulty result."""
     inherited = 0.0 if prediction.noise is None else prediction.noise
     recorded = exhibit.evidence.observed[prediction.key].recorded
-    return noisy(given, prediction.operation, recorded, inherited, random)
+    return honest_result(replace(given, inherited=inherited), recorded, random)
 
 
 def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Comparison:
@@ -176,11 +157,13 @@ def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:
 
 
 def fence_in_check(exhibit: Exhibit, prediction: Prediction, recorded: str) -> Fence:
-    """Return the fence as the local check sets it: caches are copies."""
+    """Return the fence as the local check sets it: caches are copies of what they store, hidden noise included."""
     if prediction.operation not in COPIES:
         return prediction.fence
-    steps = steps_before(exhibit.case, prediction.key[0])
-    return fence_of_copy(prediction.exact, prediction.fence, recorded, steps, exhibit.evidence.config)
+    steps, factor = steps_before(exhibit.case, prediction.key[0]), prediction.fence.factor
+    bare = fence_of(prediction.exact, recorded, factor)
+    fence = fence_of_copy(prediction.exact, bare, recorded, steps, exhibit.evidence.config)
+    return fence if prediction.noise is None else widened(fence, prediction.noise, factor)
 
 
 def power_by_level(

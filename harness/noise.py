@@ -1,4 +1,4 @@
-"""The noise model: how far each element of an operation may honestly stray (design: fences).
+"""The noise model: how far each element of an operation may honestly stray (design: fences), and draws of it.
 
 Elementwise roundings are bounded; sums are bounded at λ standard deviations, λ set so that the expected number of
 honest elements outside their fences in a whole run is at most the run's false-alarm rate.
@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.cases import Preset
 from harness.contract import Array, LanguageModelConfig, tap_specs
-from harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
 from harness.operations.row import Exact
 
 FALSE_ALARM_RATE = 1e-3
@@ -109,11 +109,28 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
     return Fence(allowed, deviation, common, factor)
 
 
-def disturb(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
-    """Return the exact result with honest noise drawn from the model: what a port might have passed on."""
+def computed(exact: Exact, random: np.random.Generator) -> Array:
+    """Return what an honest port computes, before it rounds to a tap's dtype: the one model of its noise.
+
+    Written down in golden/README.md, noise.json: the elementwise roundings lie anywhere within their bound; sums, and
+    inputs that are not shown, are normal. No inner rounding jumps: few elements can, and those rarely do.
+    """
     shape = exact.value.shape
-    roundoff = UNIT_ROUNDOFF[recorded]
-    noise = roundoff * np.abs(exact.value) * random.uniform(-1, 1, shape)
-    noise += ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) * random.uniform(-1, 1, shape)
-    noise += ACCUMULATION_ROUNDOFF / math.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
+    deviation = np.hypot(ACCUMULATION_ROUNDOFF / math.sqrt(3) * np.asarray(exact.spread), exact.inherited)
+    noise = ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) * random.uniform(-1, 1, shape)
+    noise += deviation * random.standard_normal(shape)
     return exact.value + noise
+
+
+def honest_result(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
+    """Return one draw of what an honest port shows: what it computes, rounded to the dtype of the tap, as float64."""
+    return round_to(computed(exact, random), recorded)
+
+
+def disturb(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
+    """Return one of many draws from which it is measured how far honest ports stray.
+
+    Its rounding is drawn like all else: one that is made would be the same in every draw where the inputs are.
+    """
+    rounding = UNIT_ROUNDOFF[recorded] * np.abs(exact.value)
+    return computed(exact, random) + rounding * random.uniform(-1, 1, exact.value.shape)

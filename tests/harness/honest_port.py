@@ -1,4 +1,4 @@
-"""An honest port without an engine: every operation exact but for float32 noise and one rounding, over golden cases."""
+"""An honest port without an engine: every operation exact but for modelled noise and a rounding, over golden cases."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import numpy as np
 
 from harness.answers import Answer
 from harness.cases import Case, Preset, tap_key
-from harness.compare import COPIES, Comparison
+from harness.compare import Comparison
 from harness.contract import DTYPES, GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_names
 from harness.judge import Group
 from harness.local import Evidence, check_case, gather
-from harness.noise import ACCUMULATION_ROUNDOFF, recorded_dtypes
-from harness.operations.arithmetic import round_to
+from harness.noise import honest_result, recorded_dtypes
 from harness.operations.row import Exact
 from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from harness.store import Golden, open_golden, read_case, read_preset, read_taps
@@ -98,15 +97,7 @@ def noisy_taps(
     random = np.random.default_rng(seed)
 
     def compute(tap: str, exact: Exact) -> Array:
-        operation = split_tap(tap)[1]
-        if kept[operation] == "int32":
-            return exact.value
-        shape = exact.value.shape
-        noise = np.zeros(shape)
-        if operation not in COPIES:
-            noise += ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) / 2 * random.uniform(-1, 1, shape)
-            noise += ACCUMULATION_ROUNDOFF / np.sqrt(3) * np.asarray(exact.spread) * random.standard_normal(shape)
-        return round_to(exact.value + noise, kept[operation])
+        return honest_result(exact, kept[split_tap(tap)[1]], random)
 
     made = walk(preset, case, shown, weights=weights, alternatives=alternatives, perturb=compute, evaluator=evaluator)
     return {tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, value in made}

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.contract import DTYPES
-from harness.noise import FALSE_ALARM_RATE, disturb, fence_of, margin, recorded_dtypes, tail_factor
+from harness.noise import (
+    FALSE_ALARM_RATE,
+    computed,
+    disturb,
+    fence_of,
+    honest_result,
+    margin,
+    recorded_dtypes,
+    tail_factor,
+)
 from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.row import Exact
 from harness.suite import make_preset
@@ -114,14 +123,52 @@ def test_a_run_that_compares_nothing_has_the_fences_of_one_element() -> None:
     assert tail_factor(0) == tail_factor(1) == pytest.approx(math.sqrt(2 * math.log(2 / FALSE_ALARM_RATE)))
 
 
+def noisy_operation(dtype: str, random: np.random.Generator) -> Exact:
+    """Return an operation whose errors are about as large as one rounding to a dtype."""
+    value, size = random.standard_normal(100_000), UNIT_ROUNDOFF[dtype] / U
+    return Exact(value, bound=size * random.random(100_000), spread=size * random.random(100_000) * 9)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_modelled_noise_stays_within_the_fence_and_has_its_deviation(dtype: str) -> None:
     random = np.random.default_rng(3)
-    exact = Exact(random.standard_normal(100_000), bound=random.random(100_000), spread=random.random(100_000) * 9)
+    exact = noisy_operation(dtype, random)
     error = disturb(exact, dtype, random) - exact.value
     fence = fence_of(exact, dtype, tail_factor(100_000))
     assert (np.abs(error) <= fence.allowed).all()
     assert np.sqrt(np.mean(np.square(error / fence.deviation))) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_an_honest_port_shows_is_of_its_dtype_within_the_fence_and_strays_no_further_than_modelled(
+    dtype: str,
+) -> None:
+    random = np.random.default_rng(3)
+    exact = noisy_operation(dtype, random)
+    shown = honest_result(exact, dtype, random)
+    fence = fence_of(exact, dtype, tail_factor(100_000))
+    assert np.array_equal(shown, round_to(shown, dtype))
+    assert (np.abs(shown - exact.value) <= fence.allowed).all()
+    assert 0.9 < np.sqrt(np.mean(np.square((shown - exact.value) / fence.deviation))) < 1
+
+
+def test_what_hidden_operations_pass_on_is_drawn_with_its_deviation() -> None:
+    random = np.random.default_rng(3)
+    inherited = random.random(100_000)
+    error = computed(Exact(np.zeros(100_000), spread=1e-3, inherited=inherited), random)
+    assert np.sqrt(np.mean(np.square(error / inherited))) == pytest.approx(1, rel=0.02)
+    assert np.mean(error / inherited) == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32", "bfloat16", "float16"])
+def test_an_honest_port_shows_a_copy_as_it_is(dtype: str) -> None:
+    value = np.arange(8.0)
+    assert np.array_equal(honest_result(Exact(value), dtype, np.random.default_rng(0)), value)
+
+
+def test_an_honest_port_rounds_once_what_it_copies_into_a_narrower_cache() -> None:
+    value = np.array([1 / 3, 1.0])
+    assert np.array_equal(honest_result(Exact(value), "float16", np.random.default_rng(0)), round_to(value, "float16"))
 
 
 def test_modelled_noise_is_drawn_anew_for_every_element_and_repeats_with_its_seed() -> None:

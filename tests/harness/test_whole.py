@@ -140,7 +140,7 @@ def test_a_choice_made_where_nothing_is_compared_is_no_flip() -> None:
 def test_the_honest_error_of_a_token_is_never_less_than_that_of_half_the_tokens() -> None:
     honest = honest_of(PREFILL, honest_taps(PREFILL, 11))
     for error in honest.error.values():
-        assert error.min() >= np.median(error) * 0.9
+        assert np.count_nonzero(error == error.min()) >= error.size / 2
 
 
 def test_honest_runs_of_float32_are_thousands_of_times_closer_than_those_of_bf16() -> None:
