@@ -45,8 +45,10 @@ def tests(session: nox.Session) -> None:
     """Run the tests; `-- --thorough` runs the long profiles too."""
     session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4")
+    limit = ("--timeout", "900") if "--thorough" in session.posargs else ()  # one test compiles forty models
     one_thread = {"OMP_NUM_THREADS": "1"}  # of torch, in each worker: more of them would only wait for one another
-    session.run("python", "-m", "pytest", *workers, *session.posargs, env=compiled_once(session) | one_thread)
+    environment = compiled_once(session) | one_thread
+    session.run("python", "-m", "pytest", *workers, *limit, *session.posargs, env=environment)
 
 
 @nox.session
