@@ -155,13 +155,25 @@ def run_experts(
         chosen: ExpertWeights = jax.tree.map(lambda leaf: leaf[expert], weights)
         computed = run_expert(jax.lax.dynamic_slice_in_dim(rows, start, block_size), chosen)
         return {
-            name: jax.lax.dynamic_update_slice_in_dim(value, computed[name], start, 0) for name, value in values.items()
+            name: jax.lax.dynamic_update_slice_in_dim(value, as_bits(computed[name]), start, 0)
+            for name, value in values.items()
         }
 
     one_expert = jax.eval_shape(run_expert, rows, jax.tree.map(lambda leaf: leaf[0], weights))
-    empty = {name: jnp.zeros(one_expert[name].shape, one_expert[name].dtype) for name in names}
+    empty = {name: as_bits(jnp.zeros(one_expert[name].shape, one_expert[name].dtype)) for name in names}
     values = jax.lax.fori_loop(0, jnp.sum(num_blocks), run_block, empty)
-    return {name: value[jnp.argsort(order)].reshape(b, t, c, -1) for name, value in values.items()}
+    return {
+        name: value[jnp.argsort(order)].reshape(b, t, c, -1).view(one_expert[name].dtype)
+        for name, value in values.items()
+    }
+
+
+def as_bits(x: jax.Array) -> jax.Array:
+    """Return the bits of x as unsigned integers of its width.
+
+    To write a few rows of a bfloat16 array, XLA on a CPU widens the whole of it; bits it leaves alone.
+    """
+    return x.view(f"uint{8 * x.dtype.itemsize}")
 
 
 def run_expert(x: jax.Array, weights: ExpertWeights, multiply: Contraction = contract) -> dict[str, jax.Array]:
