@@ -6,19 +6,18 @@ A folder of baselines holds for every candidate `baseline.json`, which only `--u
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.contract import split_tap
 from harness.files import FileError, read_json, whole_file, write_json
 from harness.provenance import record_platform
-from harness.report.files import MAX_REPORT_BYTES, plain
+from harness.report.files import MAX_REPORT_BYTES, conformance_digest
 from harness.tensors import digest, open_tensors
 from harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
@@ -82,16 +81,6 @@ class Regression:
     def clean(self) -> bool:
         """Whether nothing calls for a closer look."""
         return not self.beyond and not self.flags
-
-
-def conformance_digest(verdict: CandidateVerdict) -> str:
-    """Return the sha256 of all that a conformance run found, times left out: what a benchmark result is earned under.
-
-    Equal digests mean the same candidate, version, level, cases and figures.
-    """
-    cases = tuple(replace(case, seconds=None) for case in verdict.cases)
-    found = plain(asdict(replace(verdict, cases=cases, seconds=0.0, powers=())))
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def record_of(verdict: CandidateVerdict, answers: Path, suite: str) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ def report_of(
             {
                 "status": verdict.status,
                 "summary": verdict.summary,
+                "digest": conformance_digest(verdict),
                 **plain(asdict(without_honest(verdict))),
                 "regression": plain((regressions or {}).get(verdict.name)),
             }
@@ -65,6 +67,16 @@ def without_honest(verdict: CandidateVerdict) -> CandidateVerdict:
         for case in verdict.cases
     )  # fmt: skip
     return replace(verdict, cases=tuple(cases))
+
+
+def conformance_digest(verdict: CandidateVerdict) -> str:
+    """Return the sha256 of all that a conformance run found, times left out: what a benchmark result is earned under.
+
+    Equal digests mean the same candidate, version, level, cases and figures.
+    """
+    cases = tuple(replace(case, seconds=None) for case in verdict.cases)
+    found = plain(asdict(replace(verdict, cases=cases, seconds=0.0, powers=())))
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def read_report(path: Path) -> Report:

@@ -9,7 +9,6 @@ the difference is noise. Only who conforms has a throughput; the conformance run
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -22,6 +21,8 @@ from typing import Any
 
 from harness.cost import Cost, call_cost
 from harness.registry import find_candidate
+from harness.report.files import read_report
+from harness.verdict import Status, worst_status
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
 from tests.benchmarks.presets import LOADS, Load, prompt, write_load
 from tests.benchmarks.worker import read_load
@@ -39,7 +40,7 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate in one compute dtype, with what its conformance run says of it."""
+    """A candidate in one compute dtype, with what its conformance run says of it, and the run's digest."""
 
     name: str
     dtype: str
@@ -149,18 +150,26 @@ def record(title: str, text: str, *, write: bool) -> None:
 
 
 def conformance_entries(report: Path) -> list[Entry]:
-    """Return every candidate × compute dtype of a JSON report, with its verdict over the cases of that dtype."""
-    entries = []
-    for candidate in json.loads(report.read_text())["candidates"]:
-        for dtype in ("bfloat16", "float32"):
-            cases = {case["case"]: case["status"] for case in candidate["cases"] if case["case"].endswith(dtype)}
-            grave = [status for status in cases.values() if status != "pass"]
-            verdict = grave[0] if grave else "pass" if cases else "missing"
-            operations = [row for row in candidate["operations"] if row["fprop_dtype"] == dtype]
-            judged = json.dumps([candidate["name"], candidate["version"], cases, operations], sort_keys=True)
-            digest = hashlib.sha256(judged.encode()).hexdigest()[:NUM_DIGITS]
-            entries.append(Entry(candidate["name"], dtype, candidate["level"], verdict, digest))
-    return entries
+    """Return every candidate × compute dtype of a JSON report; raises FileError for a file that is none."""
+    return [
+        Entry(
+            candidate["name"],
+            dtype,
+            candidate["level"],
+            verdict_in(dtype, candidate),
+            candidate["digest"][:NUM_DIGITS],
+        )
+        for candidate in read_report(report)["candidates"]
+        for dtype in ("bfloat16", "float32")
+    ]
+
+
+def verdict_in(dtype: str, candidate: Mapping[str, Any]) -> Status:
+    """Return the gravest status of a candidate's weights, and of its cases and operations in one compute dtype."""
+    cases = [case["status"] for case in candidate["cases"] if case["case"].endswith(f".{dtype}")]
+    operations = [row["status"] for row in candidate["operations"] if row["fprop_dtype"] == dtype]
+    weights: list[Status] = ["fail"] if candidate["weights"] else []
+    return worst_status([*cases, *operations, *weights] if cases else [])
 
 
 def measure(entries: Sequence[Entry], load: Load, folder: Path, num_rounds: int) -> dict[Entry, Times]:
@@ -238,8 +247,8 @@ def ratio(yardstick: Times, times: Times, kind: str) -> str:
 
 def details(times: Mapping[Entry, Times], load: Load, folder: Path, ceilings: Ceilings) -> str:
     """Return everything measured: spread, first call, compiling, memory, and fractions of the machine's ceilings."""
-    header = ["candidate", "dtype", "call", "median s", "quartiles s", "first s", "compile s", "peak GB",
-              "of FLOP/s", "of memory", "weights GB/s", "run"]  # fmt: skip
+    header = ["candidate", "dtype", "call", "median s", "quartiles s", "time to first token s", "compile time s",
+              "peak memory GB", "of FLOP/s", "of memory", "weights GB/s", "run"]  # fmt: skip
     rows = [header]
     for entry, each in times.items():
         config, weights = read_load(folder, entry.dtype)
@@ -266,7 +275,7 @@ def spread_of(times: Times, kind: str) -> list[str]:
     return [
         f"{times.median(kind):.4f}",
         f"{quartiles[0]:.4f}–{quartiles[2]:.4f}",
-        f"{times.first[kind]:.2f}",
+        f"{times.first[kind]:.2f}" if kind == "prefill" else "–",
         f"{times.compile_seconds(kind):.2f}",
         f"{times.peak_bytes / 1e9:.2f}",
     ]

@@ -15,13 +15,11 @@ from harness.baseline import (
     Record,
     Regression,
     compare_runs,
-    conformance_digest,
     describe,
     read_baseline,
     write_baseline,
 )
 from tests.harness.test_main import CASE, GOOD
-from tests.harness.test_report import BAD, FAILING, PASSING, verdict
 
 KEY = "unequal.bfloat16/prefill call0/layers.01.attention.key"
 ROUTE = "unequal.bfloat16/prefill call0/layers.01.moe.expert_index"
@@ -111,16 +109,6 @@ def test_times_of_another_platform_are_not_compared() -> None:
 
 def test_more_memory_is_flagged() -> None:
     assert against(replace(OLD, peak_bytes=2**31)).flags == ("2048 MiB of memory, the baseline took 1024",)
-
-
-def test_a_conformance_digest_leaves_out_times_and_nothing_else() -> None:
-    found = verdict(PASSING)
-    slower = replace(found, seconds=99.0, cases=(replace(PASSING, seconds=77.0),))
-    assert conformance_digest(found) == conformance_digest(slower)
-    assert conformance_digest(found) != conformance_digest(replace(found, version="2.2"))
-    assert conformance_digest(verdict(replace(FAILING, comparisons=(BAD,)))) != conformance_digest(
-        verdict(replace(FAILING, comparisons=(replace(BAD, tail=12.6),)))
-    )
 
 
 def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:

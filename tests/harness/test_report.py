@@ -17,7 +17,7 @@ from harness.diagnosis import Diagnosis
 from harness.distribution import Element
 from harness.power import Power
 from harness.report import terminal
-from harness.report.files import plain, report_of, write_junit, write_report_json
+from harness.report.files import conformance_digest, plain, report_of, write_junit, write_report_json
 from harness.report.progress import progress_bar
 from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
 from harness.statistics import Systematic
@@ -183,11 +183,22 @@ def test_the_json_report_holds_everything_and_spells_out_what_json_cannot(tmp_pa
     assert report["suite"] == golden().manifest.suite
     (candidate,) = report["candidates"]
     assert (candidate["name"], candidate["status"], candidate["level"]) == ("port", "fail", "layers")
+    assert candidate["digest"] == conformance_digest(verdict(PASSING, nowhere))
     passing, failing = candidate["cases"]
     assert passing["comparisons"][0]["tail"] == 0.91
     assert passing["repeatable"] is True
     assert failing["drifts"][0]["ratio"] == "nan"
     assert failing["comparisons"][1]["index"] == [1, 3, 2, 7]
+
+
+def test_a_conformance_digest_leaves_out_times_and_nothing_else() -> None:
+    found = verdict(PASSING)
+    slower = replace(found, seconds=99.0, cases=(replace(PASSING, seconds=77.0),))
+    assert conformance_digest(found) == conformance_digest(slower)
+    assert conformance_digest(found) != conformance_digest(replace(found, version="2.2"))
+    assert conformance_digest(verdict(replace(FAILING, comparisons=(BAD,)))) != conformance_digest(
+        verdict(replace(FAILING, comparisons=(replace(BAD, tail=12.6),)))
+    )
 
 
 def test_the_json_report_is_what_the_published_schema_says() -> None:
