@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,9 @@ from harness.operations.row import Exact
 from harness.oracle import ExactWeights
 from harness.store import open_golden, read_taps
 from harness.tensors import digest, open_tensors
+from tests.benchmarks.gates import assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load
 
-NUM_ROUNDS = 5
 LOAD = LOADS["bench"]
 NUM_ELEMENTS = 2**26
 
@@ -44,21 +42,10 @@ MAX_COMPARISON = 1.0
 """Of the time of all statistics to numpy.testing.assert_allclose on the same arrays."""
 MAX_LOCAL_CHECK = 5.0
 """Of the local check of every operation to the float32 forward pass of the port that is checked."""
+MAX_FAST_PORT = 1.0
+"""Of the prefill of `jax_grouped` to that of the reference."""
 MAX_START_SECONDS = 0.4
 """Of `--help`, every `list` and `explain`: the only limit that is no ratio."""
-
-
-def least_seconds(*actions: Callable[[], Any], num_rounds: int = NUM_ROUNDS) -> list[float]:
-    """Return the least time of every action over rounds in which they take turns, after one that does not count."""
-    seconds: list[list[float]] = [[] for _ in actions]
-    for number in range(num_rounds + 1):
-        for action, times in zip(actions, seconds, strict=True):
-            began = time.perf_counter()
-            result = action()
-            if number:
-                times.append(time.perf_counter() - began)
-            del result
-    return [min(times) for times in seconds]
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +71,7 @@ def test_capture_with_all_taps_on_the_host_is_nearly_free(params: reference.Para
         _, taps = reference.apply_with_taps(reference.PRESETS["bench"], params, tokens)
         return {name: np.asarray(value) for name, value in taps.items()}
 
-    slow, fast = least_seconds(tapped, untapped)
-    assert slow <= MAX_CAPTURE * fast, f"{slow / fast:.2f} times the untapped forward pass"
+    assert_ratio(tapped, untapped, MAX_CAPTURE)
 
 
 def two_arrays(num: int) -> tuple[Array, Array]:
@@ -107,12 +93,12 @@ def all_statistics(expected: Array, observed: Array) -> object:
 @pytest.mark.gate
 def test_all_statistics_of_64_million_elements_take_no_longer_than_assert_allclose() -> None:
     expected, observed = two_arrays(NUM_ELEMENTS)
-    slow, fast = least_seconds(
+    assert_ratio(
         lambda: all_statistics(expected, observed),
         lambda: np.testing.assert_allclose(observed, expected, rtol=0.01),
+        MAX_COMPARISON,
         num_rounds=2,
     )
-    assert slow <= MAX_COMPARISON * fast, f"{slow / fast:.2f} times numpy.testing.assert_allclose"
 
 
 @pytest.mark.gate
@@ -127,12 +113,12 @@ def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: We
     taps = {tap_key(0, name): x for name, x in model.prefill(call.tokens, call.lengths, ("*",)).items()}
     evidence = gather(preset, case, torch_eager.INFO, taps)
     exact = ExactWeights(config, preset.weights)
-    slow, fast = least_seconds(
+    assert_ratio(
         lambda: check_case(preset, case, evidence, num_elements=10**8, weights=exact),
         lambda: model.prefill(call.tokens, call.lengths, ("logits",)),
+        MAX_LOCAL_CHECK,
         num_rounds=3,
     )
-    assert slow <= MAX_LOCAL_CHECK * fast, f"{slow / fast:.2f} forward passes"
 
 
 @pytest.mark.gate
@@ -150,8 +136,7 @@ def test_the_command_line_starts_at_once(words: tuple[str, ...]) -> None:
     def start(*command: str) -> None:
         subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=Path(__file__).parents[2])  # noqa: S603 - this interpreter
 
-    (seconds,) = least_seconds(lambda: start("-m", *words))
-    assert seconds <= MAX_START_SECONDS, f"{seconds:.2f} s"
+    assert_seconds(lambda: start("-m", *words), MAX_START_SECONDS)
 
 
 @pytest.mark.gate
@@ -159,11 +144,11 @@ def test_the_fast_port_is_faster_than_the_reference(weights: Weights, params: re
     from candidates import jax_grouped  # noqa: PLC0415 - beside the other engines only where it is needed
 
     model, tokens, lengths = jax_grouped.load(LOAD.config, weights), prompt(LOAD), np.array([LOAD.num_tokens], np.int32)
-    fast, slow = least_seconds(
+    assert_ratio(
         lambda: model.prefill(tokens, lengths, ("logits",)),
         lambda: jax.block_until_ready(reference.apply(reference.PRESETS["bench"], params, tokens)),
+        MAX_FAST_PORT,
     )
-    assert fast <= slow, f"{fast / slow:.2f} times the reference"
 
 
 # Figures without a gate
