@@ -13,7 +13,7 @@ from harness.contract import DTYPES, Array, CandidateInfo, split_tap
 from harness.edges import Readings, describe, possible, producers
 from harness.graph import operation_of
 from harness.judge import Judged, judge_candidate
-from harness.noise import ACCUMULATION_ROUNDOFF
+from harness.noise import USED_SHARE, computed
 from harness.operations.arithmetic import round_to
 from harness.operations.row import Exact
 from harness.oracle import walk
@@ -36,11 +36,9 @@ def fused_taps(case_id: str, *carried: str, gain: Mapping[str, float] | None = N
     def compute(tap: str, exact: Exact) -> Array:
         key = list(rounded)[next(calls)]
         operation = split_tap(tap)[1]
-        noise = np.asarray(exact.bound) / 2 * random.uniform(-1, 1, exact.value.shape)
-        noise = noise + np.asarray(exact.spread) / 2 * random.standard_normal(exact.value.shape)
-        value = exact.value * (1 + (gain or {}).get(operation, 0.0)) + ACCUMULATION_ROUNDOFF * noise
-        value = exact.value if operation in {"moe.expert_index", "kv.keys", "kv.values"} else value
-        recorded: Array = round_to(value, rounded[key]) if rounded[key] != "int32" else value
+        gained = replace(exact, value=exact.value * (1 + (gain or {}).get(operation, 0.0)))
+        value = computed(gained, USED_SHARE, random)
+        recorded = round_to(value, rounded[key])
         shown[key] = recorded.astype(DTYPES[rounded[key]])
         return value if operation in carried else recorded
 

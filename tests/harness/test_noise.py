@@ -140,22 +140,27 @@ def test_modelled_noise_stays_within_the_fence_and_has_its_deviation(dtype: str)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_an_honest_port_shows_is_of_its_dtype_within_the_fence_and_strays_no_further_than_modelled(
-    dtype: str,
-) -> None:
+def test_what_an_honest_port_shows_is_of_its_dtype_and_within_the_fence(dtype: str) -> None:
     random = np.random.default_rng(3)
     exact = noisy_operation(dtype, random)
     shown = honest_result(exact, dtype, random)
     fence = fence_of(exact, dtype, tail_factor(100_000))
     assert np.array_equal(shown, round_to(shown, dtype))
     assert (np.abs(shown - exact.value) <= fence.allowed).all()
-    assert 0.9 < np.sqrt(np.mean(np.square((shown - exact.value) / fence.deviation))) < 1
+
+
+def test_an_honest_port_uses_half_of_the_bound_and_the_whole_spread() -> None:
+    random = np.random.default_rng(3)
+    bounded = honest_result(Exact(np.zeros(100_000), bound=1.0), "float32", random)
+    assert 0.499 * U < np.abs(bounded).max() <= 0.5 * U
+    summed = honest_result(Exact(np.zeros(100_000), spread=1.0), "float32", random)
+    assert np.sqrt(np.mean(np.square(summed))) == pytest.approx(U / math.sqrt(3), rel=0.02)
 
 
 def test_what_hidden_operations_pass_on_is_drawn_with_its_deviation() -> None:
     random = np.random.default_rng(3)
     inherited = random.random(100_000)
-    error = computed(Exact(np.zeros(100_000), spread=1e-3, inherited=inherited), random)
+    error = computed(Exact(np.zeros(100_000), spread=1e-3, inherited=inherited), 1.0, random)
     assert np.sqrt(np.mean(np.square(error / inherited))) == pytest.approx(1, rel=0.02)
     assert np.mean(error / inherited) == pytest.approx(0, abs=0.02)
 
