@@ -43,8 +43,8 @@ MODEL_FACTOR = 2.0
 USED_SHARE = 0.5
 """How much of their bound the roundings of a port use, where its power is predicted.
 
-A fence allows all of it; a port that used it all would be pushed over its fences by next to nothing (gelu by erf by 2⁻¹⁷
-of the fault, at half of the bound by 2⁻¹⁰), and real ones, far inside, would be said to be.
+A fence allows all of it. A port that used it all would be pushed over its fences by next to nothing (by 2⁻¹⁷ of gelu by
+erf; with half of it by 2⁻¹⁰), and real ports, which stay far inside, would be said to be.
 """
 
 ACCUMULATION_ROUNDOFF = UNIT_ROUNDOFF["float32"]
