@@ -96,7 +96,7 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901 - one branch per
             yield ast.Name(NAMES[name], ast.Load())
         case ast.Attribute(attr=name) if name in NAMES:
             yield changed(node, attr=NAMES[name])
-        case ast.Return(value=ast.expr()):
+        case ast.Return(value=ast.expr() as value) if ast.unparse(value) != "None":
             yield ast.Return(ast.Constant(None))
         case _:
             return
