@@ -122,6 +122,8 @@ def computed(exact: Exact, share: float, random: np.random.Generator) -> Array:
     Written down in golden/README.md, noise.json: the elementwise roundings lie anywhere within a share of their bound;
     sums, and inputs that are not shown, are normal. No inner rounding jumps: few elements can, and those rarely do.
     """
+    if not any(np.any(error) for error in (exact.bound, exact.spread, exact.inherited)):
+        return exact.value  # a copy, or a choice of experts: there is nothing to draw
     shape = exact.value.shape
     deviation = np.hypot(ACCUMULATION_ROUNDOFF / math.sqrt(3) * np.asarray(exact.spread), exact.inherited)
     noise = share * ACCUMULATION_ROUNDOFF * np.asarray(exact.bound) * random.uniform(-1, 1, shape)

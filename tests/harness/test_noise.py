@@ -171,6 +171,26 @@ def test_an_honest_port_shows_a_copy_as_it_is(dtype: str) -> None:
     assert np.array_equal(honest_result(Exact(value), dtype, np.random.default_rng(0)), value)
 
 
+LAST = np.array([0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "exact",
+    [Exact(np.ones(2), bound=LAST), Exact(np.ones(2), spread=LAST), Exact(np.ones(2), inherited=LAST)],
+    ids=["bound", "spread", "inherited"],
+)
+def test_noise_is_drawn_for_an_operation_that_has_an_error_of_any_kind_in_any_element(exact: Exact) -> None:
+    first, second = computed(exact, 1.0, np.random.default_rng(0))
+    assert first == 1.0
+    assert second != 1.0
+
+
+def test_nothing_is_drawn_for_a_copy() -> None:
+    random = np.random.default_rng(0)
+    assert computed(Exact(np.ones(2), bound=np.zeros(2)), 1.0, random).tolist() == [1.0, 1.0]
+    assert random.random() == np.random.default_rng(0).random()
+
+
 def test_an_honest_port_rounds_once_what_it_copies_into_a_narrower_cache() -> None:
     value = np.array([1 / 3, 1.0])
     assert np.array_equal(honest_result(Exact(value), "float16", np.random.default_rng(0)), round_to(value, "float16"))
