@@ -18,7 +18,7 @@ nox.options.sessions = ["conformance", "tests", "lint", "types"]
 
 GROUPS = nox.project.load_toml("pyproject.toml")
 BENCHED = ("jax_grouped", "jax_grouped_dequantized", "reference", "torch_compiled", "torch_eager")
-BENCHED_WHERE_INSTALLABLE = ("iree", "mlx")  # onnx_runtime takes 16 GB on `bench`: with the others, more than 24 GB
+BENCHED_WHERE_INSTALLABLE = ("iree", "mlx", "onnx_runtime")
 EXTRAS = nox.project.load_toml("candidates/extras.toml")
 
 if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through which CPU wheels of torch may come

@@ -1,7 +1,8 @@
 """The torch port exported to ONNX and run by ONNX Runtime: float32 only, whose CPU kernels have no bf16 product.
 
-One graph per shape of call, the weights inside it. A graph cannot group tokens by data, so every expert runs on every
-token, and the chosen ones are gathered: the same numbers, with the waste of the published code.
+One graph per shape of call, the weights among its arguments: as constants ONNX Runtime would dequantise them all while
+it makes a session. A graph cannot group tokens by data, so every expert runs on every token, and the chosen ones are
+gathered: the same numbers, with the waste of the published code.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ def top_k(probabilities: Tensor, num_selected_experts: int) -> tuple[Tensor, Ten
 
 
 class Graph(torch.nn.Module):
-    """One call of the model as a function of tokens, caches and steps, as an exporter wants it."""
+    """One call of the model as a function of parameters, tokens, caches and steps, as an exporter wants it."""
 
-    def __init__(self, config: LanguageModelConfig, params: Params, names: tuple[str, ...]) -> None:
-        """Keep the parameters, and the names of the taps that are returned after the caches."""
+    def __init__(self, config: LanguageModelConfig, names: tuple[str, ...]) -> None:
+        """Keep the names of the taps that are returned after the caches."""
         super().__init__()
-        self.config, self.params, self.names = config, params, names
+        self.config, self.names = config, names
 
-    def forward(self, tokens: Tensor, keys: Tensor, values: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, params: Params, tokens: Tensor, keys: Tensor, values: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         """Return the new caches [layer, b, s, g, h], twice, and the taps; tokens int64 [b, t], step int64 [b]."""
         shown: dict[str, Tensor] = {}
 
@@ -57,7 +58,7 @@ class Graph(torch.nn.Module):
             return value
 
         memory = tuple(eager.KVMemory(k, v, step) for k, v in zip(keys, values, strict=True))
-        memory = eager.forward(self.config, self.params, tokens, memory, tap)
+        memory = eager.forward(self.config, params, tokens, memory, tap)
         caches = (torch.stack([cache.k for cache in memory]), torch.stack([cache.v for cache in memory]))
         return (*caches, *(shown[name] for name in self.names))
 
@@ -96,14 +97,15 @@ class Model:
         if (tokens.shape, names) not in self.sessions:
             self.sessions[tokens.shape, names] = self._export(inputs, names)
         session = self.sessions[tokens.shape, names]
-        feed = {given.name: x for given, x in zip(session.get_inputs(), inputs, strict=True)}
+        given = (*(parameter.numpy() for parameter in self.params.values()), *inputs)
+        feed = {argument.name: x for argument, x in zip(session.get_inputs(), given, strict=True)}
         keys, values, *shown = session.run(None, feed)
         self.caches, self.steps = (keys, values), self.steps + lengths
         return dict(zip(names, shown, strict=True))
 
     def _export(self, inputs: tuple[Array, ...], names: tuple[str, ...]) -> Any:
-        graph = Graph(self.config, self.params, names).eval()
-        program = torch.onnx.export(graph, tuple(map(to_torch, inputs)), dynamo=True, verbose=False)
+        arguments = (self.params, *map(to_torch, inputs))
+        program = torch.onnx.export(Graph(self.config, names).eval(), arguments, dynamo=True, verbose=False)
         assert program is not None  # noqa: S101 - narrows the type: no file is written
         stored = program.model_proto.SerializeToString()
         return onnxruntime.InferenceSession(stored, providers=["CPUExecutionProvider"])

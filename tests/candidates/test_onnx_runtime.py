@@ -52,6 +52,17 @@ def test_one_graph_serves_every_call_of_a_shape(onnx: ModuleType) -> None:
     assert len(model.sessions) == 1
 
 
+def test_the_stored_weights_are_arguments_of_the_graph_which_could_not_keep_constants_as_int8(onnx: ModuleType) -> None:
+    config, num_groups, scales_dtype = MODELS["4 groups"]
+    weights = random_weights(config, num_groups, scales_dtype)
+    model = onnx.load(config, weights)
+    model.prefill(TOKENS, LENGTHS, ("logits",))
+    (session,) = model.sessions.values()
+    num_int8 = sum(array.dtype == np.int8 for array in weights.values())
+    assert num_int8 > 0
+    assert sum(argument.type == "tensor(int8)" for argument in session.get_inputs()) == num_int8
+
+
 def test_decoding_before_a_prefill_is_refused(onnx: ModuleType) -> None:
     config, num_groups, scales_dtype = MODELS["1 group"]
     with pytest.raises(ValueError, match="call prefill or preload first"):
