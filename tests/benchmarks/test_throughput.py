@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,20 @@ import pytest
 from harness.report.files import conformance_digest, report_of, write_report_json
 from harness.verdict import CandidateVerdict, CaseVerdict, Status
 from harness.weights import WeightProblem
-from tests.benchmarks.throughput import NUM_DIGITS, Entry, conformance_entries
+from tests.benchmarks import throughput
+from tests.benchmarks.presets import LOADS
+from tests.benchmarks.throughput import (
+    FEWEST_ROUNDS,
+    NUM_DIGITS,
+    SLOW,
+    YARDSTICK,
+    Entry,
+    Times,
+    conformance_entries,
+    measure,
+    ratio,
+    spread_of,
+)
 from tests.harness.honest_port import golden
 from tests.harness.test_report import FAILING, PASSING, verdict
 
@@ -54,3 +68,61 @@ def test_weights_that_are_not_the_stored_ones_fail_every_dtype(tmp_path: Path) -
     found = verdict(case("bfloat16", "pass"), case("float32", "pass"))
     wrong = (WeightProblem(preset="unequal", tensor="w", problem="differs"),)
     assert statuses(tmp_path, replace(found, weights=wrong)) == ("fail", "fail")
+
+
+LEVELS = {YARDSTICK: 1.0, "fast": 0.25, "just_not_slow": SLOW, "slow": 1.25 * SLOW}
+NAMES = tuple(LEVELS)
+
+
+class ScriptedWorker:
+    """Stands in for a process: every call takes the seconds of its entry, the first ones as if they compiled."""
+
+    def __init__(self, entry: Entry, folder: Path) -> None:
+        del folder
+        self.seconds, self.times, self.num_calls = LEVELS[entry.name], Times(), 0
+
+    def call(self, kind: str, tokens: Sequence[Sequence[int]]) -> float:
+        del kind, tokens
+        self.num_calls += 1
+        return self.seconds if self.num_calls > 2 else 100.0
+
+    def close(self) -> None:
+        pass
+
+
+def rounds_of(names: Sequence[str], num_rounds: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Return how many prefills and decodes of every entry counted."""
+    monkeypatch.setattr(throughput, "Worker", ScriptedWorker)
+    entries = [Entry(name, "float32", "caches", "pass", "") for name in names]
+    times = measure(entries, LOADS["bench"], Path(), num_rounds)
+    return {entry.name: (len(each.rounds["prefill"]), len(each.rounds["decode"])) for entry, each in times.items()}
+
+
+def test_who_is_slow_runs_the_fewest_rounds_however_long_the_first_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dict.fromkeys(NAMES, (5, 5)) | {"slow": (FEWEST_ROUNDS, FEWEST_ROUNDS)}
+    assert rounds_of(NAMES, 5, monkeypatch) == expected
+    assert rounds_of(NAMES[::-1], 5, monkeypatch) == expected
+
+
+def test_without_a_yardstick_nobody_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rounds_of(("fast", "slow"), 3, monkeypatch) == {"fast": (3, 3), "slow": (3, 3)}
+
+
+def test_one_round_is_one_round_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rounds_of(NAMES, 1, monkeypatch) == dict.fromkeys(NAMES, (1, 1))
+
+
+def prefills(*seconds: float) -> Times:
+    return Times(first={"prefill": 9.0, "decode": 9.0}, rounds={"prefill": [*seconds], "decode": [*seconds]})
+
+
+def test_a_slow_entry_is_held_against_the_rounds_that_it_ran() -> None:
+    assert ratio(prefills(2.0, 4.0, 80.0, 80.0), prefills(10.0, 20.0), "prefill") == "0.2"
+
+
+def test_a_ratio_on_both_sides_of_1_is_noise() -> None:
+    assert ratio(prefills(2.0, 2.0, 2.0, 2.0), prefills(1.0, 3.0, 1.0, 3.0), "decode") == "noise"
+
+
+def test_the_spread_says_over_how_many_rounds() -> None:
+    assert spread_of(prefills(1.0, 2.0), "prefill")[:3] == ["2", "1.5000", "1.2500–1.7500"]
