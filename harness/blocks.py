@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.contract import Array
 from harness.distribution import EDGES, histogram
-from harness.noise import BULK_DEVIATIONS, Fence
+from harness.noise import BULK_DEVIATIONS, Fence, fence_of
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
 from harness.statistics import Sums, add_directions, merge_directions, weight_of
@@ -97,30 +97,53 @@ def find(num_elements: int, block: Callable[[slice], Block], recorded: str) -> F
     return replace(found, directions=merge_directions(parts))
 
 
-def blocks_of(observed: Array, exact: Exact, fence: Fence, mask: Array) -> Callable[[slice], Block]:
-    """Return a function that cuts whole arrays of one shape, or scalars in their place, into blocks."""
-    size = observed.size
+Fencing = Callable[[Exact, slice], Fence]
+"""Returns the fence of a stretch of a tap, flattened, whose exact result is given."""
 
-    def flat(x: Array | float) -> Array:
-        array = np.asarray(x)
-        return array.reshape(-1) if array.size == size else np.broadcast_to(array, observed.shape).reshape(-1)
 
-    value, seen, chosen = flat(exact.value), flat(observed), flat(mask)
-    errors = {
-        name: flat(error) if np.ndim(error := getattr(exact, name)) else error for name in ("bound", "spread", "jump")
-    }
-    argument = None if exact.argument is None else flat(exact.argument)
-    allowed, deviation = flat(fence.allowed), flat(fence.deviation)
-    common = None if fence.common is None else flat(fence.common)
+def fenced(recorded: str, factor: float) -> Fencing:
+    """Return the fences that `fence_of` gives, each worked out with its block: a whole one costs as much as finding."""
+    return lambda exact, _: fence_of(exact, recorded, factor)
 
-    def block(stretch: slice) -> Block:
-        def cut(x: Array) -> Array:
-            return x[stretch]
 
-        inner = {name: cut(x) if isinstance(x, np.ndarray) and x.ndim else x for name, x in errors.items()}
-        part = Exact(cut(value), **inner, shared=exact.shared, argument=None if argument is None else cut(argument))
-        fenced = Fence(cut(allowed), cut(deviation), None if common is None else cut(common), fence.factor)
-        return Block(cut(seen), part, fenced, cut(chosen))
+def fenced_by(fence: Fence, shape: tuple[int, ...]) -> Fencing:
+    """Return the stretches of a fence that is known, of a tap of this shape."""
+    allowed, deviation = flat(fence.allowed, shape), flat(fence.deviation, shape)
+    common = None if fence.common is None else flat(fence.common, shape)
+    return lambda _, at: Fence(allowed[at], deviation[at], None if common is None else common[at], fence.factor)
+
+
+def flat(x: Array | float, shape: tuple[int, ...]) -> Array:
+    """Return an array of this shape, or one that is broadcast to it, flattened."""
+    return np.broadcast_to(np.asarray(x), shape).reshape(-1)
+
+
+def stretch_of(x: Array | float, at: Array | slice) -> Array | float:
+    """Return some elements of a flat array; of a number, which stands for all, the number."""
+    return x[at] if isinstance(x, np.ndarray) and x.ndim else x
+
+
+def blocks_of(observed: Array, exact: Exact, fencing: Fencing, mask: Array) -> Callable[[slice], Block]:
+    """Return a function that cuts whole arrays of one shape, or what is broadcast to it, into blocks."""
+    shape = observed.shape
+    value, seen, chosen = flat(exact.value, shape), flat(observed, shape), flat(mask, shape)
+    bound, spread, jump, inherited = (
+        flat(error, shape) if np.ndim(error) else error
+        for error in (exact.bound, exact.spread, exact.jump, exact.inherited)
+    )
+    argument = None if exact.argument is None else flat(exact.argument, shape)
+
+    def block(at: slice) -> Block:
+        part = Exact(
+            value[at],
+            bound=stretch_of(bound, at),
+            spread=stretch_of(spread, at),
+            jump=stretch_of(jump, at),
+            inherited=stretch_of(inherited, at),
+            shared=exact.shared,
+            argument=None if argument is None else argument[at],
+        )
+        return Block(seen[at], part, fencing(part, at), chosen[at])
 
     return block
 
@@ -177,14 +200,12 @@ def excess_units(error: Array, exact: Exact, where: Array | slice, recorded: str
 
     The errors are those of some elements, at `where`; they are 0 where nothing is compared.
     """
-
-    def there(x: Array | float, places: Array | slice) -> Array | float:
-        return x[places] if isinstance(x, np.ndarray) and x.ndim else x
-
     size = np.abs(exact.value[where])
-    beyond = error - UNIT_ROUNDOFF[recorded] * size - there(exact.jump, where)
+    beyond = error - UNIT_ROUNDOFF[recorded] * size - stretch_of(exact.jump, where)
     far = np.flatnonzero(beyond > 0)
-    bound, spread = (there(there(x, where), far) for x in (exact.bound, exact.spread))
-    unit = UNIT_ROUNDOFF["float32"] * (size[far] + bound + spread)
-    counted = unit > 0
-    return float((beyond[far][counted] / unit[counted]).max(initial=0.0))
+    if not far.size:
+        return 0.0
+    at = far if far.size < size.size // 4 else slice(None)  # picking some costs more than working out all
+    bound, spread = (stretch_of(stretch_of(x, where), at) for x in (exact.bound, exact.spread))
+    unit = UNIT_ROUNDOFF["float32"] * (size[at] + bound + spread)
+    return float(np.divide(beyond[at], unit, out=np.zeros_like(unit), where=unit > 0).max(initial=0.0))

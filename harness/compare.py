@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.blocks import blocks_of, fence_ratio, find
+from harness.blocks import Fencing, blocks_of, fence_ratio, find
 from harness.cases import Case
 from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
 from harness.distribution import Element, worst_tokens
 from harness.grid import grid_of
 from harness.masks import compared, expand
-from harness.noise import Fence
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.operations.row import Exact
 from harness.statistics import Systematic, conclude
@@ -145,14 +144,18 @@ def clean(x: Array, mask: Array | np.bool_) -> Array:
     return widen(np.where(mask, x, np.zeros((), x.dtype)))
 
 
-def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, mask: Array, recorded: str) -> Comparison:
+def compare(
+    call: int, tap: str, exact: Exact, fencing: Fencing, observed: Array, mask: Array, recorded: str
+) -> Comparison:
     """Compare an observed tap (float64) with its exact result where the mask, broadcast to the tap's shape, is set."""
     mask = np.broadcast_to(mask, observed.shape)
-    found = find(observed.size, blocks_of(observed, exact, fence, mask), recorded)
+    block = blocks_of(observed, exact, fencing, mask)
+    found = find(observed.size, block, recorded)
     if not found.num_elements:
         return Comparison(call, tap, 0)
     place = found.first_bad if found.num_bad else found.worst
     index = tuple(int(i) for i in np.unravel_index(place, observed.shape))
+    fence = block(slice(place, place + 1)).fence
     seen, wanted = float(observed[index]), float(exact.value[index])
     if found.num_bad:
         problem = f"{found.num_bad} of {found.num_elements} values are not finite"
@@ -162,8 +165,9 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
     if found.tail > 1:
         grid = grid_of(observed[mask]) if recorded == "float32" else ""
         note = f"the values lie on the grid of {grid}: rounded, though float32" if grid else ""
-        ratio = fence_ratio(np.where(mask, np.abs(observed - exact.value), 0.0), fence.allowed)
-        tokens = worst_tokens(ratio, observed, exact.value, fence.allowed, SPECS[split_tap(tap)[1]].axes)
+        allowed = block(slice(0, observed.size)).fence.allowed.reshape(observed.shape)
+        ratio = fence_ratio(np.where(mask, np.abs(observed - exact.value), 0.0), allowed)
+        tokens = worst_tokens(ratio, observed, exact.value, allowed, SPECS[split_tap(tap)[1]].axes)
     return Comparison(
         call,
         tap,
@@ -175,7 +179,7 @@ def compare(call: int, tap: str, exact: Exact, fence: Fence, observed: Array, ma
         index=index,
         observed=seen,
         exact=wanted,
-        allowed=float(fence.allowed[index]),
+        allowed=float(fence.allowed[0]),
         note=note,
         histogram=found.counts,
         tokens=tokens,

@@ -15,11 +15,11 @@ import numpy as np
 
 from harness.cases import Case, Preset, steps_before, tap_key
 from harness.choice import Shown, choose_ways, failing_together
-from harness.compare import COPIES, Comparison, compare, compare_routing
+from harness.compare import Comparison, compare, compare_routing
 from harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
 from harness.faults import FAULTS, Fault, mutant
-from harness.local import Evidence, Key, fence_of_copy, gather, slack_of, widened
-from harness.noise import Fence, fence_of, honest_result, margin, tail_factor
+from harness.local import Evidence, Key, fencing_of, gather, slack_of
+from harness.noise import honest_result, margin, tail_factor
 from harness.operations.row import Exact
 from harness.oracle import ExactWeights, walk
 from harness.power import taps_of_level
@@ -144,9 +144,11 @@ def drawn(exhibit: Exhibit, prediction: Prediction, given: Exact, random: np.ran
 
 def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Comparison:
     """Return the local check of one tap."""
-    recorded = exhibit.evidence.observed[prediction.key].recorded
-    fence = fence_in_check(exhibit, prediction, recorded)
-    return compare(*prediction.key, prediction.exact, fence, observed, prediction.mask, recorded)
+    (call, tap), exact = prediction.key, prediction.exact
+    recorded, steps = exhibit.evidence.observed[call, tap].recorded, steps_before(exhibit.case, call)
+    factor, config = prediction.fence.factor, exhibit.evidence.config
+    fencing = fencing_of(tap, exact, recorded, factor, steps, config, prediction.noise)
+    return compare(call, tap, exact, fencing, observed, prediction.mask, recorded)
 
 
 def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:
@@ -154,16 +156,6 @@ def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:
     evidence = exhibit.evidence
     observed = {key: replace(evidence.observed[key], raw=value, cleaned=value) for key, value in seen.items()}
     return replace(evidence, observed={**evidence.observed, **observed})
-
-
-def fence_in_check(exhibit: Exhibit, prediction: Prediction, recorded: str) -> Fence:
-    """Return the fence as the local check sets it: caches are copies of what they store, hidden noise included."""
-    if prediction.operation not in COPIES:
-        return prediction.fence
-    steps, factor = steps_before(exhibit.case, prediction.key[0]), prediction.fence.factor
-    bare = fence_of(prediction.exact, recorded, factor)
-    fence = fence_of_copy(prediction.exact, bare, recorded, steps, exhibit.evidence.config)
-    return fence if prediction.noise is None else widened(fence, prediction.noise, factor)
 
 
 def power_by_level(

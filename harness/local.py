@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from harness.blocks import Fencing, fenced, fenced_by
 from harness.cases import Case, Preset, steps_before, tap_key
 from harness.compare import (
     COPIES,
@@ -154,13 +155,11 @@ def check_case(  # noqa: PLR0913 - a case, and every way in which its operations
             binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], "router.probabilities")) in shown
             results[key] = replace(found, problem=found.problem or (found.note if binding else ""))
             continue
-        fence = fence_of(exact, seen.recorded, factor)
-        if operation in COPIES:
-            fence = fence_of_copy(exact, fence, seen.recorded, steps[call], config)
-        if segments is not None and key in segments.deviation:
-            fence = widened(fence, segments.deviation[key], factor)
+        deviation = None if segments is None else segments.deviation.get(key)
+        fencing = fencing_of(tap, exact, seen.recorded, factor, steps[call], config, deviation)
+        if segments is not None and deviation is not None:
             mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
-        result = compare(call, tap, exact, fence, seen.raw, mask, seen.recorded)
+        result = compare(call, tap, exact, fencing, seen.raw, mask, seen.recorded)
         results[key] = replace(
             result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
         )
@@ -180,6 +179,27 @@ def slack_of(exact: Exact, deviation: Array | float | None, factor: float) -> Ar
 def order(config: LanguageModelConfig) -> Mapping[str, int]:
     """Return the position of every tap in the forward pass."""
     return {tap: i for i, tap in enumerate(tap_names(config))}
+
+
+def fencing_of(
+    tap: str,
+    exact: Exact,
+    recorded: str,
+    factor: float,
+    steps: Array,
+    config: LanguageModelConfig,
+    deviation: Array | None,
+) -> Fencing:
+    """Return how a tap is fenced: a cache is a copy, and the deviation of what hidden operations pass on is allowed."""
+    copies = split_tap(tap)[1] in COPIES
+    if not copies and deviation is None:
+        return fenced(recorded, factor)
+    fence = fence_of(exact, recorded, factor)
+    if copies:
+        fence = fence_of_copy(exact, fence, recorded, steps, config)
+    if deviation is not None:
+        fence = widened(fence, deviation, factor)
+    return fenced_by(fence, exact.value.shape)
 
 
 def fence_of_copy(exact: Exact, fence: Fence, recorded: str, steps: Array, config: LanguageModelConfig) -> Fence:

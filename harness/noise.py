@@ -110,7 +110,7 @@ def fence_of(exact: Exact, recorded: str, factor: float) -> Fence:
             allowed += times * error
             variance += share * np.square(error)
         deviation = np.sqrt(variance)
-    if np.any(exact.inherited):  # it is correlated from element to element in ways that nothing is known of
+    if np.ndim(exact.inherited):  # it is correlated from element to element in ways that nothing is known of
         return Fence(allowed, deviation, None, factor)
     common = np.broadcast_to(bound + reach * spread if exact.shared else bound, allowed.shape)
     return Fence(allowed, deviation, common, factor)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.blocks import fenced
 from harness.cases import Preset, steps_before
 from harness.compare import COPIES, SPECS, Comparison, clean, compare, compare_routing, widen
 from harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
@@ -23,7 +24,7 @@ from harness.large.plan import Plan
 from harness.large.store import read_stage
 from harness.local import safe, slack_of
 from harness.masks import compared, expand, visible_keys
-from harness.noise import fence_of, margin, recorded_dtypes, tail_factor
+from harness.noise import margin, recorded_dtypes, tail_factor
 from harness.operations import embedding
 from harness.operations.row import CANONICAL, Exact, Scope
 from harness.oracle import ExactWeights, dequantised, evaluate
@@ -132,9 +133,7 @@ def _check_call(
             continue
         exact, channels = _evaluate(tap, scope, weights, values, sample)
         observed = widen(raw[tap] if channels is None else raw[tap][..., channels])
-        result = compare(
-            call, tap, exact, fence_of(exact, recorded[operation], factor), observed, mask, recorded[operation]
-        )
+        result = compare(call, tap, exact, fenced(recorded[operation], factor), observed, mask, recorded[operation])
         yield _placed(result, values, rows, channels)
 
 

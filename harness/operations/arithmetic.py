@@ -51,7 +51,7 @@ def sum_of_squares(x: Array, w: Array) -> Array:
     """
     size = np.max(np.abs(x), axis=-1, keepdims=True, initial=0.0)
     size = np.where(size > 0, size, 1.0)
-    squares = np.square((x / size).astype(np.float32)) @ np.square(w.astype(np.float32))
+    squares = np.square((x / size).astype(np.float32)) @ np.square(w, dtype=np.float32, casting="same_kind")
     summed: Array = np.square(size) * squares  # float64 again
     return summed
 

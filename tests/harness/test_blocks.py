@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import blocks
-from harness.blocks import Findings, blocks_of, find
+from harness.blocks import Findings, blocks_of, fenced, fenced_by, find
 from harness.contract import Array
 from harness.noise import Fence, fence_of
 from harness.operations.arithmetic import round_to
@@ -30,7 +30,8 @@ def drawn(seed: int, num: int, recorded: str) -> Tap:
 def found(tap: Tap, recorded: str, block_size: int) -> Findings:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_SIZE", block_size)
-        return find(tap[0].size, blocks_of(*tap), recorded)
+        observed, exact, fence, mask = tap
+        return find(observed.size, blocks_of(observed, exact, fenced_by(fence, observed.shape), mask), recorded)
 
 
 def plain(findings: Findings) -> Findings:
@@ -60,6 +61,25 @@ def test_the_first_value_that_is_not_finite_is_told(seed: int, block_size: int, 
     observed[list(places)] = np.nan
     parts = found((observed, exact, fence, np.ones(200, bool)), "float32", block_size)
     assert (parts.num_bad, parts.first_bad, parts.num_elements) == (len(places), min(places), 200)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float32"]))
+def test_a_fence_made_block_by_block_is_the_fence_of_the_whole(seed: int, recorded: str) -> None:
+    random = np.random.default_rng(seed)
+    spread, jump, inherited = (random.random((2, 3, 4)) if random.random() < 0.6 else 0.0 for _ in range(3))
+    value, bound = random.random((2, 3, 4)), random.random(4)
+    exact = Exact(value, bound=bound, spread=spread, jump=jump, inherited=inherited, shared=bool(seed % 2))
+    whole = fenced_by(fence_of(exact, recorded, LAMBDA), (2, 3, 4))
+    mask = np.ones((2, 3, 4), bool)
+    for at in (slice(0, 24), slice(5, 17), slice(23, 24)):
+        ours, theirs = (
+            blocks_of(exact.value, exact, made, mask)(at).fence for made in (fenced(recorded, LAMBDA), whole)
+        )
+        np.testing.assert_array_equal(ours.allowed, theirs.allowed)
+        np.testing.assert_array_equal(ours.deviation, theirs.deviation)
+        assert (ours.common is None) == (theirs.common is None)
+        if ours.common is not None:
+            np.testing.assert_array_equal(ours.common, theirs.common)
 
 
 def test_nothing_compared_is_nothing_found() -> None:

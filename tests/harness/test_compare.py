@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.blocks import fenced
 from harness.cases import Call, Case
 from harness.compare import (
     SPECS,
@@ -23,7 +24,6 @@ from harness.compare import (
     shape_problem,
 )
 from harness.contract import Array, CandidateInfo
-from harness.noise import fence_of
 from harness.operations.arithmetic import SMALLEST_NORMAL
 from harness.operations.row import Exact
 from harness.suite import UNEQUAL
@@ -41,8 +41,8 @@ def draw(*shape: int, seed: int = 0) -> Array:
 def judge(observed: Array, value: Array, mask: Array | None = None, recorded: str = "bfloat16") -> Comparison:
     exact = Exact(value, spread=np.abs(value))
     everything = np.ones_like(value, bool)
-    fence = fence_of(exact, recorded, FACTOR)
-    return compare(0, TAP, exact, fence, observed, everything if mask is None else mask, recorded)
+    fencing = fenced(recorded, FACTOR)
+    return compare(0, TAP, exact, fencing, observed, everything if mask is None else mask, recorded)
 
 
 def rounded(x: Array) -> Array:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.blocks import blocks_of, find
+from harness.blocks import blocks_of, fenced, fenced_by, find
 from harness.compare import SPECS, Comparison, compare
 from harness.contract import Array, split_tap
 from harness.noise import Fence, fence_of
@@ -33,7 +33,8 @@ def scores(exact: Exact, observed: Array, recorded: str) -> dict[str, Systematic
 
 def systematic(exact: Exact, observed: Array, fence: Fence, recorded: str) -> tuple[Systematic, ...]:
     """Return every systematic statistic of a tap, as a comparison has them."""
-    found = find(observed.size, blocks_of(observed, exact, fence, np.ones(observed.shape, bool)), recorded)
+    block = blocks_of(observed, exact, fenced_by(fence, observed.shape), np.ones(observed.shape, bool))
+    found = find(observed.size, block, recorded)
     return conclude(found.directions or {}, fence.factor)
 
 
@@ -41,8 +42,8 @@ def compared(exact: Exact, observed: Array, recorded: str, tap: str = "layers.00
     shape = (1, -1, *(1 for _ in SPECS[split_tap(tap)[1]].axes[2:]))
     argument = None if exact.argument is None else exact.argument.reshape(shape)
     shaped = replace(exact, value=exact.value.reshape(shape), argument=argument)
-    fence = fence_of(shaped, recorded, LAMBDA)
-    return compare(0, tap, shaped, fence, observed.reshape(shape), np.ones(shaped.value.shape, bool), recorded)
+    everything = np.ones(shaped.value.shape, bool)
+    return compare(0, tap, shaped, fenced(recorded, LAMBDA), observed.reshape(shape), everything, recorded)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float16", "float32"]))
