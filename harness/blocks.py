@@ -83,7 +83,7 @@ def find(num_elements: int, block: Callable[[slice], Block], recorded: str) -> F
     stretches = [slice(start, min(start + BLOCK_SIZE, num_elements)) for start in range(0, num_elements, BLOCK_SIZE)]
     if len(stretches) <= 1:
         directions: dict[str, Sums] = {}
-        found = findings_of(block(slice(0, num_elements)), 0, recorded, directions, alone=True)
+        found = findings_of(block(slice(0, num_elements)), 0, recorded, directions)
         return replace(found, directions=directions)
     num_threads = os.cpu_count() or 1
     parts: list[dict[str, Sums]] = [{} for _ in range(num_threads)]
@@ -148,10 +148,8 @@ def blocks_of(observed: Array, exact: Exact, fencing: Fencing, mask: Array) -> C
     return block
 
 
-def findings_of(
-    block: Block, start: int, recorded: str, directions: dict[str, Sums], *, alone: bool = False
-) -> Findings:
-    """Return the findings in one block that starts at an index of the tap; `alone` where it is the whole tap.
+def findings_of(block: Block, start: int, recorded: str, directions: dict[str, Sums]) -> Findings:
+    """Return the findings in one block that starts at an index of the tap.
 
     What it adds to the systematic statistics is added to `directions`.
     """
@@ -175,7 +173,7 @@ def findings_of(
     error, residual = np.abs(off), off * weight[where]
     ratio = fence_ratio(error, fence.allowed[where])
     worst = int(ratio.argmax()) if ratio.size else 0
-    add_directions(directions, residual, where, weight, exact, fence, recorded, alone=alone)
+    add_directions(directions, residual, where, weight, exact, fence, recorded)
     exactly, *others = histogram(ratio)
     return Findings(
         num_elements=num_elements,

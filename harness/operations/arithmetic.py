@@ -33,9 +33,10 @@ def contraction_spread(squares: Array, total: Array, num_terms: int) -> Array:
     Recursive summation rounds every partial sum S_k once: the variance is u²·Σ S_k²/3. For terms in random order
     Σ S_k² is about K/2·Σ(ab)² for what fluctuates and K/3·S² for what accumulates.
     """
-    variance = (num_terms / 3) * np.square(total)
+    variance = np.square(total)
+    variance *= num_terms / 3
     variance += (1 + num_terms / 2) * squares
-    return np.sqrt(variance)
+    return np.sqrt(variance, out=variance)
 
 
 def contract(x: Array, w: Array) -> Exact:
@@ -89,20 +90,14 @@ def softmax(logits: Array, visible: Array) -> Exact:
 
     The error of p = exp(l - m)/Σ is p times that of the argument, of the exponential and of the sum.
     """
-    shifted = np.where(visible, logits, -np.inf)
-    maximum = np.max(shifted, axis=-1, keepdims=True)
+    maximum = np.where(visible, logits, -np.inf).max(-1, keepdims=True)
     distance = np.where(visible, maximum - logits, 0.0)
-    weights = np.where(visible, np.exp(-distance), 0.0)
-    total = weights.sum(-1, keepdims=True)
-    value = weights / total
-    size = np.where(visible, np.abs(logits), 0.0)
-    argument = distance + size  # of exp(l - m): the subtraction, and logits kept with one rounding
-    mean_argument = (value * argument).sum(-1, keepdims=True)
+    value = np.exp(-distance)
+    value *= visible
+    value /= value.sum(-1, keepdims=True)
+    error = np.abs(logits)
+    error += distance  # of the argument of exp(l - m): logits kept with one rounding, and the subtraction
+    error += 4 + np.einsum("...s,...s->...", value, error)[..., None]
+    error *= value
     num_terms = visible.sum(-1, keepdims=True)
-    return Exact(
-        value,
-        bound=value * (4 + argument + mean_argument),
-        spread=value * np.sqrt(num_terms / 3),
-        shared=True,
-        argument=-distance,
-    )
+    return Exact(value, bound=error, spread=value * np.sqrt(num_terms / 3), shared=True, argument=-distance)

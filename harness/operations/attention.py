@@ -66,20 +66,15 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, alternative: Al
     by_group = keys.transpose(0, 2, 3, 1)[:, :, None]  # [b, g, 1, h, s]
     product = grouped @ by_group
     spread = contraction_spread(np.square(grouped) @ np.square(by_group), product, h)
-    jump = np.zeros_like(product)
+    jump: Array | float = 0.0
     if scope.rounds and alternative.inner == "rounded":
-        jump = rounding_jump(product, scope.margin * spread, scope.config.fprop_dtype)
+        reach = rounding_jump(product, scope.margin * spread, scope.config.fprop_dtype)
+        jump = config.attn_output_multiplier * np.abs(reach)  # the cap's slope is at most 1
         product, spread = round_to(product, scope.config.fprop_dtype), np.zeros_like(spread)
-    capped = np.tanh(product * config.attn_output_multiplier / LOGIT_CAP)
-    value = LOGIT_CAP * capped
-    slope = config.attn_output_multiplier * (1 - capped**2)
-    return Exact(
-        value,
-        bound=6 * np.abs(value),
-        spread=slope * spread,
-        jump=np.abs(jump) * config.attn_output_multiplier,  # the cap's slope is at most 1
-        argument=value,
-    )
+    value = np.tanh(product * config.attn_output_multiplier / LOGIT_CAP)
+    spread *= config.attn_output_multiplier * (1 - np.square(value))  # the slope of the cap
+    value *= LOGIT_CAP
+    return Exact(value, bound=6 * np.abs(value), spread=spread, jump=jump, argument=value)
 
 
 def attention_weights(logits: Array, *, scope: Scope, alternative: Alternative) -> Exact:

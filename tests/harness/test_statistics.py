@@ -15,7 +15,7 @@ from harness.noise import Fence, fence_of
 from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.experts import gelu
 from harness.operations.row import Exact
-from harness.statistics import Systematic, conclude, pooled
+from harness.statistics import NUM_CLUSTERS, OCTAVES, Systematic, cluster_of, conclude, octave, octaves_of, pooled
 from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
 
 LAMBDA = 6.6
@@ -98,6 +98,28 @@ def test_values_within_one_rounding_of_each_other_are_one_measurement() -> None:
     found = scores(Exact(value), round_to(value, "bfloat16"), "bfloat16")
     assert abs(found["gain"].coefficient) > 1e-3  # all of them err by the same 0.3 %
     assert abs(found["gain"].score) <= math.sqrt(3)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float16", "float32"]))
+def test_values_that_round_alike_are_in_one_cluster_and_others_are_spread_over_all(seed: int, recorded: str) -> None:
+    value = drawn(seed, 2 * NUM_CLUSTERS)
+    cluster = cluster_of(value, recorded)
+    assert np.array_equal(cluster_of(round_to(value, recorded), recorded), cluster)
+    rounded, first = np.unique(round_to(value, recorded), return_index=True)
+    others = min(rounded.size, NUM_CLUSTERS)
+    assert 0.6 * others < np.unique(cluster[first]).size  # 1 - 1/e of them where they fall by chance
+    assert (cluster >= 0).all()
+    assert (cluster < NUM_CLUSTERS).all()
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_an_octave_holds_the_arguments_of_one_sign_from_its_name_to_twice_that(arguments: list[float]) -> None:
+    lowest, highest = OCTAVES
+    for argument, number in zip(arguments, octaves_of(np.array(arguments)), strict=True):
+        low = float(octave(int(number)).removeprefix("near "))
+        assert math.copysign(1, low) == math.copysign(1, argument)
+        assert abs(low) <= abs(argument) or abs(low) == 2.0**lowest
+        assert abs(argument) < 2 * abs(low) or abs(low) == 2.0**highest
 
 
 def test_what_a_library_function_may_err_everywhere_does_not_count() -> None:
