@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from harness.cases import Case, Preset, tap_key
-from harness.compare import SPECS, widen
-from harness.contract import Array, CandidateInfo, split_tap, tap_names, tap_specs
-from harness.local import Evidence, gather
+from harness.compare import SPECS, compare_routing, widen
+from harness.contract import Array, CandidateInfo, split_tap, tap_name, tap_names, tap_specs
+from harness.local import Evidence, Key, gather
 from harness.noise import SAFETY
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.oracle import ExactWeights
+from harness.routing import count_flips
 from harness.store import Golden, read_case, read_preset, read_taps
 from harness.verdict import PASSING
-from harness.whole import Honest, honest_run, per_token, route_of
+from harness.whole import Honest, flips, honest_run, per_token, route_of
 
 T = TypeVar("T")
 Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]
+
+ROUTE = "moe.expert_index"
 
 EVERYTHING = CandidateInfo(name="golden", version="")
 
@@ -50,7 +53,7 @@ class Move:
 
     `old` and `new` are measured / allowed of the runs, `old_error` and `new_error` their end-to-end errors (root mean
     square, worst token), `distance` how far the values moved in units of what two honest runs may differ by; NaN where
-    that is not known. `where` is the tap and case that moved most.
+    that is not known. `where` is the tap and case that moved most; `note` tells what no figure does.
     """
 
     operation: str
@@ -64,6 +67,7 @@ class Move:
     num_changed: int = 0
     num_taps: int = 0
     where: str = ""
+    note: str = ""
 
 
 def tap_differences(expected: Mapping[str, Array], observed: Mapping[str, Array]) -> list[TapDifference]:
@@ -120,7 +124,7 @@ def golden_moves(old: Golden, new: Golden) -> tuple[list[Move], list[str]]:
     """Return how every operation moved from one golden set to another, and what could not be compared.
 
     What is compared is the error along each set's own choice of experts, per token, against what two honest runs may
-    differ by. Taps of equal digests are not read.
+    differ by; and the choices themselves, each with the scores along its own route. Taps of equal digests are not read.
     """
     distances: dict[tuple[str, str], list[tuple[float, str]]] = {}
     notes = [f"case {name} is only in {which}" for which, name in only_in(old.manifest.cases, new.manifest.cases)]
@@ -147,6 +151,7 @@ def golden_move(operation: str, dtype: str, found: list[tuple[float, str]]) -> M
     distance, where = max(found)
     num_changed = sum(each >= 0 for each, _ in found)
     reading: Reading = "identical" if not num_changed else "within fences" if distance <= 1 else "beyond fences"
+    excused = operation == ROUTE and reading == "within fences"
     return Move(
         operation,
         dtype,
@@ -155,6 +160,7 @@ def golden_move(operation: str, dtype: str, found: list[tuple[float, str]]) -> M
         num_changed=num_changed,
         num_taps=len(found),
         where=where if num_changed else "",
+        note="other experts, or in another order, as honest rounding may choose" if excused else "",
     )
 
 
@@ -165,12 +171,11 @@ def case_distances(old: Golden, new: Golden, case_id: str) -> dict[str, float]:
     weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
     runs = [honest(preset, case, dict(read_taps(golden, case_id)), weights) for golden in (old, new)]
     (before, exact_before), (after, exact_after) = runs
-    found = {}
+    found = route_distances(case, runs)
     for call in range(len(case.calls)):
         for tap in tap_names(before.config):
             key, operation = (call, tap), split_tap(tap)[1]
-            if operation == "moe.expert_index":
-                found[tap_key(call, tap)] = 0.0  # other choices show in the distances of what follows along each route
+            if operation == ROUTE:
                 continue
             mask = np.broadcast_to(before.masks[call, operation], before.observed[key].raw.shape)
             errors = [
@@ -180,6 +185,42 @@ def case_distances(old: Golden, new: Golden, case_id: str) -> dict[str, float]:
             moved = per_token(errors[1] - errors[0], SPECS[operation].axes)
             allowed = SAFETY * (exact_before.error[key] + exact_after.error[key]) + np.finfo(np.float32).tiny
             found[tap_key(call, tap)] = float((moved / allowed).max())
+    return found
+
+
+def route_distances(case: Case, runs: Sequence[tuple[Evidence, Honest]]) -> dict[str, float]:
+    """Return how far the choice of experts moved in every tap that shows it, in the run where it is the least excused.
+
+    Only tokens whose experts changed count. Each run is held to the exact scores along its own route, since what
+    follows a wrong choice is right for that choice.
+    """
+    (before, _), (after, _) = runs
+    changed = {key: (before.observed[key].raw != after.observed[key].raw).any(-1) for key in route_of(before)}  # [b, t]
+    distances = [chosen_distances(case, evidence, exact, changed) for evidence, exact in runs]
+    return {tap_key(*key): max(each[key] for each in distances) for key in changed}
+
+
+def chosen_distances(case: Case, evidence: Evidence, exact: Honest, changed: Mapping[Key, Array]) -> dict[Key, float]:
+    """Return by (call, tap) the widest gap of exact scores at these tokens [b, t] over what honest noise excuses.
+
+    Infinite where no noise excuses a choice, or where more of them lie within noise than their margins explain.
+    """
+    flipped = [
+        flip
+        for flip in flips(evidence, exact, evidence.config)
+        if changed[flip.call, tap_name(flip.layer, ROUTE)][flip.index]
+    ]
+    explained = count_flips(len(flipped), evidence, exact).passed
+    found = {}
+    for (call, tap), tokens in changed.items():
+        layer = split_tap(tap)[0]
+        key, scores = (call, tap), (call, tap_name(layer, "router.probabilities"))
+        mask = evidence.masks[call, ROUTE] & tokens[..., None]
+        slack = SAFETY * exact.error[scores][..., None]
+        routed = compare_routing(call, tap, exact.exact[scores], evidence.observed[key].raw, mask, slack)
+        wrong = routed.problem or (case.tie_rule and routed.note) or not explained
+        gaps = [flip.gap / flip.allowed for flip in flipped if (flip.call, flip.layer) == (call, layer)]
+        found[key] = math.inf if mask.any() and wrong else max(gaps, default=0.0)
     return found
 
 

@@ -44,6 +44,7 @@ def execute(options: argparse.Namespace) -> int:
         reports = [read_report(path) for path in (options.old, options.new)]
         moves, notes = report_moves(*(candidate_of(each, options.candidate) for each in reports)), []
     wide_console(PIPE_WIDTH).print(moves_table(moves))
+    sys.stdout.writelines(f"{move.operation} {move.dtypes}: {move.note}\n" for move in moves if move.note)
     sys.stdout.writelines(f"{note}\n" for note in notes)
     counts = {
         reading: sum(move.reading == reading for move in moves) for reading in dict.fromkeys(m.reading for m in moves)

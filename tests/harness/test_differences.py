@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.__main__ import main
+from harness.cases import tap_key
 from harness.contract import DTYPES, Array
 from harness.differences import golden_moves, report_moves, tap_difference, tap_differences
 from harness.report.files import report_of, write_report_json
@@ -16,7 +17,7 @@ from harness.store import open_golden, read_case, read_preset, read_taps
 from harness.tensors import open_tensors, write_tensors
 from harness.verdict import CandidateVerdict
 from harness.writing import write_golden
-from tests.harness.honest_port import golden
+from tests.harness.honest_port import golden, golden_case, golden_taps, honest_taps
 from tests.harness.test_report import BAD, DRIFT, FAILING, GOOD, PASSING, verdict
 from tests.harness.tiny_golden import write_tiny
 
@@ -156,6 +157,64 @@ def test_a_golden_set_that_moved_beyond_honest_rounding_says_where(
     )
     assert line.split()[:4] == ["logits", "float32", "beyond", "fences"]
     assert len(open_tensors(other_golden / "old/cases/ties/prefill/exact_ties.float32/taps.safetensors")) > 20
+
+
+INDEX = "moe.expert_index"
+
+
+def next_token(probabilities: Array) -> Array:
+    """Choose for every token the experts of the one before it."""
+    return np.roll(lowest_first(probabilities), 1, axis=1)
+
+
+def lowest_first(probabilities: Array) -> Array:
+    return np.argsort(-probabilities, axis=-1, kind="stable")
+
+
+def highest_first(probabilities: Array) -> Array:
+    """Choose the highest of equally probable experts first."""
+    return probabilities.shape[-1] - 1 - np.argsort(-probabilities[..., ::-1], axis=-1, kind="stable")
+
+
+def routed_anew(case_id: str, choose: Callable[[Array], Array], tmp_path: Path) -> list[str]:
+    """Return the options by which a golden case is compared with an honest run along another route."""
+    preset, case = golden_case(case_id)
+    old = golden_taps(case_id)
+
+    def chosen(call: int, tap: str) -> Array | None:
+        if not tap.endswith(INDEX):
+            return None
+        index = old[tap_key(call, tap)]
+        probabilities = old[tap_key(call, tap.replace(INDEX, "router.probabilities"))]
+        return choose(probabilities)[..., : index.shape[-1]].astype(np.float64)
+
+    for name, taps in (("old", old), ("new", honest_taps(case_id, 0, shown=chosen))):
+        provenance = golden().manifest.provenance
+        write_golden(tmp_path / name, suite="1.0.0", provenance=provenance, presets=[preset], cases=[(case, taps)])
+    return [str(tmp_path / "old"), str(tmp_path / "new")]
+
+
+@pytest.mark.parametrize(
+    ("case_id", "choose"),
+    [
+        ("unequal/prefill/padded_batch.float32", next_token),
+        ("unequal/prefill/padded_batch.float32", lambda scores: lowest_first(scores)[..., 1::-1]),
+        ("unequal/prefill/padded_batch.float32", lambda scores: lowest_first(scores)[..., [0, 0]]),
+        ("ties/prefill/tie_rule.float32", highest_first),
+    ],
+    ids=["of_another_token", "least_probable_first", "twice_the_same", "against_the_tie_rule"],
+)
+def test_a_golden_set_with_wrong_experts_is_beyond_fences_though_all_else_follows_them(
+    case_id: str, choose: Callable[[Array], Array], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diff", *routed_anew(case_id, choose, tmp_path)]) == 1
+    beyond = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "beyond fences" in line]
+    assert beyond[0] == INDEX
+
+
+def test_other_experts_within_honest_noise_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", *routed_anew("ties/prefill/exact_ties.float32", highest_first, tmp_path)]) == 0
+    assert f"{INDEX} float32: other experts" in capsys.readouterr().out
 
 
 def test_a_golden_set_and_a_report_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
