@@ -138,10 +138,10 @@ def add_directions(
 ) -> None:
     """Add to the sums of every direction the elements that have a weight (`weight_of`); all arrays are flat.
 
-    `residual` is the whitened error of some of them, at `where`; the others do not err. The value's own direction is
-    binned by octaves of the argument.
+    `residual` is the whitened error of some of them, at `where`; the others do not err, but say as much of what the
+    whole tap errs in common. The value's own direction is binned by octaves of the argument.
     """
-    if fence.common is None or not residual.any():
+    if fence.common is None:
         return
     gain = exact.value * weight  # 0 where no element is scored, as all that follows
     common = fence.common * weight if fence.common.any() else None
@@ -151,6 +151,8 @@ def add_directions(
     floor = None if common is None else np.abs(gain) * common
     directions["gain"].add_weights(bins, np.square(gain), floor)
     directions["bias"].add_weights(None, weight > 0, common)
+    if not residual.any():
+        return
     cluster = cluster_of(exact.value[where], recorded)
     directions["gain"].add_terms(cluster, None if bins is None else bins[where], residual * gain[where])
     directions["bias"].add_terms(cluster, None, residual)

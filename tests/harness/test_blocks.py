@@ -23,7 +23,8 @@ def drawn(seed: int, num: int, recorded: str) -> Tap:
     random = np.random.default_rng(seed)
     value = random.standard_normal(num) * random.integers(0, 4, num)
     exact = Exact(value, bound=np.abs(value), argument=value)
-    observed = round_to(value * (1 + random.choice([0.0, 1e-3])), recorded)
+    off = (1 + random.choice([0.0, 1e-3])) * (np.arange(num) >= random.choice([0, num // 2]))
+    observed = np.where(off, round_to(value * off, recorded), value)  # nothing errs before the first that is off
     return observed, exact, fence_of(exact, recorded, LAMBDA), random.random(num) < random.choice([0.5, 2.0])
 
 
