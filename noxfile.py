@@ -111,7 +111,7 @@ def screenshot(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure throughput, into README.md and RESULTS.md, and what the harness costs; `-- --gate` holds ratios only."""
+    """Measure throughput, into README.md and RESULTS.md, and what the harness costs; `-- --gate`: its limits only."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))
     environment = compiled_once(session)
     harness = ("-p", "no:xdist", "-o", "python_files=bench_*.py", "tests/benchmarks")
@@ -128,8 +128,8 @@ def bench(session: nox.Session) -> None:
     session.run(*throughput, *session.posargs, env=environment)
     large = ("--load", "grok-1-layer", "--candidate", "jax_grouped", "--dtype", "bfloat16", "--rounds", "3")
     session.run(*throughput, *large, env=environment)
-    session.run(*throughput, "--sweep", "--candidate", "jax_grouped", "--rounds", "3", env=environment)
-    session.run("python", "-m", "pytest", *harness, env=environment)
+    session.run(*throughput, "--sweep", "--candidate", "jax_grouped", "--rounds", "5", env=environment)
+    session.run("python", "-m", "pytest", *harness, "--write", env=environment)
 
 
 @nox.session

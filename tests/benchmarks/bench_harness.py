@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from harness.operations.row import Exact
 from harness.oracle import ExactWeights
 from harness.store import open_golden, read_taps
 from harness.tensors import digest, open_tensors
-from tests.benchmarks.gates import assert_ratio, assert_seconds
+from tests.benchmarks.gates import Action, Record, assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load
+
+Measure = Callable[[int, Action], None]
 
 LOAD = LOADS["bench"]
 NUM_ELEMENTS = 2**26
@@ -61,7 +64,7 @@ def params(weights: Weights) -> reference.Params:
 
 
 @pytest.mark.gate
-def test_capture_with_all_taps_on_the_host_is_nearly_free(params: reference.Params) -> None:
+def test_capture_with_all_taps_on_the_host_is_nearly_free(params: reference.Params, record_property: Record) -> None:
     tokens = prompt(LOAD)
 
     def untapped() -> Any:
@@ -71,7 +74,7 @@ def test_capture_with_all_taps_on_the_host_is_nearly_free(params: reference.Para
         _, taps = reference.apply_with_taps(reference.PRESETS["bench"], params, tokens)
         return {name: np.asarray(value) for name, value in taps.items()}
 
-    assert_ratio(tapped, untapped, MAX_CAPTURE)
+    assert_ratio(record_property, tapped, untapped, MAX_CAPTURE)
 
 
 def two_arrays(num: int) -> tuple[Array, Array]:
@@ -91,9 +94,10 @@ def all_statistics(expected: Array, observed: Array) -> object:
 
 
 @pytest.mark.gate
-def test_all_statistics_of_64_million_elements_take_no_longer_than_assert_allclose() -> None:
+def test_all_statistics_of_64_million_elements_take_no_longer_than_assert_allclose(record_property: Record) -> None:
     expected, observed = two_arrays(NUM_ELEMENTS)
     assert_ratio(
+        record_property,
         lambda: all_statistics(expected, observed),
         lambda: np.testing.assert_allclose(observed, expected, rtol=0.01),
         MAX_COMPARISON,
@@ -102,7 +106,7 @@ def test_all_statistics_of_64_million_elements_take_no_longer_than_assert_allclo
 
 
 @pytest.mark.gate
-def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: Weights) -> None:
+def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: Weights, record_property: Record) -> None:
     config = replace(LOAD.config, fprop_dtype="float32")
     preset = Preset("bench", config, weights)
     call = Call("prefill", prompt(LOAD), np.array([LOAD.num_tokens], np.int32))
@@ -114,6 +118,7 @@ def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: We
     evidence = gather(preset, case, torch_eager.INFO, taps)
     exact = ExactWeights(config, preset.weights)
     assert_ratio(
+        record_property,
         lambda: check_case(preset, case, evidence, num_elements=10**8, weights=exact),
         lambda: model.prefill(call.tokens, call.lengths, ("logits",)),
         MAX_LOCAL_CHECK,
@@ -131,20 +136,24 @@ def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: We
         ("harness", "run", "--help"),
         ("reference", "--help"),
     ],
+    ids=" ".join,
 )
-def test_the_command_line_starts_at_once(words: tuple[str, ...]) -> None:
+def test_the_command_line_starts_at_once(words: tuple[str, ...], record_property: Record) -> None:
     def start(*command: str) -> None:
         subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=Path(__file__).parents[2])  # noqa: S603 - this interpreter
 
-    assert_seconds(lambda: start("-m", *words), MAX_START_SECONDS)
+    assert_seconds(record_property, lambda: start("-m", *words), MAX_START_SECONDS)
 
 
 @pytest.mark.gate
-def test_the_fast_port_is_faster_than_the_reference(weights: Weights, params: reference.Params) -> None:
+def test_the_fast_port_is_faster_than_the_reference(
+    weights: Weights, params: reference.Params, record_property: Record
+) -> None:
     from candidates import jax_grouped  # noqa: PLC0415 - beside the other engines only where it is needed
 
     model, tokens, lengths = jax_grouped.load(LOAD.config, weights), prompt(LOAD), np.array([LOAD.num_tokens], np.int32)
     assert_ratio(
+        record_property,
         lambda: model.prefill(tokens, lengths, ("logits",)),
         lambda: jax.block_until_ready(reference.apply(reference.PRESETS["bench"], params, tokens)),
         MAX_FAST_PORT,
@@ -154,29 +163,46 @@ def test_the_fast_port_is_faster_than_the_reference(weights: Weights, params: re
 # Figures without a gate
 
 
-def test_digesting_64_mebibytes(benchmark: BenchmarkFixture) -> None:
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture, record_property: Record) -> Measure:
+    """Return a function that measures how fast an action goes through so many bytes."""
+
+    def measured(num_bytes: int, action: Action) -> None:
+        benchmark(action)
+        assert benchmark.stats is not None
+        record_property("measured", f"{num_bytes / benchmark.stats.stats.median / 1e9:.2f} GB/s")
+
+    return measured
+
+
+def test_digesting_64_mebibytes(measure: Measure) -> None:
     data = np.ones(2**26, np.int8)
-    benchmark.extra_info["bytes"] = data.nbytes
-    benchmark(digest, data)
+    measure(data.nbytes, lambda: digest(data))
 
 
-def test_comparing_4_million_elements(benchmark: BenchmarkFixture) -> None:
-    benchmark(all_statistics, *two_arrays(2**22))
-
-
-def test_assert_allclose_of_4_million_elements(benchmark: BenchmarkFixture) -> None:
+def test_comparing_4_million_elements(measure: Measure) -> None:
     expected, observed = two_arrays(2**22)
-    benchmark(np.testing.assert_allclose, observed, expected, rtol=0.01)
+    measure(expected.nbytes + observed.nbytes, lambda: all_statistics(expected, observed))
 
 
-def test_torch_assert_close_of_4_million_elements(benchmark: BenchmarkFixture) -> None:
+def test_assert_allclose_of_4_million_elements(measure: Measure) -> None:
+    expected, observed = two_arrays(2**22)
+    measure(expected.nbytes + observed.nbytes, lambda: np.testing.assert_allclose(observed, expected, rtol=0.01))
+
+
+def test_torch_assert_close_of_4_million_elements(measure: Measure) -> None:
     import torch  # noqa: PLC0415 - beside the other engines only where it is needed
 
-    expected, observed = (torch.tensor(x.view(np.int16)).view(torch.bfloat16) for x in two_arrays(2**22))
-    benchmark(torch.testing.assert_close, observed, expected, rtol=0.01, atol=0.0)
+    arrays = two_arrays(2**22)
+    expected, observed = (torch.tensor(x.view(np.int16)).view(torch.bfloat16) for x in arrays)
+    measure(sum(x.nbytes for x in arrays), lambda: torch.testing.assert_close(observed, expected, rtol=0.01, atol=0.0))
 
 
-def test_reading_a_golden_case(benchmark: BenchmarkFixture) -> None:
+def test_reading_a_golden_case(measure: Measure) -> None:
     golden = open_golden(GOLDEN_DIR / "v1")
     case = min(golden.manifest.cases)
-    benchmark(lambda: {name: np.array(x) for name, x in read_taps(golden, case).items()})
+
+    def read() -> dict[str, Array]:
+        return {name: np.array(x) for name, x in read_taps(golden, case).items()}
+
+    measure(sum(x.nbytes for x in read().values()), read)

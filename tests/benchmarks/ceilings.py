@@ -6,13 +6,14 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tests.benchmarks.gates import least_seconds
 
 MATRIX_SIZE = 2048
 COPY_BYTES = 2**28
@@ -34,11 +35,12 @@ def measure_ceilings(num_repetitions: int = 5) -> Ceilings:
     for dtype in ("float32", "bfloat16"):
         x = jnp.ones((MATRIX_SIZE, MATRIX_SIZE), dtype)
         product = jax.jit(lambda x: jnp.dot(x, x, preferred_element_type=jnp.float32))
-        flops[dtype] = 2 * MATRIX_SIZE**3 / best_seconds(lambda: product(x).block_until_ready(), num_repetitions)  # noqa: B023 - called at once
+        (seconds,) = least_seconds(lambda: product(x).block_until_ready(), num_rounds=num_repetitions)  # noqa: B023 - called at once
+        flops[dtype] = 2 * MATRIX_SIZE**3 / seconds
     data = jnp.ones(COPY_BYTES // 4, jnp.float32)
     total = jax.jit(jnp.sum)
-    memory = COPY_BYTES / best_seconds(lambda: total(data).block_until_ready(), num_repetitions)
-    return Ceilings(flops, memory, disk_speed())
+    (seconds,) = least_seconds(lambda: total(data).block_until_ready(), num_rounds=num_repetitions)
+    return Ceilings(flops, COPY_BYTES / seconds, disk_speed())
 
 
 def disk_speed() -> float:
@@ -48,19 +50,9 @@ def disk_speed() -> float:
         file.flush()
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return DISK_BYTES / best_seconds(lambda: Path(file.name).read_bytes(), 1, warm=False)
-
-
-def best_seconds(action: Callable[[], object], num_repetitions: int, *, warm: bool = True) -> float:
-    """Return the least time of some repetitions, after one that does not count."""
-    if warm:
-        action()
-    seconds = []
-    for _ in range(num_repetitions):
         began = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+        Path(file.name).read_bytes()
+        return DISK_BYTES / (time.perf_counter() - began)
 
 
 def machine() -> str:

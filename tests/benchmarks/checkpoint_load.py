@@ -31,6 +31,7 @@ from reference.checkpoint.reading import NUM_THREADS
 from reference.checkpoint.synthesis import synthesize
 from reference.config import GROK_1
 from reference.partitioning import make_mesh
+from tests.benchmarks.results import say
 
 ONE_LAYER = replace(GROK_1, vocab_size=8, model=replace(GROK_1.model, num_layers=1))
 
@@ -134,12 +135,6 @@ def time_of(action: Callable[[], object]) -> float:
     seconds = time.perf_counter() - started
     del result
     return seconds
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from reference.checkpoint.layout import find_leaves
 from reference.config import PRESETS
 from reference.streaming.reading import READ_BYTES
+from tests.benchmarks.results import say
 
 MAX_TIME_RATIO = 2.0
 """Of the capture's wall time to that of reading."""
@@ -86,12 +87,6 @@ def read(files: Sequence[Path]) -> None:
             while file.readinto(buffer):
                 pass
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

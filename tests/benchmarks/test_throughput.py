@@ -19,8 +19,10 @@ from tests.benchmarks.throughput import (
     Entry,
     Times,
     conformance_entries,
+    main,
     measure,
     ratio,
+    speed,
     spread_of,
 )
 from tests.harness.honest_port import golden
@@ -126,3 +128,21 @@ def test_a_ratio_on_both_sides_of_1_is_noise() -> None:
 
 def test_the_spread_says_over_how_many_rounds() -> None:
     assert spread_of(prefills(1.0, 2.0), "prefill")[:3] == ["2", "1.5000", "1.2500–1.7500"]
+
+
+def test_a_speed_is_the_median_with_the_quartiles_from_slow_to_fast() -> None:
+    assert speed(100, [1.0, 2.0, 4.0]) == "50 (33–67)"
+    assert speed(100, [2.0]) == "50 (50–50)"
+
+
+@pytest.mark.parametrize("words", [("--candidate", "torch_eagre"), ("--dtype", "float16")])
+def test_who_was_not_judged_is_not_measured_and_nothing_is_written(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "run.json"
+    write_report_json(report, report_of([verdict(PASSING)], golden()))
+    monkeypatch.setattr("sys.argv", ["throughput", "--conformance", str(report), "--write", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert f"run.json: has no {words[1]}" in capsys.readouterr().err

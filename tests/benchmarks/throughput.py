@@ -4,7 +4,8 @@ Every candidate × compute dtype runs in a process of its own, all take turns in
 against the yardstick (the published algorithm) round by round: where the quartiles of that ratio lie on both sides of 1
 the difference is noise. Who is slow in the first round runs the fewest rounds. Only who conforms has a throughput; the
 conformance run is told by the digest of its report.
-`--write` writes all that is measured into RESULTS.md beside this file, and the table of `bench` into README.md.
+`--write` writes all that is measured into RESULTS.md beside this file, and the table of all ports on `bench` into
+README.md.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from harness.report.files import read_report
 from harness.verdict import Status, worst_status
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
 from tests.benchmarks.presets import LOADS, Load, prompt, write_load
+from tests.benchmarks.results import markdown, record, say
 from tests.benchmarks.worker import read_load
 from tests.written_block import README, write_block
 
 ROOT = Path(__file__).resolve().parents[2]
 YARDSTICK = "tests/benchmarks/published_style.py"
-RESULTS = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- throughput: written by nox -s bench -->", "<!-- end of throughput -->"
 NUM_DIGITS = 12
 SLOW = 2.0
@@ -123,9 +124,14 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="where the weights are kept")
     parser.add_argument("--write", action="store_true", help="write what is measured into RESULTS.md and README.md")
     options = parser.parse_args()
+    judged = conformance_entries(options.conformance)
+    if unknown := {*options.candidate, *options.dtype} - {word for x in judged for word in (x.name, x.dtype)}:
+        parser.error(
+            f"{options.conformance}: has no {', '.join(sorted(unknown))}: judge it first, by harness run --json"
+        )
     entries = [
         entry
-        for entry in conformance_entries(options.conformance)
+        for entry in judged
         if entry.name in (options.candidate or [entry.name]) and entry.dtype in (options.dtype or [entry.dtype])
     ]
     load = LOADS[options.load]
@@ -133,25 +139,19 @@ def main() -> int:
     conforming = [entry for entry in entries if entry.verdict == "pass"]
     if options.sweep:
         text = sweep(conforming, load, folder, options.rounds)
+        text += f"\n\nMedians of {options.rounds} rounds, and their quartiles. Machine: {machine()}."
         record(f"sweeps of {load.name}", text, write=options.write)
         return 0
     times: dict[Entry, Times] = {}
     for dtype in sorted({entry.dtype for entry in conforming}):  # one at a time: all of them would not fit into memory
         times |= measure([entry for entry in conforming if entry.dtype == dtype], load, folder, options.rounds)
     ceilings = measure_ceilings()
-    summary, words = table(entries, times, load), caption(load, ceilings)
+    summary, words = table(entries, times, load), caption(times, load, ceilings)
     text = "\n\n".join((summary, details(times, load, folder, ceilings), words))
     record(f"throughput of {load.name}", text, write=options.write)
-    if options.write and options.load == "bench":
+    if options.write and options.load == "bench" and entries == judged:
         write_block(README, BEGIN, END, f"{summary}\n\n{words}")
     return 0
-
-
-def record(title: str, text: str, *, write: bool) -> None:
-    """Print what was measured, and write it into RESULTS.md if told so."""
-    say(text)
-    if write:
-        write_block(RESULTS, f"<!-- {title}: written by nox -s bench -->", f"<!-- end of {title} -->", text)
 
 
 def conformance_entries(report: Path) -> list[Entry]:
@@ -223,18 +223,27 @@ def sweep(entries: Sequence[Entry], load: Load, folder: Path, num_rounds: int) -
     """Return how the cost of a prefill grows with the length and with the batch, one column per entry."""
     row, shapes = prompt(load).tolist()[0], [(1, 16), (1, 64), (1, 256), (2, 64), (4, 64)]
     workers = {entry: Worker(entry, folder) for entry in entries}
-    seconds: dict[tuple[int, int], dict[Entry, float]] = {}
+    rows = [["batch × length", *(f"{entry.name} {entry.dtype}, tokens/s (run `{entry.digest}`)" for entry in entries)]]
     for b, t in shapes:
         tokens = [row[:t]] * b
         for worker in workers.values():
             worker.call("prefill", tokens)
         runs = [{entry: worker.call("prefill", tokens) for entry, worker in workers.items()} for _ in range(num_rounds)]
-        seconds[b, t] = {entry: statistics.median(run[entry] for run in runs) for entry in entries}
+        rows.append([f"{b} × {t}", *(speed(b * t, [run[entry] for run in runs]) for entry in entries)])
     for worker in workers.values():
         worker.close()
-    header = ["batch × length", *(f"{entry.name} {entry.dtype}, tokens/s (run `{entry.digest}`)" for entry in entries)]
-    rows = [[f"{b} × {t}", *(f"{b * t / each[entry]:.0f}" for entry in entries)] for (b, t), each in seconds.items()]
-    return markdown([header, *rows])
+    return markdown(rows)
+
+
+def speed(num_tokens: int, seconds: Sequence[float]) -> str:
+    """Return the median tokens per second of some rounds, and the quartiles."""
+    low, middle, high = (num_tokens / x for x in reversed(quartiles(seconds)))
+    return f"{middle:.0f} ({low:.0f}–{high:.0f})"
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Return the three quartiles of some values, which may be one."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
 def table(entries: Sequence[Entry], times: Mapping[Entry, Times], load: Load) -> str:
@@ -262,7 +271,7 @@ def ratio(yardstick: Times, times: Times, kind: str) -> str:
     ratios = [slow / fast for slow, fast in zip(shared, times.rounds[kind], strict=True)]
     if len(ratios) < 2 or yardstick is times:
         return f"{statistics.median(ratios):.1f}"
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, middle, high = quartiles(ratios)
     return "noise" if low <= 1 <= high else f"{middle:.1f}"
 
 
@@ -290,13 +299,11 @@ def details(times: Mapping[Entry, Times], load: Load, folder: Path, ceilings: Ce
 
 def spread_of(times: Times, kind: str) -> list[str]:
     """Return the columns on time, over how many rounds, and memory."""
-    quartiles = (
-        statistics.quantiles(times.rounds[kind], n=4, method="inclusive") if len(times.rounds[kind]) > 1 else [0.0] * 3
-    )
+    low, _, high = quartiles(times.rounds[kind])
     return [
         str(len(times.rounds[kind])),
         f"{times.median(kind):.4f}",
-        f"{quartiles[0]:.4f}–{quartiles[2]:.4f}",
+        f"{low:.4f}–{high:.4f}",
         f"{times.first[kind]:.2f}" if kind == "prefill" else "–",
         f"{times.compile_seconds(kind):.2f}",
         f"{times.peak_bytes / 1e9:.2f}",
@@ -312,31 +319,21 @@ def roofline(cost: Cost, seconds: float, dtype: str, ceilings: Ceilings) -> list
     ]
 
 
-def caption(load: Load, ceilings: Ceilings) -> str:
+def caption(times: Mapping[Entry, Times], load: Load, ceilings: Ceilings) -> str:
     """Return on what machine and with what model the figures were measured."""
+    slow = f", only {FEWEST_ROUNDS} of who takes more than {SLOW:g} times as long as the published algorithm"
+    held = "`× published`: prefill / decode against the published algorithm, round by round. "
+    slow, held = (slow, held) if any(entry.name == YARDSTICK for entry in times) else ("", "")
     products = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {dtype}" for dtype, value in ceilings.flops_per_second.items())
     model = load.config.model
     memory, disk = ceilings.memory_bytes_per_second / 1e9, ceilings.disk_bytes_per_second / 1e9
     return (
         f"Preset `{load.name}` (d {model.emb_size}, {model.num_layers} layers, {model.num_experts} experts, int8), a "
         f"prompt of {load.num_rows} × {load.num_tokens} tokens, then single tokens; medians of rounds in which all "
-        f"take turns, only {FEWEST_ROUNDS} of who takes more than {SLOW:g} times as long as the published algorithm. "
+        f"take turns{slow}. "
         f"Machine: {machine()}; in the same run: {products}, memory {memory:.1f} GB/s, disk {disk:.1f} GB/s. "
-        "`× published`: prefill / decode against the published algorithm, round by round. `run`: the digest of the "
-        "conformance run."
+        f"{held}`run`: the digest of the conformance run."
     )
-
-
-def markdown(rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as a markdown table, the first one its header."""
-    lines = [" | ".join(map(str, row)) for row in rows]
-    return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]))
-
-
-def say(text: str) -> None:
-    """Print at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from harness.large.plan import Plan, make_calls
 from harness.large.store import read_stage
 from reference.streaming import Stream
 from reference.streaming.reading import Region
+from tests.benchmarks.results import say
 
 NUM_LAYERS = 2
 FAULTY_LAYER = 1
@@ -107,12 +108,6 @@ def wrong_scales(expert: int) -> Iterator[None]:
 
     with mock.patch.object(Stream, "expert", regions):
         yield
-
-
-def say(line: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
