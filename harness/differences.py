@@ -16,6 +16,7 @@ from harness.local import Evidence, Key, gather
 from harness.noise import SAFETY
 from harness.operations.arithmetic import UNIT_ROUNDOFF
 from harness.oracle import ExactWeights
+from harness.report.view import ratio_of, systematic_ratio
 from harness.routing import count_flips
 from harness.store import Golden, read_case, read_preset, read_taps
 from harness.verdict import PASSING
@@ -280,7 +281,7 @@ def report_move(key: tuple[str, str], old: Mapping[str, Any] | None, new: Mappin
         (False, True): "mended",
         (False, False): "beyond fences",
     }
-    same = old["fprop_dtype"] == new["fprop_dtype"] and old["worst"] == new["worst"]
+    same = all(old[figure] == new[figure] for figure in ("fprop_dtype", "status", "worst", "systematic"))
     return Move(
         key[0],
         " → ".join(dict.fromkeys((old["fprop_dtype"], new["fprop_dtype"]))),
@@ -292,9 +293,8 @@ def report_move(key: tuple[str, str], old: Mapping[str, Any] | None, new: Mappin
 
 
 def measured(row: Mapping[str, Any]) -> float:
-    """Return measured / allowed of an operation's worst comparison, infinite where no number can say it."""
-    worst = row["worst"]
-    return math.inf if worst["problem"] else max(float(worst["tail"]), float(worst["bulk"]))
+    """Return measured / allowed of an operation: its worst comparison, or what all its taps err in common."""
+    return max((ratio_of(row["worst"]), *map(systematic_ratio, row["systematic"])))
 
 
 def only_in(old: Iterable[str], new: Iterable[str]) -> Iterator[tuple[str, str]]:

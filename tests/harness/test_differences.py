@@ -11,11 +11,12 @@ import pytest
 from harness.__main__ import main
 from harness.cases import tap_key
 from harness.contract import DTYPES, Array
-from harness.differences import golden_moves, report_moves, tap_difference, tap_differences
+from harness.differences import golden_moves, measured, report_moves, tap_difference, tap_differences
 from harness.report.files import report_of, write_report_json
+from harness.statistics import Systematic
 from harness.store import open_golden, read_case, read_preset, read_taps
 from harness.tensors import open_tensors, write_tensors
-from harness.verdict import CandidateVerdict
+from harness.verdict import CandidateVerdict, Status
 from harness.writing import write_golden
 from tests.harness.honest_port import golden, golden_case, golden_taps, honest_taps
 from tests.harness.test_report import BAD, DRIFT, FAILING, GOOD, PASSING, verdict
@@ -97,6 +98,34 @@ def test_two_runs_are_told_apart_by_what_each_operation_became() -> None:
     assert moves_of(right, verdict(replace(FAILING, comparisons=(BAD,)))) == {"attention.key": "beyond fences"}
     assert moves_of(verdict(replace(FAILING, comparisons=(BAD,))), right) == {"attention.key": "mended"}
     assert moves_of(verdict(PASSING), right) == {"attention.query": "gone", "attention.key": "new"}
+
+
+COMMON = Systematic("gain", 0.5, 0.01, floor=0.0, information=1.0, allowed=5.0)
+
+
+def pooled_to(status: Status, *systematic: Systematic) -> CandidateVerdict:
+    """Return a verdict whose worst tap passes, with what all taps of its operation err in common."""
+    right = verdict(PASSING)
+    return replace(right, operations=(replace(right.operations[0], status=status, systematic=systematic),))
+
+
+def test_an_operation_that_fails_by_its_pooled_statistic_alone_is_beyond_fences_by_that_much() -> None:
+    before, after = (
+        report_of([each], golden())["candidates"][0] for each in (pooled_to("pass"), pooled_to("fail", COMMON))
+    )
+    (move,) = report_moves(before, after)
+    assert (move.reading, move.old) == ("beyond fences", GOOD.tail)
+    assert move.new == pytest.approx(COMMON.ratio)
+
+
+def test_what_all_taps_err_in_common_is_part_of_what_is_measured() -> None:
+    worst = verdict(replace(PASSING, comparisons=(replace(GOOD, systematic=(COMMON,)),)))
+    assert moves_of(worst, worst) == {"attention.query": "identical"}
+    assert moves_of(pooled_to("pass"), pooled_to("pass", replace(COMMON, coefficient=0.02))) == {
+        "attention.query": "within fences"
+    }
+    row = report_of([worst], golden())["candidates"][0]["operations"][0]
+    assert measured(row) == pytest.approx(COMMON.ratio)
 
 
 def test_runs_in_different_dtypes_are_matched_by_operation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,6 +244,20 @@ def test_a_golden_set_with_wrong_experts_is_beyond_fences_though_all_else_follow
 def test_other_experts_within_honest_noise_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *routed_anew("ties/prefill/exact_ties.float32", highest_first, tmp_path)]) == 0
     assert f"{INDEX} float32: other experts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("closeness", "status"), [(1 / 20, 0), (1 / 10, 1)])
+def test_more_choices_within_noise_than_rounding_explains_are_beyond_fences(
+    closeness: float, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fourth_for_third_where_close(probabilities: Array) -> Array:
+        order = lowest_first(probabilities)
+        third, fourth = np.moveaxis(np.take_along_axis(probabilities, order[..., 2:4], -1), -1, 0)
+        return np.where((third < (1 + closeness) * fourth)[..., None], order[..., [0, 1, 3]], order[..., :3])
+
+    sets = routed_anew("square/prefill/padded_batch.bfloat16", fourth_for_third_where_close, tmp_path)
+    assert main(["diff", *sets]) == status
+    assert (f"{INDEX} bfloat16: other experts" in capsys.readouterr().out) == (status == 0)
 
 
 def test_a_golden_set_and_a_report_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
