@@ -25,6 +25,7 @@ from harness.run import Progress, run_size, summarise, write_jobs
 from harness.runner import run_jobs
 from harness.store import FixtureError, case_ids, open_golden, read_taps
 from harness.suite import PRESETS, make_preset, suite_cases
+from harness.verdict import CandidateVerdict
 from harness.writing import write_golden
 
 SUITE = "1.2.0"
@@ -129,11 +130,25 @@ def gate(groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]]) -> No
     gated = [Group(g.preset, g.fprop_dtype, g.cases, expected.__getitem__) for g in groups]
     judged = judge_candidate(gated, answers, run_size(groups), {})
     verdict = summarise(CANONICAL, gated, answers, judged, 0.0)
-    for case in verdict.cases:
-        if case.status != "pass":
-            raise FixtureError(
-                f"{case.case}: the canonical model is not conforming, {case.reason}; nothing was written"
-            )
+    for where, why in objections(verdict):
+        raise FixtureError(f"{where}: the canonical model is not conforming, {why}; nothing was written")
+
+
+def objections(verdict: CandidateVerdict) -> list[tuple[str, str]]:
+    """Return where a verdict is no pass, and why; operations may fail together though every case passes."""
+    found = [(case.case, case.reason) for case in verdict.cases if case.status != "pass"]
+    found += [
+        (
+            f"{row.operation} in {row.fprop_dtype}",
+            f"{max(one.ratio for one in row.systematic):.3g} times the fence over all cases together",
+        )
+        for row in verdict.operations
+        if row.status == "fail" and not row.cases_at_fault
+    ]
+    found += [(f"{problem.preset}: {problem.tensor}", problem.problem) for problem in verdict.weights]
+    if not found and verdict.status != "pass":
+        found.append((verdict.name, f"its status is {verdict.status} at level {verdict.level}"))
+    return found
 
 
 def specification_digest() -> str:

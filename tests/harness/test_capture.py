@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness import capture
-from harness.capture import gate, lacking, suite_groups
+from harness.capture import gate, lacking, objections, suite_groups
 from harness.contract import Array
 from harness.store import FixtureError
 from harness.suite import suite_cases
+from harness.verdict import CandidateVerdict, CaseVerdict
+from harness.weights import WeightProblem
 from harness.writing import whole_folder
 from tests.harness.honest_port import answered, golden_taps, group_of
 
@@ -38,6 +41,37 @@ def test_what_does_not_conform_is_not_written(tap: str, tmp_path: Path) -> None:
     wrong[0, 0] *= 2
     with pytest.raises(FixtureError, match=f"{CASE}: the canonical model is not conforming, .*; nothing was written"):
         through_the_gate(tmp_path, {**golden_taps(CASE), tap: wrong})
+
+
+LEANING = ("unequal/chunked/two_chunks.float32", "unequal/prefill/padded_batch.float32")
+
+
+def test_what_errs_in_common_over_cases_that_all_pass_is_not_written(tmp_path: Path) -> None:
+    answers = {
+        case: answered(tmp_path / case, {key: leaning(key, x) for key, x in golden_taps(case).items()})
+        for case in LEANING
+    }
+    with pytest.raises(FixtureError, match=r"logits in float32: .* times the fence over all cases together; nothing"):
+        gate([group_of(*LEANING)], [answers])
+
+
+def leaning(key: str, x: Array) -> Array:
+    """Return a tap, logits larger by one unit roundoff: too little to be seen in one case of these."""
+    if not key.endswith("/logits"):
+        return x
+    larger: Array = (x.astype(np.float64) * (1 + 2.0**-24)).astype(x.dtype)
+    return larger
+
+
+HONEST = CandidateVerdict(name="reference", version="1", level="caches", cases=(), operations=(), seconds=0.0)
+
+
+def test_wrong_weights_and_hidden_logits_are_objected_to() -> None:
+    passing = replace(HONEST, cases=(CaseVerdict(case="a/b/c.float32", status="pass"),))
+    wrong = WeightProblem(preset="dense", tensor="loaded/w", problem="transposed")
+    assert objections(passing) == []
+    assert objections(replace(passing, weights=(wrong,))) == [("dense: loaded/w", "transposed")]
+    assert objections(replace(passing, level="none")) == [("reference", "its status is missing at level none")]
 
 
 def test_a_tap_that_is_left_out_is_not_written(tmp_path: Path) -> None:
