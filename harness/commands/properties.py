@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from harness.commands import NONCONFORMING, PASS
 from harness.properties.check import NUM_DRAWS, check_properties
 from harness.properties.draws import Draw, drawn, parse_draw
 from harness.properties.laws import LAWS, Law
-from harness.registry import builtin_names, find_candidate
+from harness.registry import default_names, find_candidate, missing_extra
 from harness.report import laws as report
 from harness.report.progress import progress_bar
 from harness.report.terminal import wide_console
@@ -21,14 +22,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--candidate",
         action="append",
         metavar="NAME",
-        help="built-in name, package.module, path/to/file.py or a program; may be repeated",
+        help="built-in name, package.module, path/to/file.py or a program; repeatable (default: all built-in)",
     )
     parser.add_argument(
         "--law", action="append", choices=[law.name for law in LAWS], help="only this law; may be repeated"
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--draws", type=int, default=NUM_DRAWS, metavar="N", help=f"how many models are drawn (default: {NUM_DRAWS})"
+        "--draws",
+        type=positive,
+        default=NUM_DRAWS,
+        metavar="N",
+        help=f"how many models are drawn (default: {NUM_DRAWS})",
     )
     which.add_argument("--draw", type=str, metavar="SIZES", help="only this model, as a failure names it")
 
@@ -37,16 +42,34 @@ def execute(options: argparse.Namespace) -> int:
     """Check the laws."""
     laws = [law for law in LAWS if options.law is None or law.name in options.law]
     draws = drawn(options.draws) if options.draw is None else (parse_draw(options.draw),)
-    return check(options.candidate or builtin_names(), laws, draws)
+    return check(options.candidate, laws, draws)
 
 
-def check(names: Sequence[str], laws: Sequence[Law], draws: Sequence[Draw]) -> int:
-    """Check laws on draws for some candidates, show what was found, and return the exit status."""
+def positive(text: str) -> int:
+    """Parse a whole number above 0."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def check(names: Sequence[str] | None, laws: Sequence[Law], draws: Sequence[Draw]) -> int:
+    """Check laws on draws for some candidates, show what was found, and return the exit status.
+
+    Without names, for those that a run judges, but for those that cannot run here.
+    """
     console, passed = wide_console(), True
-    candidates = [find_candidate(name) for name in names]
+    candidates = [find_candidate(name) for name in dict.fromkeys(names or installed())]
     with progress_bar(len(candidates) * len(draws)) as advance:
         for candidate in candidates:
             results = check_properties(candidate, laws=laws, draws=draws, on_progress=advance)
             report.show(console, candidate.name, results)
             passed = passed and all(result.passed for result in results)
     return PASS if passed else NONCONFORMING
+
+
+def installed() -> list[str]:
+    """Return the candidates that a run judges unless told otherwise and whose extras are here; says who is left out."""
+    absent = {name: extra for name in default_names() if (extra := missing_extra(name))}
+    for name, extra in absent.items():
+        sys.stderr.write(f"{name}: left out: extra {extra} is not installed (pip install '.[{extra}]')\n")
+    return [name for name in default_names() if name not in absent]

@@ -35,7 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="time for one case, loading included",
     )
     parser.add_argument(
-        "--properties", action="store_true", help="check the laws of every model on drawn ones, not the golden cases"
+        "--properties",
+        action="store_true",
+        help="check the laws of every model on drawn ones, not the golden cases; goes with --candidate alone",
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
     parser.add_argument(

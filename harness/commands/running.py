@@ -22,6 +22,7 @@ from harness.baseline import (
 from harness.child import Limits
 from harness.commands import properties
 from harness.commands.concluding import conclude, known_deviations
+from harness.commands.run import add_options
 from harness.files import FileError
 from harness.properties.check import NUM_DRAWS
 from harness.properties.draws import drawn
@@ -34,7 +35,8 @@ from harness.store import open_golden
 def judge_candidates(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model, and return the exit status."""
     if options.properties:
-        return properties.check(options.candidate or default_names(), LAWS, drawn(NUM_DRAWS))
+        refuse_unused(options)
+        return properties.check(options.candidate, LAWS, drawn(NUM_DRAWS))
     if options.update_baseline and options.baseline is None:
         raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
     golden = open_golden(options.golden)
@@ -69,6 +71,16 @@ def judge_candidates(options: argparse.Namespace) -> int:
     optional = [name for name in absent if name not in asked_for]
     verdicts = [*(judgement.verdict for judgement in judgements), *refused]
     return conclude(verdicts, golden, options, required, optional, regressions, waivers)
+
+
+def refuse_unused(options: argparse.Namespace) -> None:
+    """Raise FileError for an option, other than its default, of which the laws make no use."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if name not in ("candidate", "properties") and getattr(options, name) != default:
+            option = options.detail if name == "detail" else name.replace("_", "-")
+            raise FileError(f"--{option}: the laws make no use of it: leave it out, or --properties")
 
 
 def compare_with_baselines(directory: Path | None, records: Sequence[Record], *, update: bool) -> dict[str, Regression]:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.commands import properties
+from harness.properties.check import Result
+from harness.registry import Candidate, default_names
 
 BROKEN = """
 from candidates import numpy_float64
@@ -68,3 +71,50 @@ def test_the_main_job_checks_laws_when_asked_for(tmp_path: Path, capsys: pytest.
     port.write_text(REFUSING)
     assert main(["run", "--candidate", str(port), "--properties"]) == 1
     assert "vocabulary_permutation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        ["--require", "no_such_port:caches"],
+        ["--json", "/nonexistent/x.json"],
+        ["--case", "zzz"],
+        ["--keep", "kept"],
+        ["--update-baseline"],
+        ["--quiet"],
+    ],
+)
+def test_options_that_the_laws_make_no_use_of_are_refused(
+    unused: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--candidate", "numpy_float64", "--properties", *unused]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{unused[0]}: the laws make no use of it: leave it out, or --properties"
+
+
+@pytest.mark.parametrize("arguments", [["properties"], ["run", "--properties"]])
+def test_only_candidates_that_a_run_judges_and_whose_extras_are_here_are_checked_unless_named(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checked: list[str] = []
+
+    def check(candidate: Candidate, **_: object) -> list[Result]:
+        checked.append(candidate.name)
+        return []
+
+    monkeypatch.setattr(properties, "check_properties", check)
+    monkeypatch.setattr(properties, "missing_extra", lambda name: "torch" if name == "torch_eager" else "")
+    assert main(arguments) == 0
+    assert checked == [name for name in default_names() if name != "torch_eager"]
+    assert capsys.readouterr().err == "torch_eager: left out: extra torch is not installed (pip install '.[torch]')\n"
+    checked.clear()
+    main([*arguments, "--candidate", "torch_eager"])
+    assert checked == ["torch_eager"]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_the_number_of_draws_is_above_0(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["properties", "--candidate", "numpy_float64", "--draws", number])
+    assert ended.value.code == 2
+    assert f"argument --draws: '{number}' is not a whole number above 0" in capsys.readouterr().err
