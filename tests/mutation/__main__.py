@@ -1,6 +1,6 @@
 """`python -m tests.mutation`: measures how good the harness is, and writes RATES.md, rates.json and the power table.
 
-Fails when a fault survives, an honest run fails, or a rate falls below the committed one.
+Fails when a fault survives, an honest run fails, or a rate falls below the committed one or is measured no longer.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ def main() -> int:
     """Run the session and write what it found."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--power-only", action="store_true", help="write the power table alone")
-    parser.add_argument("--honest-runs", type=int, default=session.NUM_HONEST_RUNS, metavar="N")
+    parser.add_argument(
+        "--honest-runs", type=int, default=session.NUM_HONEST_RUNS, metavar="N", help="0: keep the committed rates"
+    )
     options = parser.parse_args()
     table = session.power_table()
     write_json(POWER_FILE, {"format": 1, "suite": golden().manifest.suite, "power": table})
     if options.power_only:
         return 0
     committed = json.loads(RATES.read_text()) if RATES.exists() else {}
-    results = session.run(num_honest_runs=options.honest_runs)
+    results = summary.with_honest(session.run(num_honest_runs=options.honest_runs), committed)
     wrong = summary.failures(results, table, committed)
     for line in wrong:
         print(line, file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,9 @@ class Rate:
         return (
             f"{self.count} of {self.trials}, {100 * self.count / self.trials:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
         )
+
+
+UNMEASURED = Rate(0, 0)
 
 
 def rates(results: Results) -> dict[str, Rate]:
@@ -150,7 +153,10 @@ def missed(trials: Sequence[Trial], aspect: str) -> list[str]:
 
 
 def failures(results: Results, table: Table, committed: Mapping[str, Any]) -> list[str]:
-    """Return what must not be: surviving faults, accepted nulls, lower rates, wrong predictions, false alarms."""
+    """Return what must not be: surviving faults, accepted nulls, lower rates, wrong predictions, false alarms.
+
+    A committed rate that is measured no longer is a lower one.
+    """
     spared = exempt(table)
     survivors = sorted(
         {
@@ -161,11 +167,11 @@ def failures(results: Results, table: Table, committed: Mapping[str, Any]) -> li
         }
     )
     accepted = [f"{x.null} passes for {x.operation} in {x.fprop_dtype}" for x in results.nulls if not x.rejected]
+    found = rates(results)
     lower = [
-        f"{name} fell to {rate}, committed {before['count']} of {before['trials']}"
-        for name, rate in rates(results).items()
-        if (before := committed.get("rates", {}).get(name))
-        and rate.count * before["trials"] < before["count"] * rate.trials
+        f"{name} fell to {found.get(name, UNMEASURED)}, committed {before['count']} of {before['trials']}"
+        for name, before in committed.get("rates", {}).items()
+        if fell(found.get(name, UNMEASURED), Rate(before["count"], before["trials"]))
     ]
     alarms = [f"honest run failed: {alarm}" for alarm in results.honest.get("alarms", ())]
     wrong = [
@@ -174,6 +180,16 @@ def failures(results: Results, table: Table, committed: Mapping[str, Any]) -> li
         if not row["agrees"]
     ]
     return [*survivors, *accepted, *lower, *wrong, *alarms]
+
+
+def fell(rate: Rate, before: Rate) -> bool:
+    """Return whether a rate is below the one before, or is measured no longer."""
+    return rate.count * before.trials < before.count * rate.trials or bool(before.trials and not rate.trials)
+
+
+def with_honest(results: Results, committed: Mapping[str, Any]) -> Results:
+    """Return what a session found, with the committed honest runs where it made none."""
+    return replace(results, honest=results.honest or committed.get("honest", {}))
 
 
 HEAD = f"""# How good is the harness?

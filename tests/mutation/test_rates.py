@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from harness.diagnosis import Diagnosis
 from harness.power import power_table
 from tests.mutation import session, summary
 from tests.mutation.experiments import Null, PowerCheck, Trial
 from tests.mutation.honest_runs import Run, Suite, SuiteResult, rates_of
 from tests.mutation.rates import clopper_pearson
 from tests.mutation.session import Results
+from tests.mutation.trials import Judged
 
 FOUND = Trial("gelu_erf", "float32", 0, detected=True, located=True, named=True, operations=("moe.expert_hidden",))
 SURVIVED = replace(FOUND, detected=False, located=False, named=False, operations=())
@@ -43,6 +45,51 @@ def test_a_rate_below_the_committed_one_fails_the_session() -> None:
     unnamed = Results(oracle=[FOUND, replace(FOUND, named=False)])
     (failure,) = summary.failures(unnamed, power_table(), committed)
     assert failure.startswith("oracle.float32.named fell to 1 of 2")
+
+
+def test_a_committed_rate_that_is_measured_no_longer_fails_the_session() -> None:
+    committed = summary.as_json(Results(oracle=[FOUND]), power_table())
+    assert summary.failures(Results(), power_table(), committed) == [
+        f"oracle.float32.{aspect} fell to not measured, committed 1 of 1" for aspect in summary.ASPECTS
+    ]
+    renamed = {"rates": {"gone.float32.named": {"count": 0, "trials": 3}}}
+    assert summary.failures(Results(), power_table(), renamed) == [
+        "gone.float32.named fell to not measured, committed 0 of 3"
+    ]
+
+
+def test_an_empty_session_fails_by_every_committed_rate() -> None:
+    committed = json.loads((summary.FOLDER / "rates.json").read_text())
+    assert len(summary.failures(Results(), power_table(), committed)) == len(committed["rates"])
+
+
+def test_where_no_honest_run_is_made_the_committed_ones_are_kept() -> None:
+    committed = json.loads((summary.FOLDER / "rates.json").read_text())
+    kept = summary.with_honest(Results(oracle=[FOUND]), committed)
+    assert summary.as_json(kept, power_table())["honest"] == committed["honest"]
+    assert "## Honest runs" in summary.as_markdown(kept, power_table())
+    made = Results(honest=honest_rates(Suite("torch eager", 0)))
+    assert summary.with_honest(made, committed) == made
+
+
+def diagnosis_of(*faults: str) -> Diagnosis:
+    return Diagnosis(faults, "gelu_erf", 1.0, 0.0, 1.0, 9.0, "no fault")
+
+
+@pytest.mark.parametrize(
+    ("diagnoses", "named"),
+    [
+        ({}, False),
+        ({"logits": diagnosis_of("gelu_erf")}, False),
+        ({"logits": diagnosis_of("gelu_erf"), "moe.output": diagnosis_of()}, False),
+        ({"logits": diagnosis_of("gelu_erf"), "moe.output": diagnosis_of("gelu_erf", "other")}, True),
+    ],
+)
+def test_a_fault_is_named_where_every_operation_blamed_is_diagnosed_with_it(
+    diagnoses: dict[str, Diagnosis], *, named: bool
+) -> None:
+    judged = Judged(frozenset({"logits"}), frozenset({"moe.output"}), diagnoses, exhibits=(), comparisons=())
+    assert judged.named("gelu_erf") == named
 
 
 def test_power_agrees_where_the_prediction_lies_within_the_interval_of_what_was_observed() -> None:

@@ -53,8 +53,11 @@ class Judged:
         return self.detected and (self.failing | self.noted) <= set(operations)
 
     def named(self, fault: str) -> bool:
-        """Whether every operation at fault is diagnosed with the fault, alone or in its class."""
-        return self.detected and all(fault in found.faults for found in self.diagnoses.values())
+        """Whether every operation blamed is diagnosed, and with the fault, alone or in its class."""
+        blamed = self.failing | self.noted
+        return self.detected and all(
+            operation in self.diagnoses and fault in self.diagnoses[operation].faults for operation in blamed
+        )
 
 
 @functools.lru_cache(maxsize=64)
