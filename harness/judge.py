@@ -191,7 +191,7 @@ def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comp
 def observer_effect(answer: Answer, evidence: Evidence, honest: Honest) -> str:
     """Return how the run without taps strays beyond honest error, an empty string where it does not.
 
-    Bit-identical runs need no more; otherwise the untapped values are held to the same end-to-end fence.
+    The untapped values are held to the same end-to-end fence as the tapped ones.
     """
     if answer.untapped is None:
         return ""

@@ -1,6 +1,6 @@
 """`python -m reference.checkpoint`: look into a checkpoint, convert it, or synthesise one (SPEC §8).
 
-Exit status 0, or 1 with one line that says what is wrong, or 2 for a wrong command line.
+Exit status 0, or 2 with one line that says what is wrong.
 """
 
 from __future__ import annotations
