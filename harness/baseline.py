@@ -6,6 +6,7 @@ A folder of baselines holds for every candidate `baseline.json`, which only `--u
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.contract import split_tap
-from harness.files import FileError, read_json, whole_file, write_json
+from harness.files import FileError, parse_json, read_json, whole_file, write_json
 from harness.provenance import record_platform
 from harness.report.files import MAX_REPORT_BYTES, conformance_digest
 from harness.tensors import digest, open_tensors
 from harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1
+
+REMEDY = "write it again with --update-baseline"
 
 MIN_RUNS = 4
 """Runs in the history from which the noise of timings is measured."""
@@ -37,6 +40,9 @@ IMPLAUSIBLE = 5.0
 
 MEMORY_RATIO = 1.25
 """How much more memory a run may take than the baseline; samples are coarse."""
+
+History = tuple[Mapping[str, Any], ...]
+"""A line for every run, oldest first, as `line_of` makes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +69,9 @@ class Record:
 class Regression:
     """How a run differs from the baseline.
 
-    `within` and `beyond` are the operations with changed bits that pass, and that do not; `rerouted` the cases in which
-    other experts were chosen. `flags` are reasons to look closer, `notes` what could not be compared; `history` the
-    lines of all runs, oldest first.
+    `within` and `beyond` are the operations, each with its compute dtype, with changed bits that pass, and that do not;
+    `rerouted` the cases in which other experts were chosen. `flags` are reasons to look closer, `notes` what could not
+    be compared; `history` the lines of all runs, this one last.
     """
 
     num_taps: int
@@ -75,7 +81,7 @@ class Regression:
     rerouted: tuple[str, ...]
     flags: tuple[str, ...]
     notes: tuple[str, ...]
-    history: tuple[Mapping[str, Any], ...]
+    history: History
 
     @property
     def clean(self) -> bool:
@@ -119,20 +125,30 @@ def folder_of(directory: Path, candidate: str) -> Path:
     return directory / candidate.replace("/", "_")
 
 
-def has_baseline(directory: Path, candidate: str) -> bool:
-    """Return whether a candidate has a baseline."""
-    return (folder_of(directory, candidate) / "baseline.json").exists()
-
-
 def read_baseline(directory: Path, candidate: str) -> Record:
-    """Read a candidate's baseline; raises FileError where there is none."""
+    """Read a candidate's baseline; raises FileError where there is none, or something else."""
     path = folder_of(directory, candidate) / "baseline.json"
-    if not has_baseline(directory, candidate):
+    if not path.exists():
         raise FileError(f"{path}: no baseline of {candidate} yet: write it with --update-baseline")
-    data = read_json(path, MAX_REPORT_BYTES)
-    if data.pop("format", None) != FORMAT:
-        raise FileError(f"{path}: not a baseline of format {FORMAT}: write it again with --update-baseline")
-    return Record(**data)
+    try:
+        data = read_json(path, MAX_REPORT_BYTES)
+    except FileError as error:
+        raise FileError(f"{error}: {REMEDY}") from None
+    match data:
+        case {
+            "format": int(number),
+            "candidate": str(), "version": str(), "suite": str(), "digest": str(), "status": str(status),
+            "platform": {"cpu": str()}, "operations": dict(operations), "taps": dict(), "seconds": dict(seconds),
+            "peak_bytes": int(), **others,
+        } if (
+            number == FORMAT
+            and not others
+            and all(each in [*SEVERITY] for each in (status, *operations.values()))
+            and all(isinstance(each, float | int) for each in seconds.values())
+        ):  # fmt: skip
+            return Record(**{name: value for name, value in data.items() if name != "format"})
+        case _:
+            raise FileError(f"{path}: not a baseline of format {FORMAT}: {REMEDY}")
 
 
 def write_baseline(directory: Path, record: Record) -> None:
@@ -142,42 +158,69 @@ def write_baseline(directory: Path, record: Record) -> None:
     write_json(folder / "baseline.json", {"format": FORMAT, **asdict(record)})
 
 
-def add_history(directory: Path, record: Record, date: str) -> tuple[Mapping[str, Any], ...]:
-    """Add a line to the history of a candidate, and return all of it."""
-    path = folder_of(directory, record.candidate) / "history.jsonl"
+def read_history(directory: Path, candidate: str) -> History:
+    """Read the lines of a candidate's earlier runs, none where there was none; raises FileError for a broken one.
+
+    A line of an older version holds how many cases ran, not which: no noise is taken from it.
+    """
+    path = folder_of(directory, candidate) / "history.jsonl"
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return tuple(parse_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1))
+
+
+def parse_line(text: bytes, what: str) -> Mapping[str, Any]:
+    """Parse a line of the history; raises FileError."""
+    try:
+        line: Mapping[str, Any] = parse_json(text)
+    except ValueError:
+        line = {}
+    match line:
+        case {
+            "date": str(), "cpu": str(), "seconds": float() | int(), "peak_bytes": int(),
+            "cases": str(), "slowdown": float() | None, "flagged": bool(),
+        } | {"date": str(), "cpu": str(), "seconds": float() | int(), "peak_bytes": int(), "cases": int()}:  # fmt: skip
+            return line
+        case _:
+            raise FileError(f"{what}: not the record of a run: {REMEDY}")
+
+
+def write_history(directory: Path, candidate: str, history: History) -> None:
+    """Write the lines of all runs of a candidate, whole or not at all."""
+    path = folder_of(directory, candidate) / "history.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = {
+    with whole_file(path) as file:
+        file.writelines(f"{json.dumps(line)}\n".encode() for line in history)
+
+
+def line_of(record: Record, date: str, slowdown: float | None, *, flagged: bool) -> Mapping[str, Any]:
+    """Return what the history keeps of a run, as JSON can hold it."""
+    return {
         "date": date,
         "version": record.version,
         "status": record.status,
         "digest": record.digest,
         "cpu": record.platform["cpu"],
-        "cases": len(record.seconds),
+        "cases": cases_digest(record),
         "seconds": sum(record.seconds.values()),
+        "slowdown": slowdown,
         "peak_bytes": record.peak_bytes,
+        "flagged": flagged,
     }
-    text = (path.read_text() if path.exists() else "") + json.dumps(line) + "\n"
-    with whole_file(path) as file:
-        file.write(text.encode())
-    return tuple(json.loads(each) for each in text.splitlines())
 
 
-def compare_runs(old: Record, new: Record, history: Sequence[Mapping[str, Any]]) -> Regression:
-    """Return how a run differs from the baseline; `history` is that of all runs, this one last."""
+def cases_digest(record: Record) -> str:
+    """Return the sha256 of the ids of the cases that a run timed."""
+    return hashlib.sha256(json.dumps(sorted(record.seconds)).encode()).hexdigest()
+
+
+def compare_runs(old: Record, new: Record, earlier: History, date: str) -> Regression:
+    """Return how a run differs from the baseline; `earlier` is the history before it, `date` its own."""
     shared = sorted(set(old.taps) & set(new.taps))
     changed = [key for key in shared if old.taps[key] != new.taps[key]]
-    failing = {name.split()[0] for name, status in new.operations.items() if status not in PASSING}
-    moved = list(dict.fromkeys(split_tap(key.split(" call")[1].split("/", 1)[1])[1] for key in changed))
-    flags = [*worse(old, new), *timing_flags(old, new, history), *memory_flags(old, new)]
-    notes = []
-    if old.suite != new.suite:
-        notes.append(f"the baseline is of golden set {old.suite}, this run of {new.suite}")
-    if lost := len(set(old.taps) - set(new.taps)):
-        notes.append(f"{lost} taps of the baseline are not in this run")
-    if old.platform != new.platform:
-        notes.append("the baseline was made on another platform: times are not compared")
-    elif len(timings(history)) < MIN_RUNS:
-        notes.append(f"the noise of times is known from {MIN_RUNS} runs on: {len(timings(history))} so far")
+    moved = list(dict.fromkeys(operation_of(key) for key in changed))
+    failing = {name for name, status in new.operations.items() if status not in PASSING}
+    factor, usual = slowdown(old, new), usual_slowdowns(new, earlier)
+    flags = [*worse(old, new), *timing_flags(factor, usual), *memory_flags(old, new)]
     return Regression(
         num_taps=len(shared),
         num_identical=len(shared) - len(changed),
@@ -185,9 +228,30 @@ def compare_runs(old: Record, new: Record, history: Sequence[Mapping[str, Any]])
         beyond=tuple(name for name in moved if name in failing),
         rerouted=tuple(dict.fromkeys(key.split(" call")[0] for key in changed if key.endswith("moe.expert_index"))),
         flags=tuple(flags),
-        notes=tuple(notes),
-        history=tuple(history),
+        notes=tuple(uncompared(old, new, len(usual) + 1)),
+        history=(*earlier, line_of(new, date, factor, flagged=bool(flags))),
     )
+
+
+def operation_of(key: str) -> str:
+    """Return the operation and compute dtype of a key of `Record.taps`, as `Record.operations` names them."""
+    case, _, tap = key.partition(" call")
+    return f"{split_tap(tap.partition('/')[2])[1]} {case.partition('/')[0].rpartition('.')[2]}"
+
+
+def uncompared(old: Record, new: Record, num_runs: int) -> Iterator[str]:
+    """Yield what of a run could not be compared with the baseline; `num_runs` tell how noisy its times are."""
+    if old.suite != new.suite:
+        yield f"the baseline is of golden set {old.suite}, this run of {new.suite}"
+    if lost := len(set(old.taps) - set(new.taps)):
+        yield f"{lost} taps of the baseline are not in this run"
+    if old.platform != new.platform:
+        yield "the baseline was made on another platform: times and memory are not compared"
+        return
+    if set(old.seconds) != set(new.seconds):
+        yield "the baseline ran other cases: memory is not compared"
+    if num_runs < MIN_RUNS:
+        yield f"the noise of times is known from {MIN_RUNS} runs on: {num_runs} so far"
 
 
 def worse(old: Record, new: Record) -> Iterator[str]:
@@ -201,29 +265,40 @@ def worse(old: Record, new: Record) -> Iterator[str]:
         yield f"{name} is no longer shown"
 
 
-def timings(history: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the seconds of the runs that ran what the last one ran, on its CPU."""
-    alike = [line for line in history if (line["cpu"], line["cases"]) == (history[-1]["cpu"], history[-1]["cases"])]
-    return [line["seconds"] for line in alike if line["seconds"] > 0]
-
-
-def timing_flags(old: Record, new: Record, history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield whether a run is slower than the baseline by more than noise, or implausibly fast, in the same cases."""
+def slowdown(old: Record, new: Record) -> float | None:
+    """Return the time of a run over that of the baseline in the cases of both, None where they do not compare."""
     shared = set(old.seconds) & set(new.seconds)
     before, after = (sum(each.seconds[case] for case in shared) for each in (old, new))
-    if old.platform != new.platform or not before or not after:
+    return after / before if old.platform == new.platform and before and after else None
+
+
+def usual_slowdowns(new: Record, earlier: History) -> list[float]:
+    """Return the slowdowns of the earlier runs that ran the same cases on the same CPU, each against its baseline.
+
+    A flagged run is left out: what it is flagged for would pass for noise in the next one. Each is a ratio, so that a
+    slower baseline that was accepted makes times no noisier.
+    """
+    here = new.platform["cpu"], cases_digest(new)
+    alike = (line for line in earlier if (line["cpu"], line.get("cases")) == here and not line["flagged"])
+    return [line["slowdown"] for line in alike if line["slowdown"] is not None]
+
+
+def timing_flags(factor: float | None, usual: Sequence[float]) -> Iterator[str]:
+    """Yield whether a run is slower than the baseline by more than the noise of usual runs, or implausibly fast."""
+    if factor is None:
         return
-    if before / after > IMPLAUSIBLE:
-        yield f"{before / after:.3g} times as fast as the baseline: does it still compute?"
-    earlier = timings(history)[:-1]
-    if len(earlier) >= MIN_RUNS - 1:
-        noise = max(statistics.stdev(map(math.log, earlier)), LEAST_NOISE)
-        if math.log(after / before) > NOISES * noise:
-            yield f"{after / before:.3g} times as slow as the baseline, noise allows {math.exp(NOISES * noise):.3g}"
+    if 1 / factor > IMPLAUSIBLE:
+        yield f"{1 / factor:.3g} times as fast as the baseline: does it still compute?"
+    if len(usual) >= MIN_RUNS - 1:
+        noise = max(statistics.stdev(map(math.log, usual)), LEAST_NOISE)
+        if math.log(factor) > NOISES * noise:
+            yield f"{factor:.3g} times as slow as the baseline, noise allows {math.exp(NOISES * noise):.3g}"
 
 
 def memory_flags(old: Record, new: Record) -> Iterator[str]:
-    """Yield whether a run takes more memory than the baseline."""
+    """Yield whether a run takes more memory than the baseline took for the same cases on the same platform."""
+    if old.platform != new.platform or set(old.seconds) != set(new.seconds):
+        return
     if old.peak_bytes and new.peak_bytes > MEMORY_RATIO * old.peak_bytes:
         yield f"{new.peak_bytes / 2**20:.0f} MiB of memory, the baseline took {old.peak_bytes / 2**20:.0f}"
 

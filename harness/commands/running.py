@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from harness import run
 from harness.baseline import (
+    History,
     Record,
     Regression,
-    add_history,
     compare_runs,
-    has_baseline,
     read_baseline,
+    read_history,
     record_of,
     write_baseline,
+    write_history,
 )
 from harness.child import Limits
 from harness.commands import properties
@@ -31,6 +33,11 @@ from harness.registry import default_names, find_candidate, missing_extra
 from harness.report.progress import progress_bar
 from harness.store import open_golden
 
+T = TypeVar("T")
+
+Earlier = tuple[Record | None, History]
+"""A candidate's baseline, None where its first run becomes it, and the history of its runs."""
+
 
 def judge_candidates(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model, and return the exit status."""
@@ -43,6 +50,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
     names = list(dict.fromkeys([*(options.candidate or default_names()), *(name for name, _ in options.require)]))
     absent = {name: extra for name in names if (extra := missing_extra(name))}
     candidates = [find_candidate(name) for name in names if name not in absent]
+    earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
     groups = run.read_groups(golden, options.case)
     waivers = known_deviations(options.waivers, golden)
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
@@ -61,7 +69,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
         records = [
             record_of(each.verdict, each.folder, golden.manifest.suite) for each in judgements if options.baseline
         ]
-    regressions = compare_with_baselines(options.baseline, records, update=options.update_baseline)
+    regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)
     refused = [
         run.refuse(name, groups, f"extra {extra} is not installed (pip install '.[{extra}]')")
         for name, extra in absent.items()
@@ -83,23 +91,37 @@ def refuse_unused(options: argparse.Namespace) -> None:
             raise FileError(f"--{option}: the laws make no use of it: leave it out, or --properties")
 
 
-def compare_with_baselines(directory: Path | None, records: Sequence[Record], *, update: bool) -> dict[str, Regression]:
-    """Compare runs with the baselines of their candidates, and make them the baselines if asked to.
+def earlier_runs(directory: Path | None, names: Sequence[str], *, update: bool) -> dict[str, Earlier]:
+    """Read what is kept of candidates' earlier runs, before they run again; nothing without a folder.
 
-    Raises FileError for a candidate without a baseline, unless this run becomes it.
+    Raises FileError for a candidate without a baseline and for what cannot be read, unless this run is to replace it.
     """
     if directory is None:
         return {}
-    old = {
-        each.candidate: each
-        if update and not has_baseline(directory, each.candidate)
-        else read_baseline(directory, each.candidate)
-        for each in records
-    }
+
+    def kept(read: Callable[[Path, str], T], name: str, otherwise: T) -> T:
+        try:
+            return read(directory, name)
+        except FileError:
+            if not update:
+                raise
+            return otherwise
+
+    return {name: (kept(read_baseline, name, None), kept(read_history, name, ())) for name in names}
+
+
+def compare_with_baselines(
+    directory: Path | None, records: Sequence[Record], earlier: Mapping[str, Earlier], *, update: bool
+) -> dict[str, Regression]:
+    """Compare runs with the baselines of their candidates, and make them the baselines if asked to."""
+    if directory is None:
+        return {}
     regressions = {}
     for record in records:
-        history = add_history(directory, record, datetime.now(UTC).isoformat(timespec="seconds"))
-        regressions[record.candidate] = compare_runs(old[record.candidate], record, history)
+        old, history = earlier[record.candidate]
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        regressions[record.candidate] = compared = compare_runs(old or record, record, history, date)
+        write_history(directory, record.candidate, compared.history)
         if update:
             write_baseline(directory, record)
     return regressions
