@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import blocks
 from harness.blocks import blocks_of, fenced, fenced_by, find
 from harness.compare import SPECS, Comparison, compare
 from harness.contract import Array, split_tap
@@ -15,7 +16,17 @@ from harness.noise import Fence, fence_of
 from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.experts import gelu
 from harness.operations.row import Exact
-from harness.statistics import NUM_CLUSTERS, OCTAVES, Systematic, cluster_of, conclude, octave, octaves_of, pooled
+from harness.statistics import (
+    NUM_CLUSTERS,
+    NUM_OCTAVES,
+    OCTAVES,
+    Systematic,
+    cluster_of,
+    conclude,
+    octave,
+    octaves_of,
+    pooled,
+)
 from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
 
 LAMBDA = 6.6
@@ -36,6 +47,64 @@ def systematic(exact: Exact, observed: Array, fence: Fence, recorded: str) -> tu
     block = blocks_of(observed, exact, fenced_by(fence, observed.shape), np.ones(observed.shape, bool))
     found = find(observed.size, block, recorded)
     return conclude(found.directions or {}, fence.factor)
+
+
+def plainly(exact: Exact, observed: Array, fence: Fence, mask: Array, recorded: str) -> dict[str, Systematic]:
+    """Return every systematic statistic as it is defined, element by element."""
+    clusters, bins = cluster_of(exact.value, recorded), np.zeros(exact.value.size, int)
+    if exact.argument is not None:
+        bins = octaves_of(exact.argument)
+    assert fence.common is not None
+    terms: dict[tuple[str, int], list[tuple[int, float, float, float]]] = {}
+    for i in range(exact.value.size):
+        value, deviation, common = exact.value[i], fence.deviation[i], fence.common[i]
+        if mask[i] and value != 0 and deviation > 0:
+            error = (observed[i] - value) / deviation
+            for name, along, places in (("gain", value / deviation, {-1, bins[i]}), ("bias", 1.0, {-1})):
+                for place in places if exact.argument is not None else {-1}:
+                    row = (int(clusters[i]), error * along, along**2, abs(along) * common / deviation)
+                    terms.setdefault((name, int(place)), []).append(row)
+    found = {}
+    for (name, place), rows in terms.items():
+        information = math.fsum(row[2] for row in rows)
+        by_cluster: dict[int, float] = {}
+        for cluster, term, *_ in rows:
+            by_cluster[cluster] = by_cluster.get(cluster, 0.0) + term
+        if any(by_cluster.values()):
+            full = name if place < 0 else f"{name} {octave(place)}"
+            found[full] = Systematic(
+                name=full,
+                coefficient=math.fsum(by_cluster.values()) / information,
+                standard_error=math.hypot(*by_cluster.values()) / information,
+                floor=math.fsum(row[3] for row in rows) / information,
+                information=information,
+                allowed=LAMBDA,
+            )
+    return found
+
+
+@given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.sampled_from(["bfloat16", "float32"]))
+def test_every_statistic_is_what_its_definition_says(seed: int, whole: bool, argued: bool, recorded: str) -> None:  # noqa: FBT001 - drawn
+    random = np.random.default_rng(seed)
+    num = int(random.integers(1, 120))
+    value = random.standard_normal(num) * random.integers(0, 3, num)
+    exact = Exact(value, argument=100.0 ** random.standard_normal(num) * random.choice([-1, 1], num) * argued)
+    exact = exact if argued else replace(exact, argument=None)
+    deviation = np.abs(value) * random.integers(0, 3, num) * U + 2.0**-20 * random.integers(0, 2, num)
+    common = deviation * random.integers(0, 2, num) * random.integers(0, 2)
+    fence = Fence(2 * deviation, deviation, common, LAMBDA)
+    mask = random.random(num) < random.choice([0.5, 1.0])
+    observed = round_to(value + deviation * random.standard_normal(num) * random.choice([0.01, 1.0]), recorded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_SIZE", num if whole else 40)
+        parts = find(num, blocks_of(observed, exact, fenced_by(fence, (num,)), mask), recorded)
+    found = {one.name: one for one in conclude(parts.directions or {}, LAMBDA)}
+    expected = plainly(exact, observed, fence, mask, recorded)
+    negligible = {name for name, one in expected.items() if abs(one.coefficient) < 1e-15}  # sums that cancel
+    assert set(found) | negligible == set(expected)
+    for name in set(expected) - negligible:
+        for each in ("coefficient", "standard_error", "floor", "information", "allowed"):
+            assert getattr(found[name], each) == pytest.approx(getattr(expected[name], each), rel=1e-9, abs=1e-18)
 
 
 def compared(exact: Exact, observed: Array, recorded: str, tap: str = "layers.00.attention.query") -> Comparison:
@@ -122,6 +191,29 @@ def test_an_octave_holds_the_arguments_of_one_sign_from_its_name_to_twice_that(a
         assert abs(argument) < 2 * abs(low) or abs(low) == 2.0**highest
 
 
+def test_arguments_beyond_the_octaves_join_the_outermost() -> None:
+    names = [octave(int(number)) for number in octaves_of(np.array([1e30, -1e30, 0.0, -0.0, 1e-30]))]
+    assert names == ["near 4096", "near -4096", "near 0.0625", "near -0.0625", "near 0.0625"]
+    assert octaves_of(np.array([-1e30])) == NUM_OCTAVES - 1
+
+
+def test_a_score_near_the_limit_is_hardly_less_for_what_all_clusters_err_in_common() -> None:
+    value = np.exp(drawn(8, 2**18) / 10)
+    unit = Fence(np.ones(value.size), np.ones(value.size), np.zeros(value.size), LAMBDA)
+    seven = 7 / math.sqrt(value.size)  # of a standard error, where the noise is 1
+    both = [
+        np.mean([found["bias"].score for found in ({one.name: one for one in each} for each in scored)])
+        for common in (0.0, seven)
+        for scored in [
+            [systematic(Exact(value), value + common + drawn(seed, value.size), unit, "float32") for seed in range(20)]
+        ]
+    ]
+    assert both[1] - both[0] == pytest.approx(7 / math.sqrt(1 + 49 / NUM_CLUSTERS), rel=0.005)
+    all_alike = {one.name: one for one in systematic(Exact(value), value + 1, unit, "float32")}
+    assert 0.9 * math.sqrt(NUM_CLUSTERS) < all_alike["bias"].score <= math.sqrt(NUM_CLUSTERS)
+    assert math.sqrt(NUM_CLUSTERS) == 64
+
+
 def test_what_a_library_function_may_err_everywhere_does_not_count() -> None:
     value = drawn(5)
     u = UNIT_ROUNDOFF["float32"]
@@ -157,6 +249,14 @@ def test_pooling_finds_what_no_single_tap_shows() -> None:
     assert together.ratio > 1
     assert together.coefficient == pytest.approx(gain * U, rel=0.3)
     assert together.standard_error == pytest.approx(found[0].standard_error / 10, rel=0.2)
+
+
+def test_pooled_figures_are_weighted_by_information() -> None:
+    light = Systematic("gain", coefficient=1.0, standard_error=2.0, floor=4.0, information=1.0, allowed=LAMBDA)
+    heavy = Systematic("gain", coefficient=5.0, standard_error=2.0, floor=8.0, information=3.0, allowed=LAMBDA)
+    (together,) = pooled([light, heavy])
+    assert (together.coefficient, together.floor, together.information) == (4.0, 7.0, 4.0)
+    assert together.standard_error == pytest.approx(math.hypot(2.0, 6.0) / 4)
 
 
 def honest_and_off(gain: float) -> list[CaseVerdict]:
