@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from harness import blocks
 from harness.blocks import Findings, blocks_of, fenced, fenced_by, find
 from harness.contract import Array
+from harness.distribution import EDGES
 from harness.noise import Fence, fence_of
-from harness.operations.arithmetic import round_to
+from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from harness.operations.row import Exact
 from harness.statistics import conclude
 
@@ -33,6 +36,67 @@ def found(tap: Tap, recorded: str, block_size: int) -> Findings:
         patch.setattr(blocks, "BLOCK_SIZE", block_size)
         observed, exact, fence, mask = tap
         return find(observed.size, blocks_of(observed, exact, fenced_by(fence, observed.shape), mask), recorded)
+
+
+def plainly(tap: Tap, recorded: str) -> Findings:
+    """Return what is found in a tap of finite values as it is defined, element by element."""
+    observed, exact, fence, mask = tap
+    bound, spread, jump = (np.broadcast_to(x, observed.shape) for x in (exact.bound, exact.spread, exact.jump))
+    tail, worst, squares, num_scored, excess, ratios = 0.0, 0, 0.0, 0, 0.0, []
+    for i in np.flatnonzero(mask):
+        error, size, allowed = abs(observed[i] - exact.value[i]), abs(exact.value[i]), fence.allowed[i]
+        ratio = error / allowed if allowed else (math.inf if error else 0.0)
+        ratios.append(ratio)
+        if ratio > tail:
+            tail, worst = ratio, int(i)
+        if size and fence.deviation[i]:
+            num_scored += 1
+            squares += (error / fence.deviation[i]) ** 2
+        unit = UNIT_ROUNDOFF["float32"] * (size + bound[i] + spread[i])
+        if unit:
+            excess = max(excess, (error - UNIT_ROUNDOFF[recorded] * size - jump[i]) / unit)
+    edges = (-1.0, *EDGES, math.inf)
+    counts = tuple(sum(low < x <= high for x in ratios) for low, high in itertools.pairwise(edges))
+    return Findings(
+        len(ratios), tail=tail, worst=worst, squares=squares, num_scored=num_scored, excess=excess, counts=counts
+    )
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float32"]), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_findings_are_what_their_definition_says(seed: int, recorded: str, share: float) -> None:
+    random = np.random.default_rng(seed)
+    num = int(random.integers(1, 150))
+
+    def some() -> Array | float:
+        return random.random(num) * random.integers(0, 2, num) if random.random() < 0.7 else 0.0
+
+    value = random.standard_normal(num) * random.integers(0, 3, num)
+    unit = UNIT_ROUNDOFF[recorded]
+    exact = Exact(value, bound=some(), spread=some(), jump=0.1 * unit * np.asarray(some()))
+    fence = Fence(unit * random.integers(0, 3, num), unit * random.integers(0, 3, num), None, LAMBDA)
+    error = unit * random.standard_normal(num) * random.choice([0.01, 1.0, 300.0]) * (random.random(num) < share)
+    tap = (value + error, exact, fence, random.random(num) < random.choice([0.5, 1.0]))
+    expected = plainly(tap, recorded)
+    for block_size in (num, 40):
+        seen = found(tap, recorded, block_size)
+        assert (seen.num_elements, seen.num_scored, seen.counts) == (
+            expected.num_elements,
+            expected.num_scored,
+            expected.counts,
+        )
+        assert seen.num_bad == 0
+        for name in ("squares", "excess"):
+            assert getattr(seen, name) == pytest.approx(getattr(expected, name), rel=1e-6, abs=1e-9)
+        if expected.num_elements:
+            assert seen.tail == expected.tail
+        if expected.tail:
+            assert seen.worst == expected.worst
+
+
+def test_a_bulk_is_the_root_mean_square_less_six_of_its_own_deviations() -> None:
+    assert Findings(squares=18.0, num_scored=2).bulk == pytest.approx(3 / (1 + 6 / 2))
+    assert Findings(squares=8.0, num_scored=8).bulk == pytest.approx(1 / (1 + 6 / 4))
+    assert Findings().bulk == 0.0
 
 
 def plain(findings: Findings) -> Findings:
