@@ -216,12 +216,14 @@ def chosen_distances(case: Case, evidence: Evidence, exact: Honest, changed: Map
     for (call, tap), tokens in changed.items():
         layer = split_tap(tap)[0]
         key, scores = (call, tap), (call, tap_name(layer, "router.probabilities"))
-        mask = evidence.masks[call, ROUTE] & tokens[..., None]
+        index, mask = evidence.observed[key].raw, evidence.masks[call, ROUTE] & tokens[..., None]
         slack = SAFETY * exact.error[scores][..., None]
-        routed = compare_routing(call, tap, exact.exact[scores], evidence.observed[key].raw, mask, slack)
-        wrong = routed.problem or (case.tie_rule and routed.note) or not explained
+        problem = compare_routing(call, tap, exact.exact[scores], index, mask, slack).problem
+        if case.tie_rule and not problem:  # binding only where the run's own scores are equal
+            problem = compare_routing(call, tap, evidence.observed[scores].cleaned, index, mask, 0.0).note
+        wrong = problem or (mask.any() and not explained)
         gaps = [flip.gap / flip.allowed for flip in flipped if (flip.call, flip.layer) == (call, layer)]
-        found[key] = math.inf if mask.any() and wrong else max(gaps, default=0.0)
+        found[key] = math.inf if wrong else max(gaps, default=0.0)
     return found
 
 

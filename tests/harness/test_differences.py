@@ -205,22 +205,29 @@ def highest_first(probabilities: Array) -> Array:
     return probabilities.shape[-1] - 1 - np.argsort(-probabilities[..., ::-1], axis=-1, kind="stable")
 
 
-def routed_anew(case_id: str, choose: Callable[[Array], Array], tmp_path: Path) -> list[str]:
-    """Return the options by which a golden case is compared with an honest run along another route."""
+def two_sets(case_id: str, new: Mapping[str, Array], tmp_path: Path) -> list[str]:
+    """Write a golden case twice, as it is and with other taps, and return the folders."""
     preset, case = golden_case(case_id)
+    for name, taps in (("old", golden_taps(case_id)), ("new", new)):
+        provenance = golden().manifest.provenance
+        write_golden(tmp_path / name, suite="1.0.0", provenance=provenance, presets=[preset], cases=[(case, taps)])
+    return [str(tmp_path / "old"), str(tmp_path / "new")]
+
+
+def routed_anew(case_id: str, choose: Callable[[Array], Array], tmp_path: Path) -> list[str]:
+    """Write a golden case and an honest run of it along another route, and return the folders."""
     old = golden_taps(case_id)
 
     def chosen(call: int, tap: str) -> Array | None:
+        if tap == "layers.00.router.probabilities":  # the old set's own, ties among them
+            return old[tap_key(call, tap)].astype(np.float64)
         if not tap.endswith(INDEX):
             return None
         index = old[tap_key(call, tap)]
         probabilities = old[tap_key(call, tap.replace(INDEX, "router.probabilities"))]
         return choose(probabilities)[..., : index.shape[-1]].astype(np.float64)
 
-    for name, taps in (("old", old), ("new", honest_taps(case_id, 0, shown=chosen))):
-        provenance = golden().manifest.provenance
-        write_golden(tmp_path / name, suite="1.0.0", provenance=provenance, presets=[preset], cases=[(case, taps)])
-    return [str(tmp_path / "old"), str(tmp_path / "new")]
+    return two_sets(case_id, honest_taps(case_id, 0, shown=chosen), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +251,11 @@ def test_a_golden_set_with_wrong_experts_is_beyond_fences_though_all_else_follow
 def test_other_experts_within_honest_noise_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *routed_anew("ties/prefill/exact_ties.float32", highest_first, tmp_path)]) == 0
     assert f"{INDEX} float32: other experts" in capsys.readouterr().out
+
+
+def test_a_tie_that_the_scores_of_a_run_break_is_within_fences_though_the_rule_binds(tmp_path: Path) -> None:
+    case_id = "ties/prefill/tie_rule.float32"
+    assert main(["diff", *two_sets(case_id, honest_taps(case_id, 3), tmp_path)]) == 0
 
 
 @pytest.mark.parametrize(("closeness", "status"), [(1 / 20, 0), (1 / 10, 1)])
