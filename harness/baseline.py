@@ -11,14 +11,13 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.contract import split_tap
-from harness.files import FileError, parse_json, read_json, whole_file, write_json
+from harness.files import MAX_REPORT_BYTES, FileError, parse_json, plain, read_json, whole_file, write_json
 from harness.provenance import record_platform
-from harness.report.files import MAX_REPORT_BYTES, conformance_digest
 from harness.tensors import digest, open_tensors
 from harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
@@ -104,6 +103,16 @@ def record_of(verdict: CandidateVerdict, answers: Path, suite: str) -> Record:
         seconds={case.case: case.seconds for case in verdict.cases if case.seconds is not None},
         peak_bytes=max((end["peak_bytes"] for each in runs for end in each["exits"]), default=0),
     )
+
+
+def conformance_digest(verdict: CandidateVerdict) -> str:
+    """Return the sha256 of all that a conformance run found, times left out: what a benchmark result is earned under.
+
+    Equal digests mean the same candidate, version, level, cases and figures.
+    """
+    cases = tuple(replace(case, seconds=None) for case in verdict.cases)
+    found = plain(asdict(replace(verdict, cases=cases, seconds=0.0, powers=())))
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def tap_digests(answers: Path) -> Iterator[tuple[str, str]]:

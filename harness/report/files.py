@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -12,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from harness.files import FileError, read_json, whole_file
+from harness.baseline import conformance_digest
+from harness.files import MAX_REPORT_BYTES, FileError, plain, read_json, whole_file
 from harness.provenance import record_platform, record_toolchain
 from harness.store import Golden
 from harness.verdict import CandidateVerdict
@@ -21,7 +20,6 @@ Report = Mapping[str, Any]
 """A run as parsed JSON; `report.schema.json` describes it."""
 
 FORMAT = 1
-MAX_REPORT_BYTES = 2**30
 
 
 def write_report_json(path: Path, report: Report) -> None:
@@ -69,37 +67,16 @@ def without_honest(verdict: CandidateVerdict) -> CandidateVerdict:
     return replace(verdict, cases=tuple(cases))
 
 
-def conformance_digest(verdict: CandidateVerdict) -> str:
-    """Return the sha256 of all that a conformance run found, times left out: what a benchmark result is earned under.
-
-    Equal digests mean the same candidate, version, level, cases and figures.
-    """
-    cases = tuple(replace(case, seconds=None) for case in verdict.cases)
-    found = plain(asdict(replace(verdict, cases=cases, seconds=0.0, powers=())))
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
-
 def read_report(path: Path) -> Report:
     """Read what `write_report_json` wrote; raises FileError for a file that holds no report of this format."""
     data: Report = read_json(path, MAX_REPORT_BYTES)
     match data:
-        case {"format": 1, "suite": str(), "candidates": [*_]}:
+        case {"format": int(number), "suite": str(), "candidates": [*_]} if number == FORMAT:
             return data
         case _:
             raise FileError(
                 f"{path}: no report of format {FORMAT}: write it with `python -m harness run --json {path}`"
             )
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
 
 
 def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:

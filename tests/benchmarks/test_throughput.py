@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.files import conformance_digest, report_of, write_report_json
+from harness.baseline import conformance_digest
+from harness.report.files import report_of, write_report_json
 from harness.verdict import CandidateVerdict, CaseVerdict, Status
 from harness.weights import WeightProblem
 from tests.benchmarks import throughput

@@ -12,12 +12,14 @@ import pytest
 from rich.console import Console
 
 from harness.agreement import LogitAgreement, RoutingMargins
+from harness.baseline import conformance_digest
 from harness.compare import Comparison
 from harness.diagnosis import Diagnosis
 from harness.distribution import Element
+from harness.files import plain
 from harness.power import Power
-from harness.report import terminal
-from harness.report.files import conformance_digest, plain, report_of, write_junit, write_report_json
+from harness.report import files, terminal
+from harness.report.files import read_report, report_of, write_junit, write_report_json
 from harness.report.progress import progress_bar
 from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
 from harness.statistics import Systematic
@@ -189,6 +191,12 @@ def test_the_json_report_holds_everything_and_spells_out_what_json_cannot(tmp_pa
     assert passing["repeatable"] is True
     assert failing["drifts"][0]["ratio"] == "nan"
     assert failing["comparisons"][1]["index"] == [1, 3, 2, 7]
+
+
+def test_a_report_is_read_in_the_format_in_which_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FORMAT", files.FORMAT + 1)
+    write_report_json(tmp_path / "run.json", report_of([verdict(PASSING)], golden()))
+    assert read_report(tmp_path / "run.json")["format"] == files.FORMAT
 
 
 def test_a_conformance_digest_leaves_out_times_and_nothing_else() -> None:
