@@ -62,7 +62,7 @@ def plainly(tap: Tap, recorded: str) -> Findings:
     )
 
 
-@given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float32"]), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+@given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float32"]), st.sampled_from([0.0, 0.2, 0.7, 1.0]))
 def test_findings_are_what_their_definition_says(seed: int, recorded: str, share: float) -> None:
     random = np.random.default_rng(seed)
     num = int(random.integers(1, 150))
@@ -91,6 +91,23 @@ def test_findings_are_what_their_definition_says(seed: int, recorded: str, share
             assert seen.tail == expected.tail
         if expected.tail:
             assert seen.worst == expected.worst
+
+
+def test_findings_of_two_stretches_add_up() -> None:
+    first = Findings(10, 1, 3, 0.5, 4, 2.0, 8, 0.25, tuple(range(len(EDGES) + 1)))
+    second = Findings(20, 2, 13, 0.5, 14, 3.0, 9, 0.75, (1,) * (len(EDGES) + 1))
+    together = first + second
+    assert together == second + first
+    assert together == Findings(30, 3, 3, 0.5, 4, 5.0, 17, 0.75, tuple(range(1, len(EDGES) + 2)))
+    assert replace(first, num_bad=0) + second == replace(together, num_bad=2, first_bad=13)
+
+
+def test_an_argument_goes_with_its_elements() -> None:
+    value = np.linspace(1, 2, 100, endpoint=False)
+    tap = Exact(value, bound=value, argument=np.where(np.arange(100) < 50, 1.0, -8.0))
+    observed = np.where(np.arange(100) < 50, value, 1.5 * value)
+    parts = found((observed, tap, fence_of(tap, "float32", LAMBDA), np.ones(100, bool)), "float32", 40)
+    assert {one.name for one in conclude(parts.directions or {}, LAMBDA)} == {"gain", "gain near -8", "bias"}
 
 
 def test_a_bulk_is_the_root_mean_square_less_six_of_its_own_deviations() -> None:

@@ -30,7 +30,7 @@ from tests.mutation_testing.mutations import Mutant, mutants
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
-TARGETS = ("compare", "verdict", "noise", "routing", "choice")
+TARGETS = ("compare", "blocks", "statistics", "verdict", "noise", "routing", "choice")
 LIMIT_SECONDS = 60
 
 HEAD = (
