@@ -145,7 +145,10 @@ def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) ->
 
 
 def flips(evidence: Evidence, honest: Honest, config: LanguageModelConfig) -> list[Flip]:
-    """Return every token for which a port chose other experts than the exact model would along the same route."""
+    """Return every token for which a port chose other experts than the exact model would along the same route.
+
+    The gap is how far the best expert left out is ahead of the worst one chosen.
+    """
     found = []
     for (call, tap), seen in evidence.observed.items():
         layer, operation = split_tap(tap)
@@ -157,8 +160,10 @@ def flips(evidence: Evidence, honest: Honest, config: LanguageModelConfig) -> li
         exact = np.argsort(-probabilities, axis=-1, kind="stable")[..., :k]
         differs = (np.sort(exact, -1) != np.sort(seen.cleaned, -1)).any(-1)  # [b, t]
         differs &= evidence.masks[call, operation][..., 0]
-        scores = np.take_along_axis(probabilities, seen.cleaned.astype(np.int64), -1)
-        gap = np.take_along_axis(probabilities, exact, -1).min(-1) - scores.min(-1)
+        chosen = seen.cleaned.astype(np.int64)  # [b, t, c]
+        left_out = probabilities.copy()
+        np.put_along_axis(left_out, chosen, -np.inf, -1)
+        gap = left_out.max(-1) - np.take_along_axis(probabilities, chosen, -1).min(-1)
         found += [
             Flip(call, layer, (int(row), int(t)), float(gap[row, t]), float(2 * SAFETY * error[row, t]))
             for row, t in np.argwhere(differs)

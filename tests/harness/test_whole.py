@@ -126,6 +126,18 @@ def test_another_choice_of_experts_is_excused_only_within_honest_noise(*, closes
     assert flip.gap > 0
 
 
+@pytest.mark.parametrize(("chosen", "gap"), [([0, 2], 0.01), ([1, 2], 0.31)])
+def test_leaving_out_the_best_expert_is_not_excused_by_a_tie_of_the_others(chosen: list[int], gap: float) -> None:
+    taps = honest_taps(PREFILL, 11)
+    taps["call0/layers.00.moe.expert_index"][0, 0] = chosen
+    evidence, honest = evidence_of(PREFILL, taps), honest_of(PREFILL, taps)
+    key = (0, "layers.00.router.probabilities")
+    honest.exact[key][0, 0], honest.error[key][0, 0] = [0.5, 0.2, 0.19, 0.06, 0.05], 1e-3
+    (flip,) = (x for x in flips(evidence, honest, evidence.config) if (x.layer, x.index) == (0, (0, 0)))
+    assert flip.gap == pytest.approx(gap)
+    assert flip.excused == (gap <= 0.012)
+
+
 def test_the_comparison_goes_on_along_the_ports_own_route() -> None:
     taps, _ = rerouted(NEAR_TIES, closest=False)
     assert max(drift.ratio for drift in drifts_of(NEAR_TIES, taps).values()) <= 0.6
