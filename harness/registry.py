@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -53,6 +54,15 @@ def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:
     if needs is None or all(importlib.util.find_spec(module) is not None for module in needs["modules"]):
         return ""
     return str(needs["extra"])
+
+
+def absences(names: Iterable[str]) -> dict[str, str]:
+    """Return why some candidates cannot run here, by name, for those whose extra is missing."""
+    return {
+        name: f"extra {extra} is not installed (pip install '.[{extra}]')"
+        for name in names
+        if (extra := missing_extra(name))
+    }
 
 
 def installed_modules() -> dict[str, str]:

@@ -10,7 +10,7 @@ from harness.commands import NONCONFORMING, PASS
 from harness.properties.check import NUM_DRAWS, check_properties
 from harness.properties.draws import Draw, drawn, parse_draw
 from harness.properties.laws import LAWS, Law
-from harness.registry import default_names, find_candidate, missing_extra
+from harness.registry import absences, default_names, find_candidate
 from harness.report import laws as report
 from harness.report.progress import progress_bar
 from harness.report.terminal import wide_console
@@ -69,7 +69,8 @@ def check(names: Sequence[str] | None, laws: Sequence[Law], draws: Sequence[Draw
 
 def installed() -> list[str]:
     """Return the candidates that a run judges unless told otherwise and whose extras are here; says who is left out."""
-    absent = {name: extra for name in default_names() if (extra := missing_extra(name))}
-    for name, extra in absent.items():
-        sys.stderr.write(f"{name}: left out: extra {extra} is not installed (pip install '.[{extra}]')\n")
-    return [name for name in default_names() if name not in absent]
+    names = default_names()
+    absent = absences(names)
+    for name, reason in absent.items():
+        sys.stderr.write(f"{name}: left out: {reason}\n")
+    return [name for name in names if name not in absent]

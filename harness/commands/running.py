@@ -29,7 +29,7 @@ from harness.files import FileError
 from harness.properties.check import NUM_DRAWS
 from harness.properties.draws import drawn
 from harness.properties.laws import LAWS
-from harness.registry import default_names, find_candidate, missing_extra
+from harness.registry import absences, default_names, find_candidate
 from harness.report.progress import progress_bar
 from harness.store import open_golden
 
@@ -48,7 +48,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
         raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
     golden = open_golden(options.golden)
     names = list(dict.fromkeys([*(options.candidate or default_names()), *(name for name, _ in options.require)]))
-    absent = {name: extra for name in names if (extra := missing_extra(name))}
+    absent = absences(names)
     candidates = [find_candidate(name) for name in names if name not in absent]
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
     groups = run.read_groups(golden, options.case)
@@ -70,10 +70,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
             record_of(each.verdict, each.folder, golden.manifest.suite) for each in judgements if options.baseline
         ]
     regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)
-    refused = [
-        run.refuse(name, groups, f"extra {extra} is not installed (pip install '.[{extra}]')")
-        for name, extra in absent.items()
-    ]
+    refused = [run.refuse(name, groups, reason) for name, reason in absent.items()]
     required = dict(options.require)
     asked_for = {*(options.candidate or ()), *required}
     optional = [name for name in absent if name not in asked_for]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import registry
 from harness.__main__ import main
 from harness.commands import properties
 from harness.properties.check import Result
@@ -103,7 +104,7 @@ def test_only_candidates_that_a_run_judges_and_whose_extras_are_here_are_checked
         return []
 
     monkeypatch.setattr(properties, "check_properties", check)
-    monkeypatch.setattr(properties, "missing_extra", lambda name: "torch" if name == "torch_eager" else "")
+    monkeypatch.setattr(registry, "missing_extra", lambda name: "torch" if name == "torch_eager" else "")
     assert main(arguments) == 0
     assert checked == [name for name in default_names() if name != "torch_eager"]
     assert capsys.readouterr().err == "torch_eager: left out: extra torch is not installed (pip install '.[torch]')\n"
