@@ -39,7 +39,7 @@ def conformance(session: nox.Session) -> None:
     """Judge the built-in candidates, or those named after `--candidate`."""
     extras = {"reference", "torch"} | {needs["extra"] for name, needs in EXTRAS.items() if _is_named(name, session)}
     session.install("--editable", f".[{','.join(sorted(extras))}]")
-    session.run("python", "-m", "harness", "run", *session.posargs, env=compiled_once(session))
+    session.run("python", "-m", "grok_conformance", "run", *session.posargs, env=compiled_once(session))
 
 
 @nox.session
@@ -84,7 +84,7 @@ def c_port(session: nox.Session) -> None:
         session.error(f"no {missing[0]} here: install make and a C compiler (Debian: apt-get install build-essential)")
     session.install("--editable", ".")
     session.run("make", "-C", "candidates/c_port", external=True)
-    session.run("python", "-m", "harness", "run", "--candidate", "build/c_port", *session.posargs)
+    session.run("python", "-m", "grok_conformance", "run", "--candidate", "build/c_port", *session.posargs)
 
 
 @nox.session
@@ -123,7 +123,7 @@ def bench(session: nox.Session) -> None:
     measured = (*BENCHED, *_installable(session, BENCHED_WHERE_INSTALLABLE), "tests/benchmarks/published_style.py")
     judged = [word for name in measured for word in ("--candidate", name)]
     limits = ("--time-limit", "900", "--quiet", "--json", report)
-    session.run("python", "-m", "harness", "run", *judged, *limits, env=environment, success_codes=[0, 1])
+    session.run("python", "-m", "grok_conformance", "run", *judged, *limits, env=environment, success_codes=[0, 1])
     throughput = ("python", "-m", "tests.benchmarks.throughput", "--write", "--conformance", report)
     session.run(*throughput, *session.posargs, env=environment)
     large = ("--load", "grok-1-layer", "--candidate", "jax_grouped", "--dtype", "bfloat16", "--rounds", "3")
@@ -174,13 +174,15 @@ def recapture(session: nox.Session, jax: str) -> None:
     digests = []
     for name in ("first", "second"):
         shutil.rmtree(folder / name, ignore_errors=True)
-        session.run("python", "-m", "harness", "capture", "--out", str(folder / name), env=compiled_once(session))
+        session.run(
+            "python", "-m", "grok_conformance", "capture", "--out", str(folder / name), env=compiled_once(session)
+        )
         manifest = json.loads((folder / name / "manifest.json").read_text())
         digests.append({**manifest["presets"], **manifest["cases"]})
     if changed := [key for key, first in digests[0].items() if digests[1].get(key) != first]:
         session.error(f"{changed[0]}: other digests when captured again; {len(changed)} of {len(digests[0])} differ")
     session.log(f"{len(digests[0])} presets and cases: equal digests")
-    session.run("python", "-m", "harness", "diff", "golden/v1", str(folder / "first"))
+    session.run("python", "-m", "grok_conformance", "diff", "golden/v1", str(folder / "first"))
 
 
 @nox.session

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import batching
 
-import reference
-from candidates.reference import parameter_tree, reference_config
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
-from reference.inference import forward
+from grok_conformance import reference
+from grok_conformance.candidates.reference import parameter_tree, reference_config
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.reference.inference import forward
 
 INFO = CandidateInfo(name="iree", version=metadata.version("iree-base-compiler"))
 

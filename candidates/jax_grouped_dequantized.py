@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from candidates.jax_grouped.model import Model, Runtime
-from candidates.jax_grouped.parameters import Matrix, check_config, load_params
-from harness.contract import CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.candidates.jax_grouped.model import Model, Runtime
+from grok_conformance.candidates.jax_grouped.parameters import Matrix, check_config, load_params
+from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
 INFO = CandidateInfo(name="jax_grouped_dequantized", version=jax.__version__)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from candidates.llama_cpp import INFO as FLOAT32_INFO
-from candidates.llama_cpp import LlamaModel, load_with_cache
-from harness.contract import CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.candidates.llama_cpp import INFO as FLOAT32_INFO
+from grok_conformance.candidates.llama_cpp import LlamaModel, load_with_cache
+from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
 INFO = CandidateInfo(name="llama_cpp_f16", version=FLOAT32_INFO.version, dtypes={"*.kv.*": "float16"})
 

@@ -14,7 +14,15 @@ from importlib import metadata
 import mlx.core as mx
 import numpy as np
 
-from harness.contract import DTYPES, Array, CandidateInfo, LanguageModelConfig, Unsupported, Weights, tap_name
+from grok_conformance.harness.contract import (
+    DTYPES,
+    Array,
+    CandidateInfo,
+    LanguageModelConfig,
+    Unsupported,
+    Weights,
+    tap_name,
+)
 
 INFO = CandidateInfo(name="mlx", version=metadata.version("mlx"))
 

@@ -16,10 +16,10 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from candidates.torch_eager import model as eager
-from candidates.torch_eager import operations
-from candidates.torch_eager.parameters import Params, check_config, load_params, to_torch
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights, select_taps, tap_names
+from grok_conformance.candidates.torch_eager import model as eager
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager.parameters import Params, check_config, load_params, to_torch
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights, select_taps, tap_names
 
 INFO = CandidateInfo(name="onnx_runtime", version=onnxruntime.__version__, fprop_dtypes=("float32",))
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import reference
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance import reference
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
 
 INFO = CandidateInfo(name="reference", version=jax.__version__)
 

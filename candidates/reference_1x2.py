@@ -9,10 +9,10 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 
 import jax
 
-import reference
-from candidates.reference import Model
-from candidates.reference import load as load_on
-from harness.contract import CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance import reference
+from grok_conformance.candidates.reference import Model
+from grok_conformance.candidates.reference import load as load_on
+from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
 INFO = CandidateInfo(name="reference_1x2", version=jax.__version__)
 

@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from candidates.torch_eager import model as eager
-from candidates.torch_eager import operations
-from candidates.torch_eager.parameters import Params, check_config, load_params, matrix, to_numpy, to_torch
-from harness.contract import (
+from grok_conformance.candidates.torch_eager import model as eager
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager.parameters import (
+    Params,
+    check_config,
+    load_params,
+    matrix,
+    to_numpy,
+    to_torch,
+)
+from grok_conformance.harness.contract import (
     Array,
     CandidateInfo,
     LanguageModelConfig,

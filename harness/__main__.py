@@ -1,4 +1,4 @@
-"""The command line: `python -m harness COMMAND`; `harness.commands` lists the commands.
+"""The command line: `python -m grok_conformance COMMAND`; `harness.commands` lists the commands.
 
 Exit status 0: pass; 1: a candidate does not conform, or is missing; 2: wrong usage or a broken fixture.
 """
@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import BROKEN, COMMANDS, EXIT_STATUS, PASS
-from harness.names import unknown
+from grok_conformance.harness.commands import BROKEN, COMMANDS, EXIT_STATUS, PASS
+from grok_conformance.harness.names import unknown
 
-PROGRAM = "python -m harness"
+PROGRAM = "python -m grok_conformance"
 PURPOSE = "Is a port of Grok-1 numerically right, and if not, which operation is wrong?"
 
 
@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = command_line(words).parse_args(words)
-    from harness.files import FileError  # noqa: PLC0415 - `--help` has ended by now, and needs none of it
-    from harness.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
+    from grok_conformance.harness.files import FileError  # noqa: PLC0415 - `--help` has ended by now, and needs none of it
+    from grok_conformance.harness.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
 
     try:
         status: int = options.execute(options)
@@ -57,7 +57,7 @@ def command_line(words: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if words[:1] == [name]:
-            module = importlib.import_module(f"harness.commands.{name.replace('-', '_')}")
+            module = importlib.import_module(f"grok_conformance.harness.commands.{name.replace('-', '_')}")
             module.add_options(sub)
             sub.set_defaults(execute=module.execute)
     return parser

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.cases import Case, steps_before, tap_key
-from harness.contract import Array, split_tap
-from harness.distribution import histogram
-from harness.local import Evidence, boundary_gap
-from harness.noise import SAFETY
-from harness.whole import Honest
+from grok_conformance.harness.cases import Case, steps_before, tap_key
+from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.distribution import histogram
+from grok_conformance.harness.local import Evidence, boundary_gap
+from grok_conformance.harness.noise import SAFETY
+from grok_conformance.harness.whole import Honest
 
 
 @dataclass(frozen=True)

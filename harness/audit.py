@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.cases import Case, Preset, steps_before, tap_key
-from harness.contract import Array, LanguageModelConfig, split_tap, tap_names, tap_specs
-from harness.manifest import NOISE, StoredTensor
-from harness.noise import recorded_dtypes
-from harness.noise_record import record_problems
-from harness.store import Golden, broken, open_golden, read_case, read_noise, read_preset, read_taps
+from grok_conformance.harness.cases import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_names, tap_specs
+from grok_conformance.harness.manifest import NOISE, StoredTensor
+from grok_conformance.harness.noise import recorded_dtypes
+from grok_conformance.harness.noise_record import record_problems
+from grok_conformance.harness.store import Golden, broken, open_golden, read_case, read_noise, read_preset, read_taps
 
 
 def check_golden(directory: Path) -> None:

@@ -15,11 +15,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.contract import split_tap
-from harness.files import MAX_REPORT_BYTES, FileError, parse_json, plain, read_json, whole_file, write_json
-from harness.provenance import record_platform
-from harness.tensors import digest, open_tensors
-from harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
+from grok_conformance.harness.contract import split_tap
+from grok_conformance.harness.files import (
+    MAX_REPORT_BYTES,
+    FileError,
+    parse_json,
+    plain,
+    read_json,
+    whole_file,
+    write_json,
+)
+from grok_conformance.harness.provenance import record_platform
+from grok_conformance.harness.tensors import digest, open_tensors
+from grok_conformance.harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1
 

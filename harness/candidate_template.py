@@ -2,20 +2,20 @@
 
 1. Judge it as it is; one case is enough to begin with:
 
-       python -m harness run --candidate my_port.py --case 'unequal/prefill/single_token.float32'
+       python -m grok_conformance run --candidate my_port.py --case 'unequal/prefill/single_token.float32'
 
    The verdict is `error: NotImplementedError: build_engine: …`, with its line. Fill in that piece, run again, meet the
    next one.
 2. `build_engine` hands the stored weights to the engine, once, and `loaded_weights` gives back what it holds.
 
-       python -m harness check-weights --candidate my_port.py
+       python -m grok_conformance check-weights --candidate my_port.py
 
    compares that with what is stored, element by element, and names the likely mistake before anything is computed.
 3. `clear_cache` and `run` make a forward pass. With the logits alone the level of a pass is `logits`: faults are seen
    there, and seldom found.
 4. TAP_MAP says what else the engine records. Each run ends with the taps that the next level would add: the router's,
    which tell an honest near-tie from a fault, then those of every operation, then the caches. A tap that cannot be
-   shown is no fault; what lies around it is checked as one. `python -m harness list taps` has their axes and dtypes.
+   shown is no fault; what lies around it is checked as one. `python -m grok_conformance list taps` has their axes and dtypes.
 5. Add `preload(keys, values, steps)`, which sets the caches; the cases that need it are `unsupported` without.
 6. Leave --case out: every golden case, in float32 and bfloat16. INFO says which of them the engine computes in.
 
@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
-from harness.tap_map import TapSource, map_taps, shown_taps
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.harness.tap_map import TapSource, map_taps, shown_taps
 
 TAP_MAP = (
     TapSource("logits", engine="logits", axes="b t v"),

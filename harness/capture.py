@@ -12,21 +12,21 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.answers import Answer, read_answer
-from harness.cases import Case
-from harness.child import Limits
-from harness.contract import Array
-from harness.jobs import read_job
-from harness.judge import Group, judge_candidate
-from harness.manifest import Manifest
-from harness.provenance import record_provenance
-from harness.registry import find_candidate
-from harness.run import Progress, run_size, summarise, write_jobs
-from harness.runner import run_jobs
-from harness.store import FixtureError, case_ids, open_golden, read_taps
-from harness.suite import PRESETS, make_preset, suite_cases
-from harness.verdict import CandidateVerdict
-from harness.writing import write_golden
+from grok_conformance.harness.answers import Answer, read_answer
+from grok_conformance.harness.cases import Case
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.jobs import read_job
+from grok_conformance.harness.judge import Group, judge_candidate
+from grok_conformance.harness.manifest import Manifest
+from grok_conformance.harness.provenance import record_provenance
+from grok_conformance.harness.registry import find_candidate
+from grok_conformance.harness.run import Progress, run_size, summarise, write_jobs
+from grok_conformance.harness.runner import run_jobs
+from grok_conformance.harness.store import FixtureError, case_ids, open_golden, read_taps
+from grok_conformance.harness.suite import PRESETS, make_preset, suite_cases
+from grok_conformance.harness.verdict import CandidateVerdict
+from grok_conformance.harness.writing import write_golden
 
 SUITE = "1.2.0"
 """Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""

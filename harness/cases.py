@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.contract import Array, LanguageModelConfig, Weights
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
 
 CallKind = Literal["prefill", "extend", "decode"]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.cases import Case, Preset
-from harness.compare import Comparison
-from harness.edges import PHASES, Readings, describe, phase_of, possible
-from harness.graph import OPERATIONS, operation_of
-from harness.local import Evidence, check_case, has_gaps
-from harness.operations.row import CANONICAL, Alternative, Operation
-from harness.oracle import ExactWeights
-from harness.verdict import pooled_systematic
+from grok_conformance.harness.cases import Case, Preset
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.edges import PHASES, Readings, describe, phase_of, possible
+from grok_conformance.harness.graph import OPERATIONS, operation_of
+from grok_conformance.harness.local import Evidence, check_case, has_gaps
+from grok_conformance.harness.operations.row import CANONICAL, Alternative, Operation
+from grok_conformance.harness.oracle import ExactWeights
+from grok_conformance.harness.verdict import pooled_systematic
 
 
 @dataclass(frozen=True)

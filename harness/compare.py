@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.blocks import Fencing, blocks_of, fence_ratio, find
-from harness.cases import Case
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
-from harness.distribution import Element, worst_tokens
-from harness.grid import grid_of
-from harness.masks import compared, expand
-from harness.operations.arithmetic import UNIT_ROUNDOFF
-from harness.operations.row import Exact
-from harness.statistics import Systematic, conclude
+from grok_conformance.harness.blocks import Fencing, blocks_of, fence_ratio, find
+from grok_conformance.harness.cases import Case
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
+from grok_conformance.harness.distribution import Element, worst_tokens
+from grok_conformance.harness.grid import grid_of
+from grok_conformance.harness.masks import compared, expand
+from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.statistics import Systematic, conclude
 
 SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}
 

@@ -14,8 +14,17 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.configuration import LanguageModelConfig, TransformerConfig, ffn_size
-from harness.taps import GOLDEN_DIR, LEVELS, TapSpec, select_taps, split_tap, tap_name, tap_names, tap_specs
+from grok_conformance.harness.configuration import LanguageModelConfig, TransformerConfig, ffn_size
+from grok_conformance.harness.taps import (
+    GOLDEN_DIR,
+    LEVELS,
+    TapSpec,
+    select_taps,
+    split_tap,
+    tap_name,
+    tap_names,
+    tap_specs,
+)
 
 __all__ = [
     "DTYPES",

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.compare import Comparison
-from harness.contract import Array
-from harness.faults import FAULTS, Fault
-from harness.noise import Fence
-from harness.operations.arithmetic import UNIT_ROUNDOFF
-from harness.prediction import Exhibit, Prediction, hides_taps, predict
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.faults import FAULTS, Fault
+from grok_conformance.harness.noise import Fence
+from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.prediction import Exhibit, Prediction, hides_taps, predict
 
 SAME_DIRECTION = 0.99
 """Cosine beyond which no data of the run tells two faults apart."""

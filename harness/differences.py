@@ -9,18 +9,18 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from harness.cases import Case, Preset, tap_key
-from harness.compare import SPECS, compare_routing, widen
-from harness.contract import Array, CandidateInfo, split_tap, tap_name, tap_names, tap_specs
-from harness.local import Evidence, Key, gather
-from harness.noise import SAFETY
-from harness.operations.arithmetic import UNIT_ROUNDOFF
-from harness.oracle import ExactWeights
-from harness.report.view import ratio_of, systematic_ratio
-from harness.routing import count_flips
-from harness.store import Golden, read_case, read_preset, read_taps
-from harness.verdict import PASSING
-from harness.whole import Honest, flips, honest_run, per_token, route_of
+from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.compare import SPECS, compare_routing, widen
+from grok_conformance.harness.contract import Array, CandidateInfo, split_tap, tap_name, tap_names, tap_specs
+from grok_conformance.harness.local import Evidence, Key, gather
+from grok_conformance.harness.noise import SAFETY
+from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.oracle import ExactWeights
+from grok_conformance.harness.report.view import ratio_of, systematic_ratio
+from grok_conformance.harness.routing import count_flips
+from grok_conformance.harness.store import Golden, read_case, read_preset, read_taps
+from grok_conformance.harness.verdict import PASSING
+from grok_conformance.harness.whole import Honest, flips, honest_run, per_token, route_of
 
 T = TypeVar("T")
 Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]

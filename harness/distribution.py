@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contract import Array
+from grok_conformance.harness.contract import Array
 
 EDGES = (0.0, *(2.0**k for k in range(-5, 2)), 4.0, 16.0, 256.0)
 """Upper edges of the bins of error / fence, the last bin has none: exactly right, up to 1/32, …, up to 1, up to 2, …"""

@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from harness.contract import Array, LanguageModelConfig, split_tap
-from harness.graph import input_taps, operation_of
-from harness.noise import fence_of
-from harness.operations.arithmetic import UNIT_ROUNDOFF
-from harness.operations.row import Alternative, Exact, Operation, Scope
-from harness.oracle import Evaluator, ExactWeights, evaluate
+from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap
+from grok_conformance.harness.graph import input_taps, operation_of
+from grok_conformance.harness.noise import fence_of
+from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.operations.row import Alternative, Exact, Operation, Scope
+from grok_conformance.harness.oracle import Evaluator, ExactWeights, evaluate
 
 Reading = Literal["rounded", "carried", "recorded"]
 """What an operation used of an input.

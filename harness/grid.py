@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.contract import Array
+from grok_conformance.harness.contract import Array
 
 MANTISSA_BITS: Mapping[str, int] = {"bfloat16": 7, "float16": 10, "TF32": 10}
 """Stored bits of the mantissa, the narrowest first; float16 has a smaller range than TF32."""

@@ -7,23 +7,23 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.agreement import logit_agreements, routing_margins
-from harness.answers import Answer, unrepeated
-from harness.cases import Case, Preset, tap_key
-from harness.choice import Local, Shown, Ways, choose_ways, failing_together
-from harness.compare import SPECS, Comparison, fit_slots, widen
-from harness.contract import Array, split_tap
-from harness.diagnosis import Diagnosis, diagnose
-from harness.graph import operation_of
-from harness.local import Evidence, check_case, gather
-from harness.noise import SAFETY
-from harness.oracle import ExactWeights, evaluate
-from harness.prediction import Exhibit
-from harness.routing import count_flips
-from harness.verdict import CaseVerdict, case_status
-from harness.waivers import Waiver, in_case
-from harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive
-from harness.whole import Honest, drifts, flips, honest_run, per_token, route_of
+from grok_conformance.harness.agreement import logit_agreements, routing_margins
+from grok_conformance.harness.answers import Answer, unrepeated
+from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together
+from grok_conformance.harness.compare import SPECS, Comparison, fit_slots, widen
+from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.diagnosis import Diagnosis, diagnose
+from grok_conformance.harness.graph import operation_of
+from grok_conformance.harness.local import Evidence, check_case, gather
+from grok_conformance.harness.noise import SAFETY
+from grok_conformance.harness.oracle import ExactWeights, evaluate
+from grok_conformance.harness.prediction import Exhibit
+from grok_conformance.harness.routing import count_flips
+from grok_conformance.harness.verdict import CaseVerdict, case_status
+from grok_conformance.harness.waivers import Waiver, in_case
+from grok_conformance.harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive
+from grok_conformance.harness.whole import Honest, drifts, flips, honest_run, per_token, route_of
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.blocks import Fencing, fenced, fenced_by
-from harness.cases import Case, Preset, steps_before, tap_key
-from harness.compare import (
+from grok_conformance.harness.blocks import Fencing, fenced, fenced_by
+from grok_conformance.harness.cases import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.compare import (
     COPIES,
     SPECS,
     Comparison,
@@ -23,13 +23,30 @@ from harness.compare import (
     shape_problem,
     widen,
 )
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, select_taps, split_tap, tap_name, tap_names
-from harness.edges import Readings, reader
-from harness.graph import operation_of
-from harness.noise import NUM_SIMULATIONS, SAFETY, Fence, disturb, fence_of, margin, recorded_dtypes, tail_factor
-from harness.operations.arithmetic import UNIT_ROUNDOFF
-from harness.operations.row import Exact
-from harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.contract import (
+    Array,
+    CandidateInfo,
+    LanguageModelConfig,
+    select_taps,
+    split_tap,
+    tap_name,
+    tap_names,
+)
+from grok_conformance.harness.edges import Readings, reader
+from grok_conformance.harness.graph import operation_of
+from grok_conformance.harness.noise import (
+    NUM_SIMULATIONS,
+    SAFETY,
+    Fence,
+    disturb,
+    fence_of,
+    margin,
+    recorded_dtypes,
+    tail_factor,
+)
+from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 
 Key = tuple[int, str]
 

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.contract import Array
-from harness.files import FileError, parse_json, whole_file, write_json
-from harness.schema import validate
-from harness.taps import MANIFEST
-from harness.tensors import digest
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.files import FileError, parse_json, whole_file, write_json
+from grok_conformance.harness.schema import validate
+from grok_conformance.harness.taps import MANIFEST
+from grok_conformance.harness.tensors import digest
 
 FORMAT = 1
 MANIFEST_DIGEST = "manifest.sha256"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.cases import Case, steps_before
-from harness.contract import Array, LanguageModelConfig, TapSpec
+from grok_conformance.harness.cases import Case, steps_before
+from grok_conformance.harness.contract import Array, LanguageModelConfig, TapSpec
 
 
 def visible_keys(config: LanguageModelConfig, tokens: Array, steps: Array) -> Array:

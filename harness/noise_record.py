@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness import noise
-from harness.contract import tap_specs
-from harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from grok_conformance.harness import noise
+from grok_conformance.harness.contract import tap_specs
+from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
 
 FORMAT = 1
 MIN_RUNS = 64

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.cases import Cache, Case, Preset, steps_before
-from harness.contract import Array, LanguageModelConfig, Weights, tap_name, tap_names
-from harness.graph import input_taps, operation_of, weight_names
-from harness.masks import visible_keys
-from harness.operations.arithmetic import round_to
-from harness.operations.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.cases import Cache, Case, Preset, steps_before
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, tap_name, tap_names
+from grok_conformance.harness.graph import input_taps, operation_of, weight_names
+from grok_conformance.harness.masks import visible_keys
+from grok_conformance.harness.operations.arithmetic import round_to
+from grok_conformance.harness.operations.row import CANONICAL, Alternative, Exact, Scope
 
 DEFAULT_MARGIN = 8 * 2.0**-24
 """λ·u(float32) for the jumps of inner roundings where no run has set its own λ."""

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import LEVELS, tap_specs
-from harness.faults import FAULTS
+from grok_conformance.harness.contract import LEVELS, tap_specs
+from grok_conformance.harness.faults import FAULTS
 
 POWER_FILE = Path(__file__).parent / "faults" / "power.json"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # NumPy and the harness are imported only when a candidate is given
-    from harness.verdict import CandidateVerdict
+    from grok_conformance.harness.verdict import CandidateVerdict
 
 Check = Callable[["CandidateVerdict"], str]
 """Returns why a test fails, an empty string where it passes."""
@@ -52,7 +52,7 @@ class Port(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test per golden case, and one per operation and compute dtype; raises UsageError."""
-        from harness import pytest_checks  # noqa: PLC0415 - see the top of the page
+        from grok_conformance.harness import pytest_checks  # noqa: PLC0415 - see the top of the page
 
         try:
             found = pytest_checks.checks(self.name, *self.restrictions())
@@ -67,7 +67,7 @@ class Port(pytest.Collector):
 
     def verdict(self) -> CandidateVerdict:
         """Return the verdict on the candidate; a program that cannot be started ends the session."""
-        from harness import pytest_checks  # noqa: PLC0415 - see the top of the page
+        from grok_conformance.harness import pytest_checks  # noqa: PLC0415 - see the top of the page
 
         if self.judged is None:
             try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from harness.names import unknown
+from grok_conformance.harness.names import unknown
 
 ENTRY_POINTS = "grok_conformance.candidates"
 """The group of entry points in which an installed port gives its adapter a name: `my_port = "my_package.adapter"`."""
@@ -78,7 +78,7 @@ def find_candidate(name: str) -> Candidate:
     A file that begins with `#!` is a program whatever its name. Raises UnknownCandidateError.
     """
     if name in builtin_names():
-        return _python(name, f"{CANDIDATES_DIR.name}.{name}")
+        return _python(name, f"grok_conformance.candidates.{name}")
     if name in installed_modules():
         return _python(name, installed_modules()[name])
     path = Path(name)
@@ -107,7 +107,7 @@ def _is_script(path: Path) -> bool:
 
 
 def _python(name: str, module: str) -> Candidate:
-    command = (sys.executable, "-X", "faulthandler", "-m", "harness.shim", module)
+    command = (sys.executable, "-X", "faulthandler", "-m", "grok_conformance.harness.shim", module)
     return Candidate(name, command, serves_many=True)
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contract import Array, LanguageModelConfig, split_tap, tap_name
-from harness.local import Evidence
-from harness.noise import FLIP_ALARM_RATE, MODEL_FACTOR
-from harness.whole import Honest
+from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
+from grok_conformance.harness.local import Evidence
+from grok_conformance.harness.noise import FLIP_ALARM_RATE, MODEL_FACTOR
+from grok_conformance.harness.whole import Honest
 
 TIED = 1e-12
 """Exact scores closer than this are one score: which of them comes first is the port's to choose."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import fastjsonschema
 
-from harness.contract import GOLDEN_DIR
-from harness.files import read_json
+from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.files import read_json
 
 MAX_DETAIL = 300
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contract import DTYPES, Array
-from harness.noise import Fence
-from harness.operations.row import Exact
+from grok_conformance.harness.contract import DTYPES, Array
+from grok_conformance.harness.noise import Fence
+from grok_conformance.harness.operations.row import Exact
 
 CLUSTER_BITS = 12
 NUM_CLUSTERS = 2**CLUSTER_BITS

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.cases import Cache, Call, CallKind, Case, Preset, tap_key
-from harness.contract import Array, LanguageModelConfig
-from harness.files import MAX_JSON_BYTES, FileError, parse_json
-from harness.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
-from harness.names import unknown
-from harness.schema import validate
-from harness.taps import MANIFEST
-from harness.tensors import TensorFile, digest, open_tensors
+from grok_conformance.harness.cases import Cache, Call, CallKind, Case, Preset, tap_key
+from grok_conformance.harness.contract import Array, LanguageModelConfig
+from grok_conformance.harness.files import MAX_JSON_BYTES, FileError, parse_json
+from grok_conformance.harness.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
+from grok_conformance.harness.names import unknown
+from grok_conformance.harness.schema import validate
+from grok_conformance.harness.taps import MANIFEST
+from grok_conformance.harness.tensors import TensorFile, digest, open_tensors
 
 
 class FixtureError(FileError):
@@ -143,7 +143,7 @@ def _plain_file(directory: Path, name: str) -> Path:
 
 
 def _mend(directory: Path) -> str:
-    return f"restore it (git checkout -- {directory}) or write the set again (python -m harness capture)"
+    return f"restore it (git checkout -- {directory}) or write the set again (python -m grok_conformance capture)"
 
 
 @contextlib.contextmanager

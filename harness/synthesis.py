@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.contract import DTYPES, Array, LanguageModelConfig, ffn_size
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, ffn_size
 
 INT8_DEVIATION = 127 / 3.5
 """Standard deviation of the int8 values: a group's largest weight is about 3.5 deviations out."""

@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.contract import Array, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
+from grok_conformance.harness.contract import Array, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 
 ATOMS = {"q": ("g", "r"), "h": ("p", "j")}
 """Axes of the specification that an engine may take apart."""

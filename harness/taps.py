@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.configuration import LanguageModelConfig
+from grok_conformance.harness.configuration import LanguageModelConfig
 
 GOLDEN_DIR = Path(__file__).resolve().parent.parent / "golden"
 

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.agreement import LogitAgreement, RoutingMargins
-from harness.compare import Comparison
-from harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
-from harness.diagnosis import Diagnosis
-from harness.power import Power
-from harness.routing import FlipCount
-from harness.statistics import Systematic, pooled
-from harness.waivers import Waiver
-from harness.weights import WeightProblem
-from harness.whole import Drift, Flip
+from grok_conformance.harness.agreement import LogitAgreement, RoutingMargins
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
+from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.power import Power
+from grok_conformance.harness.routing import FlipCount
+from grok_conformance.harness.statistics import Systematic, pooled
+from grok_conformance.harness.waivers import Waiver
+from grok_conformance.harness.weights import WeightProblem
+from grok_conformance.harness.whole import Drift, Flip
 
 Status = Literal["pass", "waived", "fail", "missing", "unsupported", "error", "inconclusive"]
 

@@ -30,13 +30,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from harness.compare import SPECS
-from harness.contract import split_tap
-from harness.faults import FAULTS
-from harness.files import FileError
-from harness.names import unknown
-from harness.registry import CANDIDATES_DIR
-from harness.schema import validate
+from grok_conformance.harness.compare import SPECS
+from grok_conformance.harness.contract import split_tap
+from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.names import unknown
+from grok_conformance.harness.registry import CANDIDATES_DIR
+from grok_conformance.harness.schema import validate
 
 ONE_LAYER = re.compile(r"^layers\.[0-9]{2,}\.")
 """How the tap of one layer begins."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.compare import Comparison
-from harness.contract import Array, split_tap
-from harness.diagnosis import Diagnosis
-from harness.faults import FAULTS, mutant
-from harness.local import Evidence, Key, safe
-from harness.operations.row import CANONICAL, Alternative, Exact, Scope
-from harness.oracle import Evaluator, ExactWeights, evaluate
-from harness.waivers import Waiver
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.faults import FAULTS, mutant
+from grok_conformance.harness.local import Evidence, Key, safe
+from grok_conformance.harness.operations.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.oracle import Evaluator, ExactWeights, evaluate
+from grok_conformance.harness.waivers import Waiver
 
 
 def emulating(waivers: Sequence[Waiver]) -> Evaluator:

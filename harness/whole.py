@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.cases import Case, Preset, tap_key
-from harness.compare import SPECS
-from harness.contract import Array, LanguageModelConfig, split_tap, tap_name
-from harness.local import Evidence, Key
-from harness.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
-from harness.oracle import Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.compare import SPECS
+from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
+from grok_conformance.harness.local import Evidence, Key
+from grok_conformance.harness.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
+from grok_conformance.harness.oracle import Evaluator, ExactWeights, evaluate, walk
 
 
 @dataclass(frozen=True)

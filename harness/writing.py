@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.audit import input_problems, tap_problems
-from harness.cases import Case, Preset, tap_key
-from harness.contract import GOLDEN_DIR, Array
-from harness.files import read_json, write_json
-from harness.manifest import (
+from grok_conformance.harness.audit import input_problems, tap_problems
+from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.contract import GOLDEN_DIR, Array
+from grok_conformance.harness.files import read_json, write_json
+from grok_conformance.harness.manifest import (
     NOISE,
     PRESET_NAME,
     Manifest,
@@ -26,10 +26,10 @@ from harness.manifest import (
     file_digest,
     write_manifest,
 )
-from harness.noise_record import record_problems
-from harness.schema import validate
-from harness.store import FixtureError, open_golden
-from harness.tensors import write_tensors
+from grok_conformance.harness.noise_record import record_problems
+from grok_conformance.harness.schema import validate
+from grok_conformance.harness.store import FixtureError, open_golden
+from grok_conformance.harness.tensors import write_tensors
 
 
 def write_golden(

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reference.attention import MHABlock, MHAOutput, MultiHeadAttention, make_attention_mask
-    from reference.config import GROK_1, PRESETS, LanguageModelConfig, TransformerConfig, ffn_size
-    from reference.inference import apply, apply_with_taps, init, init_memory
-    from reference.layers import InOutEmbed, Linear, RMSNorm, RotaryEmbedding, rotate_half
-    from reference.memory import KVMemory, Memory, init_layer_memories
-    from reference.model import (
+    from grok_conformance.reference.attention import MHABlock, MHAOutput, MultiHeadAttention, make_attention_mask
+    from grok_conformance.reference.config import GROK_1, PRESETS, LanguageModelConfig, TransformerConfig, ffn_size
+    from grok_conformance.reference.inference import apply, apply_with_taps, init, init_memory
+    from grok_conformance.reference.layers import InOutEmbed, Linear, RMSNorm, RotaryEmbedding, rotate_half
+    from grok_conformance.reference.memory import KVMemory, Memory, init_layer_memories
+    from grok_conformance.reference.model import (
         DecoderLayer,
         DecoderOutput,
         LanguageModel,
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         Transformer,
         TransformerOutput,
     )
-    from reference.moe import DenseBlock, MoELayer, Router
-    from reference.parameters import Params, TrainingState
-    from reference.partitioning import (
+    from grok_conformance.reference.moe import DenseBlock, MoELayer, Router
+    from grok_conformance.reference.parameters import Params, TrainingState
+    from grok_conformance.reference.partitioning import (
         LM_PARTITION_RULES,
         TRANSFORMER_PARTITION_RULES,
         apply_rules,
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
         partition_specs,
         with_sharding_constraint,
     )
-    from reference.quantization import QuantizedWeight8bit, dequantize, quantize
-    from reference.runner import InferenceRunner, ModelRunner, Request, insert_slice, pad_to_size
-    from reference.sampling import SampleOutput, SampleSettings, sample_token, top_p_filter
+    from grok_conformance.reference.quantization import QuantizedWeight8bit, dequantize, quantize
+    from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, insert_slice, pad_to_size
+    from grok_conformance.reference.sampling import SampleOutput, SampleSettings, sample_token, top_p_filter
 
 __all__ = [
     "GROK_1",
@@ -113,7 +113,7 @@ MODULES = (
 def __getattr__(name: str) -> Any:
     """Return an exported name, imported with the modules before its own."""
     for module in MODULES if name in __all__ else ():
-        found = vars(importlib.import_module(f"reference.{module}"))
+        found = vars(importlib.import_module(f"grok_conformance.reference.{module}"))
         if name in found:
             globals()[name] = found[name]
             return found[name]

@@ -1,4 +1,4 @@
-"""The demo: `python -m reference` samples from Grok-1, or from a small synthetic model (SPEC §6).
+"""The demo: `python -m grok_conformance.reference` samples from Grok-1, or from a small synthetic model (SPEC §6).
 
 Answers go to standard output, one per request; progress and tokens per second to standard error. Exit status 0, or 2
 with one line that says what was wrong.
@@ -29,14 +29,14 @@ class OneLineParser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer the requests of the command line and return the exit status."""
     options = parser().parse_args(arguments)
-    from reference.demo import answer  # noqa: PLC0415 - see CONFIGS
+    from grok_conformance.reference.demo import answer  # noqa: PLC0415 - see CONFIGS
 
     return answer(options)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    top = OneLineParser(prog="python -m reference", description=__doc__.partition("\n")[0])
+    top = OneLineParser(prog="python -m grok_conformance.reference", description=__doc__.partition("\n")[0])
     top.add_argument("--checkpoint", type=Path, metavar="DIR", help="a checkpoint as published: ckpt-0 or its parent")
     top.add_argument("--config", choices=CONFIGS, help="its sizes (default: grok-1; without --checkpoint: small)")
     prompts = top.add_mutually_exclusive_group()

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from reference.config import TransformerConfig
-from reference.layers import Linear, RMSNorm, RotaryEmbedding, contract
-from reference.memory import KVMemory
-from reference.partitioning import with_sharding_constraint
-from reference.rounding import round_to
-from reference.taps import tap
+from grok_conformance.reference.config import TransformerConfig
+from grok_conformance.reference.layers import Linear, RMSNorm, RotaryEmbedding, contract
+from grok_conformance.reference.memory import KVMemory
+from grok_conformance.reference.partitioning import with_sharding_constraint
+from grok_conformance.reference.rounding import round_to
+from grok_conformance.reference.taps import tap
 
 CAP = 30.0
 MASKED = -1e30

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from reference.memory import KVMemory, Memory
+from grok_conformance.reference.memory import KVMemory, Memory
 
 
 def ffn_size(emb_size: int, widening_factor: float) -> int:

@@ -1,4 +1,4 @@
-"""What `python -m reference` does: load a model, answer the requests, and show how they come (SPEC §6)."""
+"""What `python -m grok_conformance.reference` does: load a model, answer the requests, and show how they come (SPEC §6)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from reference.checkpoint import CheckpointError
-from reference.checkpoint.synthesis import synthesize
-from reference.config import PRESETS, LanguageModelConfig
-from reference.inference import check_tokens
-from reference.partitioning import make_mesh
-from reference.runner import InferenceRunner, ModelRunner, Request, pad_to_size
+from grok_conformance.reference.checkpoint import CheckpointError
+from grok_conformance.reference.checkpoint.synthesis import synthesize
+from grok_conformance.reference.config import PRESETS, LanguageModelConfig
+from grok_conformance.reference.inference import check_tokens
+from grok_conformance.reference.partitioning import make_mesh
+from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, pad_to_size
 
 DEFAULT_TOKEN_IDS = [1, 2, 3]
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from reference.config import LanguageModelConfig
-from reference.memory import Memory, init_layer_memories
-from reference.model import LanguageModel, LanguageModelOutput, Transformer
-from reference.parameters import Params
-from reference.partitioning import check_mesh, parameter_shardings
-from reference.rounding import pinned_rounding
-from reference.taps import collect_taps, select_taps
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.memory import Memory, init_layer_memories
+from grok_conformance.reference.model import LanguageModel, LanguageModelOutput, Transformer
+from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.partitioning import check_mesh, parameter_shardings
+from grok_conformance.reference.rounding import pinned_rounding
+from grok_conformance.reference.taps import collect_taps, select_taps
 
 Output = LanguageModelOutput | jax.Array
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from reference.partitioning import num_model_shards, with_sharding_constraint
-from reference.quantization import QuantizedWeight8bit, dequantize, is_quantized, split_groups
-from reference.rounding import round_to, rounding_is_pinned
+from grok_conformance.reference.partitioning import num_model_shards, with_sharding_constraint
+from grok_conformance.reference.quantization import QuantizedWeight8bit, dequantize, is_quantized, split_groups
+from grok_conformance.reference.rounding import round_to, rounding_is_pinned
 
 ZEROS = hk.initializers.Constant(0)
 """How every parameter is initialised. Published behaviour, kept (SPEC §9): the scales of the norms too."""

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from reference.attention import MHABlock
-from reference.config import LanguageModelConfig, TransformerConfig
-from reference.layers import InOutEmbed, RMSNorm, add, scaled
-from reference.memory import KVMemory, Memory
-from reference.moe import DenseBlock, MoELayer, Router
-from reference.partitioning import with_sharding_constraint
-from reference.taps import layer_taps, tap
+from grok_conformance.reference.attention import MHABlock
+from grok_conformance.reference.config import LanguageModelConfig, TransformerConfig
+from grok_conformance.reference.layers import InOutEmbed, RMSNorm, add, scaled
+from grok_conformance.reference.memory import KVMemory, Memory
+from grok_conformance.reference.moe import DenseBlock, MoELayer, Router
+from grok_conformance.reference.partitioning import with_sharding_constraint
+from grok_conformance.reference.taps import layer_taps, tap
 
 
 class DecoderOutput(NamedTuple):

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from reference.config import TransformerConfig
-from reference.layers import ZEROS, Linear, computable, contract
-from reference.partitioning import fitting, num_model_shards
-from reference.quantization import is_quantized, split_groups
-from reference.rounding import round_to
-from reference.taps import tap, wanted
+from grok_conformance.reference.config import TransformerConfig
+from grok_conformance.reference.layers import ZEROS, Linear, computable, contract
+from grok_conformance.reference.partitioning import fitting, num_model_shards
+from grok_conformance.reference.quantization import is_quantized, split_groups
+from grok_conformance.reference.rounding import round_to
+from grok_conformance.reference.taps import tap, wanted
 
 Contraction = Callable[[str, jax.Array, jax.Array], jax.Array]
 """An einsum of two operands in float32, as `contract` is."""

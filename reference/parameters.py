@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from reference.config import LanguageModelConfig
-from reference.quantization import QuantizedWeight8bit
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.quantization import QuantizedWeight8bit
 
 Params = Mapping[str, Mapping[str, Any]]
 """`{module_path: {name: array | QuantizedWeight8bit}}`, as haiku makes it."""

@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reference.config import LanguageModelConfig, TransformerConfig
-from reference.parameters import Params, parameter_shapes
-from reference.quantization import QuantizedWeight8bit, is_quantized
+from grok_conformance.reference.config import LanguageModelConfig, TransformerConfig
+from grok_conformance.reference.parameters import Params, parameter_shapes
+from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
 
 Rules = Sequence[tuple[tuple[str, ...], Any]]
 

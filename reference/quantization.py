@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reference.rounding import round_to
+from grok_conformance.reference.rounding import round_to
 
 MAX_WEIGHT = 127
 

@@ -18,13 +18,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from reference import checkpoint
-from reference.config import LanguageModelConfig
-from reference.inference import check_tokens, forward, init_memory
-from reference.memory import KVMemory, Memory
-from reference.parameters import Params
-from reference.partitioning import check_mesh, parameter_shardings, with_sharding_constraint
-from reference.sampling import TOP_K, SampleOutput, SampleSettings, sample_token
+from grok_conformance.reference import checkpoint
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.inference import check_tokens, forward, init_memory
+from grok_conformance.reference.memory import KVMemory, Memory
+from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.partitioning import check_mesh, parameter_shardings, with_sharding_constraint
+from grok_conformance.reference.sampling import TOP_K, SampleOutput, SampleSettings, sample_token
 
 MIN_TEMPERATURE = 1e-6
 """Below it, logits divided by the temperature would come near those of excluded tokens."""

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from reference.model import LanguageModelOutput
-from reference.rounding import round_to
+from grok_conformance.reference.model import LanguageModelOutput
+from grok_conformance.reference.rounding import round_to
 
 TOP_K = 8
 """How many of the most probable tokens a step reports."""

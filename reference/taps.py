@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import jax
 
-from reference.config import LanguageModelConfig
+from grok_conformance.reference.config import LanguageModelConfig
 
 _ATTENTION = (
     "attention.norm",

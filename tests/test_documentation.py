@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import command_line
+from grok_conformance.harness.__main__ import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("candidates", "golden", "harness", "reference", "tests")
@@ -20,7 +20,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
-PROGRAMS = (("python", "-m", "harness"), ("grok-conformance",), ("nox", "-s", "conformance", "--"))
+PROGRAMS = (("python", "-m", "grok_conformance"), ("grok-conformance",), ("nox", "-s", "conformance", "--"))
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -85,7 +85,7 @@ def test_every_command_is_understood(name: str) -> None:
 
 
 def test_what_is_not_so_is_seen(tmp_path: Path) -> None:
-    assert not understood(["python", "-m", "harness", "run", "--candidates", "x"])
+    assert not understood(["python", "-m", "grok_conformance", "run", "--candidates", "x"])
     assert not understood(["nox", "-s", "conformance", "--", "--cases", "x"])
     assert understood(["nox", "-s", "conformance", "--", "--case", "x"])
     assert list(commands("```sh\na b && c   # d\n```\n")) == [["a", "b"], ["c"]]

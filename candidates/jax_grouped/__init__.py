@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import jax
 
-from candidates.jax_grouped.model import Model, Runtime
-from candidates.jax_grouped.parameters import check_config, load_params
-from harness.contract import CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.candidates.jax_grouped.model import Model, Runtime
+from grok_conformance.candidates.jax_grouped.parameters import check_config, load_params
+from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
 __all__ = ["INFO", "load"]
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from candidates.jax_grouped.layers import multiply
-from candidates.jax_grouped.parameters import Matrix, Params
+from grok_conformance.candidates.jax_grouped.layers import multiply
+from grok_conformance.candidates.jax_grouped.parameters import Matrix, Params
 
 SMALLEST_BATCH = 16
 """Rows below which an expert is bound by reading its weights: fewer rows cost the same."""

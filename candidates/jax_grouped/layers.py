@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from candidates.jax_grouped.parameters import Matrix, Params
-from harness.contract import TransformerConfig
+from grok_conformance.candidates.jax_grouped.parameters import Matrix, Params
+from grok_conformance.harness.contract import TransformerConfig
 
 NORM_EPSILON = 1e-5
 ROPE_BASE = 10_000.0

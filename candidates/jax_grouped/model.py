@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from candidates.jax_grouped.experts import combine, compute_experts
-from candidates.jax_grouped.layers import (
+from grok_conformance.candidates.jax_grouped.experts import combine, compute_experts
+from grok_conformance.candidates.jax_grouped.layers import (
     Call,
     KVCache,
     add,
@@ -23,8 +23,16 @@ from candidates.jax_grouped.layers import (
     route,
     scaled,
 )
-from candidates.jax_grouped.parameters import ModelParams, Params
-from harness.contract import Array, LanguageModelConfig, TransformerConfig, select_taps, split_tap, tap_name, tap_names
+from grok_conformance.candidates.jax_grouped.parameters import ModelParams, Params
+from grok_conformance.harness.contract import (
+    Array,
+    LanguageModelConfig,
+    TransformerConfig,
+    select_taps,
+    split_tap,
+    tap_name,
+    tap_names,
+)
 
 ROUNDING = {"xla_allow_excess_precision": False}
 """The compiler keeps every cast to bf16 that the specification asks for."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from harness.contract import Array, LanguageModelConfig, Unsupported, Weights
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Unsupported, Weights
 
 FPROP_DTYPES = ("float32", "bfloat16")
 COLUMN_PARALLEL = ("query/w", "key/w", "value/w", "linear_v/w", "linear/w")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from candidates.llama_cpp import binding
-from candidates.llama_cpp.gguf_file import write_gguf
-from candidates.llama_cpp.model import LlamaModel
-from harness.contract import CandidateInfo, LanguageModelConfig, Unsupported, Weights
+from grok_conformance.candidates.llama_cpp import binding
+from grok_conformance.candidates.llama_cpp.gguf_file import write_gguf
+from grok_conformance.candidates.llama_cpp.model import LlamaModel
+from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Unsupported, Weights
 
 __all__ = ["INFO", "LlamaModel", "load", "load_with_cache"]
 

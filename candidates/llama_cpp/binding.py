@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.contract import Array, Unsupported
+from grok_conformance.harness.contract import Array, Unsupported
 
 WHEEL = "xllamacpp"
 

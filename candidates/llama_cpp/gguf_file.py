@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from harness.contract import Array, LanguageModelConfig, Weights
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
 
 ROPE_BASE = 10000.0
 NORM_EPSILON = 1e-5

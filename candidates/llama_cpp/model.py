@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from candidates.llama_cpp import binding
-from harness.contract import Array, LanguageModelConfig, split_tap, tap_specs
+from grok_conformance.candidates.llama_cpp import binding
+from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_specs
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from candidates.torch_eager import operations
-from candidates.torch_eager.model import TorchModel
-from candidates.torch_eager.parameters import check_config, load_params, to_numpy, to_torch
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager.model import TorchModel
+from grok_conformance.candidates.torch_eager.parameters import check_config, load_params, to_numpy, to_torch
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
 
 __all__ = ["INFO", "dequantize", "load"]
 

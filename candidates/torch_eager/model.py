@@ -10,9 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from candidates.torch_eager import operations
-from candidates.torch_eager.parameters import FPROP_DTYPES, Params, matrix, to_numpy, to_torch
-from harness.contract import Array, LanguageModelConfig, TransformerConfig, select_taps, tap_name, tap_names
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager.parameters import FPROP_DTYPES, Params, matrix, to_numpy, to_torch
+from grok_conformance.harness.contract import (
+    Array,
+    LanguageModelConfig,
+    TransformerConfig,
+    select_taps,
+    tap_name,
+    tap_names,
+)
 
 Tap = Callable[[str, Tensor], Tensor]
 """Shows the value of the operation of that name to the caller, and returns the value."""

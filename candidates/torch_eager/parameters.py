@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from candidates.torch_eager import operations
-from harness.contract import Array, LanguageModelConfig, Unsupported, Weights
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Unsupported, Weights
 
 FPROP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

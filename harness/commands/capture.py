@@ -1,4 +1,4 @@
-"""`python -m harness capture`: writes a golden set."""
+"""`python -m grok_conformance capture`: writes a golden set."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import capture
-from harness.commands import PASS, capturing_large
-from harness.commands.judging import GOLDEN
-from harness.files import FileError
-from harness.report.progress import progress_bar
+from grok_conformance.harness import capture
+from grok_conformance.harness.commands import PASS, capturing_large
+from grok_conformance.harness.commands.judging import GOLDEN
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.report.progress import progress_bar
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

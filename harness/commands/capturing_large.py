@@ -1,4 +1,4 @@
-"""`python -m harness capture --config NAME --checkpoint DIR`: golden fixtures of a model larger than memory."""
+"""`python -m grok_conformance capture --config NAME --checkpoint DIR`: golden fixtures of a model larger than memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.commands import PASS
-from harness.commands.judging import GOLDEN
-from harness.contract import Array, LanguageModelConfig
-from harness.files import FileError, read_json
-from harness.large.plan import Plan, make_calls
-from harness.large.sketch import splitmix64
+from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands.judging import GOLDEN
+from grok_conformance.harness.contract import Array, LanguageModelConfig
+from grok_conformance.harness.files import FileError, read_json
+from grok_conformance.harness.large.plan import Plan, make_calls
+from grok_conformance.harness.large.sketch import splitmix64
 
 if TYPE_CHECKING:
-    from harness.large.capture import Estimate
+    from grok_conformance.harness.large.capture import Estimate
 
 NUM_TOKENS = 64
 NUM_ROWS = 4
@@ -49,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Capture a large model, or say what it would take."""
     # Imported here: the canonical model needs JAX, which the command line does not.
-    from harness.large import canonical, capture
-    from harness.report.progress import progress_bar
+    from grok_conformance.harness.large import canonical, capture
+    from grok_conformance.harness.report.progress import progress_bar
 
     if options.config is None:
         raise FileError("--checkpoint needs --config NAME, such as grok-1")

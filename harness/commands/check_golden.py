@@ -1,4 +1,4 @@
-"""`python -m harness check-golden`: verifies a golden set."""
+"""`python -m grok_conformance check-golden`: verifies a golden set."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.audit import check_golden
-from harness.commands import PASS
-from harness.commands.judging import GOLDEN
+from grok_conformance.harness.audit import check_golden
+from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands.judging import GOLDEN
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`python -m harness check-large`: judges a large capture layer by layer, in bounded memory."""
+"""`python -m grok_conformance check-large`: judges a large capture layer by layer, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.commands import NONCONFORMING, PASS
-from harness.compare import Comparison
-from harness.contract import split_tap
-from harness.files import FileError
-from harness.large import lock, store
-from harness.large.check import Sample, check_stage, select_stages
-from harness.large.distance import BLIND, Distance, distances
-from harness.large.plan import Plan, read_plan
-from harness.report.progress import progress_bar
-from harness.taps import MANIFEST
+from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import split_tap
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.large import lock, store
+from grok_conformance.harness.large.check import Sample, check_stage, select_stages
+from grok_conformance.harness.large.distance import BLIND, Distance, distances
+from grok_conformance.harness.large.plan import Plan, read_plan
+from grok_conformance.harness.report.progress import progress_bar
+from grok_conformance.harness.taps import MANIFEST
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def judge(options: argparse.Namespace, plan: Plan, stages: tuple[str, ...]) -> bool:
     """Judge stages operation by operation and tell what was found; return whether all of them pass."""
-    from harness.large.canonical import CheckpointWeights, checkpoint_digest
+    from grok_conformance.harness.large.canonical import CheckpointWeights, checkpoint_digest
 
     if checkpoint_digest(options.checkpoint) != plan.weights:
         raise FileError(f"{options.checkpoint}: not the weights that {options.folder} was captured with")

@@ -1,4 +1,4 @@
-"""`python -m harness check-weights`: the weights as a candidate holds them, before any forward pass matters."""
+"""`python -m grok_conformance check-weights`: the weights as a candidate holds them, before any forward pass matters."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import run
-from harness.answers import read_answer, read_weights
-from harness.child import Limits
-from harness.commands import NONCONFORMING, PASS
-from harness.commands.judging import GOLDEN
-from harness.files import FileError
-from harness.jobs import write_job
-from harness.judge import Group
-from harness.registry import Candidate, find_candidate
-from harness.runner import run_jobs
-from harness.store import open_golden
+from grok_conformance.harness import run
+from grok_conformance.harness.answers import read_answer, read_weights
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.commands.judging import GOLDEN
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.jobs import write_job
+from grok_conformance.harness.judge import Group
+from grok_conformance.harness.registry import Candidate, find_candidate
+from grok_conformance.harness.runner import run_jobs
+from grok_conformance.harness.store import open_golden
 
 HOOKS = "give the model loaded_weights(), or the module dequantize(weight, scales) or partition_specs(config)"
 

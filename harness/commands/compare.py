@@ -1,4 +1,4 @@
-"""`python -m harness compare`: any two tap files, element by element."""
+"""`python -m grok_conformance compare`: any two tap files, element by element."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness.commands import NONCONFORMING, PASS
-from harness.differences import TapDifference, tap_differences
-from harness.report.terminal import LOOK, wide_console
-from harness.tensors import open_tensors
+from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.differences import TapDifference, tap_differences
+from grok_conformance.harness.report.terminal import LOOK, wide_console
+from grok_conformance.harness.tensors import open_tensors
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

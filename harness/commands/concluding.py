@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.baseline import Regression, describe
-from harness.commands import NONCONFORMING, PASS
-from harness.contract import LEVELS
-from harness.report import files, github, terminal
-from harness.store import Golden
-from harness.verdict import CandidateVerdict
-from harness.waivers import Waiver, builtin_waivers, check_cases, outdated, read_waivers, waivers_of
+from grok_conformance.harness.baseline import Regression, describe
+from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.contract import LEVELS
+from grok_conformance.harness.report import files, github, terminal
+from grok_conformance.harness.store import Golden
+from grok_conformance.harness.verdict import CandidateVerdict
+from grok_conformance.harness.waivers import Waiver, builtin_waivers, check_cases, outdated, read_waivers, waivers_of
 
 
 def known_deviations(path: Path | None, golden: Golden) -> tuple[Waiver, ...]:
@@ -62,7 +62,7 @@ def conclude(
     if options.json is not None:
         files.write_report_json(options.json, report)
     if options.html is not None:
-        from harness.report.html import write_html
+        from grok_conformance.harness.report.html import write_html
 
         write_html(options.html, report)
     if options.junit is not None:

@@ -1,4 +1,4 @@
-"""`python -m harness diff`: two golden sets, or two runs, operation by operation."""
+"""`python -m grok_conformance diff`: two golden sets, or two runs, operation by operation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from harness.commands import NONCONFORMING, PASS
-from harness.differences import Move, golden_moves, report_moves
-from harness.files import FileError
-from harness.names import unknown
-from harness.report.files import Report, read_report
-from harness.report.terminal import LOOK, wide_console
-from harness.store import Golden, open_golden
+from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.differences import Move, golden_moves, report_moves
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.names import unknown
+from grok_conformance.harness.report.files import Report, read_report
+from grok_conformance.harness.report.terminal import LOOK, wide_console
+from grok_conformance.harness.store import Golden, open_golden
 
 PIPE_WIDTH = 160
 

@@ -1,4 +1,4 @@
-"""`python -m harness explain`: what a name means, told from the tables."""
+"""`python -m grok_conformance explain`: what a name means, told from the tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import sys
 from collections.abc import Collection, Iterator
 
-from harness.commands import PASS
-from harness.faults import FAULTS, Fault, faults_at
-from harness.files import FileError, read_json
-from harness.graph import OPERATIONS
-from harness.names import unknown
-from harness.operations.row import Operation
-from harness.taps import GOLDEN_DIR, TapSpec, tap_specs
+from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.faults import FAULTS, Fault, faults_at
+from grok_conformance.harness.files import FileError, read_json
+from grok_conformance.harness.graph import OPERATIONS
+from grok_conformance.harness.names import unknown
+from grok_conformance.harness.operations.row import Operation
+from grok_conformance.harness.taps import GOLDEN_DIR, TapSpec, tap_specs
 
 WIDTH = 13
 
@@ -46,7 +46,7 @@ def explain(name: str) -> Iterator[str]:
 
 def explain_verdict(name: str, others: Collection[str]) -> Iterator[str]:
     """Yield what a verdict means; raises FileError for a name that is neither one nor among the others."""
-    from harness.verdict import MEANINGS, PASSING
+    from grok_conformance.harness.verdict import MEANINGS, PASSING
 
     if name not in MEANINGS:
         raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *others]))
@@ -81,7 +81,7 @@ def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
 
 def validated(operation: str) -> str:
     """Return how far honest runs were found to go at an operation, by compute dtype."""
-    from harness.manifest import NOISE
+    from grok_conformance.harness.manifest import NOISE
 
     worst = read_json(GOLDEN_DIR / "v1" / NOISE)["validation"]["worst"][operation]
     found = {dtype: max((float(one["ratio"]), name) for name, one in row.items()) for dtype, row in worst.items()}

@@ -1,14 +1,14 @@
-"""`python -m harness judge`: the full verdict on answers that were written elsewhere."""
+"""`python -m grok_conformance judge`: the full verdict on answers that were written elsewhere."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from harness import run
-from harness.commands.concluding import conclude, known_deviations
-from harness.commands.judging import add_report_options
-from harness.store import open_golden
+from grok_conformance.harness import run
+from grok_conformance.harness.commands.concluding import conclude, known_deviations
+from grok_conformance.harness.commands.judging import add_report_options
+from grok_conformance.harness.store import open_golden
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`python -m harness list`: what there is, one name a line with what it means."""
+"""`python -m grok_conformance list`: what there is, one name a line with what it means."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness.commands import PASS
-from harness.configuration import LanguageModelConfig
-from harness.files import FileError, read_json
-from harness.names import unknown
-from harness.registry import CANDIDATES_DIR, builtin_names
-from harness.taps import GOLDEN_DIR, MANIFEST, tap_specs
+from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.configuration import LanguageModelConfig
+from grok_conformance.harness.files import FileError, read_json
+from grok_conformance.harness.names import unknown
+from grok_conformance.harness.registry import CANDIDATES_DIR, builtin_names
+from grok_conformance.harness.taps import GOLDEN_DIR, MANIFEST, tap_specs
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,7 @@ def docstring(path: Path) -> str:
 def faults(golden: Path) -> dict[str, str]:
     """Return every fault of the table: what is wrong, and the operations at which it is first visible."""
     del golden
-    from harness.faults import FAULTS
+    from grok_conformance.harness.faults import FAULTS
 
     return {name: f"{fault.title} ({', '.join(fault.operations) or fault.kind})" for name, fault in FAULTS.items()}
 

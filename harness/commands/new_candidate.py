@@ -1,4 +1,4 @@
-"""`python -m harness new-candidate`: an adapter to fill in."""
+"""`python -m grok_conformance new-candidate`: an adapter to fill in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import keyword
 import sys
 from pathlib import Path
 
-from harness.commands import PASS
-from harness.files import FileError
+from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.files import FileError
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "candidate_template.py"
 TEMPLATE_NAME = "my_port"
@@ -33,5 +33,7 @@ def execute(options: argparse.Namespace) -> int:
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
     sys.stdout.write(f"{path} is written; its first lines say how to go on, beginning with\n")
-    sys.stdout.write(f"python -m harness run --candidate {path} --case 'unequal/prefill/single_token.float32'\n")
+    sys.stdout.write(
+        f"python -m grok_conformance run --candidate {path} --case 'unequal/prefill/single_token.float32'\n"
+    )
     return PASS

@@ -1,4 +1,4 @@
-"""`python -m harness properties`: laws of every model, checked on drawn ones without a golden."""
+"""`python -m grok_conformance properties`: laws of every model, checked on drawn ones without a golden."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from harness.commands import NONCONFORMING, PASS
-from harness.properties.check import NUM_DRAWS, check_properties
-from harness.properties.draws import Draw, drawn, parse_draw
-from harness.properties.laws import LAWS, Law
-from harness.registry import absences, default_names, find_candidate
-from harness.report import laws as report
-from harness.report.progress import progress_bar
-from harness.report.terminal import wide_console
+from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.properties.check import NUM_DRAWS, check_properties
+from grok_conformance.harness.properties.draws import Draw, drawn, parse_draw
+from grok_conformance.harness.properties.laws import LAWS, Law
+from grok_conformance.harness.registry import absences, default_names, find_candidate
+from grok_conformance.harness.report import laws as report
+from grok_conformance.harness.report.progress import progress_bar
+from grok_conformance.harness.report.terminal import wide_console
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`python -m harness report`: a page made from the JSON report of a run."""
+"""`python -m grok_conformance report`: a page made from the JSON report of a run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.commands import PASS
-from harness.report.files import read_report
-from harness.report.html import write_html
+from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.report.files import read_report
+from grok_conformance.harness.report.html import write_html
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,13 @@
-"""`python -m harness run`: the main job."""
+"""`python -m grok_conformance run`: the main job."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from harness.child import Limits
-from harness.commands.judging import add_report_options
-from harness.taps import LEVELS
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.commands.judging import add_report_options
+from grok_conformance.harness.taps import LEVELS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,6 @@ def required_level(text: str) -> tuple[str, str]:
 
 def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model."""
-    from harness.commands.running import judge_candidates
+    from grok_conformance.harness.commands.running import judge_candidates
 
     return judge_candidates(options)

@@ -1,4 +1,4 @@
-"""What `python -m harness run` does: judge candidates, compare with their earlier runs, report."""
+"""What `python -m grok_conformance run` does: judge candidates, compare with their earlier runs, report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from harness import run
-from harness.baseline import (
+from grok_conformance.harness import run
+from grok_conformance.harness.baseline import (
     History,
     Record,
     Regression,
@@ -21,17 +21,17 @@ from harness.baseline import (
     write_baseline,
     write_history,
 )
-from harness.child import Limits
-from harness.commands import properties
-from harness.commands.concluding import conclude, known_deviations
-from harness.commands.run import add_options
-from harness.files import FileError
-from harness.properties.check import NUM_DRAWS
-from harness.properties.draws import drawn
-from harness.properties.laws import LAWS
-from harness.registry import absences, default_names, find_candidate
-from harness.report.progress import progress_bar
-from harness.store import open_golden
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.commands import properties
+from grok_conformance.harness.commands.concluding import conclude, known_deviations
+from grok_conformance.harness.commands.run import add_options
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.properties.check import NUM_DRAWS
+from grok_conformance.harness.properties.draws import drawn
+from grok_conformance.harness.properties.laws import LAWS
+from grok_conformance.harness.registry import absences, default_names, find_candidate
+from grok_conformance.harness.report.progress import progress_bar
+from grok_conformance.harness.store import open_golden
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""`python -m harness write-jobs`: job folders for a program that runs elsewhere, and the folders of its answers."""
+"""`python -m grok_conformance write-jobs`: job folders for a program that runs elsewhere, and the folders of its answers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import run
-from harness.answers import make_folders
-from harness.commands import PASS
-from harness.commands.judging import GOLDEN
-from harness.files import FileError
-from harness.jobs import read_job
-from harness.store import open_golden
+from grok_conformance.harness import run
+from grok_conformance.harness.answers import make_folders
+from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands.judging import GOLDEN
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.jobs import read_job
+from grok_conformance.harness.store import open_golden
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,5 +34,5 @@ def execute(options: argparse.Namespace) -> int:
     for job in run.write_jobs(groups, golden.manifest.suite, jobs):
         make_folders(answers / job.name, read_job(job))
         sys.stdout.write(f"PROGRAM {job} {answers / job.name}\n")
-    sys.stdout.write(f"python -m harness judge {jobs} {answers}\n")
+    sys.stdout.write(f"python -m grok_conformance judge {jobs} {answers}\n")
     return PASS

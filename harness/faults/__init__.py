@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.faults import attention, execution, operation, state, weights
-from harness.faults.row import Change, Fault, change_of, mutant
+from grok_conformance.harness.faults import attention, execution, operation, state, weights
+from grok_conformance.harness.faults.row import Change, Fault, change_of, mutant
 
 __all__ = ["FAULTS", "Change", "Fault", "change_of", "faults_at", "mutant"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.faults import functions
-from harness.faults.row import Change, Fault
-from harness.operations import attention, experts
+from grok_conformance.harness.faults import functions
+from grok_conformance.harness.faults.row import Change, Fault
+from grok_conformance.harness.operations import attention, experts
 
 FAULTS = (
     Fault(

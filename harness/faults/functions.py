@@ -13,11 +13,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from harness.contract import Array
-from harness.operations import attention, embedding, experts, norm, router
-from harness.operations.arithmetic import contract, round_to, rounding_jump, softmax
-from harness.operations.attention import LOGIT_CAP, ROPE_BASE
-from harness.operations.row import Alternative, Exact, Function, Scope
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.operations import attention, embedding, experts, norm, router
+from grok_conformance.harness.operations.arithmetic import contract, round_to, rounding_jump, softmax
+from grok_conformance.harness.operations.attention import LOGIT_CAP, ROPE_BASE
+from grok_conformance.harness.operations.row import Alternative, Exact, Function, Scope
 
 TF32_BITS = 11
 """Significant bits of a TF32 operand, the hidden one included."""

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness.contract import Array
-from harness.faults import functions
-from harness.faults.row import Change, Fault, changes_at
-from harness.operations import router
-from harness.operations.row import Scope
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.faults import functions
+from grok_conformance.harness.faults.row import Change, Fault, changes_at
+from grok_conformance.harness.operations import router
+from grok_conformance.harness.operations.row import Scope
 
 NORMS = ("attention.norm", "attention.output_norm", "moe.norm", "moe.output_norm", "final_norm")
 

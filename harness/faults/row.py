@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from harness.contract import Array, LanguageModelConfig, Weights, split_tap
-from harness.graph import operation_of, resolve_inputs, weight_names
-from harness.operations.row import CANONICAL, Alternative, Exact, Function, Scope
-from harness.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap
+from grok_conformance.harness.graph import operation_of, resolve_inputs, weight_names
+from grok_conformance.harness.operations.row import CANONICAL, Alternative, Exact, Function, Scope
+from grok_conformance.harness.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
 
 Kind = Literal["operation", "weights", "state", "execution"]
 

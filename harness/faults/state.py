@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.faults import functions
-from harness.faults.row import Change, Fault, changes_at
-from harness.masks import visible_keys
-from harness.operations.row import Scope
+from grok_conformance.harness.faults import functions
+from grok_conformance.harness.faults.row import Change, Fault, changes_at
+from grok_conformance.harness.masks import visible_keys
+from grok_conformance.harness.operations.row import Scope
 
 ROTATIONS = ("attention.query_rotated", "attention.key_rotated")
 DECODE = ("unequal/decode/unequal_lengths.*",)

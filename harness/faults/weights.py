@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.contract import Array, Weights
-from harness.faults import functions
-from harness.faults.row import Fault, Reading, changes_at
+from grok_conformance.harness.contract import Array, Weights
+from grok_conformance.harness.faults import functions
+from grok_conformance.harness.faults.row import Fault, Reading, changes_at
 
 GROUPED = ("attention.output", "moe.expert_output", "dense.output")
 """Operations with row-parallel weights, which have G groups of scales."""

@@ -16,15 +16,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-import reference
-from harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
-from harness.files import FileError
-from harness.large.plan import Plan
-from reference import streaming
-from reference.checkpoint import CheckpointError
-from reference.checkpoint.index import sample_digest
-from reference.checkpoint.layout import LeafFile, find_folder, find_leaves, tensor_files
-from reference.checkpoint.pickles import StoredArray
+from grok_conformance import reference
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.large.plan import Plan
+from grok_conformance.reference import streaming
+from grok_conformance.reference.checkpoint import CheckpointError
+from grok_conformance.reference.checkpoint.index import sample_digest
+from grok_conformance.reference.checkpoint.layout import LeafFile, find_folder, find_leaves, tensor_files
+from grok_conformance.reference.checkpoint.pickles import StoredArray
 
 
 @dataclass(frozen=True)

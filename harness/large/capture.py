@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.capture import PRECISION, specification_digest
-from harness.large import canonical, store
-from harness.large.forms import reduce_taps, written_bytes
-from harness.large.plan import Plan
-from harness.manifest import Provenance, file_digest
-from harness.provenance import record_provenance
-from harness.taps import MANIFEST
+from grok_conformance.harness.capture import PRECISION, specification_digest
+from grok_conformance.harness.large import canonical, store
+from grok_conformance.harness.large.forms import reduce_taps, written_bytes
+from grok_conformance.harness.large.plan import Plan
+from grok_conformance.harness.manifest import Provenance, file_digest
+from grok_conformance.harness.provenance import record_provenance
+from grok_conformance.harness.taps import MANIFEST
 
 Progress = Callable[[str], object]
 """Called with the name of every stage that is on the disk."""

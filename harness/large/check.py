@@ -13,21 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.blocks import fenced
-from harness.cases import Preset, steps_before
-from harness.compare import COPIES, SPECS, Comparison, clean, compare, compare_routing, widen
-from harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
-from harness.files import FileError
-from harness.graph import TABLE, input_taps, operation_of, weight_names
-from harness.large.forms import token_axis
-from harness.large.plan import Plan
-from harness.large.store import read_stage
-from harness.local import safe, slack_of
-from harness.masks import compared, expand, visible_keys
-from harness.noise import margin, recorded_dtypes, tail_factor
-from harness.operations import embedding
-from harness.operations.row import CANONICAL, Exact, Scope
-from harness.oracle import ExactWeights, dequantised, evaluate
+from grok_conformance.harness.blocks import fenced
+from grok_conformance.harness.cases import Preset, steps_before
+from grok_conformance.harness.compare import COPIES, SPECS, Comparison, clean, compare, compare_routing, widen
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.graph import TABLE, input_taps, operation_of, weight_names
+from grok_conformance.harness.large.forms import token_axis
+from grok_conformance.harness.large.plan import Plan
+from grok_conformance.harness.large.store import read_stage
+from grok_conformance.harness.local import safe, slack_of
+from grok_conformance.harness.masks import compared, expand, visible_keys
+from grok_conformance.harness.noise import margin, recorded_dtypes, tail_factor
+from grok_conformance.harness.operations import embedding
+from grok_conformance.harness.operations.row import CANONICAL, Exact, Scope
+from grok_conformance.harness.oracle import ExactWeights, dequantised, evaluate
 
 EXPERTS = ("moe.expert_activation", "moe.expert_up", "moe.expert_output")
 """Operations whose matrices are sampled."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.compare import widen
-from harness.contract import Array
-from harness.files import FileError
-from harness.large.forms import by_token, summary_key
-from harness.large.plan import Plan, differences
-from harness.large.sketch import STANDARD_ERROR
-from harness.large.store import read_stage
+from grok_conformance.harness.compare import widen
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.large.forms import by_token, summary_key
+from grok_conformance.harness.large.plan import Plan, differences
+from grok_conformance.harness.large.sketch import STANDARD_ERROR
+from grok_conformance.harness.large.store import read_stage
 
 BLIND = {
     "full": "every element is compared",

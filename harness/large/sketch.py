@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from harness.contract import Array
+from grok_conformance.harness.contract import Array
 
 SKETCH_SIZE = 64
 """k: one word of the generator holds the signs of one element, and the standard error is √(2/64) = 18 %."""

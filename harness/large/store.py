@@ -20,13 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.contract import Array
-from harness.files import FileError, read_json, write_json
-from harness.large.plan import FORMAT, PLAN, Plan, differences, read_plan, write_plan
-from harness.manifest import Provenance, describe, file_digest
-from harness.schema import validate
-from harness.taps import MANIFEST
-from harness.tensors import TensorFile, digest, open_tensors, write_tensors
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.files import FileError, read_json, write_json
+from grok_conformance.harness.large.plan import FORMAT, PLAN, Plan, differences, read_plan, write_plan
+from grok_conformance.harness.manifest import Provenance, describe, file_digest
+from grok_conformance.harness.schema import validate
+from grok_conformance.harness.taps import MANIFEST
+from grok_conformance.harness.tensors import TensorFile, digest, open_tensors, write_tensors
 
 LOCK = ".lock"
 

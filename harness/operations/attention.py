@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.contract import Array
-from harness.operations.arithmetic import (
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.operations.arithmetic import (
     contract,
     contract_sharded,
     contraction_spread,
@@ -13,7 +13,7 @@ from harness.operations.arithmetic import (
     rounding_jump,
     softmax,
 )
-from harness.operations.row import Alternative, Exact, Scope
+from grok_conformance.harness.operations.row import Alternative, Exact, Scope
 
 LOGIT_CAP = 30.0
 ROPE_BASE = 10000.0

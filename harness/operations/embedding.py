@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.contract import Array
-from harness.operations.arithmetic import contract, round_to, rounding_jump
-from harness.operations.row import Alternative, Exact, Scope
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.operations.arithmetic import contract, round_to, rounding_jump
+from grok_conformance.harness.operations.row import Alternative, Exact, Scope
 
 
 def multiplier(scale: float, scope: Scope, alternative: Alternative) -> float:

@@ -6,9 +6,15 @@ import math
 
 import numpy as np
 
-from harness.contract import Array
-from harness.operations.arithmetic import contract, contract_by_expert, contract_sharded, round_to, rounding_jump
-from harness.operations.row import Alternative, Exact, Scope
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.operations.arithmetic import (
+    contract,
+    contract_by_expert,
+    contract_sharded,
+    round_to,
+    rounding_jump,
+)
+from grok_conformance.harness.operations.row import Alternative, Exact, Scope
 
 GELU_FACTOR = math.sqrt(2 / math.pi)
 

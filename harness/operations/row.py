@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.contract import Array, LanguageModelConfig
+from grok_conformance.harness.contract import Array, LanguageModelConfig
 
 
 @dataclass(frozen=True)

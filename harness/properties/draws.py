@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.cases import Call, Preset
-from harness.contract import Array, LanguageModelConfig, TransformerConfig, ffn_size
-from harness.files import FileError
-from harness.synthesis import Statistics, synthesize
+from grok_conformance.harness.cases import Call, Preset
+from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig, ffn_size
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.synthesis import Statistics, synthesize
 
 PRESET = "drawn"
 MORE_SLOTS = 4

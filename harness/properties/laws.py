@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.cases import Call, Preset
-from harness.contract import Array
-from harness.properties.draws import (
+from grok_conformance.harness.cases import Call, Preset
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.properties.draws import (
     MORE_SLOTS,
     Draw,
     decode,

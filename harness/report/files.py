@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from harness.baseline import conformance_digest
-from harness.files import MAX_REPORT_BYTES, FileError, plain, read_json, whole_file
-from harness.provenance import record_platform, record_toolchain
-from harness.store import Golden
-from harness.verdict import CandidateVerdict
+from grok_conformance.harness.baseline import conformance_digest
+from grok_conformance.harness.files import MAX_REPORT_BYTES, FileError, plain, read_json, whole_file
+from grok_conformance.harness.provenance import record_platform, record_toolchain
+from grok_conformance.harness.store import Golden
+from grok_conformance.harness.verdict import CandidateVerdict
 
 Report = Mapping[str, Any]
 """A run as parsed JSON; `report.schema.json` describes it."""
@@ -75,7 +75,7 @@ def read_report(path: Path) -> Report:
             return data
         case _:
             raise FileError(
-                f"{path}: no report of format {FORMAT}: write it with `python -m harness run --json {path}`"
+                f"{path}: no report of format {FORMAT}: write it with `python -m grok_conformance run --json {path}`"
             )
 
 

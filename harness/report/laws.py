@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.properties.check import Result
-from harness.report.terminal import LOOK, STYLES
+from grok_conformance.harness.properties.check import Result
+from grok_conformance.harness.report.terminal import LOOK, STYLES
 
 
 def show(console: Console, candidate: str, results: Sequence[Result]) -> None:
@@ -49,6 +49,8 @@ def explain(candidate: str, result: Result) -> str:
         lines.append(f"  differs   at {worst.where}: {worst.ratio:.3g} times what two honest runs may")
     else:
         lines.append(f"  reason    {worst.where}")
-    command = f"python -m harness properties --candidate {candidate} --law {result.law.name} --draw '{worst.draw}'"
+    command = (
+        f"python -m grok_conformance properties --candidate {candidate} --law {result.law.name} --draw '{worst.draw}'"
+    )
     lines += [f"  smallest  {worst.draw}", f"  reproduce {command}"]
     return "\n".join(lines)

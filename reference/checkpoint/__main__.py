@@ -1,4 +1,4 @@
-"""`python -m reference.checkpoint`: look into a checkpoint, convert it, or synthesise one (SPEC §8).
+"""`python -m grok_conformance.reference.checkpoint`: look into a checkpoint, convert it, or synthesise one (SPEC §8).
 
 Exit status 0, or 2 with one line that says what is wrong.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from reference.checkpoint.convert import from_safetensors, to_safetensors
-from reference.checkpoint.index import INDEX_NAME, read_index, verify
-from reference.checkpoint.layout import describe, find_folder, find_leaves, tensor_files
-from reference.checkpoint.pickles import CheckpointError, decode
-from reference.checkpoint.synthesis import synthesize, unique_bytes
-from reference.config import PRESETS
+from grok_conformance.reference.checkpoint.convert import from_safetensors, to_safetensors
+from grok_conformance.reference.checkpoint.index import INDEX_NAME, read_index, verify
+from grok_conformance.reference.checkpoint.layout import describe, find_folder, find_leaves, tensor_files
+from grok_conformance.reference.checkpoint.pickles import CheckpointError, decode
+from grok_conformance.reference.checkpoint.synthesis import synthesize, unique_bytes
+from grok_conformance.reference.config import PRESETS
 
 UNKNOWN = "(no index, no --config)"
 
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m reference.checkpoint", description=__doc__.partition("\n")[0])
+    top = argparse.ArgumentParser(
+        prog="python -m grok_conformance.reference.checkpoint", description=__doc__.partition("\n")[0]
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("inspect", help="print a table of the files; nothing is executed, no array is read")

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from reference.checkpoint.layout import check_names, check_type, find_leaves, in_file_order
-from reference.checkpoint.pickles import DTYPES, CheckpointError, StoredArray, StoredLeaf
-from reference.checkpoint.reading import read_array
-from reference.checkpoint.writing import Leaf, LeafSource, write
-from reference.config import LanguageModelConfig
-from reference.parameters import parameter_shapes
+from grok_conformance.reference.checkpoint.layout import check_names, check_type, find_leaves, in_file_order
+from grok_conformance.reference.checkpoint.pickles import DTYPES, CheckpointError, StoredArray, StoredLeaf
+from grok_conformance.reference.checkpoint.reading import read_array
+from grok_conformance.reference.checkpoint.writing import Leaf, LeafSource, write
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.parameters import parameter_shapes
 
 DTYPE_NAMES: Mapping[str, str] = {"I8": "int8", "F32": "float32", "BF16": "bfloat16"}
 """The dtypes by the names that safetensors gives them."""

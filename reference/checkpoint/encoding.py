@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from reference.checkpoint.pickles import DTYPES, Array
+from grok_conformance.reference.checkpoint.pickles import DTYPES, Array
 
 LARGE_BYTES = 64 * 1024
 """Byte strings from this size on stand outside the pickle's frames."""

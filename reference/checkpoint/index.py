@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reference.checkpoint.pickles import CheckpointError
+from grok_conformance.reference.checkpoint.pickles import CheckpointError
 
 INDEX_NAME = "index.json"
 FORMAT = 1

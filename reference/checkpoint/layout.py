@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reference.checkpoint.index import INDEX_NAME, IndexEntry, file_name, read_index, sample_digest
-from reference.checkpoint.pickles import DTYPES, CheckpointError, StoredLeaf, decode
-from reference.config import LanguageModelConfig
-from reference.parameters import Params, parameter_shapes
-from reference.quantization import is_quantized
+from grok_conformance.reference.checkpoint.index import INDEX_NAME, IndexEntry, file_name, read_index, sample_digest
+from grok_conformance.reference.checkpoint.pickles import DTYPES, CheckpointError, StoredLeaf, decode
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.parameters import Params, parameter_shapes
+from grok_conformance.reference.quantization import is_quantized
 
 DIRECTORY_NAME = "ckpt-0"
 

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from reference.checkpoint.layout import find_leaves
-from reference.checkpoint.pickles import Array, CheckpointError, StoredArray
-from reference.config import LanguageModelConfig
-from reference.partitioning import parameter_shardings
-from reference.quantization import QuantizedWeight8bit
+from grok_conformance.reference.checkpoint.layout import find_leaves
+from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError, StoredArray
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.partitioning import parameter_shardings
+from grok_conformance.reference.quantization import QuantizedWeight8bit
 
 Params = dict[str, dict[str, Any]]
 

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from reference.checkpoint.layout import in_file_order
-from reference.checkpoint.pickles import CheckpointError
-from reference.checkpoint.reading import NUM_THREADS, aligned_empty
-from reference.checkpoint.writing import Leaf, LeafSource, write
-from reference.config import LanguageModelConfig
-from reference.parameters import parameter_shapes
-from reference.quantization import MAX_WEIGHT, QuantizedWeight8bit, is_quantized
+from grok_conformance.reference.checkpoint.layout import in_file_order
+from grok_conformance.reference.checkpoint.pickles import CheckpointError
+from grok_conformance.reference.checkpoint.reading import NUM_THREADS, aligned_empty
+from grok_conformance.reference.checkpoint.writing import Leaf, LeafSource, write
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.parameters import parameter_shapes
+from grok_conformance.reference.quantization import MAX_WEIGHT, QuantizedWeight8bit, is_quantized
 
 EMBEDDING_RMS = 0.01274
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from reference.checkpoint.encoding import encode
-from reference.checkpoint.index import INDEX_NAME, IndexEntry, file_name, sample_digest, write_index
-from reference.checkpoint.layout import DIRECTORY_NAME, check_names, check_type, in_file_order
-from reference.checkpoint.pickles import Array, CheckpointError
-from reference.config import LanguageModelConfig
-from reference.parameters import Params, parameter_shapes
-from reference.quantization import is_quantized
+from grok_conformance.reference.checkpoint.encoding import encode
+from grok_conformance.reference.checkpoint.index import INDEX_NAME, IndexEntry, file_name, sample_digest, write_index
+from grok_conformance.reference.checkpoint.layout import DIRECTORY_NAME, check_names, check_type, in_file_order
+from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.parameters import Params, parameter_shapes
+from grok_conformance.reference.quantization import is_quantized
 
 Leaf = tuple[Array, Array | None]
 """A parameter in memory: the weight, and its scales if it is quantised."""

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from reference.layers import contract
-from reference.moe import ExpertWeights, run_expert
-from reference.quantization import QuantizedWeight8bit, is_quantized
+from grok_conformance.reference.layers import contract
+from grok_conformance.reference.moe import ExpertWeights, run_expert
+from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
 
 MIN_TILE = 64
 """Columns of linear and linear_v that are widened at a time: 1.5 MB of float32 each for Grok-1, for a core's cache."""

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from reference.checkpoint.layout import LeafFile, find_leaves
-from reference.checkpoint.pickles import Array
-from reference.config import LanguageModelConfig
-from reference.quantization import QuantizedWeight8bit
-from reference.streaming.reading import ReadAhead, Region, element, slot_bytes, whole
+from grok_conformance.reference.checkpoint.layout import LeafFile, find_leaves
+from grok_conformance.reference.checkpoint.pickles import Array
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.quantization import QuantizedWeight8bit
+from grok_conformance.reference.streaming.reading import ReadAhead, Region, element, slot_bytes, whole
 
 NUM_WORKERS = min(8, os.cpu_count() or 1)
 """Experts that compute at the same time."""

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reference.checkpoint.pickles import Array
-from reference.inference import check_room, check_tokens
-from reference.memory import KVMemory, Memory
-from reference.model import LanguageModelOutput
-from reference.moe import ExpertWeights
-from reference.streaming import programs
-from reference.streaming.experts import expert_program, padded_rows
-from reference.streaming.files import Stream, layer_params
-from reference.streaming.processes import gather_pairs, own_experts
-from reference.streaming.reading import Loan, element, read_region, rows_of
-from reference.taps import select_taps
+from grok_conformance.reference.checkpoint.pickles import Array
+from grok_conformance.reference.inference import check_room, check_tokens
+from grok_conformance.reference.memory import KVMemory, Memory
+from grok_conformance.reference.model import LanguageModelOutput
+from grok_conformance.reference.moe import ExpertWeights
+from grok_conformance.reference.streaming import programs
+from grok_conformance.reference.streaming.experts import expert_program, padded_rows
+from grok_conformance.reference.streaming.files import Stream, layer_params
+from grok_conformance.reference.streaming.processes import gather_pairs, own_experts
+from grok_conformance.reference.streaming.reading import Loan, element, read_region, rows_of
+from grok_conformance.reference.taps import select_taps
 
 MANY_PAIRS = 4
 """Pairs of token and expert per expert from which all experts are read before the router has chosen: few are idle."""

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from reference.checkpoint.pickles import Array
+from grok_conformance.reference.checkpoint.pickles import Array
 
 
 def own_experts(experts: Iterable[int]) -> list[int]:

@@ -9,12 +9,12 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from reference.config import LanguageModelConfig
-from reference.layers import InOutEmbed, RMSNorm, scaled
-from reference.memory import KVMemory
-from reference.model import after_block, before_block
-from reference.moe import DenseBlock, Router, combine_experts
-from reference.taps import collect_taps, tap
+from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.layers import InOutEmbed, RMSNorm, scaled
+from grok_conformance.reference.memory import KVMemory
+from grok_conformance.reference.model import after_block, before_block
+from grok_conformance.reference.moe import DenseBlock, Router, combine_experts
+from grok_conformance.reference.taps import collect_taps, tap
 
 Taps = dict[str, jax.Array]
 

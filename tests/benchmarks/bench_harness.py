@@ -19,18 +19,18 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import reference
-from candidates import torch_eager
-from harness.blocks import Block, find
-from harness.cases import Call, Case, Preset, tap_key
-from harness.commands.list import TABLES
-from harness.contract import GOLDEN_DIR, Array, Weights
-from harness.local import check_case, gather
-from harness.noise import fence_of, tail_factor
-from harness.operations.row import Exact
-from harness.oracle import ExactWeights
-from harness.store import open_golden, read_taps
-from harness.tensors import digest, open_tensors
+from grok_conformance import reference
+from grok_conformance.candidates import torch_eager
+from grok_conformance.harness.blocks import Block, find
+from grok_conformance.harness.cases import Call, Case, Preset, tap_key
+from grok_conformance.harness.commands.list import TABLES
+from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
+from grok_conformance.harness.local import check_case, gather
+from grok_conformance.harness.noise import fence_of, tail_factor
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.oracle import ExactWeights
+from grok_conformance.harness.store import open_golden, read_taps
+from grok_conformance.harness.tensors import digest, open_tensors
 from tests.benchmarks.gates import Action, Record, assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load
 
@@ -58,7 +58,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
 
 @pytest.fixture(scope="module")
 def params(weights: Weights) -> reference.Params:
-    from candidates.reference import parameter_tree  # noqa: PLC0415 - beside the other engines only where it is needed
+    from grok_conformance.candidates.reference import parameter_tree  # noqa: PLC0415 - beside the other engines only where it is needed
 
     return parameter_tree(weights)
 
@@ -149,7 +149,7 @@ def test_the_command_line_starts_at_once(words: tuple[str, ...], record_property
 def test_the_fast_port_is_faster_than_the_reference(
     weights: Weights, params: reference.Params, record_property: Record
 ) -> None:
-    from candidates import jax_grouped  # noqa: PLC0415 - beside the other engines only where it is needed
+    from grok_conformance.candidates import jax_grouped  # noqa: PLC0415 - beside the other engines only where it is needed
 
     model, tokens, lengths = jax_grouped.load(LOAD.config, weights), prompt(LOAD), np.array([LOAD.num_tokens], np.int32)
     assert_ratio(

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from reference import checkpoint
-from reference.checkpoint.layout import find_leaves
-from reference.checkpoint.reading import NUM_THREADS
-from reference.checkpoint.synthesis import synthesize
-from reference.config import GROK_1
-from reference.partitioning import make_mesh
+from grok_conformance.reference import checkpoint
+from grok_conformance.reference.checkpoint.layout import find_leaves
+from grok_conformance.reference.checkpoint.reading import NUM_THREADS
+from grok_conformance.reference.checkpoint.synthesis import synthesize
+from grok_conformance.reference.config import GROK_1
+from grok_conformance.reference.partitioning import make_mesh
 from tests.benchmarks.results import say
 
 ONE_LAYER = replace(GROK_1, vocab_size=8, model=replace(GROK_1.model, num_layers=1))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-import reference
-from harness.contract import Array, LanguageModelConfig, TransformerConfig
-from harness.synthesis import Statistics, synthesize
-from harness.tensors import write_tensors
-from reference.config import BENCH
-from reference.parameters import parameter_shapes
+from grok_conformance import reference
+from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.synthesis import Statistics, synthesize
+from grok_conformance.harness.tensors import write_tensors
+from grok_conformance.reference.config import BENCH
+from grok_conformance.reference.parameters import parameter_shapes
 
 REPEATED_BYTES = 2**26
 """The weights of the full-size layer repeat after so many bytes: random enough to multiply, quick to draw."""

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from candidates.jax_grouped import load as load_grouped
-from candidates.jax_grouped import model
-from candidates.jax_grouped.layers import contract
-from candidates.jax_grouped.parameters import Matrix, Params
-from harness.contract import CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.candidates.jax_grouped import load as load_grouped
+from grok_conformance.candidates.jax_grouped import model
+from grok_conformance.candidates.jax_grouped.layers import contract
+from grok_conformance.candidates.jax_grouped.parameters import Matrix, Params
+from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
 INFO = CandidateInfo(name="published_style", version=jax.__version__)
 

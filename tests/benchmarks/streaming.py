@@ -1,10 +1,10 @@
 """A streamed capture against reading the same files: `python -m tests.benchmarks.streaming --checkpoint DIR`.
 
-First `python -m harness capture --config grok-1` runs over the checkpoint, 64 tokens through every layer, in a process
+First `python -m grok_conformance capture --config grok-1` runs over the checkpoint, 64 tokens through every layer, in a process
 of its own; then the same files are read in the same order into one small buffer. Both drop a file's pages from the page
 cache before they read it. Printed are the wall time of each, their ratio, and the capture's peak resident size.
 Exit status 1 if a limit is exceeded. Make the checkpoint with
-`python -m reference.checkpoint synthesize --config grok-1 --distinct-layers 3 DIR` (18 GB on the disk).
+`python -m grok_conformance.reference.checkpoint synthesize --config grok-1 --distinct-layers 3 DIR` (18 GB on the disk).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from reference.checkpoint.layout import find_leaves
-from reference.config import PRESETS
-from reference.streaming.reading import READ_BYTES
+from grok_conformance.reference.checkpoint.layout import find_leaves
+from grok_conformance.reference.config import PRESETS
+from grok_conformance.reference.streaming.reading import READ_BYTES
 from tests.benchmarks.results import say
 
 MAX_TIME_RATIO = 2.0
@@ -43,7 +43,16 @@ def main() -> int:
     num_bytes = sum(file.stat().st_size for file in files)
     with tempfile.TemporaryDirectory(prefix="streaming-") as folder:
         limit = ["--layers", str(options.layers)] if options.layers else []
-        command = [sys.executable, "-m", "harness", "capture", "--config", options.config, "--form", options.form]
+        command = [
+            sys.executable,
+            "-m",
+            "grok_conformance",
+            "capture",
+            "--config",
+            options.config,
+            "--form",
+            options.form,
+        ]
         command += ["--checkpoint", str(options.checkpoint), "--out", str(options.out or f"{folder}/capture"), *limit]
         seconds, resident_gib = run(command)
     say(f"capture  {num_bytes / 1e9:8.2f} GB in {seconds:7.1f} s, {num_bytes / seconds / 1e9:.2f} GB/s")

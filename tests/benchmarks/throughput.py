@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.cost import Cost, call_cost
-from harness.registry import find_candidate
-from harness.report.files import read_report
-from harness.verdict import Status, worst_status
+from grok_conformance.harness.cost import Cost, call_cost
+from grok_conformance.harness.registry import find_candidate
+from grok_conformance.harness.report.files import read_report
+from grok_conformance.harness.verdict import Status, worst_status
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
 from tests.benchmarks.presets import LOADS, Load, prompt, write_load
 from tests.benchmarks.results import markdown, record, say

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.contract import LanguageModelConfig, Weights
-from harness.files import read_json
-from harness.shim import import_candidate
-from harness.tensors import open_tensors
+from grok_conformance.harness.contract import LanguageModelConfig, Weights
+from grok_conformance.harness.files import read_json
+from grok_conformance.harness.shim import import_candidate
+from grok_conformance.harness.tensors import open_tensors
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
-from harness.__main__ import main
+from grok_conformance.harness.__main__ import main
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

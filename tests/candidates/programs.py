@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.child import Limits
-from harness.contract import GOLDEN_DIR
-from harness.registry import find_candidate
-from harness.run import read_groups, run_candidates
-from harness.store import open_golden
-from harness.verdict import CandidateVerdict
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.registry import find_candidate
+from grok_conformance.harness.run import read_groups, run_candidates
+from grok_conformance.harness.store import open_golden
+from grok_conformance.harness.verdict import CandidateVerdict
 
 
 def judge(program: Path, folder: Path, cases: str) -> CandidateVerdict:

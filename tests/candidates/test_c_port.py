@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import GOLDEN_DIR
-from harness.files import read_json, write_json
-from harness.store import open_golden
-from harness.tensors import open_tensors
-from harness.verdict import CandidateVerdict
+from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.files import read_json, write_json
+from grok_conformance.harness.store import open_golden
+from grok_conformance.harness.tensors import open_tensors
+from grok_conformance.harness.verdict import CandidateVerdict
 from tests.candidates.programs import judge
 from tests.harness import tiny_job
 

@@ -23,7 +23,7 @@ def iree(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The candidate; the batching rule that its `load` replaces is put back."""
     batchers: dict[Any, Any] = batching.fancy_primitive_batchers
     monkeypatch.setitem(batchers, jax.lax.dynamic_update_slice_p, batchers[jax.lax.dynamic_update_slice_p])
-    from candidates import iree  # noqa: PLC0415 - beside the other engines only where it is installed
+    from grok_conformance.candidates import iree  # noqa: PLC0415 - beside the other engines only where it is installed
 
     return iree
 

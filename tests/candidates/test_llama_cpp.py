@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from candidates.llama_cpp import binding, load
-from candidates.llama_cpp.gguf_file import dequantised
-from candidates.llama_cpp.model import TAPS, LlamaModel
-from harness.child import Limits
-from harness.contract import GOLDEN_DIR, Array, Unsupported, tap_specs
-from harness.oracle import walk
-from harness.registry import find_candidate
-from harness.run import read_groups, run_candidates
-from harness.store import open_golden
-from harness.verdict import CandidateVerdict
-from harness.waivers import Waiver, builtin_waivers, in_case
-from harness.waiving import emulating
+from grok_conformance.candidates.llama_cpp import binding, load
+from grok_conformance.candidates.llama_cpp.gguf_file import dequantised
+from grok_conformance.candidates.llama_cpp.model import TAPS, LlamaModel
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.contract import GOLDEN_DIR, Array, Unsupported, tap_specs
+from grok_conformance.harness.oracle import walk
+from grok_conformance.harness.registry import find_candidate
+from grok_conformance.harness.run import read_groups, run_candidates
+from grok_conformance.harness.store import open_golden
+from grok_conformance.harness.verdict import CandidateVerdict
+from grok_conformance.harness.waivers import Waiver, builtin_waivers, in_case
+from grok_conformance.harness.waiving import emulating
 from tests.harness.honest_port import exact_weights, golden_case, golden_preset, taps_of
 
 CASES = "square*"
@@ -27,11 +27,11 @@ PADDED, PADS = "square/prefill/padded_batch.float32", "square/prefill/pads_insid
 STRESS = "square_stress/prefill/saturated_cap.float32"
 
 SWAPPED = """
-from candidates.llama_cpp import gguf_file
+from grok_conformance.candidates.llama_cpp import gguf_file
 
 gguf_file.LAYER_TENSORS |= {"ffn_gate_exps": "moe/linear_v/w", "ffn_up_exps": "moe/linear/w"}
 
-from candidates.llama_cpp import INFO, load
+from grok_conformance.candidates.llama_cpp import INFO, load
 """
 
 

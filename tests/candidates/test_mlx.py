@@ -6,9 +6,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from harness.cases import tap_key
-from harness.contract import Unsupported, tap_names
-from harness.local import check_case, gather
+from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.contract import Unsupported, tap_names
+from grok_conformance.harness.local import check_case, gather
 from tests.candidates.tiny_models import CONFIG, MODELS, ints, random_tokens, random_weights
 from tests.candidates.tiny_models import load as load_eager
 from tests.harness.honest_port import NUM_ELEMENTS, at_fault, golden_case
@@ -19,7 +19,7 @@ TOKENS, LENGTHS = random_tokens(2, 5), ints(5, 3)
 
 @pytest.fixture
 def mlx() -> ModuleType:
-    from candidates import mlx  # noqa: PLC0415 - beside the other engines only where it is installed
+    from grok_conformance.candidates import mlx  # noqa: PLC0415 - beside the other engines only where it is installed
 
     return mlx
 

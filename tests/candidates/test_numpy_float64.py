@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candidates import numpy_float64
-from harness.cases import tap_key
-from harness.contract import Array, split_tap
-from harness.noise import recorded_dtypes
-from harness.suite import make_preset, suite_cases
+from grok_conformance.candidates import numpy_float64
+from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.noise import recorded_dtypes
+from grok_conformance.harness.suite import make_preset, suite_cases
 from tests.harness.honest_port import at_fault, check, golden_case, taps_of
 
 CASE_IDS = [case.id for case in suite_cases()]

@@ -5,8 +5,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from candidates.torch_eager import model as eager
-from candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager import model as eager
+from grok_conformance.candidates.torch_eager import operations
 from tests.candidates.tiny_models import MODELS, ints, random_tokens, random_weights
 from tests.candidates.tiny_models import load as load_eager
 
@@ -25,7 +25,7 @@ def onnx(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The candidate; what its `load` puts into the torch port is taken out again."""
     monkeypatch.setattr(eager, "run_experts", eager.run_experts)
     monkeypatch.setattr(operations, "top_k", operations.top_k)
-    from candidates import onnx_runtime  # noqa: PLC0415 - beside the other engines only where it is installed
+    from grok_conformance.candidates import onnx_runtime  # noqa: PLC0415 - beside the other engines only where it is installed
 
     return onnx_runtime
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.answers import make_folders, read_answer
-from harness.cases import Case
-from harness.contract import GOLDEN_DIR
-from harness.files import read_json, write_json
-from harness.jobs import write_job
-from harness.run import read_groups
-from harness.store import open_golden
-from harness.verdict import CandidateVerdict
+from grok_conformance.harness.answers import make_folders, read_answer
+from grok_conformance.harness.cases import Case
+from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.files import read_json, write_json
+from grok_conformance.harness.jobs import write_job
+from grok_conformance.harness.run import read_groups
+from grok_conformance.harness.store import open_golden
+from grok_conformance.harness.verdict import CandidateVerdict
 from tests.candidates.programs import judge
 
 PROGRAM = GOLDEN_DIR.parent / "candidates" / "plain_python" / "logits.py"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from candidates import torch_compiled
+from grok_conformance.candidates import torch_compiled
 from tests.candidates.tiny_models import MODELS, ints, load, random_tokens, random_weights
 
 # What the compiler itself imports is none of ours.

@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from candidates import torch_eager
-from candidates.torch_eager import model as wiring
-from candidates.torch_eager import operations
-from candidates.torch_eager.model import TorchModel
-from harness.contract import DTYPES, GOLDEN_DIR, Array, LanguageModelConfig, split_tap, tap_names, tap_specs
-from harness.tensors import open_tensors
+from grok_conformance.candidates import torch_eager
+from grok_conformance.candidates.torch_eager import model as wiring
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager.model import TorchModel
+from grok_conformance.harness.contract import (
+    DTYPES,
+    GOLDEN_DIR,
+    Array,
+    LanguageModelConfig,
+    split_tap,
+    tap_names,
+    tap_specs,
+)
+from grok_conformance.harness.tensors import open_tensors
 from tests.candidates.tiny_models import CONFIG, MODELS, ints, load, random_tokens
 
 PUBLISHED = GOLDEN_DIR / "published"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager import operations
 
 
 def normal(*shape: int) -> Tensor:

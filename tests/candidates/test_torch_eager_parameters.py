@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candidates import torch_eager
-from harness.contract import DTYPES, Array, Unsupported
+from grok_conformance.candidates import torch_eager
+from grok_conformance.harness.contract import DTYPES, Array, Unsupported
 from tests.candidates.tiny_models import CONFIG, MODELS, ints, random_tokens, random_weights
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from candidates import torch_eager
-from candidates.torch_eager.model import TorchModel
-from candidates.torch_eager.parameters import parameter_shapes
-from harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+from grok_conformance.candidates import torch_eager
+from grok_conformance.candidates.torch_eager.model import TorchModel
+from grok_conformance.candidates.torch_eager.parameters import parameter_shapes
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
 
 CONFIG = LanguageModelConfig(
     model=TransformerConfig(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from candidates import torch_eager
-from candidates.torch_eager import model, operations
-from harness.contract import LanguageModelConfig, Weights
+from grok_conformance.candidates import torch_eager
+from grok_conformance.candidates.torch_eager import model, operations
+from grok_conformance.harness.contract import LanguageModelConfig, Weights
 
 INFO = replace(torch_eager.INFO, name="broken_port")
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from candidates.torch_eager import model, operations, parameters
-from harness import shim
-from harness.registry import Candidate
+from grok_conformance.candidates.torch_eager import model, operations, parameters
+from grok_conformance.harness import shim
+from grok_conformance.harness.registry import Candidate
 from tests.conformance import porting_faults as faults
 
-TORCH = Candidate("torch_eager", ("candidates.torch_eager",))
+TORCH = Candidate("torch_eager", ("grok_conformance.candidates.torch_eager",))
 
 ORIGINAL = {name: getattr(operations, name) for name in dir(operations)}
 PREFILL, EXPERT = model.TorchModel.prefill, model.expert

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from candidates import torch_eager
-from candidates.torch_eager import model, operations
+from grok_conformance.candidates import torch_eager
+from grok_conformance.candidates.torch_eager import model, operations
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from candidates.torch_eager import operations
+from grok_conformance.candidates.torch_eager import operations
 from tests.conformance.port_patch import Fault, fault
 from tests.conformance.porting_structure_faults import STRUCTURAL_FAULTS
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from candidates.torch_eager import model, operations, parameters
-from candidates.torch_eager.model import ExpertValues, KVMemory, Memory, Tap
-from candidates.torch_eager.parameters import Params
-from harness.contract import LanguageModelConfig, TransformerConfig, Weights
+from grok_conformance.candidates.torch_eager import model, operations, parameters
+from grok_conformance.candidates.torch_eager.model import ExpertValues, KVMemory, Memory, Tap
+from grok_conformance.candidates.torch_eager.parameters import Params
+from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig, Weights
 from tests.conformance.port_patch import Fault, fault
 
 PREFILL = "unequal/prefill/padded_batch.*"

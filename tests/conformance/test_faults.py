@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.diagnosis import diagnose
-from harness.faults import FAULTS as TABLE
+from grok_conformance.harness.diagnosis import diagnose
+from grok_conformance.harness.faults import FAULTS as TABLE
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS
 from tests.conformance.torch_cases import at_fault, exhibits

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candidates.torch_eager import operations
-from harness import shim
-from harness.answers import read_answer
-from harness.cases import Call, Case
-from harness.jobs import write_job
-from harness.local import check_case, gather
-from harness.properties.draws import Draw, fitted, preset_of, prompt_and_step, sequences_of
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.harness import shim
+from grok_conformance.harness.answers import read_answer
+from grok_conformance.harness.cases import Call, Case
+from grok_conformance.harness.jobs import write_job
+from grok_conformance.harness.local import check_case, gather
+from grok_conformance.harness.properties.draws import Draw, fitted, preset_of, prompt_and_step, sequences_of
 
 NUM_ELEMENTS = 10**7
 
@@ -74,7 +74,9 @@ def wrong_operations(engine: str, draw: Draw) -> list[str]:
     return [f"{c.tap}: {c.problem or c.ratio}" for c in comparisons if not c.passed]
 
 
-@pytest.mark.parametrize("engine", ["candidates.numpy_float64", "candidates.torch_eager"])
+@pytest.mark.parametrize(
+    "engine", ["grok_conformance.candidates.numpy_float64", "grok_conformance.candidates.torch_eager"]
+)
 @settings(max_examples=settings().max_examples // 2)
 @given(draw=DRAWS)
 def test_every_operation_of_an_engine_is_right_on_any_model(engine: str, draw: Draw) -> None:
@@ -84,10 +86,10 @@ def test_every_operation_of_an_engine_is_right_on_any_model(engine: str, draw: D
 @settings(max_examples=settings().max_examples // 25)  # each is compiled
 @given(draw=DRAWS)
 def test_every_operation_of_the_reference_is_right_on_a_few_models(draw: Draw) -> None:
-    assert not wrong_operations("candidates.reference", draw)
+    assert not wrong_operations("grok_conformance.candidates.reference", draw)
 
 
 def test_a_wrong_operation_is_found_on_a_drawn_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "gelu", torch.nn.functional.silu)
-    wrong = wrong_operations("candidates.torch_eager", Draw(num_tokens=4, emb_size=8))
+    wrong = wrong_operations("grok_conformance.candidates.torch_eager", Draw(num_tokens=4, emb_size=8))
     assert [name.partition(":")[0] for name in wrong] == ["layers.00.moe.expert_hidden"] * 2

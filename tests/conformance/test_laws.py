@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from candidates.torch_eager import operations
-from harness.files import FileError
-from harness.properties.check import check_draws, check_properties
-from harness.properties.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
-from harness.properties.laws import LAWS
-from harness.registry import Candidate
+from grok_conformance.candidates.torch_eager import operations
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.properties.check import check_draws, check_properties
+from grok_conformance.harness.properties.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
+from grok_conformance.harness.properties.laws import LAWS
+from grok_conformance.harness.registry import Candidate
 from tests.conformance.lawless_ports import KILLS, TORCH, in_process
 
 LAW = {law.name: law for law in LAWS}
-ORACLE = Candidate("numpy_float64", ("candidates.numpy_float64",))
+ORACLE = Candidate("numpy_float64", ("grok_conformance.candidates.numpy_float64",))
 BREAKABLE = Draw(
     scales_dtype="float32", num_kv_heads=3, heads_per_kv_head=2, key_size=4, emb_size=9, num_experts=5,
     num_selected_experts=2, num_groups=4, batch_size=2, num_tokens=4,

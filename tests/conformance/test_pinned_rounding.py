@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import reference
-from candidates.reference import parameter_tree, reference_config
-from harness.cases import tap_key
-from harness.contract import CandidateInfo
-from harness.local import check_case, gather
+from grok_conformance import reference
+from grok_conformance.candidates.reference import parameter_tree, reference_config
+from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.contract import CandidateInfo
+from grok_conformance.harness.local import check_case, gather
 from tests.harness.honest_port import golden_case
 
 NUM_ELEMENTS = 10**6

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from candidates import torch_eager
-from harness.cases import Case, Preset, tap_key
-from harness.compare import Comparison
-from harness.contract import Array, CandidateInfo, tap_names
-from harness.local import check_case, gather
-from harness.prediction import Exhibit
-from harness.store import case_ids
+from grok_conformance.candidates import torch_eager
+from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import Array, CandidateInfo, tap_names
+from grok_conformance.harness.local import check_case, gather
+from grok_conformance.harness.prediction import Exhibit
+from grok_conformance.harness.store import case_ids
 from tests.harness.honest_port import exact_weights, golden, golden_case
 
 NUM_ELEMENTS = 10**7

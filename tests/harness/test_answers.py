@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.answers import Answer, read_answer, unrepeated
-from harness.contract import Array
-from harness.jobs import Job
-from harness.tensors import TensorFile, digest, write_tensors
+from grok_conformance.harness.answers import Answer, read_answer, unrepeated
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.jobs import Job
+from grok_conformance.harness.tensors import TensorFile, digest, write_tensors
 from tests.harness import tiny_job
 from tests.harness.tiny_job import FIRST, LAST, MIDDLE
 

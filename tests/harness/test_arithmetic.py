@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.contract import DTYPES, Array
-from harness.noise import fence_of, tail_factor
-from harness.operations.arithmetic import (
+from grok_conformance.harness.contract import DTYPES, Array
+from grok_conformance.harness.noise import fence_of, tail_factor
+from grok_conformance.harness.operations.arithmetic import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
     contract,

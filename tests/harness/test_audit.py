@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import writing
-from harness.audit import check_golden, demanded_taps, input_problems, tap_problems
-from harness.cases import Case
-from harness.contract import Array, tap_names
-from harness.manifest import describe
-from harness.store import FixtureError
+from grok_conformance.harness import writing
+from grok_conformance.harness.audit import check_golden, demanded_taps, input_problems, tap_problems
+from grok_conformance.harness.cases import Case
+from grok_conformance.harness.contract import Array, tap_names
+from grok_conformance.harness.manifest import describe
+from grok_conformance.harness.store import FixtureError
 from tests.harness.tiny_golden import CONFIG, DECODE, DENSE, PREFILL, PROVENANCE, QUANTISED, draw_taps
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import capture
-from harness.capture import gate, lacking, objections, suite_groups
-from harness.contract import Array
-from harness.store import FixtureError
-from harness.suite import suite_cases
-from harness.verdict import CandidateVerdict, CaseVerdict
-from harness.weights import WeightProblem
-from harness.writing import whole_folder
+from grok_conformance.harness import capture
+from grok_conformance.harness.capture import gate, lacking, objections, suite_groups
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.store import FixtureError
+from grok_conformance.harness.suite import suite_cases
+from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict
+from grok_conformance.harness.weights import WeightProblem
+from grok_conformance.harness.writing import whole_folder
 from tests.harness.honest_port import answered, golden_taps, group_of
 
 CASE = "float_weights/prefill/top_1.bfloat16"

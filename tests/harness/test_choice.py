@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from harness import choice
-from harness.cases import Case, Preset
-from harness.choice import Local, Shown, Ways, choose_ways, failing_together, permitted
-from harness.compare import Comparison
-from harness.contract import tap_names
-from harness.edges import Readings, phase_of
-from harness.graph import CARRIED, LIKE_THE_CACHE, OPERATIONS
-from harness.local import Evidence, Observed
-from harness.operations.row import CANONICAL, Alternative
-from harness.oracle import Alternatives, ExactWeights
-from harness.statistics import Systematic
+from grok_conformance.harness import choice
+from grok_conformance.harness.cases import Case, Preset
+from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together, permitted
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import tap_names
+from grok_conformance.harness.edges import Readings, phase_of
+from grok_conformance.harness.graph import CARRIED, LIKE_THE_CACHE, OPERATIONS
+from grok_conformance.harness.local import Evidence, Observed
+from grok_conformance.harness.operations.row import CANONICAL, Alternative
+from grok_conformance.harness.oracle import Alternatives, ExactWeights
+from grok_conformance.harness.statistics import Systematic
 from tests.harness.honest_port import NUM_ELEMENTS, golden_case
 
 CASE = "unequal/decode/unequal_lengths.bfloat16"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.blocks import fenced
-from harness.cases import Call, Case
-from harness.compare import (
+from grok_conformance.harness.blocks import fenced
+from grok_conformance.harness.cases import Call, Case
+from grok_conformance.harness.compare import (
     SPECS,
     Comparison,
     clean,
@@ -23,10 +23,10 @@ from harness.compare import (
     recorded_dtype,
     shape_problem,
 )
-from harness.contract import Array, CandidateInfo
-from harness.operations.arithmetic import SMALLEST_NORMAL
-from harness.operations.row import Exact
-from harness.suite import UNEQUAL
+from grok_conformance.harness.contract import Array, CandidateInfo
+from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.suite import UNEQUAL
 
 FACTOR = 7.0
 TAP = "layers.01.attention.output"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contract import (
+from grok_conformance.harness.contract import (
     DTYPES,
     LEVELS,
     LanguageModelConfig,
@@ -19,7 +19,7 @@ from harness.contract import (
     tap_names,
     tap_specs,
 )
-from harness.suite import UNEQUAL
+from grok_conformance.harness.suite import UNEQUAL
 
 GROK_1 = LanguageModelConfig(
     model=TransformerConfig(

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.compare import Comparison
-from harness.contract import Array
-from harness.diagnosis import Diagnosis, Residual, describe, diagnose, fit, name_fault
-from harness.faults import FAULTS, Fault, mutant
-from harness.prediction import Exhibit
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis import Diagnosis, Residual, describe, diagnose, fit, name_fault
+from grok_conformance.harness.faults import FAULTS, Fault, mutant
+from grok_conformance.harness.prediction import Exhibit
 from tests.harness.honest_port import at_fault, check, evidence_of, exact_weights, golden_case, honest_taps
 
 PREFILL, STRESS = "unequal/prefill/padded_batch", "stress/prefill/saturated_cap"

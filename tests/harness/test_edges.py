@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.contract import DTYPES, Array, CandidateInfo, split_tap
-from harness.edges import Readings, describe, possible, producers
-from harness.graph import operation_of
-from harness.judge import Judged, judge_candidate
-from harness.noise import USED_SHARE, computed
-from harness.operations.arithmetic import round_to
-from harness.operations.row import Exact
-from harness.oracle import walk
+from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, split_tap
+from grok_conformance.harness.edges import Readings, describe, possible, producers
+from grok_conformance.harness.graph import operation_of
+from grok_conformance.harness.judge import Judged, judge_candidate
+from grok_conformance.harness.noise import USED_SHARE, computed
+from grok_conformance.harness.operations.arithmetic import round_to
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.oracle import walk
 from tests.harness.honest_port import NUM_ELEMENTS, answered, exact_weights, golden_case, group_of, honest_taps
 
 CASE = "unequal/decode/unequal_lengths.bfloat16"

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from harness.report.github import MAX_ANNOTATIONS, report_to_github, summary
+from grok_conformance.harness.report.github import MAX_ANNOTATIONS, report_to_github, summary
 from tests.harness.test_html import BROKEN
 from tests.harness.test_report import BAD, CRASHED, FAILING, MANY, PASSING, verdict
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from harness.__main__ import main
-from harness.diagnosis import Diagnosis
-from harness.distribution import EDGES, Element
-from harness.report.charts import Line, line_chart
-from harness.report.files import report_of, write_report_json
-from harness.report.html import render
-from harness.report.view import candidate_view, short_ratio
-from harness.verdict import CandidateVerdict
-from harness.waivers import Waiver
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.distribution import EDGES, Element
+from grok_conformance.harness.report.charts import Line, line_chart
+from grok_conformance.harness.report.files import report_of, write_report_json
+from grok_conformance.harness.report.html import render
+from grok_conformance.harness.report.view import candidate_view, short_ratio
+from grok_conformance.harness.verdict import CandidateVerdict
+from grok_conformance.harness.waivers import Waiver
 from tests.harness.honest_port import golden
 from tests.harness.test_baseline import KEY, OLD, against
 from tests.harness.test_report import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict

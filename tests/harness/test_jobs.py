@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.cases import tap_key
-from harness.contract import LanguageModelConfig, tap_names
-from harness.files import FileError, read_json
-from harness.jobs import link_job, read_job, write_job
-from harness.tensors import open_tensors
+from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.contract import LanguageModelConfig, tap_names
+from grok_conformance.harness.files import FileError, read_json
+from grok_conformance.harness.jobs import link_job, read_job, write_job
+from grok_conformance.harness.tensors import open_tensors
 from tests.harness import tiny_job
 from tests.harness.tiny_job import CONFIG, FIRST, LAST, MIDDLE, PRESET, call, case, preloaded
 

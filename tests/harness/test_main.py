@@ -11,9 +11,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness import registry
-from harness.__main__ import main
-from harness.commands import running
+from grok_conformance.harness import registry
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands import running
 
 CASE = "stress/prefill/saturated_cap.float32"
 GOOD = "from candidates.numpy_float64 import INFO, load\n"
@@ -23,14 +23,14 @@ ADAPTERS = {
     "logits_only": GOOD + "from dataclasses import replace\nINFO = replace(INFO, taps=('logits',))\n",
     "blind": GOOD + "from dataclasses import replace\nINFO = replace(INFO, taps=('embedding',))\n",
     "wrong": """
-from candidates.numpy_float64 import INFO, load as load_right
+from grok_conformance.candidates.numpy_float64 import INFO, load as load_right
 
 def load(config, weights):
     name = "transformer/decoder_layer_0/rms_norm_2/scale"
     return load_right(config, {**weights, name: 1 + weights[name]})
 """,
     "silent": """
-from candidates.numpy_float64 import INFO, load as load_right
+from grok_conformance.candidates.numpy_float64 import INFO, load as load_right
 
 def load(config, weights):
     return Silent(load_right(config, weights))
@@ -44,14 +44,14 @@ class Silent:
         return {name: x for name, x in made.items() if not name.endswith("router.logits")}
 """,
     "refuses": """
-from candidates.numpy_float64 import INFO
-from harness.contract import Unsupported
+from grok_conformance.candidates.numpy_float64 import INFO
+from grok_conformance.harness.contract import Unsupported
 
 def load(config, weights):
     raise Unsupported("seven experts")
 """,
     "crashes": """
-from candidates.numpy_float64 import INFO
+from grok_conformance.candidates.numpy_float64 import INFO
 
 def load(config, weights):
     raise MemoryError("no room")

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.answers import read_answer
-from harness.child import Limits
-from harness.contract import GOLDEN_DIR
-from harness.jobs import write_job
-from harness.judge import Group, HonestRuns, judge_candidate
-from harness.registry import find_candidate
-from harness.run import read_groups, run_size
-from harness.runner import run_job
-from harness.store import open_golden
-from harness.verdict import CaseVerdict
+from grok_conformance.harness.answers import read_answer
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.jobs import write_job
+from grok_conformance.harness.judge import Group, HonestRuns, judge_candidate
+from grok_conformance.harness.registry import find_candidate
+from grok_conformance.harness.run import read_groups, run_size
+from grok_conformance.harness.runner import run_job
+from grok_conformance.harness.store import open_golden
+from grok_conformance.harness.verdict import CaseVerdict
 
 MIB = 2**20
 LIMITS = Limits(silent_seconds=2.0, memory_bytes=200 * MIB, num_processes=20, file_bytes=64 * MIB)

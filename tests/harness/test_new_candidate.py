@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main
+from grok_conformance.harness.__main__ import main
 
 CASE = "unequal/prefill/single_token.float32"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.contract import DTYPES
-from harness.noise import (
+from grok_conformance.harness.contract import DTYPES
+from grok_conformance.harness.noise import (
     FALSE_ALARM_RATE,
     computed,
     disturb,
@@ -20,9 +20,9 @@ from harness.noise import (
     recorded_dtypes,
     tail_factor,
 )
-from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
-from harness.operations.row import Exact
-from harness.suite import make_preset
+from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.suite import make_preset
 
 U = UNIT_ROUNDOFF["float32"]
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from harness import noise, writing
-from harness.__main__ import main
-from harness.audit import check_golden
-from harness.contract import GOLDEN_DIR, tap_specs
-from harness.files import FileError, read_json, write_json
-from harness.manifest import NOISE, file_digest, write_manifest
-from harness.noise_record import MIN_RUNS, parameters, record_problems
-from harness.store import FixtureError, open_golden, read_noise
-from harness.writing import replace_record
+from grok_conformance.harness import noise, writing
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.audit import check_golden
+from grok_conformance.harness.contract import GOLDEN_DIR, tap_specs
+from grok_conformance.harness.files import FileError, read_json, write_json
+from grok_conformance.harness.manifest import NOISE, file_digest, write_manifest
+from grok_conformance.harness.noise_record import MIN_RUNS, parameters, record_problems
+from grok_conformance.harness.store import FixtureError, open_golden, read_noise
+from grok_conformance.harness.writing import replace_record
 from tests.harness.tiny_golden import write_tiny
 
 Change = Callable[[Any], object]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import provenance
-from harness.manifest import Manifest, write_manifest
-from harness.provenance import record_platform, record_provenance, record_toolchain
+from grok_conformance.harness import provenance
+from grok_conformance.harness.manifest import Manifest, write_manifest
+from grok_conformance.harness.provenance import record_platform, record_provenance, record_toolchain
 
 
 def test_toolchain_names_the_running_versions() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import GOLDEN_DIR
+from grok_conformance.harness.contract import GOLDEN_DIR
 
 ADAPTER = """
-from candidates.numpy_float64 import INFO, load as load_right
+from grok_conformance.candidates.numpy_float64 import INFO, load as load_right
 
 def load(config, weights):
     name = "transformer/decoder_layer_0/rms_norm_2/scale"
@@ -25,7 +25,16 @@ CASES = ("--conformance-case", "stress/*.float32")
 def run_pytest(folder: Path, *arguments: str) -> tuple[int, str]:
     """Run pytest with no plugin but ours in a folder; return the exit status and what it printed."""
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(GOLDEN_DIR.parent)}
-    command = [sys.executable, "-m", "pytest", "-p", "harness.pytest_plugin", "-p", "no:cacheprovider", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "grok_conformance.harness.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
     ran = subprocess.run(  # noqa: S603 - pytest
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.registry import CANDIDATES_DIR, UnknownCandidateError, builtin_names, find_candidate, missing_extra
+from grok_conformance.harness.registry import (
+    CANDIDATES_DIR,
+    UnknownCandidateError,
+    builtin_names,
+    find_candidate,
+    missing_extra,
+)
 from tests.harness.tiny_job import write_adapter
 
-SHIM = (sys.executable, "-X", "faulthandler", "-m", "harness.shim")
+SHIM = (sys.executable, "-X", "faulthandler", "-m", "grok_conformance.harness.shim")
 
 
 def test_modules_and_packages_of_the_folder_are_built_in_and_private_ones_are_not(tmp_path: Path) -> None:
@@ -18,7 +24,7 @@ def test_modules_and_packages_of_the_folder_are_built_in_and_private_ones_are_no
 
 
 def test_a_built_in_candidate_is_found_by_its_name() -> None:
-    assert find_candidate("torch_eager").command == (*SHIM, "candidates.torch_eager")
+    assert find_candidate("torch_eager").command == (*SHIM, "grok_conformance.candidates.torch_eager")
 
 
 def test_a_candidate_whose_modules_are_not_there_lacks_its_extra(tmp_path: Path) -> None:

@@ -11,21 +11,21 @@ import fastjsonschema
 import pytest
 from rich.console import Console
 
-from harness.agreement import LogitAgreement, RoutingMargins
-from harness.baseline import conformance_digest
-from harness.compare import Comparison
-from harness.diagnosis import Diagnosis
-from harness.distribution import Element
-from harness.files import plain
-from harness.power import Power
-from harness.report import files, terminal
-from harness.report.files import read_report, report_of, write_junit, write_report_json
-from harness.report.progress import progress_bar
-from harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
-from harness.statistics import Systematic
-from harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict, by_operation
-from harness.waivers import Waiver
-from harness.whole import Drift, Flip
+from grok_conformance.harness.agreement import LogitAgreement, RoutingMargins
+from grok_conformance.harness.baseline import conformance_digest
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.distribution import Element
+from grok_conformance.harness.files import plain
+from grok_conformance.harness.power import Power
+from grok_conformance.harness.report import files, terminal
+from grok_conformance.harness.report.files import read_report, report_of, write_junit, write_report_json
+from grok_conformance.harness.report.progress import progress_bar
+from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
+from grok_conformance.harness.statistics import Systematic
+from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict, by_operation
+from grok_conformance.harness.waivers import Waiver
+from grok_conformance.harness.whole import Drift, Flip
 from tests.harness.honest_port import golden
 
 CASE, OTHER = "unequal/prefill/padded_batch.bfloat16", "unequal/prefill/single_token.bfloat16"

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.answers import Answer
-from harness.child import Limits
-from harness.choice import Ways
-from harness.jobs import read_job
-from harness.judge import Judged
-from harness.registry import find_candidate
-from harness.run import judge_folder, read_groups, run_candidates, run_size, summarise, write_jobs
-from harness.store import FixtureError, case_ids
-from harness.tensors import write_tensors
-from harness.verdict import CaseVerdict
+from grok_conformance.harness.answers import Answer
+from grok_conformance.harness.child import Limits
+from grok_conformance.harness.choice import Ways
+from grok_conformance.harness.jobs import read_job
+from grok_conformance.harness.judge import Judged
+from grok_conformance.harness.registry import find_candidate
+from grok_conformance.harness.run import judge_folder, read_groups, run_candidates, run_size, summarise, write_jobs
+from grok_conformance.harness.store import FixtureError, case_ids
+from grok_conformance.harness.tensors import write_tensors
+from grok_conformance.harness.verdict import CaseVerdict
 from tests.harness.honest_port import INFO, golden, golden_taps, group_of, honest_taps
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"
@@ -87,7 +87,7 @@ def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
 SPOILER = """
 import sys
 from pathlib import Path
-from harness.contract import CandidateInfo
+from grok_conformance.harness.contract import CandidateInfo
 
 INFO = CandidateInfo(name="spoiler", version="1", taps=("logits",))
 JOBS = [Path(path) for path in sys.argv[2::2]]

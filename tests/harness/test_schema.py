@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from harness.contract import GOLDEN_DIR
-from harness.files import read_json
-from harness.manifest import PRESET_NAME
-from harness.schema import MAX_DETAIL, validate
+from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.files import read_json
+from grok_conformance.harness.manifest import PRESET_NAME
+from grok_conformance.harness.schema import MAX_DETAIL, validate
 from tests.harness.tiny_golden import CONFIG
 
 SCHEMAS = sorted((GOLDEN_DIR / "schema").glob("*.schema.json"))

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import shim
-from harness.answers import Answer, read_answer, unrepeated
-from harness.cases import Case
-from harness.contract import CandidateInfo
-from harness.files import read_json
-from harness.jobs import Job, write_job
+from grok_conformance.harness import shim
+from grok_conformance.harness.answers import Answer, read_answer, unrepeated
+from grok_conformance.harness.cases import Case
+from grok_conformance.harness.contract import CandidateInfo
+from grok_conformance.harness.files import read_json
+from grok_conformance.harness.jobs import Job, write_job
 from tests.harness import tiny_job
 from tests.harness.tiny_job import FIRST, LAST, MIDDLE, PRESET, call, case, preloaded, write_adapter
 
@@ -161,7 +161,7 @@ def test_a_model_without_extend_or_preload_does_not_support_the_cases_that_need_
 
 STATEFUL = """
 import numpy as np
-from harness.contract import CandidateInfo
+from grok_conformance.harness.contract import CandidateInfo
 
 INFO = CandidateInfo(name="stateful", version="1", taps=("logits", "layers.*.kv.keys"))
 
@@ -211,7 +211,7 @@ def test_a_candidate_that_answers_differently_the_second_time_is_seen(tmp_path: 
 
 RECORDER = """
 import numpy as np
-from harness.contract import CandidateInfo
+from grok_conformance.harness.contract import CandidateInfo
 
 INFO = CandidateInfo(name="recorder", version="1", taps=("logits", "embedding"))
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import blocks
-from harness.blocks import blocks_of, fenced, fenced_by, find
-from harness.compare import SPECS, Comparison, compare
-from harness.contract import Array, split_tap
-from harness.noise import Fence, fence_of
-from harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
-from harness.operations.experts import gelu
-from harness.operations.row import Exact
-from harness.statistics import (
+from grok_conformance.harness import blocks
+from grok_conformance.harness.blocks import blocks_of, fenced, fenced_by, find
+from grok_conformance.harness.compare import SPECS, Comparison, compare
+from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.noise import Fence, fence_of
+from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.operations.experts import gelu
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.statistics import (
     NUM_CLUSTERS,
     NUM_OCTAVES,
     OCTAVES,
@@ -27,7 +27,7 @@ from harness.statistics import (
     octaves_of,
     pooled,
 )
-from harness.verdict import CandidateVerdict, CaseVerdict, by_operation
+from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, by_operation
 
 LAMBDA = 6.6
 U = UNIT_ROUNDOFF["bfloat16"]

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from harness.audit import check_golden
-from harness.cases import Preset
-from harness.contract import DTYPES, Array
-from harness.manifest import MANIFEST_DIGEST, NOISE
-from harness.store import FixtureError, case_ids, open_golden, read_case, read_preset, read_taps
-from harness.taps import MANIFEST
-from harness.tensors import open_tensors, write_tensors
-from harness.writing import write_golden
+from grok_conformance.harness.audit import check_golden
+from grok_conformance.harness.cases import Preset
+from grok_conformance.harness.contract import DTYPES, Array
+from grok_conformance.harness.manifest import MANIFEST_DIGEST, NOISE
+from grok_conformance.harness.store import FixtureError, case_ids, open_golden, read_case, read_preset, read_taps
+from grok_conformance.harness.taps import MANIFEST
+from grok_conformance.harness.tensors import open_tensors, write_tensors
+from grok_conformance.harness.writing import write_golden
 from tests.harness.tiny_golden import CONFIG, DECODE, DENSE, PREFILL, PROVENANCE, QUANTISED, draw_taps, write_tiny
 
 STORED = {**DTYPES, "int8": np.dtype(np.int8)}

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.audit import input_problems
-from harness.cases import Case, steps_before
-from harness.contract import Array
-from harness.local import boundary_gap
-from harness.masks import visible_keys
-from harness.store import case_ids, read_preset
-from harness.suite import CASES, LARGE, PRESETS, UNEQUAL, make_preset, suite_cases
-from harness.synthesis import Statistics, synthesize
-from harness.tensors import digest
+from grok_conformance.harness.audit import input_problems
+from grok_conformance.harness.cases import Case, steps_before
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.local import boundary_gap
+from grok_conformance.harness.masks import visible_keys
+from grok_conformance.harness.store import case_ids, read_preset
+from grok_conformance.harness.suite import CASES, LARGE, PRESETS, UNEQUAL, make_preset, suite_cases
+from grok_conformance.harness.synthesis import Statistics, synthesize
+from grok_conformance.harness.tensors import digest
 from tests.harness.honest_port import golden, golden_case, golden_taps
 
 SUITE = suite_cases()

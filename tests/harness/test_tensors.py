@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.contract import Array
-from harness.files import FileError
-from harness.tensors import METADATA, STORED_DTYPES, digest, open_tensors, write_tensors
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.tensors import METADATA, STORED_DTYPES, digest, open_tensors, write_tensors
 
 SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.compare import Comparison
-from harness.contract import TransformerConfig, tap_names
-from harness.routing import FlipCount
-from harness.statistics import Systematic
-from harness.suite import UNEQUAL
-from harness.verdict import (
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import TransformerConfig, tap_names
+from grok_conformance.harness.routing import FlipCount
+from grok_conformance.harness.statistics import Systematic
+from grok_conformance.harness.suite import UNEQUAL
+from grok_conformance.harness.verdict import (
     SEVERITY,
     CandidateVerdict,
     CaseVerdict,
@@ -22,9 +22,9 @@ from harness.verdict import (
     pooled_systematic,
     worst_status,
 )
-from harness.waivers import Waiver
-from harness.weights import WeightProblem
-from harness.whole import Drift, Flip
+from grok_conformance.harness.waivers import Waiver
+from grok_conformance.harness.weights import WeightProblem
+from grok_conformance.harness.whole import Drift, Flip
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 GOOD = Comparison(0, "layers.00.attention.query", 100, tail=0.9, bulk=0.8)

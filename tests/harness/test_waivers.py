@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import FileError
-from harness.registry import builtin_names
-from harness.waivers import Waiver, builtin_waivers, check_cases, in_case, outdated, read_waivers, waivers_of
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.registry import builtin_names
+from grok_conformance.harness.waivers import (
+    Waiver,
+    builtin_waivers,
+    check_cases,
+    in_case,
+    outdated,
+    read_waivers,
+    waivers_of,
+)
 
 DEVIATION = {
     "candidate": "port",

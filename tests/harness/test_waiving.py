@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.answers import Answer
-from harness.contract import Array
-from harness.diagnosis import Diagnosis
-from harness.faults import FAULTS, mutant
-from harness.judge import judge_candidate
-from harness.run import summarise
-from harness.verdict import CandidateVerdict
-from harness.waivers import Waiver
-from harness.waiving import diagnosed, emulating
+from grok_conformance.harness.answers import Answer
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.faults import FAULTS, mutant
+from grok_conformance.harness.judge import judge_candidate
+from grok_conformance.harness.run import summarise
+from grok_conformance.harness.verdict import CandidateVerdict
+from grok_conformance.harness.waivers import Waiver
+from grok_conformance.harness.waiving import diagnosed, emulating
 from tests.harness.honest_port import NUM_ELEMENTS, answered, golden_taps, group_of, honest_taps
 
 CASE = "square/prefill/padded_batch.float32"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.__main__ import main
-from harness.contract import DTYPES, GOLDEN_DIR, Array, LanguageModelConfig, Weights
-from harness.files import read_json
-from harness.weights import WeightProblem, check_partition_specs, check_weights
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, LanguageModelConfig, Weights
+from grok_conformance.harness.files import read_json
+from grok_conformance.harness.weights import WeightProblem, check_partition_specs, check_weights
 from tests.harness.honest_port import golden_preset
 
 LAYER = "transformer/decoder_layer_0"
@@ -143,7 +143,7 @@ def test_published_partition_specs_pass_and_another_is_named() -> None:
 
 ADAPTER = """
 import numpy as np
-from candidates.numpy_float64 import INFO, load as load_right
+from grok_conformance.candidates.numpy_float64 import INFO, load as load_right
 
 def load(config, weights):
     model = load_right(config, weights)

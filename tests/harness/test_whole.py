@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.contract import Array, tap_name
-from harness.local import boundary_gap
-from harness.suite import suite_cases
-from harness.whole import Drift, Flip, Honest, drifts, flips, honest_run, per_token, route_of
+from grok_conformance.harness.contract import Array, tap_name
+from grok_conformance.harness.local import boundary_gap
+from grok_conformance.harness.suite import suite_cases
+from grok_conformance.harness.whole import Drift, Flip, Honest, drifts, flips, honest_run, per_token, route_of
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps, honest_taps
 
 CASE_IDS = [case.id for case in suite_cases()]

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.audit import check_golden
-from harness.cases import Case, Preset
-from harness.contract import Array
-from harness.files import FileError
-from harness.store import FixtureError, open_golden, read_preset
-from harness.writing import whole_folder, write_golden
+from grok_conformance.harness.audit import check_golden
+from grok_conformance.harness.cases import Case, Preset
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.store import FixtureError, open_golden, read_preset
+from grok_conformance.harness.writing import whole_folder, write_golden
 from tests.harness.tiny_golden import CONFIG, DECODE, PREFILL, PROVENANCE, QUANTISED, draw_taps, write_tiny
 
 STEPS = ("fsync", "rename", "replace")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.audit import demanded_taps
-from harness.cases import Cache, Call, Case, Preset
-from harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
-from harness.manifest import Manifest, Provenance
-from harness.writing import write_golden
+from grok_conformance.harness.audit import demanded_taps
+from grok_conformance.harness.cases import Cache, Call, Case, Preset
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.manifest import Manifest, Provenance
+from grok_conformance.harness.writing import write_golden
 
 CONFIG = LanguageModelConfig(
     model=TransformerConfig(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.cases import Cache, Call, CallKind, Case, Preset
-from harness.contract import LanguageModelConfig, TransformerConfig
-from harness.jobs import Job, write_job
+from grok_conformance.harness.cases import Cache, Call, CallKind, Case, Preset
+from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.jobs import Job, write_job
 
 FIRST, MIDDLE, LAST = "tiny/prefill/first", "tiny/prefill/middle", "tiny/prefill/last"
 MIDDLE_TOKEN = 66
@@ -39,7 +39,7 @@ PRESET = Preset("tiny", CONFIG, {"language_model/rms_norm/scale": np.ones(6, np.
 ADAPTER = """
 import ctypes, os, sys, time
 import numpy as np
-from harness.contract import CandidateInfo, Unsupported
+from grok_conformance.harness.contract import CandidateInfo, Unsupported
 
 INFO = CandidateInfo(name="fake", version="1.0", taps=("logits", "layers.*.kv.*"))
 

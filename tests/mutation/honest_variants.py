@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from harness.contract import Array, CandidateInfo, LanguageModelConfig, Model, Weights
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Model, Weights
 from tests.mutation.numpy_port import (
     Arithmetic,
     NumpyModel,
@@ -73,7 +73,7 @@ def on_mesh(shape: tuple[int, int]) -> Variant:
 
     def load(config: LanguageModelConfig, weights: Weights) -> Model:
         import reference  # noqa: PLC0415 - an engine is imported when it is used
-        from candidates.reference import load as load_on  # noqa: PLC0415 - an engine is imported when it is used
+        from grok_conformance.candidates.reference import load as load_on  # noqa: PLC0415 - an engine is imported when it is used
 
         return load_on(config, weights, reference.make_mesh(shape))
 
@@ -86,7 +86,7 @@ def op_by_op() -> Variant:
     def load(config: LanguageModelConfig, weights: Weights) -> Model:
         import jax  # noqa: PLC0415 - an engine is imported when it is used
 
-        from candidates import reference  # noqa: PLC0415 - an engine is imported when it is used
+        from grok_conformance.candidates import reference  # noqa: PLC0415 - an engine is imported when it is used
 
         return Managed(reference.load(config, weights), jax.disable_jit)
 
@@ -97,7 +97,7 @@ def unpinned() -> Variant:
     """Return the reference with its roundings left to the compiler."""
 
     def load(config: LanguageModelConfig, weights: Weights) -> Model:
-        from candidates import reference  # noqa: PLC0415 - an engine is imported when it is used
+        from grok_conformance.candidates import reference  # noqa: PLC0415 - an engine is imported when it is used
 
         return replace(reference.load(config, weights), pin_rounding=False)
 
@@ -108,7 +108,7 @@ def eager() -> Variant:
     """Return eager torch."""
 
     def load(config: LanguageModelConfig, weights: Weights) -> Model:
-        from candidates import torch_eager  # noqa: PLC0415 - an engine is imported when it is used
+        from grok_conformance.candidates import torch_eager  # noqa: PLC0415 - an engine is imported when it is used
 
         return torch_eager.load(config, weights)
 
@@ -119,7 +119,7 @@ def compiled() -> Variant:
     """Return torch compiled by inductor, told to round wherever eager execution does."""
 
     def load(config: LanguageModelConfig, weights: Weights) -> Model:
-        from candidates import torch_compiled  # noqa: PLC0415 - an engine is imported when it is used
+        from grok_conformance.candidates import torch_compiled  # noqa: PLC0415 - an engine is imported when it is used
 
         return torch_compiled.load(config, weights)
 
@@ -132,7 +132,7 @@ def freely_compiled() -> Variant:
     def load(config: LanguageModelConfig, weights: Weights) -> Model:
         import torch  # noqa: PLC0415 - an engine is imported when it is used
 
-        from candidates import torch_compiled  # noqa: PLC0415 - likewise
+        from grok_conformance.candidates import torch_compiled  # noqa: PLC0415 - likewise
 
         model = torch_compiled.load(config, weights)
         model.run_layer = torch.compile(torch_compiled.run_layer)

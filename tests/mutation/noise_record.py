@@ -15,17 +15,17 @@ import jax
 import numpy as np
 import torch
 
-from harness.cases import steps_before
-from harness.compare import COPIES
-from harness.contract import GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_specs
-from harness.local import Evidence, fence_of_copy, gather
-from harness.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
-from harness.noise_record import FORMAT, STATISTICS, parameters
-from harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
-from harness.operations.row import Exact
-from harness.oracle import walk
-from harness.provenance import record_platform, record_toolchain
-from harness.writing import replace_record
+from grok_conformance.harness.cases import steps_before
+from grok_conformance.harness.compare import COPIES
+from grok_conformance.harness.contract import GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_specs
+from grok_conformance.harness.local import Evidence, fence_of_copy, gather
+from grok_conformance.harness.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
+from grok_conformance.harness.noise_record import FORMAT, STATISTICS, parameters
+from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.oracle import walk
+from grok_conformance.harness.provenance import record_platform, record_toolchain
+from grok_conformance.harness.writing import replace_record
 from tests.harness.honest_port import exact_weights, golden_case, golden_taps
 from tests.mutation import honest_runs
 from tests.mutation.honest_runs import DTYPES, HonestRates, Suite

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.contract import DTYPES, Array, LanguageModelConfig, Weights, select_taps, tap_name, tap_names
+from grok_conformance.harness.contract import (
+    DTYPES,
+    Array,
+    LanguageModelConfig,
+    Weights,
+    select_taps,
+    tap_name,
+    tap_names,
+)
 
 Product = Callable[[Array, Array], Array]
 """Multiplies float32 matrices [.., m, k] and [.., k, n]."""

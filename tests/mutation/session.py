@@ -8,12 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from harness.contract import LEVELS
-from harness.detection import power_by_level
-from harness.power import Table
-from harness.report.progress import progress_bar
-from harness.run import read_groups, run_size
-from harness.store import case_ids
+from grok_conformance.harness.contract import LEVELS
+from grok_conformance.harness.detection import power_by_level
+from grok_conformance.harness.power import Table
+from grok_conformance.harness.report.progress import progress_bar
+from grok_conformance.harness.run import read_groups, run_size
+from grok_conformance.harness.store import case_ids
 from tests.conformance.test_nulls import NULLS
 from tests.harness.honest_port import golden, golden_case, golden_taps
 from tests.mutation import experiments, honest_runs

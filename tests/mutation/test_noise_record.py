@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.contract import Array, tap_specs
-from harness.noise import fence_of
-from harness.noise_record import record_problems
-from harness.operations.row import Exact
-from harness.schema import validate
-from harness.store import read_noise
+from grok_conformance.harness.contract import Array, tap_specs
+from grok_conformance.harness.noise import fence_of
+from grok_conformance.harness.noise_record import record_problems
+from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.schema import validate
+from grok_conformance.harness.store import read_noise
 from tests.harness.honest_port import golden
 from tests.mutation import noise_record
 from tests.mutation.honest_runs import Suite, judge_suite, rates_of

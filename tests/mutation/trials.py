@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.cases import Call, Case, Preset
-from harness.choice import Shown, choose_ways, failing_together
-from harness.compare import Comparison
-from harness.contract import Array, CandidateInfo
-from harness.diagnosis import Diagnosis
-from harness.faults import Fault, mutant
-from harness.judge import diagnose_failures
-from harness.local import check_case, gather
-from harness.oracle import Evaluator, ExactWeights
-from harness.prediction import Exhibit
-from harness.store import case_ids
-from harness.suite import PRESETS
-from harness.synthesis import synthesize
+from grok_conformance.harness.cases import Call, Case, Preset
+from grok_conformance.harness.choice import Shown, choose_ways, failing_together
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import Array, CandidateInfo
+from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.faults import Fault, mutant
+from grok_conformance.harness.judge import diagnose_failures
+from grok_conformance.harness.local import check_case, gather
+from grok_conformance.harness.oracle import Evaluator, ExactWeights
+from grok_conformance.harness.prediction import Exhibit
+from grok_conformance.harness.store import case_ids
+from grok_conformance.harness.suite import PRESETS
+from grok_conformance.harness.synthesis import synthesize
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import torch_taps

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.contract import GOLDEN_DIR
+from grok_conformance.harness.contract import GOLDEN_DIR
 
 ROOT = GOLDEN_DIR.parent
 README = (ROOT / "README.md").read_text()
@@ -26,13 +26,13 @@ FIVE_MINUTES = 300
 BROKEN_TORCH_PORT = """
 from torch.nn import functional
 
-from candidates.torch_eager import INFO, load, operations
+from grok_conformance.candidates.torch_eager import INFO, load, operations
 
 operations.gelu = functional.gelu  # by erf, not by tanh
 """
 
 PORT = """
-from candidates.numpy_float64 import INFO, load as load_right
+from grok_conformance.candidates.numpy_float64 import INFO, load as load_right
 
 def load(config, weights):
     name = "transformer/decoder_layer_0/rms_norm_2/scale"

@@ -9,8 +9,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from reference import attention, layers, moe
-from reference.memory import KVMemory
+from grok_conformance.reference import attention, layers, moe
+from grok_conformance.reference.memory import KVMemory
 from tests.properties import test_moe
 from tests.properties.kill import Patches
 

@@ -12,9 +12,9 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from reference import config, partitioning, quantization
-from reference.checkpoint import reading
-from reference.quantization import QuantizedWeight8bit
+from grok_conformance.reference import config, partitioning, quantization
+from grok_conformance.reference.checkpoint import reading
+from grok_conformance.reference.quantization import QuantizedWeight8bit
 from tests.properties.kill import Patches
 
 # Quantisation

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from reference import LanguageModelConfig, TransformerConfig
+from grok_conformance.reference import LanguageModelConfig, TransformerConfig
 
 SCALES_DTYPES = st.sampled_from([np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)])
 

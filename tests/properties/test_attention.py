@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import attention
-from reference.config import TransformerConfig
-from reference.taps import collect_taps
+from grok_conformance.reference import attention
+from grok_conformance.reference.config import TransformerConfig
+from grok_conformance.reference.taps import collect_taps
 
 B, T, D = 2, 4, 6
 CONFIG = TransformerConfig(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import contract
-from reference import config
+from grok_conformance.harness import contract
+from grok_conformance.reference import config
 
 WIDTHS = st.integers(1, 10_000)
 WIDENING_FACTORS = st.sampled_from([1, 1.5, 2, 2.5, 4, 6, 8])

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import layers
+from grok_conformance.reference import layers
 
 H, D = 8, 8
 ROUNDOFF = 2.0**-24

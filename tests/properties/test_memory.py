@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-import reference
-from reference.parameters import parameter_shapes
-from reference.quantization import is_quantized
+from grok_conformance import reference
+from grok_conformance.reference.parameters import parameter_shapes
+from grok_conformance.reference.quantization import is_quantized
 
 B, T, SLOTS = 2, 6, 8
 CONFIG = reference.LanguageModelConfig(

@@ -14,8 +14,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import moe
-from reference.config import TransformerConfig
+from grok_conformance.reference import moe
+from grok_conformance.reference.config import TransformerConfig
 
 B, T, D, E, K = 2, 3, 6, 5, 3
 CONFIG = TransformerConfig(

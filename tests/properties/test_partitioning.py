@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from reference import LanguageModelConfig, QuantizedWeight8bit, partitioning
-from reference.parameters import parameter_shapes
-from reference.quantization import is_quantized
+from grok_conformance.reference import LanguageModelConfig, QuantizedWeight8bit, partitioning
+from grok_conformance.reference.parameters import parameter_shapes
+from grok_conformance.reference.quantization import is_quantized
 from tests.properties.drawn import configs
 
 COMPONENTS = st.lists(st.sampled_from(["moe", "linear", "linear_1", "w", "layer_stack", "layer_stack_1"]), max_size=5)

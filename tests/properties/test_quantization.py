@@ -12,8 +12,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference import QuantizedWeight8bit, quantization
-from reference.checkpoint import encoding, pickles, reading
+from grok_conformance.reference import QuantizedWeight8bit, quantization
+from grok_conformance.reference.checkpoint import encoding, pickles, reading
 from tests.properties.drawn import DENORMALS, MAGNITUDES, SCALES_DTYPES, grouped_weights
 
 WEIGHTS = grouped_weights()

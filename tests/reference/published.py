@@ -11,8 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-import reference
-from harness.tensors import open_tensors
+from grok_conformance import reference
+from grok_conformance.harness.tensors import open_tensors
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
 

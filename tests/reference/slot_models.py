@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from reference import LanguageModelConfig, QuantizedWeight8bit, TransformerConfig
-from reference.parameters import Params, parameter_shapes
-from reference.quantization import is_quantized
+from grok_conformance.reference import LanguageModelConfig, QuantizedWeight8bit, TransformerConfig
+from grok_conformance.reference.parameters import Params, parameter_shapes
+from grok_conformance.reference.quantization import is_quantized
 
 CONFIG = LanguageModelConfig(
     vocab_size=48,

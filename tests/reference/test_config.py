@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from reference import GROK_1, PRESETS, LanguageModelConfig, ffn_size
+from grok_conformance.reference import GROK_1, PRESETS, LanguageModelConfig, ffn_size
 
 
 @pytest.mark.parametrize(

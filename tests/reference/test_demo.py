@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from reference import __main__ as command
-from reference import checkpoint, demo
-from reference.checkpoint.synthesis import synthesize
-from reference.config import PRESETS
-from reference.runner import InferenceRunner, ModelRunner, Request
+from grok_conformance.reference import __main__ as command
+from grok_conformance.reference import checkpoint, demo
+from grok_conformance.reference.checkpoint.synthesis import synthesize
+from grok_conformance.reference.config import PRESETS
+from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request
 from tests.reference.slot_models import CONFIG
 
 TINY = replace(CONFIG, eos_token=CONFIG.vocab_size, model=replace(CONFIG.model, num_layers=1))
@@ -26,7 +26,7 @@ TINY = replace(CONFIG, eos_token=CONFIG.vocab_size, model=replace(CONFIG.model, 
 def test_mesh_2_4_samples_on_8_virtual_devices_from_a_synthetic_model_and_says_so() -> None:
     options = ["--mesh", "2,4", "--token-ids", "5,6", "--token-ids", "9,10", "--max-tokens", "3"]
     child = subprocess.run(  # noqa: S603 - our own command line
-        [sys.executable, "-W", "error", "-m", "reference", *options],
+        [sys.executable, "-W", "error", "-m", "grok_conformance.reference", *options],
         cwd=Path(__file__).parents[2],
         env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
         capture_output=True,

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import reference
-from harness.contract import LanguageModelConfig, TransformerConfig
-from harness.synthesis import Statistics, synthesize
-from reference import LanguageModelOutput
+from grok_conformance import reference
+from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.synthesis import Statistics, synthesize
+from grok_conformance.reference import LanguageModelOutput
 from tests.reference.published import memory_after, relative_rms, run, tree
 
 CONFIG = LanguageModelConfig(

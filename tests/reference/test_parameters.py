@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from reference import PRESETS, LanguageModelConfig, init
-from reference.parameters import TrainingState, parameter_shapes
-from reference.quantization import is_quantized
+from grok_conformance.reference import PRESETS, LanguageModelConfig, init
+from grok_conformance.reference.parameters import TrainingState, parameter_shapes
+from grok_conformance.reference.quantization import is_quantized
 
 SMALL = PRESETS["small"]
 DENSE = replace(SMALL, model=replace(SMALL.model, num_experts=1, num_selected_experts=1))

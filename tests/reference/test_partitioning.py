@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from reference import PRESETS, apply_rules, cast_bfloat16, make_mesh, match, with_sharding_constraint
-from reference.parameters import parameter_shapes
-from reference.partitioning import check_mesh, fitting, num_model_shards, parameter_shardings
+from grok_conformance.reference import PRESETS, apply_rules, cast_bfloat16, make_mesh, match, with_sharding_constraint
+from grok_conformance.reference.parameters import parameter_shapes
+from grok_conformance.reference.partitioning import check_mesh, fitting, num_model_shards, parameter_shardings
 
 SMALL = PRESETS["small"]
 

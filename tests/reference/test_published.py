@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import reference
+from grok_conformance import reference
 from tests.reference.published import PUBLISHED, config, memory_after, relative_rms, run, tensors, tree
 
 PARAMS = tree(tensors("weights"))
@@ -57,7 +57,7 @@ def test_partition_specs_equal_the_published_ones() -> None:
 
 
 def test_grok_1_has_the_published_number_of_leaves_weights_and_scales() -> None:
-    from reference.parameters import parameter_shapes  # noqa: PLC0415 - shown beside what it is asked
+    from grok_conformance.reference.parameters import parameter_shapes  # noqa: PLC0415 - shown beside what it is asked
 
     leaves = [leaf for module in parameter_shapes(reference.GROK_1).values() for leaf in module.values()]
     assert len(leaves) == 770

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reference import QuantizedWeight8bit, dequantize, quantize
+from grok_conformance.reference import QuantizedWeight8bit, dequantize, quantize
 
 SHAPE = (2, 12, 5)  # [e, k, n]
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from reference.rounding import pinned_rounding, round_to
+from grok_conformance.reference.rounding import pinned_rounding, round_to
 
 GENERATOR = np.random.default_rng(0)
 X, Y, Z = GENERATOR.standard_normal((3, 4096)).astype(np.float32)

@@ -15,9 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reference import KVMemory, Memory, apply, runner
-from reference.runner import InferenceRunner, ModelRunner, Request, SampledToken, insert_slice, pad_to_size
-from reference.sampling import EXCLUDED, SampleSettings
+from grok_conformance.reference import KVMemory, Memory, apply, runner
+from grok_conformance.reference.runner import (
+    InferenceRunner,
+    ModelRunner,
+    Request,
+    SampledToken,
+    insert_slice,
+    pad_to_size,
+)
+from grok_conformance.reference.sampling import EXCLUDED, SampleSettings
 from tests.reference.slot_models import CONFIG, random_params
 
 PARAMS = random_params(CONFIG)
@@ -28,8 +35,8 @@ MAX_LENS = (5, 11, 100)
 
 ON_A_MESH = """
 import dataclasses, json, sys
-from reference import make_mesh
-from reference.runner import InferenceRunner, ModelRunner, Request, _decode, _prefill
+from grok_conformance.reference import make_mesh
+from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, _decode, _prefill
 from tests.reference.slot_models import CONFIG, random_params
 
 eos_token, prompts = json.load(sys.stdin)

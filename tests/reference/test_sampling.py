@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference.model import LanguageModelOutput
-from reference.sampling import EXCLUDED, TOP_K, SampleOutput, SampleSettings, sample_token, top_p_filter
+from grok_conformance.reference.model import LanguageModelOutput
+from grok_conformance.reference.sampling import (
+    EXCLUDED,
+    TOP_K,
+    SampleOutput,
+    SampleSettings,
+    sample_token,
+    top_p_filter,
+)
 
 ROWS, V = 64, 32
 SLACK = 4 * V * 2**-24

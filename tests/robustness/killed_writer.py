@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.audit import check_golden
-from harness.files import FileError
+from grok_conformance.harness.audit import check_golden
+from grok_conformance.harness.files import FileError
 from tests.harness.tiny_golden import write_tiny
 
 CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "open", "scandir")

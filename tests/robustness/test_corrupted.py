@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import shim
-from harness.__main__ import main
-from harness.answers import read_answer
-from harness.files import FileError, write_json
-from harness.jobs import read_job
-from harness.tensors import open_tensors, write_tensors
-from reference import checkpoint
-from reference.checkpoint.__main__ import main as checkpoint_main
+from grok_conformance.harness import shim
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.answers import read_answer
+from grok_conformance.harness.files import FileError, write_json
+from grok_conformance.harness.jobs import read_job
+from grok_conformance.harness.tensors import open_tensors, write_tensors
+from grok_conformance.reference import checkpoint
+from grok_conformance.reference.checkpoint.__main__ import main as checkpoint_main
 from tests.harness.tiny_golden import write_tiny
 from tests.harness.tiny_job import write_three_cases
 from tests.reference.checkpoint.tiny_checkpoints import DENSE, random_params

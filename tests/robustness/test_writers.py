@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from harness.__main__ import main
-from harness.audit import check_golden
-from harness.child import ROOT
-from harness.files import FileError, write_json
-from harness.store import FixtureError
-from harness.writing import whole_folder
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.audit import check_golden
+from grok_conformance.harness.child import ROOT
+from grok_conformance.harness.files import FileError, write_json
+from grok_conformance.harness.store import FixtureError
+from grok_conformance.harness.writing import whole_folder
 from tests.harness.tiny_golden import write_tiny
 from tests.robustness.trials import everything, outcome
 
@@ -56,8 +56,8 @@ def test_of_two_writers_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -
 ONE_CASE_AT_ONCE = """
 import sys, time
 from pathlib import Path
-from harness import capture
-from harness.__main__ import main
+from grok_conformance.harness import capture
+from grok_conformance.harness.__main__ import main
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 group = min(capture.suite_groups(), key=lambda group: sum(weight.nbytes for weight in group.preset.weights.values()))

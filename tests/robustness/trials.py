@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.commands import BROKEN
+from grok_conformance.harness.commands import BROKEN
 
 Main = Callable[[Sequence[str]], int]
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from harness.__main__ import main
-from harness.commands import COMMANDS, EXIT_STATUS
-from harness.commands.list import TABLES
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands import COMMANDS, EXIT_STATUS
+from grok_conformance.harness.commands.list import TABLES
 
 ENGINES = ("jax", "haiku", "torch")
 STARTS_AT_ONCE = [["--help"], ["run", "--help"], ["explain", "gelu_erf"], *(["list", what] for what in TABLES)]
@@ -35,7 +35,7 @@ def test_every_command_helps_with_an_example_and_its_exit_statuses(
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
     output = capsys.readouterr().out
-    assert f"python -m harness {name} {COMMANDS[name].example}" in output
+    assert f"python -m grok_conformance {name} {COMMANDS[name].example}" in output
     assert EXIT_STATUS in output
 
 

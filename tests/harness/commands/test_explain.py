@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from harness.__main__ import main
-from harness.faults import FAULTS
-from harness.graph import OPERATIONS
-from harness.verdict import SEVERITY
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.graph import OPERATIONS
+from grok_conformance.harness.verdict import SEVERITY
 
 
 @pytest.mark.parametrize("status", SEVERITY)

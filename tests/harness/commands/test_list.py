@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.__main__ import main
-from harness.contract import tap_specs
-from harness.faults import FAULTS
-from harness.registry import builtin_names
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.contract import tap_specs
+from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.registry import builtin_names
 from tests.harness.honest_port import golden
 
 

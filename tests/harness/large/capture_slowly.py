@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.__main__ import main
-from harness.large import store
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.large import store
 
 
 def slowly(write: Callable[[Path, Any], None], seconds: float) -> Callable[[Path, Any], None]:

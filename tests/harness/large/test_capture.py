@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.files import FileError
-from harness.large import canonical, store
-from harness.large.capture import capture
-from harness.large.forms import reduce_tap, summary_key
-from harness.large.sketch import project
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.large import canonical, store
+from grok_conformance.harness.large.capture import capture
+from grok_conformance.harness.large.forms import reduce_tap, summary_key
+from grok_conformance.harness.large.sketch import project
 from tests.harness.large import tiny_capture
 from tests.harness.large.tiny_capture import make_plan
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.__main__ import main
-from harness.compare import Comparison
-from harness.contract import Array
-from harness.files import FileError
-from harness.large import canonical, lock
-from harness.large.capture import capture
-from harness.large.check import Sample, check_stage, select_stages
-from harness.large.distance import distances
-from harness.large.plan import Plan, make_calls
-from harness.large.store import read_stage, write_stage
-from reference.checkpoint.synthesis import synthesize
-from reference.config import PRESETS
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.compare import Comparison
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.large import canonical, lock
+from grok_conformance.harness.large.capture import capture
+from grok_conformance.harness.large.check import Sample, check_stage, select_stages
+from grok_conformance.harness.large.distance import distances
+from grok_conformance.harness.large.plan import Plan, make_calls
+from grok_conformance.harness.large.store import read_stage, write_stage
+from grok_conformance.reference.checkpoint.synthesis import synthesize
+from grok_conformance.reference.config import PRESETS
 from tests.conformance import large_local
 
 ALL_CHANNELS = Sample(fraction=1.0)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.__main__ import main
-from harness.commands.capturing_large import choose_rows, describe, draw_prompt, read_prompt
-from harness.files import FileError
-from harness.large import canonical, store
-from harness.large.capture import Estimate, capture
-from harness.large.forms import written_bytes
-from harness.large.plan import Plan, make_calls, read_plan
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands.capturing_large import choose_rows, describe, draw_prompt, read_prompt
+from grok_conformance.harness.files import FileError
+from grok_conformance.harness.large import canonical, store
+from grok_conformance.harness.large.capture import Estimate, capture
+from grok_conformance.harness.large.forms import written_bytes
+from grok_conformance.harness.large.plan import Plan, make_calls, read_plan
 from tests.harness.large import tiny_capture
 from tests.harness.large.tiny_capture import CONFIG, TOKENS, make_plan
 

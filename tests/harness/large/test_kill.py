@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from reference.checkpoint.synthesis import synthesize
-from reference.config import PRESETS
+from grok_conformance.reference.checkpoint.synthesis import synthesize
+from grok_conformance.reference.config import PRESETS
 
 NUM_KILLS, NUM_KILLS_THOROUGH = 2, 20
 SECONDS_PER_FILE = 0.05

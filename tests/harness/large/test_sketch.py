@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.large.sketch import SKETCH_SIZE, STANDARD_ERROR, project, signs, splitmix64
+from grok_conformance.harness.large.sketch import SKETCH_SIZE, STANDARD_ERROR, project, signs, splitmix64
 
 MASK = 2**64 - 1
 

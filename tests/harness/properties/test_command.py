@@ -1,4 +1,4 @@
-"""`python -m harness properties`, and `run --properties`: exit status, table, and how to see a broken law again."""
+"""`python -m grok_conformance properties`, and `run --properties`: exit status, table, and how to see a broken law again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry
-from harness.__main__ import main
-from harness.commands import properties
-from harness.properties.check import Result
-from harness.registry import Candidate, default_names
+from grok_conformance.harness import registry
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands import properties
+from grok_conformance.harness.properties.check import Result
+from grok_conformance.harness.registry import Candidate, default_names
 
 BROKEN = """
-from candidates import numpy_float64
+from grok_conformance.candidates import numpy_float64
 
 INFO = numpy_float64.INFO
 
@@ -27,7 +27,7 @@ def load(config, weights):
     return model
 """
 REFUSING = """
-from harness.contract import CandidateInfo, Unsupported
+from grok_conformance.harness.contract import CandidateInfo, Unsupported
 
 INFO = CandidateInfo(name="refusing", version="1")
 
@@ -55,7 +55,7 @@ def test_a_broken_law_exits_with_1_and_says_how_to_see_it_again(
     assert f"{port}: causality: fail: a later token changes no earlier output" in said
     assert "differs   at logits, row 0" in said
     again = next(line for line in said.splitlines() if "reproduce" in line)
-    assert f"python -m harness properties --candidate {port} --law causality --draw '" in again
+    assert f"python -m grok_conformance properties --candidate {port} --law causality --draw '" in again
 
 
 def test_a_port_that_refuses_every_model_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

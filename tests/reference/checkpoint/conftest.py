@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reference import checkpoint
-from reference.parameters import Params
+from grok_conformance.reference import checkpoint
+from grok_conformance.reference.parameters import Params
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, random_params
 
 

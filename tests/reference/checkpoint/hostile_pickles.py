@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from reference.checkpoint.encoding import encode
+from grok_conformance.reference.checkpoint.encoding import encode
 
 PROTO, STOP, MARK, MEMOIZE = b"\x80\x04", b".", b"(", b"\x94"
 REDUCE, BUILD, NEWOBJ, NEWOBJ_EX, TUPLE = b"R", b"b", b"\x81", b"\x92", b"t"

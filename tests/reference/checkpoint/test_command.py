@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reference import checkpoint
-from reference.checkpoint import __main__ as command
-from reference.config import PRESETS
+from grok_conformance.reference import checkpoint
+from grok_conformance.reference.checkpoint import __main__ as command
+from grok_conformance.reference.config import PRESETS
 from tests.reference.checkpoint.hostile_pickles import DECOY, HOSTILE
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, all_bits
 
@@ -104,7 +104,7 @@ def test_wrong_command_line_exits_2(arguments: list[str]) -> None:
 def test_command_line_refuses_a_hostile_file_in_one_line_and_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "tensor00000_000").write_bytes(HOSTILE["os.system"])
     child = subprocess.run(  # noqa: S603 - our own command line
-        [sys.executable, "-m", "reference.checkpoint", "inspect", str(tmp_path)],
+        [sys.executable, "-m", "grok_conformance.reference.checkpoint", "inspect", str(tmp_path)],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,

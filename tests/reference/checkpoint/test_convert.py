@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import pytest
 import safetensors.flax
 
-from reference import checkpoint
-from reference.checkpoint import CheckpointError
-from reference.checkpoint.convert import from_safetensors, to_safetensors
-from reference.checkpoint.layout import in_file_order
-from reference.parameters import Params
-from reference.quantization import is_quantized
+from grok_conformance.reference import checkpoint
+from grok_conformance.reference.checkpoint import CheckpointError
+from grok_conformance.reference.checkpoint.convert import from_safetensors, to_safetensors
+from grok_conformance.reference.checkpoint.layout import in_file_order
+from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.quantization import is_quantized
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, ONE_LAYER, all_bits, bits, random_params
 
 

@@ -13,10 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from reference import GROK_1
-from reference.checkpoint.encoding import encode
-from reference.checkpoint.layout import in_file_order
-from reference.parameters import parameter_shapes
+from grok_conformance.reference import GROK_1
+from grok_conformance.reference.checkpoint.encoding import encode
+from grok_conformance.reference.checkpoint.layout import in_file_order
+from grok_conformance.reference.parameters import parameter_shapes
 
 PUBLISHED_BYTES = {  # SPEC §8
     "language_model/in_out_embed": 3_221_225_637,

@@ -13,13 +13,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from reference import GROK_1, LanguageModelConfig, TrainingState, checkpoint
-from reference.checkpoint import CheckpointError
-from reference.checkpoint.encoding import encode
-from reference.checkpoint.index import INDEX_NAME, file_name, read_index, write_index
-from reference.checkpoint.layout import in_file_order
-from reference.parameters import Params, parameter_shapes
-from reference.quantization import is_quantized
+from grok_conformance.reference import GROK_1, LanguageModelConfig, TrainingState, checkpoint
+from grok_conformance.reference.checkpoint import CheckpointError
+from grok_conformance.reference.checkpoint.encoding import encode
+from grok_conformance.reference.checkpoint.index import INDEX_NAME, file_name, read_index, write_index
+from grok_conformance.reference.checkpoint.layout import in_file_order
+from grok_conformance.reference.parameters import Params, parameter_shapes
+from grok_conformance.reference.quantization import is_quantized
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, DENSE, random_params
 
 PUBLISHED = json.loads((Path(__file__).parents[3] / "golden/published/partition_specs.json").read_text())

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from reference.checkpoint import pickles
-from reference.checkpoint.encoding import encode
-from reference.checkpoint.pickles import CheckpointError, StoredArray, decode
+from grok_conformance.reference.checkpoint import pickles
+from grok_conformance.reference.checkpoint.encoding import encode
+from grok_conformance.reference.checkpoint.pickles import CheckpointError, StoredArray, decode
 from tests.reference.checkpoint.hostile_pickles import DECOY, EXECUTING, GOOD, HOSTILE
 
 MAX_BYTES = 1 << 20

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-import reference
-from reference import QuantizedWeight8bit, checkpoint
-from reference.checkpoint import CheckpointError, reading
-from reference.checkpoint.index import INDEX_NAME
-from reference.checkpoint.layout import in_file_order
-from reference.checkpoint.pickles import StoredArray, decode
-from reference.parameters import Params
-from reference.partitioning import make_mesh, parameter_shardings, partition_specs
-from reference.quantization import is_quantized
+from grok_conformance import reference
+from grok_conformance.reference import QuantizedWeight8bit, checkpoint
+from grok_conformance.reference.checkpoint import CheckpointError, reading
+from grok_conformance.reference.checkpoint.index import INDEX_NAME
+from grok_conformance.reference.checkpoint.layout import in_file_order
+from grok_conformance.reference.checkpoint.pickles import StoredArray, decode
+from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.partitioning import make_mesh, parameter_shardings, partition_specs
+from grok_conformance.reference.quantization import is_quantized
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, DENSE, ONE_LAYER, all_bits, bits, random_params
 
 MESHES = [(1, 1), (1, 2), (1, 8), (2, 4)]

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-import reference
-from reference import GROK_1, LanguageModelConfig, TransformerConfig, checkpoint
-from reference.checkpoint import CheckpointError, synthesis
-from reference.checkpoint.synthesis import layer_kind, synthesize, unique_bytes
-from reference.parameters import Params
-from reference.quantization import dequantize, is_quantized
+from grok_conformance import reference
+from grok_conformance.reference import GROK_1, LanguageModelConfig, TransformerConfig, checkpoint
+from grok_conformance.reference.checkpoint import CheckpointError, synthesis
+from grok_conformance.reference.checkpoint.synthesis import layer_kind, synthesize, unique_bytes
+from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.quantization import dequantize, is_quantized
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, DENSE, ONE_LAYER, all_bits
 
 EIGHT_EXPERTS = LanguageModelConfig(

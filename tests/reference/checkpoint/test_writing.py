@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from reference import checkpoint
-from reference.checkpoint import CheckpointError
-from reference.checkpoint.index import INDEX_NAME, read_index, sample_digest, verify
-from reference.checkpoint.writing import LeafSource, write
-from reference.partitioning import make_mesh
+from grok_conformance.reference import checkpoint
+from grok_conformance.reference.checkpoint import CheckpointError
+from grok_conformance.reference.checkpoint.index import INDEX_NAME, read_index, sample_digest, verify
+from grok_conformance.reference.checkpoint.writing import LeafSource, write
+from grok_conformance.reference.partitioning import make_mesh
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, DENSE, ONE_LAYER, all_bits, random_params
 
 NORM = np.ones(3, np.float32)

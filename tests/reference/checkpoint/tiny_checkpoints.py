@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from reference import LanguageModelConfig, TransformerConfig
-from reference.parameters import Params, parameter_shapes
+from grok_conformance.reference import LanguageModelConfig, TransformerConfig
+from grok_conformance.reference.parameters import Params, parameter_shapes
 
 CONFIG = LanguageModelConfig(
     vocab_size=61,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.streaming.experts import MAX_WHOLE, padded_rows, tile_size
+from grok_conformance.reference.streaming.experts import MAX_WHOLE, padded_rows, tile_size
 
 
 @given(rows=st.integers(1, 4096), groups=st.integers(1, 16))

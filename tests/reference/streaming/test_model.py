@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import reference
-from harness.synthesis import Statistics
-from reference import streaming
-from reference.checkpoint.pickles import Array, CheckpointError
-from reference.streaming.reading import ReadAhead, Region
+from grok_conformance import reference
+from grok_conformance.harness.synthesis import Statistics
+from grok_conformance.reference import streaming
+from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError
+from grok_conformance.reference.streaming.reading import ReadAhead, Region
 from tests.reference.published import relative_rms
 from tests.reference.streaming.tiny_streams import TOKENS, save
 

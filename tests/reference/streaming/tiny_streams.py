@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-import reference
-from harness.contract import LanguageModelConfig, TransformerConfig
-from harness.synthesis import Statistics, synthesize
-from reference import checkpoint
+from grok_conformance import reference
+from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.synthesis import Statistics, synthesize
+from grok_conformance.reference import checkpoint
 from tests.reference.published import tree
 
 CONFIG = LanguageModelConfig(
