@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.files import FileError, parse_json, whole_file, write_json
 from grok_conformance.harness.schema import validate
-from grok_conformance.harness.taps import MANIFEST
 from grok_conformance.harness.tensors import digest
 
 FORMAT = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grok_conformance.harness.taps import GOLDEN_DIR
+from grok_conformance.harness.contract.taps import GOLDEN_DIR
 
 GOLDEN = GOLDEN_DIR / "v1"
 

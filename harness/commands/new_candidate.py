@@ -10,7 +10,7 @@ from pathlib import Path
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.files import FileError
 
-TEMPLATE = Path(__file__).resolve().parent.parent / "candidate_template.py"
+TEMPLATE = Path(__file__).resolve().parents[1] / "contract" / "template.py"
 TEMPLATE_NAME = "my_port"
 
 

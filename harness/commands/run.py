@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.commands.judging import add_report_options
-from grok_conformance.harness.taps import LEVELS
+from grok_conformance.harness.contract.taps import LEVELS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.files import FileError, read_json, write_json
 from grok_conformance.harness.manifest import file_digest
 from grok_conformance.harness.schema import validate
-from grok_conformance.harness.taps import MANIFEST
 
 LOCK = GOLDEN_DIR / "large.lock.json"
 FORMAT = 1

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract.tap_map import TapSource, map_taps, shown_taps
 from grok_conformance.harness.suite import UNEQUAL
-from grok_conformance.harness.tap_map import TapSource, map_taps, shown_taps
 
 B, T = 2, 6
 TOKENS = np.ones((B, T), np.int32)

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
-from grok_conformance.harness.tap_map import TapSource, map_taps, shown_taps
+from grok_conformance.harness.contract.tap_map import TapSource, map_taps, shown_taps
 
 TAP_MAP = (
     TapSource("logits", engine="logits", axes="b t v"),
@@ -46,7 +46,7 @@ def build_engine(config: LanguageModelConfig, weights: Weights) -> Any:
 
 
 def dequantize(weight: Array, scales: Array) -> Array:
-    """Return int8 [.., k, n] times scales [.., G, n]: row k has those of group k // (K / G) (SPEC §3)."""
+    """Return int8 [.., k, n] times scales [.., G, n]: row k has those of group k // (K / G) (SPEC 3)."""
     per_group = weight.shape[-2] // scales.shape[-2]
     product: Array = weight.astype(np.float32) * np.repeat(scales.astype(np.float32), per_group, axis=-2)
     return product

@@ -14,45 +14,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from grok_conformance.harness.configuration import LanguageModelConfig, TransformerConfig, ffn_size
-from grok_conformance.harness.taps import (
-    GOLDEN_DIR,
-    LEVELS,
-    TapSpec,
-    select_taps,
-    split_tap,
-    tap_name,
-    tap_names,
-    tap_specs,
-)
-
-__all__ = [
-    "DTYPES",
-    "GOLDEN_DIR",
-    "LEVELS",
-    "Array",
-    "CandidateInfo",
-    "ExtendingModel",
-    "LanguageModelConfig",
-    "Model",
-    "PreloadingModel",
-    "TapSpec",
-    "TransformerConfig",
-    "Unsupported",
-    "WeightShowingModel",
-    "Weights",
-    "ffn_size",
-    "select_taps",
-    "split_tap",
-    "tap_name",
-    "tap_names",
-    "tap_specs",
-]
-
 Array = NDArray[Any]
 
 Weights = Mapping[str, Array]
-"""Stored tensors by name: `module_path/name`; a quantised leaf is `….weight` (int8) and `….scales` (SPEC §2)."""
+"""Stored tensors by name: `module_path/name`; a quantised leaf is `….weight` (int8) and `….scales` (SPEC 2)."""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),

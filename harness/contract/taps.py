@@ -9,9 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from grok_conformance.harness.configuration import LanguageModelConfig
+from grok_conformance.harness.contract.configuration import LanguageModelConfig
 
-GOLDEN_DIR = Path(__file__).resolve().parent.parent / "golden"
+GOLDEN_DIR = Path(__file__).resolve().parents[2] / "golden"
 
 MANIFEST = "manifest.json"
 """The file of a golden set that tells all others; named here, where reading it needs no NumPy."""
