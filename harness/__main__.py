@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from grok_conformance.harness.commands import BROKEN, COMMANDS, EXIT_STATUS, PASS
-from grok_conformance.harness.names import unknown
+from grok_conformance.harness.formats.suggestions import unknown
 
 PROGRAM = "python -m grok_conformance"
 PURPOSE = "Is a port of Grok-1 numerically right, and if not, which operation is wrong?"
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = command_line(words).parse_args(words)
-    from grok_conformance.harness.files import FileError  # noqa: PLC0415 - `--help` has ended by now, and needs none of it
+    from grok_conformance.harness.formats.files import FileError  # noqa: PLC0415 - `--help` has ended by now, and needs none of it
     from grok_conformance.harness.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
 
     try:

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, select_taps, tap_name, tap_specs
-from grok_conformance.harness.files import FileError, read_json
+from grok_conformance.harness.formats.files import FileError, read_json
+from grok_conformance.harness.formats.suggestions import unknown
+from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
 from grok_conformance.harness.jobs import Job, JobCase
-from grok_conformance.harness.names import unknown
-from grok_conformance.harness.tensors import TensorFile, digest, open_tensors
 
 Status = Literal["answered", "unsupported", "error", "missing"]
 

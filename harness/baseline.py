@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grok_conformance.harness.contract import split_tap
-from grok_conformance.harness.files import (
+from grok_conformance.harness.formats.files import (
     MAX_REPORT_BYTES,
     FileError,
     parse_json,
@@ -25,8 +25,8 @@ from grok_conformance.harness.files import (
     whole_file,
     write_json,
 )
+from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.provenance import record_platform
-from grok_conformance.harness.tensors import digest, open_tensors
 from grok_conformance.harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1

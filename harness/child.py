@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC = Path("/proc")

@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from grok_conformance.harness.cases import CallKind, Case, Preset, tap_key
 from grok_conformance.harness.contract import DTYPES, Array, select_taps, tap_names
-from grok_conformance.harness.files import FileError, read_json, write_json
-from grok_conformance.harness.tensors import write_tensors
+from grok_conformance.harness.formats.files import FileError, read_json, write_json
+from grok_conformance.harness.formats.tensors import write_tensors
 
 FORMAT = 1
 UNTAPPED = ("logits", "layers.*.kv.*")

@@ -11,9 +11,9 @@ from typing import Any
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.taps import MANIFEST
-from grok_conformance.harness.files import FileError, parse_json, whole_file, write_json
-from grok_conformance.harness.schema import validate
-from grok_conformance.harness.tensors import digest
+from grok_conformance.harness.formats.files import FileError, parse_json, whole_file, write_json
+from grok_conformance.harness.formats.schema import validate
+from grok_conformance.harness.formats.tensors import digest
 
 FORMAT = 1
 MANIFEST_DIGEST = "manifest.sha256"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from grok_conformance.harness.names import unknown
+from grok_conformance.harness.formats.suggestions import unknown
 
 ENTRY_POINTS = "grok_conformance.candidates"
 """The group of entry points in which an installed port gives its adapter a name: `my_port = "my_package.adapter"`."""

@@ -16,7 +16,7 @@ from grok_conformance.harness.cases import Case
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import LEVELS, split_tap, tap_names
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.jobs import read_job, write_job
 from grok_conformance.harness.judge import Group, HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.local import call_sizes

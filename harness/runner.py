@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from grok_conformance.harness.answers import Answer, is_answered, make_folders, one_line
 from grok_conformance.harness.child import Exit, Limits, run_child
-from grok_conformance.harness.files import FileError, write_json
+from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.jobs import Job, JobCase, link_job, read_job
 from grok_conformance.harness.registry import Candidate
 

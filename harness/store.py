@@ -16,11 +16,11 @@ from typing import Any
 from grok_conformance.harness.cases import Cache, Call, CallKind, Case, Preset, tap_key
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 from grok_conformance.harness.contract.taps import MANIFEST
-from grok_conformance.harness.files import MAX_JSON_BYTES, FileError, parse_json
+from grok_conformance.harness.formats.files import MAX_JSON_BYTES, FileError, parse_json
+from grok_conformance.harness.formats.schema import validate
+from grok_conformance.harness.formats.suggestions import unknown
+from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
 from grok_conformance.harness.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
-from grok_conformance.harness.names import unknown
-from grok_conformance.harness.schema import validate
-from grok_conformance.harness.tensors import TensorFile, digest, open_tensors
 
 
 class FixtureError(FileError):

@@ -33,10 +33,10 @@ from typing import Any
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.faults import FAULTS
-from grok_conformance.harness.files import FileError
-from grok_conformance.harness.names import unknown
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.schema import validate
+from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.registry import CANDIDATES_DIR
-from grok_conformance.harness.schema import validate
 
 ONE_LAYER = re.compile(r"^layers\.[0-9]{2,}\.")
 """How the tap of one layer begins."""

@@ -14,7 +14,9 @@ from typing import Any
 from grok_conformance.harness.audit import input_problems, tap_problems
 from grok_conformance.harness.cases import Case, Preset, tap_key
 from grok_conformance.harness.contract import GOLDEN_DIR, Array
-from grok_conformance.harness.files import read_json, write_json
+from grok_conformance.harness.formats.files import read_json, write_json
+from grok_conformance.harness.formats.schema import validate
+from grok_conformance.harness.formats.tensors import write_tensors
 from grok_conformance.harness.manifest import (
     NOISE,
     PRESET_NAME,
@@ -27,9 +29,7 @@ from grok_conformance.harness.manifest import (
     write_manifest,
 )
 from grok_conformance.harness.noise_record import record_problems
-from grok_conformance.harness.schema import validate
 from grok_conformance.harness.store import FixtureError, open_golden
-from grok_conformance.harness.tensors import write_tensors
 
 
 def write_golden(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grok_conformance.harness.files import whole_file
+from grok_conformance.harness.formats.files import whole_file
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

@@ -11,7 +11,7 @@ from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.contract.taps import MANIFEST
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large import lock, store
 from grok_conformance.harness.large.check import Sample, check_stage, select_stages
 from grok_conformance.harness.large.distance import BLIND, Distance, distances

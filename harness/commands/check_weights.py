@@ -12,7 +12,7 @@ from grok_conformance.harness.answers import read_answer, read_weights
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.commands.judging import GOLDEN
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.jobs import write_job
 from grok_conformance.harness.judge import Group
 from grok_conformance.harness.registry import Candidate, find_candidate

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.differences import Move, golden_moves, report_moves
-from grok_conformance.harness.files import FileError
-from grok_conformance.harness.names import unknown
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.report.files import Report, read_report
 from grok_conformance.harness.report.terminal import LOOK, wide_console
 from grok_conformance.harness.store import Golden, open_golden

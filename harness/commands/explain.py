@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.contract.taps import GOLDEN_DIR, TapSpec, tap_specs
 from grok_conformance.harness.faults import FAULTS, Fault, faults_at
-from grok_conformance.harness.files import FileError, read_json
+from grok_conformance.harness.formats.files import FileError, read_json
+from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.graph import OPERATIONS
-from grok_conformance.harness.names import unknown
 from grok_conformance.harness.operations.row import Operation
 
 WIDTH = 13

@@ -12,8 +12,8 @@ from pathlib import Path
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.contract.configuration import LanguageModelConfig
 from grok_conformance.harness.contract.taps import GOLDEN_DIR, MANIFEST, tap_specs
-from grok_conformance.harness.files import FileError, read_json
-from grok_conformance.harness.names import unknown
+from grok_conformance.harness.formats.files import FileError, read_json
+from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.registry import CANDIDATES_DIR, builtin_names
 
 

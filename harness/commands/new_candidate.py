@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from grok_conformance.harness.commands import PASS
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "contract" / "template.py"
 TEMPLATE_NAME = "my_port"

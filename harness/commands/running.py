@@ -25,7 +25,7 @@ from grok_conformance.harness.child import Limits
 from grok_conformance.harness.commands import properties
 from grok_conformance.harness.commands.concluding import conclude, known_deviations
 from grok_conformance.harness.commands.run import add_options
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.properties.check import NUM_DRAWS
 from grok_conformance.harness.properties.draws import drawn
 from grok_conformance.harness.properties.laws import LAWS

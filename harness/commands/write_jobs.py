@@ -10,7 +10,7 @@ from grok_conformance.harness import run
 from grok_conformance.harness.answers import make_folders
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.judging import GOLDEN
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.jobs import read_job
 from grok_conformance.harness.store import open_golden
 

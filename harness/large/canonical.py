@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from grok_conformance import reference
 from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.reference import streaming
 from grok_conformance.reference.checkpoint import CheckpointError

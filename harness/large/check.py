@@ -17,7 +17,7 @@ from grok_conformance.harness.blocks import fenced
 from grok_conformance.harness.cases import Preset, steps_before
 from grok_conformance.harness.compare import COPIES, SPECS, Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.graph import TABLE, input_taps, operation_of, weight_names
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan

@@ -10,7 +10,7 @@ import numpy as np
 
 from grok_conformance.harness.compare import widen
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large.forms import by_token, summary_key
 from grok_conformance.harness.large.plan import Plan, differences
 from grok_conformance.harness.large.sketch import STANDARD_ERROR

@@ -15,7 +15,7 @@ import numpy as np
 
 from grok_conformance.harness.cases import Call, Preset
 from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig, ffn_size
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.synthesis import Statistics, synthesize
 
 PRESET = "drawn"

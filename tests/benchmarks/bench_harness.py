@@ -25,12 +25,12 @@ from grok_conformance.harness.blocks import Block, find
 from grok_conformance.harness.cases import Call, Case, Preset, tap_key
 from grok_conformance.harness.commands.list import TABLES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
+from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.local import check_case, gather
 from grok_conformance.harness.noise import fence_of, tail_factor
 from grok_conformance.harness.operations.row import Exact
 from grok_conformance.harness.oracle import ExactWeights
 from grok_conformance.harness.store import open_golden, read_taps
-from grok_conformance.harness.tensors import digest, open_tensors
 from tests.benchmarks.gates import Action, Record, assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from grok_conformance.harness.contract import LanguageModelConfig, Weights
-from grok_conformance.harness.files import read_json
+from grok_conformance.harness.formats.files import read_json
+from grok_conformance.harness.formats.tensors import open_tensors
 from grok_conformance.harness.shim import import_candidate
-from grok_conformance.harness.tensors import open_tensors
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.contract import GOLDEN_DIR
-from grok_conformance.harness.files import read_json, write_json
+from grok_conformance.harness.formats.files import read_json, write_json
+from grok_conformance.harness.formats.tensors import open_tensors
 from grok_conformance.harness.store import open_golden
-from grok_conformance.harness.tensors import open_tensors
 from grok_conformance.harness.verdict import CandidateVerdict
 from tests.candidates.programs import judge
 from tests.harness import tiny_job

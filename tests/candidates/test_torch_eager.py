@@ -22,7 +22,7 @@ from grok_conformance.harness.contract import (
     tap_names,
     tap_specs,
 )
-from grok_conformance.harness.tensors import open_tensors
+from grok_conformance.harness.formats.tensors import open_tensors
 from tests.candidates.tiny_models import CONFIG, MODELS, ints, load, random_tokens
 
 PUBLISHED = GOLDEN_DIR / "published"

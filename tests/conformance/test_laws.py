@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grok_conformance.candidates.torch_eager import operations
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.properties.check import check_draws, check_properties
 from grok_conformance.harness.properties.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
 from grok_conformance.harness.properties.laws import LAWS

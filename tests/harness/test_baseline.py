@@ -23,7 +23,7 @@ from grok_conformance.harness.baseline import (
     write_history,
 )
 from grok_conformance.harness.commands.running import earlier_runs
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from tests.harness.test_main import CASE, GOOD
 
 KEY = "unequal.bfloat16/prefill call0/layers.01.attention.key"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.files import FileError, parse_json, read_json, whole_file, write_json
+from grok_conformance.harness.formats.files import FileError, parse_json, read_json, whole_file, write_json
 
 
 def test_whole_file_leaves_the_old_content_and_nothing_else_when_writing_fails(tmp_path: Path) -> None:

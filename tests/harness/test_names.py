@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_conformance.harness.names import unknown
+from grok_conformance.harness.formats.suggestions import unknown
 
 
 def test_a_name_misspelt_is_answered_with_the_nearest() -> None:

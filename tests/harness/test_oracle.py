@@ -13,9 +13,9 @@ import pytest
 
 from grok_conformance.harness.cases import Call, Case, Preset, tap_key
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, LanguageModelConfig, split_tap, tap_names
+from grok_conformance.harness.formats.tensors import open_tensors
 from grok_conformance.harness.oracle import ExactWeights, dequantised, walk
 from grok_conformance.harness.suite import UNEQUAL, make_preset
-from grok_conformance.harness.tensors import open_tensors
 
 PUBLISHED = GOLDEN_DIR / "published"
 

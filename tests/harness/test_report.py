@@ -16,7 +16,7 @@ from grok_conformance.harness.baseline import conformance_digest
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.diagnosis import Diagnosis
 from grok_conformance.harness.distribution import Element
-from grok_conformance.harness.files import plain
+from grok_conformance.harness.formats.files import plain
 from grok_conformance.harness.power import Power
 from grok_conformance.harness.report import files, terminal
 from grok_conformance.harness.report.files import read_report, report_of, write_junit, write_report_json

@@ -7,7 +7,7 @@ import pytest
 
 from grok_conformance.harness.answers import Answer, read_answer
 from grok_conformance.harness.child import MAX_LOG_BYTES, Limits
-from grok_conformance.harness.files import FileError, read_json
+from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.jobs import Job, read_job, write_job
 from grok_conformance.harness.registry import Candidate, find_candidate
 from grok_conformance.harness.runner import RunRecord, run_job, run_jobs

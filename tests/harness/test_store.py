@@ -22,9 +22,9 @@ from grok_conformance.harness.audit import check_golden
 from grok_conformance.harness.cases import Preset
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.contract.taps import MANIFEST
+from grok_conformance.harness.formats.tensors import open_tensors, write_tensors
 from grok_conformance.harness.manifest import MANIFEST_DIGEST, NOISE
 from grok_conformance.harness.store import FixtureError, case_ids, open_golden, read_case, read_preset, read_taps
-from grok_conformance.harness.tensors import open_tensors, write_tensors
 from grok_conformance.harness.writing import write_golden
 from tests.harness.tiny_golden import CONFIG, DECODE, DENSE, PREFILL, PROVENANCE, QUANTISED, draw_taps, write_tiny
 

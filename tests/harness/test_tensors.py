@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.files import FileError
-from grok_conformance.harness.tensors import METADATA, STORED_DTYPES, digest, open_tensors, write_tensors
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.tensors import METADATA, STORED_DTYPES, digest, open_tensors, write_tensors
 
 SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 

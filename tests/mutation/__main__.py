@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from grok_conformance.harness.files import write_json
+from grok_conformance.harness.formats.files import write_json
 from grok_conformance.harness.power import POWER_FILE
 from tests.harness.honest_port import golden
 from tests.mutation import session, summary

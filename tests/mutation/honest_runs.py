@@ -21,7 +21,7 @@ import numpy as np
 from grok_conformance.harness.answers import Answer
 from grok_conformance.harness.cases import Call, Case, Preset, tap_key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig, split_tap
-from grok_conformance.harness.files import write_json
+from grok_conformance.harness.formats.files import write_json
 from grok_conformance.harness.judge import Group, HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.run import run_size, summarise
 from grok_conformance.harness.synthesis import Statistics, synthesize

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok_conformance import reference
-from grok_conformance.harness.tensors import open_tensors
+from grok_conformance.harness.formats.tensors import open_tensors
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large import canonical, store
 from grok_conformance.harness.large.capture import capture
 from grok_conformance.harness.large.forms import reduce_tap, summary_key

@@ -15,7 +15,7 @@ import pytest
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large import canonical, lock
 from grok_conformance.harness.large.capture import capture
 from grok_conformance.harness.large.check import Sample, check_stage, select_stages

@@ -11,7 +11,7 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands.capturing_large import choose_rows, describe, draw_prompt, read_prompt
-from grok_conformance.harness.files import FileError
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large import canonical, store
 from grok_conformance.harness.large.capture import Estimate, capture
 from grok_conformance.harness.large.forms import written_bytes

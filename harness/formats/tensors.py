@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.files import FileError, parse_json, whole_file
+from grok_conformance.harness.formats.files import FileError, parse_json, whole_file
 
 STORED_DTYPES: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),

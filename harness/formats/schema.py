@@ -9,7 +9,7 @@ from typing import Any
 import fastjsonschema
 
 from grok_conformance.harness.contract import GOLDEN_DIR
-from grok_conformance.harness.files import read_json
+from grok_conformance.harness.formats.files import read_json
 
 MAX_DETAIL = 300
 
