@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases import Cache, Preset
+from grok_conformance.harness.cases.case import Cache, Preset
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LanguageModelConfig, Weights, split_tap
 from grok_conformance.harness.masks import visible_keys
 from grok_conformance.harness.noise import recorded_dtypes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases import Case, steps_before, tap_key
+from grok_conformance.harness.cases.case import Case, steps_before, tap_key
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.distribution import histogram
 from grok_conformance.harness.local import Evidence, boundary_gap

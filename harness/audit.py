@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grok_conformance.harness.cases import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_names, tap_specs
 from grok_conformance.harness.manifest import NOISE, StoredTensor
 from grok_conformance.harness.noise import recorded_dtypes

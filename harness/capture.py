@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from grok_conformance.harness.answers import Answer, read_answer
-from grok_conformance.harness.cases import Case
+from grok_conformance.harness.cases.case import Case
+from grok_conformance.harness.cases.suite import PRESETS, make_preset, suite_cases
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.jobs import read_job
@@ -24,7 +25,6 @@ from grok_conformance.harness.registry import find_candidate
 from grok_conformance.harness.run import Progress, run_size, summarise, write_jobs
 from grok_conformance.harness.runner import run_jobs
 from grok_conformance.harness.store import FixtureError, case_ids, open_golden, read_taps
-from grok_conformance.harness.suite import PRESETS, make_preset, suite_cases
 from grok_conformance.harness.verdict import CandidateVerdict
 from grok_conformance.harness.writing import write_golden
 

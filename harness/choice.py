@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from grok_conformance.harness.cases import Case, Preset
+from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.edges import PHASES, Readings, describe, phase_of, possible
 from grok_conformance.harness.graph import OPERATIONS, operation_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.blocks import Fencing, blocks_of, fence_ratio, find
-from grok_conformance.harness.cases import Case
+from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
 from grok_conformance.harness.distribution import Element, worst_tokens
 from grok_conformance.harness.grid import grid_of

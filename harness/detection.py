@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from grok_conformance.harness.cases import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
 from grok_conformance.harness.choice import Shown, choose_ways, failing_together
 from grok_conformance.harness.compare import Comparison, compare, compare_routing
 from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs

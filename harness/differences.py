@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.compare import SPECS, compare_routing, widen
 from grok_conformance.harness.contract import Array, CandidateInfo, split_tap, tap_name, tap_names, tap_specs
 from grok_conformance.harness.local import Evidence, Key, gather

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from grok_conformance.harness.cases import CallKind, Case, Preset, tap_key
+from grok_conformance.harness.cases.case import CallKind, Case, Preset, tap_key
 from grok_conformance.harness.contract import DTYPES, Array, select_taps, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.tensors import write_tensors

@@ -9,7 +9,7 @@ import numpy as np
 
 from grok_conformance.harness.agreement import logit_agreements, routing_margins
 from grok_conformance.harness.answers import Answer, unrepeated
-from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together
 from grok_conformance.harness.compare import SPECS, Comparison, fit_slots, widen
 from grok_conformance.harness.contract import Array, split_tap

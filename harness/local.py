@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grok_conformance.harness.blocks import Fencing, fenced, fenced_by
-from grok_conformance.harness.cases import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
 from grok_conformance.harness.compare import (
     COPIES,
     SPECS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from grok_conformance.harness.cases import Case, steps_before
+from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.contract import Array, LanguageModelConfig, TapSpec
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases import Preset
+from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import Array, LanguageModelConfig, tap_specs
 from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.operations.row import Exact

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from grok_conformance.harness.cases import Cache, Case, Preset, steps_before
+from grok_conformance.harness.cases.case import Cache, Case, Preset, steps_before
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, tap_name, tap_names
 from grok_conformance.harness.graph import input_taps, operation_of, weight_names
 from grok_conformance.harness.masks import visible_keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases import Case, Preset, steps_before
+from grok_conformance.harness.cases.case import Case, Preset, steps_before
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import Array, split_tap, tap_name, tap_names
 from grok_conformance.harness.faults import Fault, change_of, mutant

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grok_conformance.harness.answers import Answer, one_line, read_answer, read_weights
-from grok_conformance.harness.cases import Case
+from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import LEVELS, split_tap, tap_names

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors, write_tensors

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.cases import Cache, Call, CallKind, Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset, tap_key
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.files import MAX_JSON_BYTES, FileError, parse_json

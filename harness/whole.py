@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.local import Evidence, Key

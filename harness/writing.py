@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grok_conformance.harness.audit import input_problems, tap_problems
-from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.contract import GOLDEN_DIR, Array
 from grok_conformance.harness.formats.files import read_json, write_json
 from grok_conformance.harness.formats.schema import validate

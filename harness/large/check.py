@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.blocks import fenced
-from grok_conformance.harness.cases import Preset, steps_before
+from grok_conformance.harness.cases.case import Preset, steps_before
 from grok_conformance.harness.compare import COPIES, SPECS, Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.formats.files import FileError

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from grok_conformance.harness.cases import Preset
+from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.compare import SPECS, widen
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
 from grok_conformance.harness.large.plan import Plan

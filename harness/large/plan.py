@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from grok_conformance.harness.cases import Call, Case
+from grok_conformance.harness.cases.case import Call, Case
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.schema import validate

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from grok_conformance.harness.answers import Answer, read_answer
-from grok_conformance.harness.cases import Case, steps_before
+from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import Array, split_tap, tap_name

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from grok_conformance.harness.cases import Call, Preset
+from grok_conformance.harness.cases.case import Call, Preset
+from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig, ffn_size
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.synthesis import Statistics, synthesize
 
 PRESET = "drawn"
 MORE_SLOTS = 4

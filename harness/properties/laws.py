@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from grok_conformance.harness.cases import Call, Preset
+from grok_conformance.harness.cases.case import Call, Preset
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.properties.draws import (
     MORE_SLOTS,

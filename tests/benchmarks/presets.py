@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance import reference
+from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig
 from grok_conformance.harness.formats.tensors import write_tensors
-from grok_conformance.harness.synthesis import Statistics, synthesize
 from grok_conformance.reference.config import BENCH
 from grok_conformance.reference.parameters import parameter_shapes
 

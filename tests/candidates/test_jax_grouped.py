@@ -13,11 +13,11 @@ from grok_conformance.candidates import jax_grouped
 from grok_conformance.candidates.jax_grouped.experts import Experts, batch_sizes
 from grok_conformance.candidates.jax_grouped.model import Model
 from grok_conformance.candidates.jax_grouped.parameters import Matrix
-from grok_conformance.harness.cases import Preset, tap_key
+from grok_conformance.harness.cases.case import Preset, tap_key
+from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import Array, Unsupported, tap_names
 from grok_conformance.harness.graph import OPERATIONS, PRODUCT_KEPT
 from grok_conformance.harness.local import check_case, gather
-from grok_conformance.harness.suite import make_preset
 from tests.harness.honest_port import at_fault, golden_case
 
 TOKENS, LENGTHS = np.array([[5, 9, 60, 3], [91, 4, 0, 0]], np.int32), np.array([4, 2], np.int32)

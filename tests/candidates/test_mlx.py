@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import Unsupported, tap_names
 from grok_conformance.harness.local import check_case, gather
 from tests.candidates.tiny_models import CONFIG, MODELS, ints, random_tokens, random_weights

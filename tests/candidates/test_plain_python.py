@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.answers import make_folders, read_answer
-from grok_conformance.harness.cases import Case
+from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.formats.files import read_json, write_json
 from grok_conformance.harness.jobs import write_job

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.candidates import torch_eager
-from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array, CandidateInfo, tap_names
 from grok_conformance.harness.local import check_case, gather

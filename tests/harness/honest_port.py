@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.answers import Answer
-from grok_conformance.harness.cases import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_names
 from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors

@@ -10,7 +10,7 @@ import pytest
 
 from grok_conformance.harness import writing
 from grok_conformance.harness.audit import check_golden, demanded_taps, input_problems, tap_problems
-from grok_conformance.harness.cases import Case
+from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import Array, tap_names
 from grok_conformance.harness.manifest import describe
 from grok_conformance.harness.store import FixtureError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from grok_conformance.harness.cases import Cache, Call, Case, steps_before, tap_key
+from grok_conformance.harness.cases.case import Cache, Call, Case, steps_before, tap_key
 
 TOKENS = np.array([[5, 6, 7], [8, 0, 0]], np.int32)
 CASE = Case(

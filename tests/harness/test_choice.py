@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness import choice
-from grok_conformance.harness.cases import Case, Preset
+from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together, permitted
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import tap_names

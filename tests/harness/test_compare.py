@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grok_conformance.harness.blocks import fenced
-from grok_conformance.harness.cases import Call, Case
+from grok_conformance.harness.cases.case import Call, Case
+from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.compare import (
     SPECS,
     Comparison,
@@ -26,7 +27,6 @@ from grok_conformance.harness.compare import (
 from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL
 from grok_conformance.harness.operations.row import Exact
-from grok_conformance.harness.suite import UNEQUAL
 
 FACTOR = 7.0
 TAP = "layers.01.attention.output"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import (
     DTYPES,
     LEVELS,
@@ -19,7 +20,6 @@ from grok_conformance.harness.contract import (
     tap_names,
     tap_specs,
 )
-from grok_conformance.harness.suite import UNEQUAL
 
 GROK_1 = LanguageModelConfig(
     model=TransformerConfig(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.differences import golden_moves, measured, report_moves, tap_difference, tap_differences
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grok_conformance.harness.cases import tap_key
+from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import LanguageModelConfig, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.tensors import open_tensors

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_conformance.harness.cases import Cache, Call, Case
+from grok_conformance.harness.cases.case import Cache, Call, Case
+from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.masks import compared, expand, visible_keys
-from grok_conformance.harness.suite import UNEQUAL
 
 PAD = UNEQUAL.pad_token
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import DTYPES
 from grok_conformance.harness.noise import (
     FALSE_ALARM_RATE,
@@ -22,7 +23,6 @@ from grok_conformance.harness.noise import (
 )
 from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.operations.row import Exact
-from grok_conformance.harness.suite import make_preset
 
 U = UNIT_ROUNDOFF["float32"]
 

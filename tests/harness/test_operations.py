@@ -11,12 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 from grok_conformance.harness.noise import fence_of, margin, tail_factor
 from grok_conformance.harness.operations import attention, embedding, experts, norm, router
 from grok_conformance.harness.operations.arithmetic import round_to, softmax
 from grok_conformance.harness.operations.row import CANONICAL, Alternative, Exact, Scope
-from grok_conformance.harness.suite import UNEQUAL
 
 NUM_ELEMENTS = 10**6
 f32 = np.float32

@@ -7,7 +7,7 @@ import pytest
 
 from grok_conformance.harness import shim
 from grok_conformance.harness.answers import Answer, read_answer, unrepeated
-from grok_conformance.harness.cases import Case
+from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.formats.files import read_json
 from grok_conformance.harness.jobs import Job, write_job

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from grok_conformance.harness.audit import check_golden
-from grok_conformance.harness.cases import Preset
+from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors

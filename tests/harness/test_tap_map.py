@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.tap_map import TapSource, map_taps, shown_taps
-from grok_conformance.harness.suite import UNEQUAL
 
 B, T = 2, 6
 TOKENS = np.ones((B, T), np.int32)

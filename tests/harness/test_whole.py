@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from grok_conformance.harness.cases.suite import suite_cases
 from grok_conformance.harness.contract import Array, tap_name
 from grok_conformance.harness.local import boundary_gap
-from grok_conformance.harness.suite import suite_cases
 from grok_conformance.harness.whole import Drift, Flip, Honest, drifts, flips, honest_run, per_token, route_of
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps, honest_taps
 

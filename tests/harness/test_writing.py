@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.audit import check_golden
-from grok_conformance.harness.cases import Case, Preset
+from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.store import FixtureError, open_golden, read_preset

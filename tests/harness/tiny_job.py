@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grok_conformance.harness.cases import Cache, Call, CallKind, Case, Preset
+from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset
 from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
 from grok_conformance.harness.jobs import Job, write_job
 

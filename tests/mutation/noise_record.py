@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import torch
 
-from grok_conformance.harness.cases import steps_before
+from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.compare import COPIES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_specs
 from grok_conformance.harness.local import Evidence, fence_of_copy, gather

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grok_conformance.harness.cases import Call, Case, Preset
+from grok_conformance.harness.cases.case import Call, Case, Preset
+from grok_conformance.harness.cases.suite import PRESETS
+from grok_conformance.harness.cases.synthesis import synthesize
 from grok_conformance.harness.choice import Shown, choose_ways, failing_together
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array, CandidateInfo
@@ -20,8 +22,6 @@ from grok_conformance.harness.local import check_case, gather
 from grok_conformance.harness.oracle import Evaluator, ExactWeights
 from grok_conformance.harness.prediction import Exhibit
 from grok_conformance.harness.store import case_ids
-from grok_conformance.harness.suite import PRESETS
-from grok_conformance.harness.synthesis import synthesize
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import torch_taps

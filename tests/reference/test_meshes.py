@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from grok_conformance import reference
+from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
-from grok_conformance.harness.synthesis import Statistics, synthesize
 from grok_conformance.reference import LanguageModelOutput
 from tests.reference.published import memory_after, relative_rms, run, tree
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from grok_conformance import reference
-from grok_conformance.harness.synthesis import Statistics
+from grok_conformance.harness.cases.synthesis import Statistics
 from grok_conformance.reference import streaming
 from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError
 from grok_conformance.reference.streaming.reading import ReadAhead, Region

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok_conformance import reference
+from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
-from grok_conformance.harness.synthesis import Statistics, synthesize
 from grok_conformance.reference import checkpoint
 from tests.reference.published import tree
 

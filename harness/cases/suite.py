@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from grok_conformance.harness.cases import Cache, Call, CallKind, Case, Preset
+from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset
+from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import DTYPES, LanguageModelConfig, TransformerConfig
-from grok_conformance.harness.synthesis import Statistics, synthesize
 
 PRODUCER = "harness.suite"
 LARGE = 1e4
