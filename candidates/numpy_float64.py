@@ -12,11 +12,11 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Cache, Preset
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LanguageModelConfig, Weights, split_tap
-from grok_conformance.harness.masks import visible_keys
+from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.masks import visible_keys
+from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, ExactWeights, cached_taps, empty_cache, walk_call
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.noise import recorded_dtypes
-from grok_conformance.harness.operations.arithmetic import round_to
-from grok_conformance.harness.operations.row import Exact, Scope
-from grok_conformance.harness.oracle import DEFAULT_MARGIN, ExactWeights, cached_taps, empty_cache, walk_call
 
 INFO = CandidateInfo(name="numpy_float64", version=np.__version__)
 

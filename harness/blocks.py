@@ -16,9 +16,9 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.distribution import EDGES, histogram
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.noise import BULK_DEVIATIONS, Fence, fence_of
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.operations.row import Exact
 from grok_conformance.harness.statistics import Sums, add_directions, merge_directions, weight_of
 
 BLOCK_SIZE = 2**17

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.edges import PHASES, Readings, describe, phase_of, possible
-from grok_conformance.harness.graph import OPERATIONS, operation_of
+from grok_conformance.harness.graph.oracle import ExactWeights
+from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
+from grok_conformance.harness.graph.table import OPERATIONS, operation_of
 from grok_conformance.harness.local import Evidence, check_case, has_gaps
-from grok_conformance.harness.operations.row import CANONICAL, Alternative, Operation
-from grok_conformance.harness.oracle import ExactWeights
 from grok_conformance.harness.verdict import pooled_systematic
 
 

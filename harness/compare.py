@@ -13,10 +13,10 @@ from grok_conformance.harness.blocks import Fencing, blocks_of, fence_ratio, fin
 from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
 from grok_conformance.harness.distribution import Element, worst_tokens
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.masks import compared, expand
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.grid import grid_of
-from grok_conformance.harness.masks import compared, expand
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.operations.row import Exact
 from grok_conformance.harness.statistics import Systematic, conclude
 
 SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}

@@ -16,8 +16,8 @@ import numpy as np
 from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, Fault
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.noise import Fence
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.prediction import Exhibit, Prediction, hides_taps, predict
 
 SAME_DIRECTION = 0.99

@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap
-from grok_conformance.harness.graph import input_taps, operation_of
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
+from grok_conformance.harness.graph.row import Alternative, Exact, Operation, Scope
+from grok_conformance.harness.graph.table import input_taps, operation_of
 from grok_conformance.harness.noise import fence_of
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.operations.row import Alternative, Exact, Operation, Scope
-from grok_conformance.harness.oracle import Evaluator, ExactWeights, evaluate
 
 Reading = Literal["rounded", "carried", "recorded"]
 """What an operation used of an input.

@@ -33,7 +33,10 @@ from grok_conformance.harness.contract import (
     tap_names,
 )
 from grok_conformance.harness.edges import Readings, reader
-from grok_conformance.harness.graph import operation_of
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.noise import (
     NUM_SIMULATIONS,
     SAFETY,
@@ -44,9 +47,6 @@ from grok_conformance.harness.noise import (
     recorded_dtypes,
     tail_factor,
 )
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.operations.row import Exact
-from grok_conformance.harness.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 
 Key = tuple[int, str]
 

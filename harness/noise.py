@@ -13,8 +13,8 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import Array, LanguageModelConfig, tap_specs
-from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
-from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.row import Exact
 
 FALSE_ALARM_RATE = 1e-3
 """α: the chance that a whole run of an honest candidate reports a fault."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from grok_conformance.harness import noise
 from grok_conformance.harness.contract import tap_specs
-from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
 
 FORMAT = 1
 MIN_RUNS = 64

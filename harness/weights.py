@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
-from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
 
 LOADED, DEQUANTIZED = "loaded/", "dequantized/"
 """What stands before a stored name in weights.safetensors: as the model holds it; as `dequantize` returns it."""

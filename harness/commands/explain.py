@@ -12,8 +12,8 @@ from grok_conformance.harness.contract.taps import GOLDEN_DIR, TapSpec, tap_spec
 from grok_conformance.harness.faults import FAULTS, Fault, faults_at
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
-from grok_conformance.harness.graph import OPERATIONS
-from grok_conformance.harness.operations.row import Operation
+from grok_conformance.harness.graph.row import Operation
+from grok_conformance.harness.graph.table import OPERATIONS
 
 WIDTH = 13
 

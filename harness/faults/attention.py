@@ -12,9 +12,9 @@ import numpy as np
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import functions
 from grok_conformance.harness.faults.row import Change, Fault, changes_at
-from grok_conformance.harness.masks import visible_keys
-from grok_conformance.harness.operations.arithmetic import round_to
-from grok_conformance.harness.operations.row import Scope
+from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.masks import visible_keys
+from grok_conformance.harness.graph.row import Scope
 
 ROTATIONS = ("attention.query_rotated", "attention.key_rotated")
 

@@ -14,10 +14,10 @@ import ml_dtypes
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.operations import attention, embedding, experts, norm, router
-from grok_conformance.harness.operations.arithmetic import contract, round_to, rounding_jump, softmax
-from grok_conformance.harness.operations.attention import LOGIT_CAP, ROPE_BASE
-from grok_conformance.harness.operations.row import Alternative, Exact, Function, Scope
+from grok_conformance.harness.graph.arithmetic import contract, round_to, rounding_jump, softmax
+from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
+from grok_conformance.harness.graph.operations.attention import LOGIT_CAP, ROPE_BASE
+from grok_conformance.harness.graph.row import Alternative, Exact, Function, Scope
 
 TF32_BITS = 11
 """Significant bits of a TF32 operand, the hidden one included."""

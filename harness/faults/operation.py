@@ -9,8 +9,8 @@ from dataclasses import replace
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import functions
 from grok_conformance.harness.faults.row import Change, Fault, changes_at
-from grok_conformance.harness.operations import router
-from grok_conformance.harness.operations.row import Scope
+from grok_conformance.harness.graph.operations import router
+from grok_conformance.harness.graph.row import Scope
 
 NORMS = ("attention.norm", "attention.output_norm", "moe.norm", "moe.output_norm", "final_norm")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap
-from grok_conformance.harness.graph import operation_of, resolve_inputs, weight_names
-from grok_conformance.harness.operations.row import CANONICAL, Alternative, Exact, Function, Scope
-from grok_conformance.harness.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
+from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Function, Scope
+from grok_conformance.harness.graph.table import operation_of, resolve_inputs, weight_names
 
 Kind = Literal["operation", "weights", "state", "execution"]
 

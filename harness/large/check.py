@@ -18,16 +18,16 @@ from grok_conformance.harness.cases.case import Preset, steps_before
 from grok_conformance.harness.compare import COPIES, SPECS, Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.graph import TABLE, input_taps, operation_of, weight_names
+from grok_conformance.harness.graph.masks import compared, expand, visible_keys
+from grok_conformance.harness.graph.operations import embedding
+from grok_conformance.harness.graph.oracle import ExactWeights, dequantised, evaluate
+from grok_conformance.harness.graph.row import CANONICAL, Exact, Scope
+from grok_conformance.harness.graph.table import TABLE, input_taps, operation_of, weight_names
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
 from grok_conformance.harness.local import safe, slack_of
-from grok_conformance.harness.masks import compared, expand, visible_keys
 from grok_conformance.harness.noise import margin, recorded_dtypes, tail_factor
-from grok_conformance.harness.operations import embedding
-from grok_conformance.harness.operations.row import CANONICAL, Exact, Scope
-from grok_conformance.harness.oracle import ExactWeights, dequantised, evaluate
 
 EXPERTS = ("moe.expert_activation", "moe.expert_up", "moe.expert_output")
 """Operations whose matrices are sampled."""
@@ -183,7 +183,7 @@ def fold(x: Array, axis: int) -> Array:
 
 
 def folded_masks(plan: Plan, call: int, rows: Array, steps: Array) -> dict[str, Array]:
-    """Return the masks of `harness.masks.compared` for folded taps; of a cache only each position's own slot counts."""
+    """Return the masks of `harness.graph.masks.compared` for folded taps; of a cache only each position's own slot counts."""
     kinds = compared(plan.case, call, plan.config)
     slots = np.repeat(kinds.pop("slots"), len(rows), axis=0)
     own = np.arange(slots.shape[1]) == steps[:, None]

@@ -16,10 +16,10 @@ from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import Array, split_tap, tap_name
+from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.jobs import write_job
 from grok_conformance.harness.local import Evidence, Key, gather
 from grok_conformance.harness.noise import SAFETY
-from grok_conformance.harness.oracle import ExactWeights
 from grok_conformance.harness.properties.draws import Draw, drawn, smaller, smallest_of
 from grok_conformance.harness.properties.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
 from grok_conformance.harness.registry import Candidate

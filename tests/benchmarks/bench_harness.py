@@ -26,10 +26,10 @@ from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
 from grok_conformance.harness.commands.list import TABLES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
 from grok_conformance.harness.formats.tensors import digest, open_tensors
+from grok_conformance.harness.graph.oracle import ExactWeights
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.local import check_case, gather
 from grok_conformance.harness.noise import fence_of, tail_factor
-from grok_conformance.harness.operations.row import Exact
-from grok_conformance.harness.oracle import ExactWeights
 from grok_conformance.harness.store import open_golden, read_taps
 from tests.benchmarks.gates import Action, Record, assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.cost import Cost, call_cost
+from grok_conformance.harness.graph.cost import Cost, call_cost
 from grok_conformance.harness.registry import find_candidate
 from grok_conformance.harness.report.files import read_report
 from grok_conformance.harness.verdict import Status, worst_status

@@ -16,7 +16,7 @@ from grok_conformance.candidates.jax_grouped.parameters import Matrix
 from grok_conformance.harness.cases.case import Preset, tap_key
 from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import Array, Unsupported, tap_names
-from grok_conformance.harness.graph import OPERATIONS, PRODUCT_KEPT
+from grok_conformance.harness.graph.table import OPERATIONS, PRODUCT_KEPT
 from grok_conformance.harness.local import check_case, gather
 from tests.harness.honest_port import at_fault, golden_case
 

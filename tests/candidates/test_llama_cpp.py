@@ -13,7 +13,7 @@ from grok_conformance.candidates.llama_cpp.gguf_file import dequantised
 from grok_conformance.candidates.llama_cpp.model import TAPS, LlamaModel
 from grok_conformance.harness.child import Limits
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Unsupported, tap_specs
-from grok_conformance.harness.oracle import walk
+from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.registry import find_candidate
 from grok_conformance.harness.run import read_groups, run_candidates
 from grok_conformance.harness.store import open_golden

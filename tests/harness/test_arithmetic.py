@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grok_conformance.harness.contract import DTYPES, Array
-from grok_conformance.harness.noise import fence_of, tail_factor
-from grok_conformance.harness.operations.arithmetic import (
+from grok_conformance.harness.graph.arithmetic import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
     contract,
@@ -19,6 +18,7 @@ from grok_conformance.harness.operations.arithmetic import (
     rounding_jump,
     softmax,
 )
+from grok_conformance.harness.noise import fence_of, tail_factor
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 NARROW = st.sampled_from(["bfloat16", "float16"])

@@ -13,9 +13,9 @@ from grok_conformance.harness import blocks
 from grok_conformance.harness.blocks import Findings, blocks_of, fenced, fenced_by, find
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.distribution import EDGES
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.noise import Fence, fence_of
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
-from grok_conformance.harness.operations.row import Exact
 from grok_conformance.harness.statistics import conclude
 
 LAMBDA = 6.6

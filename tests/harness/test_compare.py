@@ -25,8 +25,8 @@ from grok_conformance.harness.compare import (
     shape_problem,
 )
 from grok_conformance.harness.contract import Array, CandidateInfo
-from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL
-from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
+from grok_conformance.harness.graph.row import Exact
 
 FACTOR = 7.0
 TAP = "layers.01.attention.output"

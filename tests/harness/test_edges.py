@@ -11,12 +11,12 @@ import pytest
 
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, split_tap
 from grok_conformance.harness.edges import Readings, describe, possible, producers
-from grok_conformance.harness.graph import operation_of
+from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.oracle import walk
+from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.judge import Judged, judge_candidate
 from grok_conformance.harness.noise import USED_SHARE, computed
-from grok_conformance.harness.operations.arithmetic import round_to
-from grok_conformance.harness.operations.row import Exact
-from grok_conformance.harness.oracle import walk
 from tests.harness.honest_port import NUM_ELEMENTS, answered, exact_weights, golden_case, group_of, honest_taps
 
 CASE = "unequal/decode/unequal_lengths.bfloat16"

@@ -8,8 +8,8 @@ import pytest
 
 from grok_conformance.harness.cases.suite import PRESETS, UNEQUAL, make_preset
 from grok_conformance.harness.contract import LanguageModelConfig, split_tap, tap_names, tap_specs
-from grok_conformance.harness.graph import OPERATIONS, input_taps, operation_of, weight_names
-from grok_conformance.harness.operations.row import CANONICAL
+from grok_conformance.harness.graph.row import CANONICAL
+from grok_conformance.harness.graph.table import OPERATIONS, input_taps, operation_of, weight_names
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 CONFIGS = {"moe": UNEQUAL, "dense": DENSE}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from grok_conformance.harness.cases.case import Cache, Call, Case
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import tap_specs
-from grok_conformance.harness.masks import compared, expand, visible_keys
+from grok_conformance.harness.graph.masks import compared, expand, visible_keys
 
 PAD = UNEQUAL.pad_token
 

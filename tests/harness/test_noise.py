@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import DTYPES
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.noise import (
     FALSE_ALARM_RATE,
     computed,
@@ -21,8 +23,6 @@ from grok_conformance.harness.noise import (
     recorded_dtypes,
     tail_factor,
 )
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
-from grok_conformance.harness.operations.row import Exact
 
 U = UNIT_ROUNDOFF["float32"]
 

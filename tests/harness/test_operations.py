@@ -13,10 +13,10 @@ import pytest
 
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array, LanguageModelConfig
+from grok_conformance.harness.graph.arithmetic import round_to, softmax
+from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
+from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
 from grok_conformance.harness.noise import fence_of, margin, tail_factor
-from grok_conformance.harness.operations import attention, embedding, experts, norm, router
-from grok_conformance.harness.operations.arithmetic import round_to, softmax
-from grok_conformance.harness.operations.row import CANONICAL, Alternative, Exact, Scope
 
 NUM_ELEMENTS = 10**6
 f32 = np.float32

@@ -15,7 +15,7 @@ from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
 from grok_conformance.harness.cases.suite import UNEQUAL, make_preset
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, LanguageModelConfig, split_tap, tap_names
 from grok_conformance.harness.formats.tensors import open_tensors
-from grok_conformance.harness.oracle import ExactWeights, dequantised, walk
+from grok_conformance.harness.graph.oracle import ExactWeights, dequantised, walk
 
 PUBLISHED = GOLDEN_DIR / "published"
 

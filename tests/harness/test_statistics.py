@@ -12,10 +12,10 @@ from grok_conformance.harness import blocks
 from grok_conformance.harness.blocks import blocks_of, fenced, fenced_by, find
 from grok_conformance.harness.compare import SPECS, Comparison, compare
 from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.operations.experts import gelu
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.noise import Fence, fence_of
-from grok_conformance.harness.operations.arithmetic import UNIT_ROUNDOFF, round_to
-from grok_conformance.harness.operations.experts import gelu
-from grok_conformance.harness.operations.row import Exact
 from grok_conformance.harness.statistics import (
     NUM_CLUSTERS,
     NUM_OCTAVES,

@@ -18,12 +18,12 @@ import torch
 from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.compare import COPIES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_specs
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from grok_conformance.harness.graph.oracle import walk
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.local import Evidence, fence_of_copy, gather
 from grok_conformance.harness.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
 from grok_conformance.harness.noise_record import FORMAT, STATISTICS, parameters
-from grok_conformance.harness.operations.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
-from grok_conformance.harness.operations.row import Exact
-from grok_conformance.harness.oracle import walk
 from grok_conformance.harness.provenance import record_platform, record_toolchain
 from grok_conformance.harness.writing import replace_record
 from tests.harness.honest_port import exact_weights, golden_case, golden_taps

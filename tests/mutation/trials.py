@@ -17,9 +17,9 @@ from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.diagnosis import Diagnosis
 from grok_conformance.harness.faults import Fault, mutant
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights
 from grok_conformance.harness.judge import diagnose_failures
 from grok_conformance.harness.local import check_case, gather
-from grok_conformance.harness.oracle import Evaluator, ExactWeights
 from grok_conformance.harness.prediction import Exhibit
 from grok_conformance.harness.store import case_ids
 from tests.conformance.port_patch import patched

@@ -13,10 +13,10 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Cache, Case, Preset, steps_before
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, tap_name, tap_names
-from grok_conformance.harness.graph import input_taps, operation_of, weight_names
-from grok_conformance.harness.masks import visible_keys
-from grok_conformance.harness.operations.arithmetic import round_to
-from grok_conformance.harness.operations.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.masks import visible_keys
+from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.graph.table import input_taps, operation_of, weight_names
 
 DEFAULT_MARGIN = 8 * 2.0**-24
 """λ·u(float32) for the jumps of inner roundings where no run has set its own λ."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grok_conformance.harness.contract import LanguageModelConfig, split_tap, tap_name
-from grok_conformance.harness.operations import attention, embedding, experts, norm, router
-from grok_conformance.harness.operations.row import CANONICAL, Alternative, Operation
+from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
+from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
 
 CARRIED = Alternative("inner value not rounded", inner="kept")
 PRODUCT_KEPT = Alternative("int8 times scale not rounded", weights="kept")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.operations.arithmetic import contract, softmax
-from grok_conformance.harness.operations.row import Alternative, Exact, Scope
+from grok_conformance.harness.graph.arithmetic import contract, softmax
+from grok_conformance.harness.graph.row import Alternative, Exact, Scope
 
 
 def router_logits(x: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:

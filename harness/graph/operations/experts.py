@@ -7,14 +7,14 @@ import math
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.operations.arithmetic import (
+from grok_conformance.harness.graph.arithmetic import (
     contract,
     contract_by_expert,
     contract_sharded,
     round_to,
     rounding_jump,
 )
-from grok_conformance.harness.operations.row import Alternative, Exact, Scope
+from grok_conformance.harness.graph.row import Alternative, Exact, Scope
 
 GELU_FACTOR = math.sqrt(2 / math.pi)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.operations.arithmetic import contract, round_to, rounding_jump
-from grok_conformance.harness.operations.row import Alternative, Exact, Scope
+from grok_conformance.harness.graph.arithmetic import contract, round_to, rounding_jump
+from grok_conformance.harness.graph.row import Alternative, Exact, Scope
 
 
 def multiplier(scale: float, scope: Scope, alternative: Alternative) -> float:

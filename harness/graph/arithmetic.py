@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array
-from grok_conformance.harness.operations.row import Exact
+from grok_conformance.harness.graph.row import Exact
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 0.0}
 SMALLEST_NORMAL = {

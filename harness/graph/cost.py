@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grok_conformance.harness.contract import DTYPES, LanguageModelConfig, Weights, split_tap, tap_names, tap_specs
-from grok_conformance.harness.graph import operation_of, weight_names
+from grok_conformance.harness.graph.table import operation_of, weight_names
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.operations.arithmetic import (
+from grok_conformance.harness.graph.arithmetic import (
     contract,
     contract_sharded,
     contraction_spread,
@@ -13,7 +13,7 @@ from grok_conformance.harness.operations.arithmetic import (
     rounding_jump,
     softmax,
 )
-from grok_conformance.harness.operations.row import Alternative, Exact, Scope
+from grok_conformance.harness.graph.row import Alternative, Exact, Scope
 
 LOGIT_CAP = 30.0
 ROPE_BASE = 10000.0
