@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = command_line(words).parse_args(words)
     from grok_conformance.harness.formats.files import FileError  # noqa: PLC0415 - `--help` has ended by now, and needs none of it
-    from grok_conformance.harness.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
+    from grok_conformance.harness.running.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
 
     try:
         status: int = options.execute(options)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grok_conformance.harness.agreement import logit_agreements, routing_margins
-from grok_conformance.harness.answers import Answer, unrepeated
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together
 from grok_conformance.harness.compare import SPECS, Comparison, fit_slots, widen
@@ -20,6 +19,7 @@ from grok_conformance.harness.local import Evidence, check_case, gather
 from grok_conformance.harness.noise import SAFETY
 from grok_conformance.harness.prediction import Exhibit
 from grok_conformance.harness.routing import count_flips
+from grok_conformance.harness.running.answers import Answer, unrepeated
 from grok_conformance.harness.verdict import CaseVerdict, case_status
 from grok_conformance.harness.waivers import Waiver, in_case
 from grok_conformance.harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive

@@ -11,18 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from grok_conformance.harness.answers import Answer, one_line, read_answer, read_weights
 from grok_conformance.harness.cases.case import Case
-from grok_conformance.harness.child import Limits
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import LEVELS, split_tap, tap_names
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.jobs import read_job, write_job
 from grok_conformance.harness.judge import Group, HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.local import call_sizes
 from grok_conformance.harness.power import power_of_run
-from grok_conformance.harness.registry import Candidate
-from grok_conformance.harness.runner import run_jobs
+from grok_conformance.harness.running.answers import Answer, one_line, read_answer, read_weights
+from grok_conformance.harness.running.child_process import Limits
+from grok_conformance.harness.running.jobs import read_job, write_job
+from grok_conformance.harness.running.registry import Candidate
+from grok_conformance.harness.running.runner import run_jobs
 from grok_conformance.harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
 from grok_conformance.harness.waivers import Waiver, waivers_of

@@ -36,7 +36,7 @@ from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
-from grok_conformance.harness.registry import CANDIDATES_DIR
+from grok_conformance.harness.running.registry import CANDIDATES_DIR
 
 ONE_LAYER = re.compile(r"^layers\.[0-9]{2,}\.")
 """How the tap of one layer begins."""

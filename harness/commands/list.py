@@ -14,7 +14,7 @@ from grok_conformance.harness.contract.configuration import LanguageModelConfig
 from grok_conformance.harness.contract.taps import GOLDEN_DIR, MANIFEST, tap_specs
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
-from grok_conformance.harness.registry import CANDIDATES_DIR, builtin_names
+from grok_conformance.harness.running.registry import CANDIDATES_DIR, builtin_names
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

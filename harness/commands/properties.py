@@ -10,10 +10,10 @@ from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.properties.check import NUM_DRAWS, check_properties
 from grok_conformance.harness.properties.draws import Draw, drawn, parse_draw
 from grok_conformance.harness.properties.laws import LAWS, Law
-from grok_conformance.harness.registry import absences, default_names, find_candidate
 from grok_conformance.harness.report import laws as report
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.report.terminal import wide_console
+from grok_conformance.harness.running.registry import absences, default_names, find_candidate
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

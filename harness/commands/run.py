@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grok_conformance.harness.child import Limits
 from grok_conformance.harness.commands.judging import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
+from grok_conformance.harness.running.child_process import Limits
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

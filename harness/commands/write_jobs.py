@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from grok_conformance.harness import run
-from grok_conformance.harness.answers import make_folders
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.judging import GOLDEN
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.jobs import read_job
+from grok_conformance.harness.running.answers import make_folders
+from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.store import open_golden
 
 

@@ -11,19 +11,19 @@ from typing import Literal
 
 import numpy as np
 
-from grok_conformance.harness.answers import Answer, read_answer
 from grok_conformance.harness.cases.case import Case, steps_before
-from grok_conformance.harness.child import Limits
 from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import ExactWeights
-from grok_conformance.harness.jobs import write_job
 from grok_conformance.harness.local import Evidence, Key, gather
 from grok_conformance.harness.noise import SAFETY
 from grok_conformance.harness.properties.draws import Draw, drawn, smaller, smallest_of
 from grok_conformance.harness.properties.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
-from grok_conformance.harness.registry import Candidate
-from grok_conformance.harness.runner import run_jobs
+from grok_conformance.harness.running.answers import Answer, read_answer
+from grok_conformance.harness.running.child_process import Limits
+from grok_conformance.harness.running.jobs import write_job
+from grok_conformance.harness.running.registry import Candidate
+from grok_conformance.harness.running.runner import run_jobs
 from grok_conformance.harness.whole import Honest, honest_run, per_token
 
 NUM_DRAWS = 4

@@ -20,7 +20,7 @@ import numpy as np
 from grok_conformance.harness.contract import LanguageModelConfig, Weights
 from grok_conformance.harness.formats.files import read_json
 from grok_conformance.harness.formats.tensors import open_tensors
-from grok_conformance.harness.shim import import_candidate
+from grok_conformance.harness.running.python_runner import import_candidate
 
 
 def main() -> None:

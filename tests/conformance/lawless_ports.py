@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from grok_conformance.candidates.torch_eager import model, operations, parameters
-from grok_conformance.harness import shim
-from grok_conformance.harness.registry import Candidate
+from grok_conformance.harness.running import python_runner as shim
+from grok_conformance.harness.running.registry import Candidate
 from tests.conformance import porting_faults as faults
 
 TORCH = Candidate("torch_eager", ("grok_conformance.candidates.torch_eager",))

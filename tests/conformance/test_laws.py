@@ -13,7 +13,7 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.properties.check import check_draws, check_properties
 from grok_conformance.harness.properties.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
 from grok_conformance.harness.properties.laws import LAWS
-from grok_conformance.harness.registry import Candidate
+from grok_conformance.harness.running.registry import Candidate
 from tests.conformance.lawless_ports import KILLS, TORCH, in_process
 
 LAW = {law.name: law for law in LAWS}

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grok_conformance.harness.answers import Answer, read_answer, unrepeated
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.tensors import TensorFile, digest, write_tensors
-from grok_conformance.harness.jobs import Job
+from grok_conformance.harness.running.answers import Answer, read_answer, unrepeated
+from grok_conformance.harness.running.jobs import Job
 from tests.harness import tiny_job
 from tests.harness.tiny_job import FIRST, LAST, MIDDLE
 

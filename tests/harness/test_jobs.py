@@ -11,7 +11,7 @@ from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import LanguageModelConfig, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.tensors import open_tensors
-from grok_conformance.harness.jobs import link_job, read_job, write_job
+from grok_conformance.harness.running.jobs import link_job, read_job, write_job
 from tests.harness import tiny_job
 from tests.harness.tiny_job import CONFIG, FIRST, LAST, MIDDLE, PRESET, call, case, preloaded
 

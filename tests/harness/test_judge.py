@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness.answers import Answer
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Alternatives
 from grok_conformance.harness.graph.row import Alternative
 from grok_conformance.harness.graph.table import CARRIED, PRODUCT_KEPT, operation_of
 from grok_conformance.harness.judge import HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.running.answers import Answer
 from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_case, group_of, honest_taps, taps_of
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/pad_token.bfloat16"

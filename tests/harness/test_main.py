@@ -11,9 +11,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from grok_conformance.harness import registry
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import running
+from grok_conformance.harness.running import registry
 
 CASE = "stress/prefill/saturated_cap.float32"
 GOOD = "from candidates.numpy_float64 import INFO, load\n"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness import jobs, shim
-from grok_conformance.harness.answers import read_answer
 from grok_conformance.harness.formats.tensors import write_tensors
+from grok_conformance.harness.running.answers import read_answer
 from tests.harness.tiny_job import PRESET, call, case
 
 PROTOCOL = (Path(jobs.__file__).parent / "PROTOCOL.md").read_text()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.registry import (
+from grok_conformance.harness.running.registry import (
     CANDIDATES_DIR,
     UnknownCandidateError,
     builtin_names,
@@ -13,7 +13,7 @@ from grok_conformance.harness.registry import (
 )
 from tests.harness.tiny_job import write_adapter
 
-SHIM = (sys.executable, "-X", "faulthandler", "-m", "grok_conformance.harness.shim")
+SHIM = (sys.executable, "-X", "faulthandler", "-m", "grok_conformance.harness.running.python_runner")
 
 
 def test_modules_and_packages_of_the_folder_are_built_in_and_private_ones_are_not(tmp_path: Path) -> None:

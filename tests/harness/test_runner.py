@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.answers import Answer, read_answer
-from grok_conformance.harness.child import MAX_LOG_BYTES, Limits
 from grok_conformance.harness.formats.files import FileError, read_json
-from grok_conformance.harness.jobs import Job, read_job, write_job
-from grok_conformance.harness.registry import Candidate, find_candidate
-from grok_conformance.harness.runner import RunRecord, run_job, run_jobs
+from grok_conformance.harness.running.answers import Answer, read_answer
+from grok_conformance.harness.running.child_process import MAX_LOG_BYTES, Limits
+from grok_conformance.harness.running.jobs import Job, read_job, write_job
+from grok_conformance.harness.running.registry import Candidate, find_candidate
+from grok_conformance.harness.running.runner import RunRecord, run_job, run_jobs
 from tests.harness import tiny_job
 from tests.harness.tiny_job import FIRST, LAST, MIDDLE, MIDDLE_TOKEN, PRESET, call, case, write_adapter
 

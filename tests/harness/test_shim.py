@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness import shim
-from grok_conformance.harness.answers import Answer, read_answer, unrepeated
 from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.formats.files import read_json
-from grok_conformance.harness.jobs import Job, write_job
+from grok_conformance.harness.running import python_runner as shim
+from grok_conformance.harness.running.answers import Answer, read_answer, unrepeated
+from grok_conformance.harness.running.jobs import Job, write_job
 from tests.harness import tiny_job
 from tests.harness.tiny_job import FIRST, LAST, MIDDLE, PRESET, call, case, preloaded, write_adapter
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.registry import builtin_names
+from grok_conformance.harness.running.registry import builtin_names
 from grok_conformance.harness.waivers import (
     Waiver,
     builtin_waivers,

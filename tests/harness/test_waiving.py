@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness.answers import Answer
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.diagnosis import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.judge import judge_candidate
 from grok_conformance.harness.run import summarise
+from grok_conformance.harness.running.answers import Answer
 from grok_conformance.harness.verdict import CandidateVerdict
 from grok_conformance.harness.waivers import Waiver
 from grok_conformance.harness.waiving import diagnosed, emulating

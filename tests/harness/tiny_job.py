@@ -9,7 +9,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset
 from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
-from grok_conformance.harness.jobs import Job, write_job
+from grok_conformance.harness.running.jobs import Job, write_job
 
 FIRST, MIDDLE, LAST = "tiny/prefill/first", "tiny/prefill/middle", "tiny/prefill/last"
 MIDDLE_TOKEN = 66

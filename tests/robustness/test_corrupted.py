@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness import shim
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.answers import read_answer
 from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors
-from grok_conformance.harness.jobs import read_job
+from grok_conformance.harness.running import python_runner as shim
+from grok_conformance.harness.running.answers import read_answer
+from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.reference import checkpoint
 from grok_conformance.reference.checkpoint.__main__ import main as checkpoint_main
 from tests.harness.tiny_golden import write_tiny

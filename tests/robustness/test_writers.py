@@ -17,8 +17,8 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.audit import check_golden
-from grok_conformance.harness.child import ROOT
 from grok_conformance.harness.formats.files import FileError, write_json
+from grok_conformance.harness.running.child_process import ROOT
 from grok_conformance.harness.store import FixtureError
 from grok_conformance.harness.writing import whole_folder
 from tests.harness.tiny_golden import write_tiny

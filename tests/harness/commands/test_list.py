@@ -5,7 +5,7 @@ import pytest
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.faults import FAULTS
-from grok_conformance.harness.registry import builtin_names
+from grok_conformance.harness.running.registry import builtin_names
 from tests.harness.honest_port import golden
 
 

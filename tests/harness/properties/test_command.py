@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness import registry
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import properties
 from grok_conformance.harness.properties.check import Result
-from grok_conformance.harness.registry import Candidate, default_names
+from grok_conformance.harness.running import registry
+from grok_conformance.harness.running.registry import Candidate, default_names
 
 BROKEN = """
 from grok_conformance.candidates import numpy_float64

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from grok_conformance.harness.answers import Answer, is_answered, make_folders, one_line
-from grok_conformance.harness.child import Exit, Limits, run_child
 from grok_conformance.harness.formats.files import FileError, write_json
-from grok_conformance.harness.jobs import Job, JobCase, link_job, read_job
-from grok_conformance.harness.registry import Candidate
+from grok_conformance.harness.running.answers import Answer, is_answered, make_folders, one_line
+from grok_conformance.harness.running.child_process import Exit, Limits, run_child
+from grok_conformance.harness.running.jobs import Job, JobCase, link_job, read_job
+from grok_conformance.harness.running.registry import Candidate
 
 REFUSED = 1
 REFUSAL = "unsupported:"

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import grok_conformance
 from grok_conformance.harness.formats.files import FileError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(grok_conformance.__file__).resolve().parent.parent
 PROC = Path("/proc")
 
 POLL_SECONDS = 0.05

@@ -20,7 +20,7 @@ from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, sele
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
-from grok_conformance.harness.jobs import Job, JobCase
+from grok_conformance.harness.running.jobs import Job, JobCase
 
 Status = Literal["answered", "unsupported", "error", "missing"]
 

@@ -16,7 +16,7 @@ from grok_conformance.harness.formats.suggestions import unknown
 ENTRY_POINTS = "grok_conformance.candidates"
 """The group of entry points in which an installed port gives its adapter a name: `my_port = "my_package.adapter"`."""
 
-CANDIDATES_DIR = Path(__file__).resolve().parent.parent / "candidates"
+CANDIDATES_DIR = Path(__file__).resolve().parents[2] / "candidates"
 EXTRAS = "extras.toml"
 
 
@@ -107,7 +107,7 @@ def _is_script(path: Path) -> bool:
 
 
 def _python(name: str, module: str) -> Candidate:
-    command = (sys.executable, "-X", "faulthandler", "-m", "grok_conformance.harness.shim", module)
+    command = (sys.executable, "-X", "faulthandler", "-m", "grok_conformance.harness.running.python_runner", module)
     return Candidate(name, command, serves_many=True)
 
 
