@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grok_conformance.harness.faults import attention, execution, operation, state, weights
-from grok_conformance.harness.faults.row import Change, Fault, change_of, mutant
+from grok_conformance.harness.faults.fault import Change, Fault, change_of, mutant
 
 __all__ = ["FAULTS", "Change", "Fault", "change_of", "faults_at", "mutant"]
 

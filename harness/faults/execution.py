@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grok_conformance.harness.faults import functions
-from grok_conformance.harness.faults.row import Change, Fault
+from grok_conformance.harness.faults.fault import Change, Fault
 from grok_conformance.harness.graph.operations import attention, experts
 
 FAULTS = (

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import functions
-from grok_conformance.harness.faults.row import Change, Fault, changes_at
+from grok_conformance.harness.faults.fault import Change, Fault, changes_at
 from grok_conformance.harness.graph.operations import router
 from grok_conformance.harness.graph.row import Scope
 

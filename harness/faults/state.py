@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.faults import functions
-from grok_conformance.harness.faults.row import Change, Fault, changes_at
+from grok_conformance.harness.faults.fault import Change, Fault, changes_at
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.row import Scope
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array, Weights
 from grok_conformance.harness.faults import functions
-from grok_conformance.harness.faults.row import Fault, Reading, changes_at
+from grok_conformance.harness.faults.fault import Fault, Reading, changes_at
 
 GROUPED = ("attention.output", "moe.expert_output", "dense.output")
 """Operations with row-parallel weights, which have G groups of scales."""
