@@ -16,7 +16,7 @@ from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, ExactWeights, cached_taps, empty_cache, walk_call
 from grok_conformance.harness.graph.row import Exact, Scope
-from grok_conformance.harness.noise import recorded_dtypes
+from grok_conformance.harness.measure.noise import recorded_dtypes
 
 INFO = CandidateInfo(name="numpy_float64", version=np.__version__)
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before, tap_key
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.distribution import histogram
 from grok_conformance.harness.local import Evidence, boundary_gap
-from grok_conformance.harness.noise import SAFETY
+from grok_conformance.harness.measure.histogram import histogram
+from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.whole import Honest
 
 
@@ -37,7 +37,7 @@ class RoutingMargins:
     """How close the choice of experts was in one layer of one call.
 
     Of every compared token, the gap between the exact scores at the boundary of top-k is counted in units of what
-    honest rounding can close, in the bins of `harness.distribution.EDGES`: up to 1 the choice may go either way.
+    honest rounding can close, in the bins of `harness.measure.histogram.EDGES`: up to 1 the choice may go either way.
     """
 
     call: int

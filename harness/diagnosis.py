@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, Fault
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.noise import Fence
+from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.noise import Fence
 from grok_conformance.harness.prediction import Exhibit, Prediction, hides_taps, predict
 
 SAME_DIRECTION = 0.99

@@ -15,7 +15,7 @@ from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.row import Alternative, Exact, Operation, Scope
 from grok_conformance.harness.graph.table import input_taps, operation_of
-from grok_conformance.harness.noise import fence_of
+from grok_conformance.harness.measure.noise import fence_of
 
 Reading = Literal["rounded", "carried", "recorded"]
 """What an operation used of an input.

@@ -10,13 +10,13 @@ import numpy as np
 from grok_conformance.harness.agreement import logit_agreements, routing_margins
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together
-from grok_conformance.harness.compare import SPECS, Comparison, fit_slots, widen
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.diagnosis import Diagnosis, diagnose
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.local import Evidence, check_case, gather
-from grok_conformance.harness.noise import SAFETY
+from grok_conformance.harness.measure.comparison import SPECS, Comparison, fit_slots, widen
+from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.prediction import Exhibit
 from grok_conformance.harness.routing import count_flips
 from grok_conformance.harness.running.answers import Answer, unrepeated

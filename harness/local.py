@@ -8,21 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from grok_conformance.harness.blocks import Fencing, fenced, fenced_by
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
-from grok_conformance.harness.compare import (
-    COPIES,
-    SPECS,
-    Comparison,
-    clean,
-    compare,
-    compare_routing,
-    fit_slots,
-    masks_of,
-    recorded_dtype,
-    shape_problem,
-    widen,
-)
 from grok_conformance.harness.contract import (
     Array,
     CandidateInfo,
@@ -37,7 +23,20 @@ from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.graph.table import operation_of
-from grok_conformance.harness.noise import (
+from grok_conformance.harness.measure.comparison import (
+    COPIES,
+    SPECS,
+    Comparison,
+    clean,
+    compare,
+    compare_routing,
+    fit_slots,
+    masks_of,
+    recorded_dtype,
+    shape_problem,
+    widen,
+)
+from grok_conformance.harness.measure.noise import (
     NUM_SIMULATIONS,
     SAFETY,
     Fence,
@@ -47,6 +46,7 @@ from grok_conformance.harness.noise import (
     recorded_dtypes,
     tail_factor,
 )
+from grok_conformance.harness.measure.scan import Fencing, fenced, fenced_by
 
 Key = tuple[int, str]
 

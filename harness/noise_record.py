@@ -1,6 +1,6 @@
 """The record of the noise model that a golden set carries: what is allowed, and how far honest runs were found to go.
 
-Its parameters are those of `harness.noise`, so that they can be read without reading code; a set that says otherwise is
+Its parameters are those of `harness.measure.noise`, so that they can be read without reading code; a set that says otherwise is
 refused. `python -m tests.mutation.noise_record` measures the rest (golden/README.md).
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from grok_conformance.harness import noise
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from grok_conformance.harness.measure import noise
 
 FORMAT = 1
 MIN_RUNS = 64

@@ -13,7 +13,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.local import Evidence
-from grok_conformance.harness.noise import FLIP_ALARM_RATE, MODEL_FACTOR
+from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
 from grok_conformance.harness.whole import Honest
 
 TIED = 1e-12

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grok_conformance.harness.cases.case import Case
-from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import LEVELS, split_tap, tap_names
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judge import Group, HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.local import call_sizes
+from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.power import power_of_run
 from grok_conformance.harness.running.answers import Answer, one_line, read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits

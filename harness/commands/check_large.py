@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.files import FileError
@@ -16,6 +15,7 @@ from grok_conformance.harness.large import lock, store
 from grok_conformance.harness.large.check import Sample, check_stage, select_stages
 from grok_conformance.harness.large.distance import BLIND, Distance, distances
 from grok_conformance.harness.large.plan import Plan, read_plan
+from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.report.progress import progress_bar
 
 

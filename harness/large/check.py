@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grok_conformance.harness.blocks import fenced
 from grok_conformance.harness.cases.case import Preset, steps_before
-from grok_conformance.harness.compare import COPIES, SPECS, Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.graph.masks import compared, expand, visible_keys
@@ -27,7 +25,17 @@ from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
 from grok_conformance.harness.local import safe, slack_of
-from grok_conformance.harness.noise import margin, recorded_dtypes, tail_factor
+from grok_conformance.harness.measure.comparison import (
+    COPIES,
+    SPECS,
+    Comparison,
+    clean,
+    compare,
+    compare_routing,
+    widen,
+)
+from grok_conformance.harness.measure.noise import margin, recorded_dtypes, tail_factor
+from grok_conformance.harness.measure.scan import fenced
 
 EXPERTS = ("moe.expert_activation", "moe.expert_up", "moe.expert_output")
 """Operations whose matrices are sampled."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from grok_conformance.harness.compare import widen
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large.forms import by_token, summary_key
 from grok_conformance.harness.large.plan import Plan, differences
 from grok_conformance.harness.large.sketch import STANDARD_ERROR
 from grok_conformance.harness.large.store import read_stage
+from grok_conformance.harness.measure.comparison import widen
 
 BLIND = {
     "full": "every element is compared",

@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before
-from grok_conformance.harness.compare import SPECS
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.local import Evidence, Key, gather
-from grok_conformance.harness.noise import SAFETY
+from grok_conformance.harness.measure.comparison import SPECS
+from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.properties.draws import Draw, drawn, smaller, smallest_of
 from grok_conformance.harness.properties.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
 from grok_conformance.harness.running.answers import Answer, read_answer

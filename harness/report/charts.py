@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from grok_conformance.harness.distribution import EDGES
+from grok_conformance.harness.measure.histogram import EDGES
 
 WIDTH, HEIGHT = 420, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 40

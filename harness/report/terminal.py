@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.diagnosis import describe
+from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.power import describe as describe_power
 from grok_conformance.harness.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 

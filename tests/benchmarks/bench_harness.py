@@ -21,7 +21,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from grok_conformance import reference
 from grok_conformance.candidates import torch_eager
-from grok_conformance.harness.blocks import Block, find
 from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
 from grok_conformance.harness.commands.list import TABLES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
@@ -29,7 +28,8 @@ from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.local import check_case, gather
-from grok_conformance.harness.noise import fence_of, tail_factor
+from grok_conformance.harness.measure.noise import fence_of, tail_factor
+from grok_conformance.harness.measure.scan import Block, find
 from grok_conformance.harness.store import open_golden, read_taps
 from tests.benchmarks.gates import Action, Record, assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load

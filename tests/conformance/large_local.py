@@ -21,12 +21,12 @@ import numpy as np
 
 from grok_conformance.harness.commands.capturing_large import choose_rows, draw_prompt
 from grok_conformance.harness.commands.check_large import describe
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.large import canonical
 from grok_conformance.harness.large.capture import capture
 from grok_conformance.harness.large.check import Sample, check_stage
 from grok_conformance.harness.large.plan import Plan, make_calls
 from grok_conformance.harness.large.store import read_stage
+from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.reference.streaming import Stream
 from grok_conformance.reference.streaming.reading import Region
 from tests.benchmarks.results import say

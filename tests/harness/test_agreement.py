@@ -8,7 +8,7 @@ import pytest
 
 from grok_conformance.harness.agreement import LogitAgreement, kl_divergence, logit_agreements, routing_margins
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.distribution import EDGES
+from grok_conformance.harness.measure.histogram import EDGES
 from grok_conformance.harness.whole import Honest, honest_run, route_of
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps
 

@@ -18,7 +18,7 @@ from grok_conformance.harness.graph.arithmetic import (
     rounding_jump,
     softmax,
 )
-from grok_conformance.harness.noise import fence_of, tail_factor
+from grok_conformance.harness.measure.noise import fence_of, tail_factor
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 NARROW = st.sampled_from(["bfloat16", "float16"])

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_conformance.harness import blocks
-from grok_conformance.harness.blocks import Findings, blocks_of, fenced, fenced_by, find
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.distribution import EDGES
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.noise import Fence, fence_of
-from grok_conformance.harness.statistics import conclude
+from grok_conformance.harness.measure import scan as blocks
+from grok_conformance.harness.measure.histogram import EDGES
+from grok_conformance.harness.measure.noise import Fence, fence_of
+from grok_conformance.harness.measure.scan import Findings, blocks_of, fenced, fenced_by, find
+from grok_conformance.harness.measure.systematic import conclude
 
 LAMBDA = 6.6
 Tap = tuple[Array, Exact, Fence, Array]

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grok_conformance.harness.blocks import fenced
 from grok_conformance.harness.cases.case import Call, Case
 from grok_conformance.harness.cases.suite import UNEQUAL
-from grok_conformance.harness.compare import (
+from grok_conformance.harness.contract import Array, CandidateInfo
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
+from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.comparison import (
     SPECS,
     Comparison,
     clean,
@@ -24,9 +26,7 @@ from grok_conformance.harness.compare import (
     recorded_dtype,
     shape_problem,
 )
-from grok_conformance.harness.contract import Array, CandidateInfo
-from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
-from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.scan import fenced
 
 FACTOR = 7.0
 TAP = "layers.01.attention.output"

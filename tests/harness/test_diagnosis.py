@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.diagnosis import Diagnosis, Residual, describe, diagnose, fit, name_fault
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
+from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.prediction import Exhibit
 from tests.harness.honest_port import at_fault, check, evidence_of, exact_weights, golden_case, honest_taps
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from grok_conformance.harness.distribution import EDGES, MAX_TOKENS, histogram, worst_tokens
+from grok_conformance.harness.measure.histogram import EDGES, MAX_TOKENS, histogram, worst_tokens
 
 
 def test_an_error_at_its_fence_counts_as_within_and_nan_as_beyond_all() -> None:

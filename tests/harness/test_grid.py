@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from grok_conformance.harness.grid import MIN_ELEMENTS, grid_of, share_on_grid
+from grok_conformance.harness.measure.rounding_grid import MIN_ELEMENTS, grid_of, share_on_grid
 
 HONEST = np.random.default_rng(0).standard_normal(4096).astype(np.float32)
 

@@ -12,7 +12,7 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.diagnosis import Diagnosis
-from grok_conformance.harness.distribution import EDGES, Element
+from grok_conformance.harness.measure.histogram import EDGES, Element
 from grok_conformance.harness.report.charts import Line, line_chart
 from grok_conformance.harness.report.files import report_of, write_report_json
 from grok_conformance.harness.report.html import render

@@ -13,7 +13,7 @@ from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import DTYPES
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.noise import (
+from grok_conformance.harness.measure.noise import (
     FALSE_ALARM_RATE,
     computed,
     disturb,

@@ -16,7 +16,7 @@ from grok_conformance.harness.contract import Array, LanguageModelConfig
 from grok_conformance.harness.graph.arithmetic import round_to, softmax
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
-from grok_conformance.harness.noise import fence_of, margin, tail_factor
+from grok_conformance.harness.measure.noise import fence_of, margin, tail_factor
 
 NUM_ELEMENTS = 10**6
 f32 = np.float32

@@ -13,16 +13,16 @@ from rich.console import Console
 
 from grok_conformance.harness.agreement import LogitAgreement, RoutingMargins
 from grok_conformance.harness.baseline import conformance_digest
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.diagnosis import Diagnosis
-from grok_conformance.harness.distribution import Element
 from grok_conformance.harness.formats.files import plain
+from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.histogram import Element
+from grok_conformance.harness.measure.systematic import Systematic
 from grok_conformance.harness.power import Power
 from grok_conformance.harness.report import files, terminal
 from grok_conformance.harness.report.files import read_report, report_of, write_junit, write_report_json
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
-from grok_conformance.harness.statistics import Systematic
 from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict, by_operation
 from grok_conformance.harness.waivers import Waiver
 from grok_conformance.harness.whole import Drift, Flip

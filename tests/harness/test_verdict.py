@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from grok_conformance.harness.cases.suite import UNEQUAL
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import TransformerConfig, tap_names
+from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.systematic import Systematic
 from grok_conformance.harness.routing import FlipCount
-from grok_conformance.harness.statistics import Systematic
 from grok_conformance.harness.verdict import (
     SEVERITY,
     CandidateVerdict,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.compare import Comparison
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.large import canonical, lock
@@ -22,6 +21,7 @@ from grok_conformance.harness.large.check import Sample, check_stage, select_sta
 from grok_conformance.harness.large.distance import distances
 from grok_conformance.harness.large.plan import Plan, make_calls
 from grok_conformance.harness.large.store import read_stage, write_stage
+from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.reference.checkpoint.synthesis import synthesize
 from grok_conformance.reference.config import PRESETS
 from tests.conformance import large_local

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.blocks import Fencing, blocks_of, fence_ratio, find
 from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
-from grok_conformance.harness.distribution import Element, worst_tokens
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.masks import compared, expand
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.grid import grid_of
-from grok_conformance.harness.statistics import Systematic, conclude
+from grok_conformance.harness.measure.histogram import Element, worst_tokens
+from grok_conformance.harness.measure.rounding_grid import grid_of
+from grok_conformance.harness.measure.scan import Fencing, blocks_of, fence_ratio, find
+from grok_conformance.harness.measure.systematic import Systematic, conclude
 
 SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}
 
@@ -35,7 +35,7 @@ class Comparison:
     element; `problem` says what is wrong where no number can.
     `undecided` marks a tap of which no element could be compared because a hidden choice of experts may go either way.
     `expected` is the golden value at the worst element, `histogram` counts errors / fences by the bins of
-    `harness.distribution.EDGES`, and `tokens` are the worst tokens beyond their fences. `waived` names the known
+    `harness.measure.histogram.EDGES`, and `tokens` are the worst tokens beyond their fences. `waived` names the known
     deviation because of which the tap is not held to the specification; the figures are then those of what remains.
     """
 

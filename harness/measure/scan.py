@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.distribution import EDGES, histogram
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.noise import BULK_DEVIATIONS, Fence, fence_of
-from grok_conformance.harness.statistics import Sums, add_directions, merge_directions, weight_of
+from grok_conformance.harness.measure.histogram import EDGES, histogram
+from grok_conformance.harness.measure.noise import BULK_DEVIATIONS, Fence, fence_of
+from grok_conformance.harness.measure.systematic import Sums, add_directions, merge_directions, weight_of
 
 BLOCK_SIZE = 2**17
 """Elements of a block: few enough for the cache, enough that threads seldom wait for one another between operations."""

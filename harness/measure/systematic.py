@@ -18,7 +18,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.noise import Fence
+from grok_conformance.harness.measure.noise import Fence
 
 CLUSTER_BITS = 12
 NUM_CLUSTERS = 2**CLUSTER_BITS
