@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
-from grok_conformance.harness.choice import Shown, choose_ways, failing_together
+from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, fencing_of, gather, slack_of
+from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
 from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.local import Evidence, Key, fencing_of, gather, slack_of
 from grok_conformance.harness.measure.comparison import Comparison, compare, compare_routing
 from grok_conformance.harness.measure.noise import honest_result, margin, tail_factor
 from grok_conformance.harness.power import taps_of_level

@@ -7,23 +7,23 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from grok_conformance.harness.agreement import logit_agreements, routing_margins
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together
+from grok_conformance.harness.checks.end_to_end import Honest, drifts, flips, honest_run, per_token, route_of
+from grok_conformance.harness.checks.flips import count_flips
+from grok_conformance.harness.checks.logit_agreement import logit_agreements, routing_margins
+from grok_conformance.harness.checks.operation_by_operation import Evidence, check_case, gather
+from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.diagnosis import Diagnosis, diagnose
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.graph.table import operation_of
-from grok_conformance.harness.local import Evidence, check_case, gather
 from grok_conformance.harness.measure.comparison import SPECS, Comparison, fit_slots, widen
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.prediction import Exhibit
-from grok_conformance.harness.routing import count_flips
 from grok_conformance.harness.running.answers import Answer, unrepeated
 from grok_conformance.harness.verdict import CaseVerdict, case_status
 from grok_conformance.harness.waivers import Waiver, in_case
 from grok_conformance.harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive
-from grok_conformance.harness.whole import Honest, drifts, flips, honest_run, per_token, route_of
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before
+from grok_conformance.harness.checks.operation_by_operation import (
+    Evidence,
+    Key,
+    before,
+    has_gaps,
+    safe,
+    simulate,
+    widened,
+)
 from grok_conformance.harness.contract import Array, split_tap, tap_name, tap_names
 from grok_conformance.harness.faults import Fault, change_of, mutant
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Alternative, Exact, Scope
-from grok_conformance.harness.local import Evidence, Key, before, has_gaps, safe, simulate, widened
 from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.measure.noise import Fence, fence_of
 

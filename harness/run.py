@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grok_conformance.harness.cases.case import Case
+from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_partition_specs, check_weights
+from grok_conformance.harness.checks.operation_by_operation import call_sizes
 from grok_conformance.harness.contract import LEVELS, split_tap, tap_names
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judge import Group, HonestRuns, Judged, judge_candidate
-from grok_conformance.harness.local import call_sizes
 from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.power import power_of_run
 from grok_conformance.harness.running.answers import Answer, one_line, read_answer, read_weights
@@ -26,7 +27,6 @@ from grok_conformance.harness.running.runner import run_jobs
 from grok_conformance.harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
 from grok_conformance.harness.waivers import Waiver, waivers_of
-from grok_conformance.harness.weights import WeightProblem, check_partition_specs, check_weights
 
 NUM_CHILDREN = 2
 """Candidates that run at the same time; engines use several threads each."""

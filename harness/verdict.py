@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from grok_conformance.harness.agreement import LogitAgreement, RoutingMargins
+from grok_conformance.harness.checks.end_to_end import Drift, Flip
+from grok_conformance.harness.checks.flips import FlipCount
+from grok_conformance.harness.checks.loaded_weights import WeightProblem
+from grok_conformance.harness.checks.logit_agreement import LogitAgreement, RoutingMargins
 from grok_conformance.harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from grok_conformance.harness.diagnosis import Diagnosis
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic, pooled
 from grok_conformance.harness.power import Power
-from grok_conformance.harness.routing import FlipCount
 from grok_conformance.harness.waivers import Waiver
-from grok_conformance.harness.weights import WeightProblem
-from grok_conformance.harness.whole import Drift, Flip
 
 Status = Literal["pass", "waived", "fail", "missing", "unsupported", "error", "inconclusive"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, safe
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.diagnosis import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
-from grok_conformance.harness.local import Evidence, Key, safe
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.waivers import Waiver
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.cases.case import Preset, steps_before
+from grok_conformance.harness.checks.operation_by_operation import safe, slack_of
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.graph.masks import compared, expand, visible_keys
@@ -24,7 +25,6 @@ from grok_conformance.harness.graph.table import TABLE, input_taps, operation_of
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
-from grok_conformance.harness.local import safe, slack_of
 from grok_conformance.harness.measure.comparison import (
     COPIES,
     SPECS,

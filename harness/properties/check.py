@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before
+from grok_conformance.harness.checks.end_to_end import Honest, honest_run, per_token
+from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, gather
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import ExactWeights
-from grok_conformance.harness.local import Evidence, Key, gather
 from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.properties.draws import Draw, drawn, smaller, smallest_of
@@ -24,7 +25,6 @@ from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
 from grok_conformance.harness.running.registry import Candidate
 from grok_conformance.harness.running.runner import run_jobs
-from grok_conformance.harness.whole import Honest, honest_run, per_token
 
 NUM_DRAWS = 4
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from grok_conformance.harness.cases.case import tap_key
+from grok_conformance.harness.checks.loaded_weights import DEQUANTIZED, LOADED
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors, write_tensors
 from grok_conformance.harness.running.jobs import Job, JobCase, read_job
-from grok_conformance.harness.weights import DEQUANTIZED, LOADED
 
 MAX_TRACEBACK = 4000
 MAX_SHOWN_BYTES = 2**30

@@ -22,12 +22,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from grok_conformance import reference
 from grok_conformance.candidates import torch_eager
 from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
+from grok_conformance.harness.checks.operation_by_operation import check_case, gather
 from grok_conformance.harness.commands.list import TABLES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
 from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.local import check_case, gather
 from grok_conformance.harness.measure.noise import fence_of, tail_factor
 from grok_conformance.harness.measure.scan import Block, find
 from grok_conformance.harness.store import open_golden, read_taps

@@ -15,9 +15,9 @@ from grok_conformance.candidates.jax_grouped.model import Model
 from grok_conformance.candidates.jax_grouped.parameters import Matrix
 from grok_conformance.harness.cases.case import Preset, tap_key
 from grok_conformance.harness.cases.suite import make_preset
+from grok_conformance.harness.checks.operation_by_operation import check_case, gather
 from grok_conformance.harness.contract import Array, Unsupported, tap_names
 from grok_conformance.harness.graph.table import OPERATIONS, PRODUCT_KEPT
-from grok_conformance.harness.local import check_case, gather
 from tests.harness.honest_port import at_fault, golden_case
 
 TOKENS, LENGTHS = np.array([[5, 9, 60, 3], [91, 4, 0, 0]], np.int32), np.array([4, 2], np.int32)

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from grok_conformance.harness.agreement import LogitAgreement, kl_divergence, logit_agreements, routing_margins
+from grok_conformance.harness.checks.end_to_end import Honest, honest_run, route_of
+from grok_conformance.harness.checks.logit_agreement import (
+    LogitAgreement,
+    kl_divergence,
+    logit_agreements,
+    routing_margins,
+)
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.measure.histogram import EDGES
-from grok_conformance.harness.whole import Honest, honest_run, route_of
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps
 
 DECODE = "unequal/decode/unequal_lengths.float32"

@@ -12,10 +12,10 @@ import pytest
 from grok_conformance.harness import capture
 from grok_conformance.harness.capture import gate, lacking, objections, suite_groups
 from grok_conformance.harness.cases.suite import suite_cases
+from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.store import FixtureError
 from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict
-from grok_conformance.harness.weights import WeightProblem
 from grok_conformance.harness.writing import whole_folder
 from tests.harness.honest_port import answered, golden_taps, group_of
 

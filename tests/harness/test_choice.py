@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from grok_conformance.harness import choice
 from grok_conformance.harness.cases.case import Case, Preset
-from grok_conformance.harness.choice import Local, Shown, Ways, choose_ways, failing_together, permitted
+from grok_conformance.harness.checks import ways as choice
+from grok_conformance.harness.checks.operation_by_operation import Evidence, Observed
+from grok_conformance.harness.checks.readings import Readings, phase_of
+from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together, permitted
 from grok_conformance.harness.contract import tap_names
-from grok_conformance.harness.edges import Readings, phase_of
 from grok_conformance.harness.graph.oracle import Alternatives, ExactWeights
 from grok_conformance.harness.graph.row import CANONICAL, Alternative
 from grok_conformance.harness.graph.table import CARRIED, LIKE_THE_CACHE, OPERATIONS
-from grok_conformance.harness.local import Evidence, Observed
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
 from tests.harness.honest_port import NUM_ELEMENTS, golden_case

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grok_conformance.harness.checks.readings import Readings, describe, possible, producers
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, split_tap
-from grok_conformance.harness.edges import Readings, describe, possible, producers
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.row import Exact

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok_conformance.harness.cases.suite import UNEQUAL
+from grok_conformance.harness.checks.end_to_end import flips, honest_run, route_of
+from grok_conformance.harness.checks.flips import TIED, FlipCount, chance_of_at_least, count_flips, flip_chances
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.local import check_case
 from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
-from grok_conformance.harness.routing import TIED, FlipCount, chance_of_at_least, count_flips, flip_chances
-from grok_conformance.harness.whole import flips, honest_run, route_of
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, golden_taps, honest_taps
 
 K = UNEQUAL.model.num_selected_experts

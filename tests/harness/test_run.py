@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.choice import Ways
+from grok_conformance.harness.checks.ways import Ways
 from grok_conformance.harness.formats.tensors import write_tensors
 from grok_conformance.harness.judge import Judged
 from grok_conformance.harness.run import judge_folder, read_groups, run_candidates, run_size, summarise, write_jobs

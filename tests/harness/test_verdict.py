@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from grok_conformance.harness.cases.suite import UNEQUAL
+from grok_conformance.harness.checks.end_to_end import Drift, Flip
+from grok_conformance.harness.checks.flips import FlipCount
+from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.contract import TransformerConfig, tap_names
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
-from grok_conformance.harness.routing import FlipCount
 from grok_conformance.harness.verdict import (
     SEVERITY,
     CandidateVerdict,
@@ -23,8 +25,6 @@ from grok_conformance.harness.verdict import (
     worst_status,
 )
 from grok_conformance.harness.waivers import Waiver
-from grok_conformance.harness.weights import WeightProblem
-from grok_conformance.harness.whole import Drift, Flip
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 GOOD = Comparison(0, "layers.00.attention.query", 100, tail=0.9, bulk=0.8)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_partition_specs, check_weights
 from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, LanguageModelConfig, Weights
 from grok_conformance.harness.formats.files import read_json
-from grok_conformance.harness.weights import WeightProblem, check_partition_specs, check_weights
 from tests.harness.honest_port import golden_preset
 
 LAYER = "transformer/decoder_layer_0"

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.suite import suite_cases
+from grok_conformance.harness.checks.end_to_end import (
+    Drift,
+    Flip,
+    Honest,
+    drifts,
+    flips,
+    honest_run,
+    per_token,
+    route_of,
+)
+from grok_conformance.harness.checks.operation_by_operation import boundary_gap
 from grok_conformance.harness.contract import Array, tap_name
-from grok_conformance.harness.local import boundary_gap
-from grok_conformance.harness.whole import Drift, Flip, Honest, drifts, flips, honest_run, per_token, route_of
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps, honest_taps
 
 CASE_IDS = [case.id for case in suite_cases()]

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.checks.operation_by_operation import Evidence, fence_of_copy, gather
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_specs
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.local import Evidence, fence_of_copy, gather
 from grok_conformance.harness.measure.comparison import COPIES
 from grok_conformance.harness.measure.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
 from grok_conformance.harness.noise_record import FORMAT, STATISTICS, parameters

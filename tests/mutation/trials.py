@@ -12,13 +12,13 @@ import numpy as np
 from grok_conformance.harness.cases.case import Call, Case, Preset
 from grok_conformance.harness.cases.suite import PRESETS
 from grok_conformance.harness.cases.synthesis import synthesize
-from grok_conformance.harness.choice import Shown, choose_ways, failing_together
+from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.diagnosis import Diagnosis
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights
 from grok_conformance.harness.judge import diagnose_failures
-from grok_conformance.harness.local import check_case, gather
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.prediction import Exhibit
 from grok_conformance.harness.store import case_ids

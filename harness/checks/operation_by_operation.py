@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.checks.readings import Readings, reader
 from grok_conformance.harness.contract import (
     Array,
     CandidateInfo,
@@ -18,7 +19,6 @@ from grok_conformance.harness.contract import (
     tap_name,
     tap_names,
 )
-from grok_conformance.harness.edges import Readings, reader
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Exact

@@ -1,6 +1,6 @@
 """Whether a port's other choices of experts are as many as honest rounding explains (design: routing).
 
-Each flip alone is excused by its margin (`harness.whole.flips`). Here all of them are: honest error makes every token
+Each flip alone is excused by its margin (`harness.checks.end_to_end.flips`). Here all of them are: honest error makes every token
 flip with a chance that its margins give, and the number of flips is a sum of such events (a Poisson-binomial variable).
 """
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grok_conformance.harness.checks.end_to_end import Honest
+from grok_conformance.harness.checks.operation_by_operation import Evidence
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
-from grok_conformance.harness.local import Evidence
 from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
-from grok_conformance.harness.whole import Honest
 
 TIED = 1e-12
 """Exact scores closer than this are one score: which of them comes first is the port's to choose."""
