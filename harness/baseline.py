@@ -26,7 +26,7 @@ from grok_conformance.harness.formats.files import (
     write_json,
 )
 from grok_conformance.harness.formats.tensors import digest, open_tensors
-from grok_conformance.harness.provenance import record_platform
+from grok_conformance.harness.golden.provenance import record_platform
 from grok_conformance.harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1

@@ -16,6 +16,7 @@ from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_
 from grok_conformance.harness.checks.operation_by_operation import call_sizes
 from grok_conformance.harness.contract import LEVELS, split_tap, tap_names
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.golden.reading import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.judge import Group, HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.power import power_of_run
@@ -24,7 +25,6 @@ from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job, write_job
 from grok_conformance.harness.running.registry import Candidate
 from grok_conformance.harness.running.runner import run_jobs
-from grok_conformance.harness.store import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
 from grok_conformance.harness.waivers import Waiver, waivers_of
 

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from grok_conformance.harness.audit import check_golden
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.judging import GOLDEN
+from grok_conformance.harness.golden.audit import check_golden
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

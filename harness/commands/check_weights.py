@@ -11,13 +11,13 @@ from grok_conformance.harness import run
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.commands.judging import GOLDEN
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judge import Group
 from grok_conformance.harness.running.answers import read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
 from grok_conformance.harness.running.registry import Candidate, find_candidate
 from grok_conformance.harness.running.runner import run_jobs
-from grok_conformance.harness.store import open_golden
 
 HOOKS = "give the model loaded_weights(), or the module dequantize(weight, scales) or partition_specs(config)"
 

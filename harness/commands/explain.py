@@ -81,7 +81,7 @@ def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
 
 def validated(operation: str) -> str:
     """Return how far honest runs were found to go at an operation, by compute dtype."""
-    from grok_conformance.harness.manifest import NOISE
+    from grok_conformance.harness.golden.manifest import NOISE
 
     worst = read_json(GOLDEN_DIR / "v1" / NOISE)["validation"]["worst"][operation]
     found = {dtype: max((float(one["ratio"]), name) for name, one in row.items()) for dtype, row in worst.items()}

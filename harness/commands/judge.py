@@ -8,7 +8,7 @@ from pathlib import Path
 from grok_conformance.harness import run
 from grok_conformance.harness.commands.concluding import conclude, known_deviations
 from grok_conformance.harness.commands.judging import add_report_options
-from grok_conformance.harness.store import open_golden
+from grok_conformance.harness.golden.reading import open_golden
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -25,13 +25,13 @@ from grok_conformance.harness.commands import properties
 from grok_conformance.harness.commands.concluding import conclude, known_deviations
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.properties.check import NUM_DRAWS
 from grok_conformance.harness.properties.draws import drawn
 from grok_conformance.harness.properties.laws import LAWS
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import absences, default_names, find_candidate
-from grok_conformance.harness.store import open_golden
 
 T = TypeVar("T")
 

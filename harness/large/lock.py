@@ -10,7 +10,7 @@ from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.schema import validate
-from grok_conformance.harness.manifest import file_digest
+from grok_conformance.harness.golden.manifest import file_digest
 
 LOCK = GOLDEN_DIR / "large.lock.json"
 FORMAT = 1

@@ -25,8 +25,8 @@ from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors, write_tensors
+from grok_conformance.harness.golden.manifest import Provenance, describe, file_digest
 from grok_conformance.harness.large.plan import FORMAT, PLAN, Plan, differences, read_plan, write_plan
-from grok_conformance.harness.manifest import Provenance, describe, file_digest
 
 LOCK = ".lock"
 

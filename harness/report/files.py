@@ -12,8 +12,8 @@ from xml.etree import ElementTree as ET
 
 from grok_conformance.harness.baseline import conformance_digest
 from grok_conformance.harness.formats.files import MAX_REPORT_BYTES, FileError, plain, read_json, whole_file
-from grok_conformance.harness.provenance import record_platform, record_toolchain
-from grok_conformance.harness.store import Golden
+from grok_conformance.harness.golden.provenance import record_platform, record_toolchain
+from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.verdict import CandidateVerdict
 
 Report = Mapping[str, Any]

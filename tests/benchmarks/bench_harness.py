@@ -26,11 +26,11 @@ from grok_conformance.harness.checks.operation_by_operation import check_case, g
 from grok_conformance.harness.commands.list import TABLES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
 from grok_conformance.harness.formats.tensors import digest, open_tensors
+from grok_conformance.harness.golden.reading import open_golden, read_taps
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import fence_of, tail_factor
 from grok_conformance.harness.measure.scan import Block, find
-from grok_conformance.harness.store import open_golden, read_taps
 from tests.benchmarks.gates import Action, Record, assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load
 

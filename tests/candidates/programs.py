@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.run import read_groups, run_candidates
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
-from grok_conformance.harness.store import open_golden
 from grok_conformance.harness.verdict import CandidateVerdict
 
 

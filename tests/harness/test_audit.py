@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grok_conformance.harness import writing
-from grok_conformance.harness.audit import check_golden, demanded_taps, input_problems, tap_problems
 from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import Array, tap_names
-from grok_conformance.harness.manifest import describe
-from grok_conformance.harness.store import FixtureError
+from grok_conformance.harness.golden import writing
+from grok_conformance.harness.golden.audit import check_golden, demanded_taps, input_problems, tap_problems
+from grok_conformance.harness.golden.manifest import describe
+from grok_conformance.harness.golden.reading import FixtureError
 from tests.harness.tiny_golden import CONFIG, DECODE, DENSE, PREFILL, PROVENANCE, QUANTISED, draw_taps
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness import provenance
-from grok_conformance.harness.manifest import Manifest, write_manifest
-from grok_conformance.harness.provenance import record_platform, record_provenance, record_toolchain
+from grok_conformance.harness.golden import provenance
+from grok_conformance.harness.golden.manifest import Manifest, write_manifest
+from grok_conformance.harness.golden.provenance import record_platform, record_provenance, record_toolchain
 
 
 def test_toolchain_names_the_running_versions() -> None:
@@ -57,5 +57,5 @@ def test_record_fits_the_manifest(tmp_path: Path) -> None:
 
 
 def test_recording_imports_no_engine() -> None:
-    program = "import sys, harness.provenance as p; p.record_toolchain(); sys.exit('jax' in sys.modules)"
+    program = "import sys, harness.golden.provenance as p; p.record_toolchain(); sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 - our own program

@@ -8,7 +8,7 @@ import pytest
 from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.formats.files import read_json
 from grok_conformance.harness.formats.schema import MAX_DETAIL, validate
-from grok_conformance.harness.manifest import PRESET_NAME
+from grok_conformance.harness.golden.manifest import PRESET_NAME
 from tests.harness.tiny_golden import CONFIG
 
 SCHEMAS = sorted((GOLDEN_DIR / "schema").glob("*.schema.json"))

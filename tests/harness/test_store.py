@@ -18,14 +18,21 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from grok_conformance.harness.audit import check_golden
 from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors
-from grok_conformance.harness.manifest import MANIFEST_DIGEST, NOISE
-from grok_conformance.harness.store import FixtureError, case_ids, open_golden, read_case, read_preset, read_taps
-from grok_conformance.harness.writing import write_golden
+from grok_conformance.harness.golden.audit import check_golden
+from grok_conformance.harness.golden.manifest import MANIFEST_DIGEST, NOISE
+from grok_conformance.harness.golden.reading import (
+    FixtureError,
+    case_ids,
+    open_golden,
+    read_case,
+    read_preset,
+    read_taps,
+)
+from grok_conformance.harness.golden.writing import write_golden
 from tests.harness.tiny_golden import CONFIG, DECODE, DENSE, PREFILL, PROVENANCE, QUANTISED, draw_taps, write_tiny
 
 STORED = {**DTYPES, "int8": np.dtype(np.int8)}

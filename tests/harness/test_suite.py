@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grok_conformance.harness.audit import input_problems
 from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.cases.suite import CASES, LARGE, PRESETS, UNEQUAL, make_preset, suite_cases
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.checks.operation_by_operation import boundary_gap
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.tensors import digest
+from grok_conformance.harness.golden.audit import input_problems
+from grok_conformance.harness.golden.reading import case_ids, read_preset
 from grok_conformance.harness.graph.masks import visible_keys
-from grok_conformance.harness.store import case_ids, read_preset
 from tests.harness.honest_port import golden, golden_case, golden_taps
 
 SUITE = suite_cases()

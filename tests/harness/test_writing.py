@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grok_conformance.harness.audit import check_golden
 from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.store import FixtureError, open_golden, read_preset
-from grok_conformance.harness.writing import whole_folder, write_golden
+from grok_conformance.harness.golden.audit import check_golden
+from grok_conformance.harness.golden.reading import FixtureError, open_golden, read_preset
+from grok_conformance.harness.golden.writing import whole_folder, write_golden
 from tests.harness.tiny_golden import CONFIG, DECODE, PREFILL, PROVENANCE, QUANTISED, draw_taps, write_tiny
 
 STEPS = ("fsync", "rename", "replace")

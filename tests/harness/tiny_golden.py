@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from grok_conformance.harness.audit import demanded_taps
 from grok_conformance.harness.cases.case import Cache, Call, Case, Preset
 from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
-from grok_conformance.harness.manifest import Manifest, Provenance
-from grok_conformance.harness.writing import write_golden
+from grok_conformance.harness.golden.audit import demanded_taps
+from grok_conformance.harness.golden.manifest import Manifest, Provenance
+from grok_conformance.harness.golden.writing import write_golden
 
 CONFIG = LanguageModelConfig(
     model=TransformerConfig(

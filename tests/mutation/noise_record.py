@@ -18,14 +18,14 @@ import torch
 from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.operation_by_operation import Evidence, fence_of_copy, gather
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_specs
+from grok_conformance.harness.golden.noise_record import FORMAT, STATISTICS, parameters
+from grok_conformance.harness.golden.provenance import record_platform, record_toolchain
+from grok_conformance.harness.golden.writing import replace_record
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.comparison import COPIES
 from grok_conformance.harness.measure.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
-from grok_conformance.harness.noise_record import FORMAT, STATISTICS, parameters
-from grok_conformance.harness.provenance import record_platform, record_toolchain
-from grok_conformance.harness.writing import replace_record
 from tests.harness.honest_port import exact_weights, golden_case, golden_taps
 from tests.mutation import honest_runs
 from tests.mutation.honest_runs import DTYPES, HonestRates, Suite

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from grok_conformance.harness.contract import LEVELS
 from grok_conformance.harness.detection import power_by_level
+from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.power import Table
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.run import read_groups, run_size
-from grok_conformance.harness.store import case_ids
 from tests.conformance.test_nulls import NULLS
 from tests.harness.honest_port import golden, golden_case, golden_taps
 from tests.mutation import experiments, honest_runs

@@ -10,10 +10,10 @@ import pytest
 
 from grok_conformance.harness.contract import Array, tap_specs
 from grok_conformance.harness.formats.schema import validate
+from grok_conformance.harness.golden.noise_record import record_problems
+from grok_conformance.harness.golden.reading import read_noise
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import fence_of
-from grok_conformance.harness.noise_record import record_problems
-from grok_conformance.harness.store import read_noise
 from tests.harness.honest_port import golden
 from tests.mutation import noise_record
 from tests.mutation.honest_runs import Suite, judge_suite, rates_of

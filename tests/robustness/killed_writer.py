@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.audit import check_golden
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.golden.audit import check_golden
 from tests.harness.tiny_golden import write_tiny
 
 CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "open", "scandir")

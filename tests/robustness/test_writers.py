@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.audit import check_golden
 from grok_conformance.harness.formats.files import FileError, write_json
+from grok_conformance.harness.golden.audit import check_golden
+from grok_conformance.harness.golden.reading import FixtureError
+from grok_conformance.harness.golden.writing import whole_folder
 from grok_conformance.harness.running.child_process import ROOT
-from grok_conformance.harness.store import FixtureError
-from grok_conformance.harness.writing import whole_folder
 from tests.harness.tiny_golden import write_tiny
 from tests.robustness.trials import everything, outcome
 

@@ -9,7 +9,7 @@ import pytest
 
 from grok_conformance.harness import capture
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.manifest import Manifest
+from grok_conformance.harness.golden.manifest import Manifest
 from tests.harness.tiny_golden import write_tiny
 
 

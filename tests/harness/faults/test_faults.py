@@ -8,9 +8,9 @@ import pytest
 from grok_conformance.harness.cases.suite import CASES
 from grok_conformance.harness.contract import split_tap, tap_specs
 from grok_conformance.harness.faults import FAULTS, Fault, faults_at, mutant
+from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.table import OPERATIONS, operation_of
-from grok_conformance.harness.store import case_ids
 from tests.harness.honest_port import exact_weights, golden, golden_case
 
 CATALOGUE = set(

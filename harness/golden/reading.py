@@ -1,6 +1,6 @@
 """The golden store: a golden set read without trusting it, each tensor verified when it is asked for.
 
-`golden/README.md` describes the folder; `harness.audit` checks a whole set, `harness.writing` writes one.
+`golden/README.md` describes the folder; `harness.golden.audit` checks a whole set, `harness.golden.writing` writes one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from grok_conformance.harness.formats.files import MAX_JSON_BYTES, FileError, pa
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
-from grok_conformance.harness.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
+from grok_conformance.harness.golden.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
 
 
 class FixtureError(FileError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from grok_conformance.harness.manifest import Provenance
+from grok_conformance.harness.golden.manifest import Provenance
 
 DISTRIBUTION = "grok-conformance"
 TOOLCHAIN = ("numpy", "ml-dtypes", "jax", "jaxlib", "dm-haiku")

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.audit import input_problems, tap_problems
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.contract import GOLDEN_DIR, Array
 from grok_conformance.harness.formats.files import read_json, write_json
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.tensors import write_tensors
-from grok_conformance.harness.manifest import (
+from grok_conformance.harness.golden.audit import input_problems, tap_problems
+from grok_conformance.harness.golden.manifest import (
     NOISE,
     PRESET_NAME,
     Manifest,
@@ -28,8 +28,8 @@ from grok_conformance.harness.manifest import (
     file_digest,
     write_manifest,
 )
-from grok_conformance.harness.noise_record import record_problems
-from grok_conformance.harness.store import FixtureError, open_golden
+from grok_conformance.harness.golden.noise_record import record_problems
+from grok_conformance.harness.golden.reading import FixtureError, open_golden
 
 
 def write_golden(

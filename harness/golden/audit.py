@@ -11,10 +11,18 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_names, tap_specs
-from grok_conformance.harness.manifest import NOISE, StoredTensor
+from grok_conformance.harness.golden.manifest import NOISE, StoredTensor
+from grok_conformance.harness.golden.noise_record import record_problems
+from grok_conformance.harness.golden.reading import (
+    Golden,
+    broken,
+    open_golden,
+    read_case,
+    read_noise,
+    read_preset,
+    read_taps,
+)
 from grok_conformance.harness.measure.noise import recorded_dtypes
-from grok_conformance.harness.noise_record import record_problems
-from grok_conformance.harness.store import Golden, broken, open_golden, read_case, read_noise, read_preset, read_taps
 
 
 def check_golden(directory: Path) -> None:

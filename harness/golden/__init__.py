@@ -1,0 +1,1 @@
+"""Golden sets: their manifest, how they are written, read and audited."""
