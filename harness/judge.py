@@ -14,12 +14,12 @@ from grok_conformance.harness.checks.logit_agreement import logit_agreements, ro
 from grok_conformance.harness.checks.operation_by_operation import Evidence, check_case, gather
 from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.diagnosis import Diagnosis, diagnose
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
+from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.measure.comparison import SPECS, Comparison, fit_slots, widen
 from grok_conformance.harness.measure.noise import SAFETY
-from grok_conformance.harness.prediction import Exhibit
 from grok_conformance.harness.running.answers import Answer, unrepeated
 from grok_conformance.harness.verdict import CaseVerdict, case_status
 from grok_conformance.harness.waivers import Waiver, in_case

@@ -12,10 +12,10 @@ from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.checks.logit_agreement import LogitAgreement, RoutingMargins
 from grok_conformance.harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
-from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic, pooled
-from grok_conformance.harness.power import Power
 from grok_conformance.harness.waivers import Waiver
 
 Status = Literal["pass", "waived", "fail", "missing", "unsupported", "error", "inconclusive"]

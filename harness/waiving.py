@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, safe
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope

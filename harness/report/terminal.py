@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from grok_conformance.harness.contract import LEVELS, tap_specs
-from grok_conformance.harness.diagnosis import describe
+from grok_conformance.harness.diagnosis.matched_filter import describe
+from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.power import describe as describe_power
 from grok_conformance.harness.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 
 STYLES = {

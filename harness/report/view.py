@@ -9,7 +9,7 @@ from typing import Any
 
 from grok_conformance.harness.baseline import Regression
 from grok_conformance.harness.contract import DTYPES, split_tap, tap_name, tap_specs
-from grok_conformance.harness.diagnosis import Diagnosis, describe
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
 from grok_conformance.harness.measure.histogram import EDGES
 from grok_conformance.harness.verdict import PASSING
 

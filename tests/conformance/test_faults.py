@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grok_conformance.harness.diagnosis import diagnose
+from grok_conformance.harness.diagnosis.matched_filter import diagnose
 from grok_conformance.harness.faults import FAULTS as TABLE
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS

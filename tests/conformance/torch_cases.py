@@ -11,9 +11,9 @@ from grok_conformance.candidates import torch_eager
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.checks.operation_by_operation import check_case, gather
 from grok_conformance.harness.contract import Array, CandidateInfo, tap_names
+from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.prediction import Exhibit
 from tests.harness.honest_port import exact_weights, golden, golden_case
 
 NUM_ELEMENTS = 10**7

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.diagnosis import Diagnosis, Residual, describe, diagnose, fit, name_fault
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, Residual, describe, diagnose, fit, name_fault
+from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.prediction import Exhibit
 from tests.harness.honest_port import at_fault, check, evidence_of, exact_weights, golden_case, honest_taps
 
 PREFILL, STRESS = "unequal/prefill/padded_batch", "stress/prefill/saturated_cap"

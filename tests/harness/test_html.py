@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.measure.histogram import EDGES, Element
 from grok_conformance.harness.report.charts import Line, line_chart
 from grok_conformance.harness.report.files import report_of, write_report_json

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from grok_conformance.harness.contract import LEVELS
-from grok_conformance.harness.detection import faults_shown_by, power_of_case
+from grok_conformance.harness.diagnosis.power import describe, power_of_run, power_table, taps_of_level
+from grok_conformance.harness.diagnosis.power_model import faults_shown_by, power_of_case
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.golden.reading import case_ids
-from grok_conformance.harness.power import describe, power_of_run, power_table, taps_of_level
 from tests.harness.honest_port import NUM_ELEMENTS, exact_weights, golden, golden_case, golden_taps
 
 STRESS = "stress/prefill/saturated_cap"

@@ -14,12 +14,12 @@ from rich.console import Console
 from grok_conformance.harness.baseline import conformance_digest
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.logit_agreement import LogitAgreement, RoutingMargins
-from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.formats.files import plain
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.histogram import Element
 from grok_conformance.harness.measure.systematic import Systematic
-from grok_conformance.harness.power import Power
 from grok_conformance.harness.report import files, terminal
 from grok_conformance.harness.report.files import read_report, report_of, write_junit, write_report_json
 from grok_conformance.harness.report.progress import progress_bar

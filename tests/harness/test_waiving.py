@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.judge import judge_candidate
 from grok_conformance.harness.run import summarise

@@ -9,8 +9,8 @@ import argparse
 import json
 import sys
 
+from grok_conformance.harness.diagnosis.power import POWER_FILE
 from grok_conformance.harness.formats.files import write_json
-from grok_conformance.harness.power import POWER_FILE
 from tests.harness.honest_port import golden
 from tests.mutation import session, summary
 from tests.written_block import README, write_block

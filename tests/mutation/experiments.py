@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grok_conformance.harness.detection import power_of_case
-from grok_conformance.harness.diagnosis import diagnose
+from grok_conformance.harness.diagnosis.matched_filter import diagnose
+from grok_conformance.harness.diagnosis.power import taps_of_level
+from grok_conformance.harness.diagnosis.power_model import power_of_case
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
-from grok_conformance.harness.power import taps_of_level
 from tests.conformance.test_nulls import CASES, NULLS, TARGETS
 from tests.harness.honest_port import INFO, NUM_ELEMENTS, at_fault, check, golden_taps
 from tests.mutation.trials import GOLDEN_DRAW, Judged, both, cases_of, drawn, emulated, in_torch, mutant_of

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from grok_conformance.harness.contract import LEVELS
-from grok_conformance.harness.detection import power_by_level
+from grok_conformance.harness.diagnosis.power import Table
+from grok_conformance.harness.diagnosis.power_model import power_by_level
 from grok_conformance.harness.golden.reading import case_ids
-from grok_conformance.harness.power import Table
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.run import read_groups, run_size
 from tests.conformance.test_nulls import NULLS

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grok_conformance.harness.diagnosis.power import VISIBLE, Table, power_of_run
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.golden.reading import case_ids
-from grok_conformance.harness.power import VISIBLE, Table, power_of_run
 from tests.harness.honest_port import golden
 from tests.mutation.experiments import Trial
 from tests.mutation.rates import clopper_pearson

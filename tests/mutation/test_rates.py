@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from grok_conformance.harness.diagnosis import Diagnosis
-from grok_conformance.harness.power import power_table
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.power import power_table
 from tests.mutation import session, summary
 from tests.mutation.experiments import Null, PowerCheck, Trial
 from tests.mutation.honest_runs import Run, Suite, SuiteResult, rates_of

@@ -15,13 +15,13 @@ from grok_conformance.harness.cases.synthesis import synthesize
 from grok_conformance.harness.checks.operation_by_operation import check_case, gather
 from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, CandidateInfo
-from grok_conformance.harness.diagnosis import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights
 from grok_conformance.harness.judge import diagnose_failures
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.prediction import Exhibit
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import torch_taps

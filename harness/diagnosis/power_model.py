@@ -17,13 +17,13 @@ from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_
 from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, fencing_of, gather, slack_of
 from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
 from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
+from grok_conformance.harness.diagnosis.power import taps_of_level
+from grok_conformance.harness.diagnosis.prediction import Exhibit, Prediction, hides_taps, predict
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.comparison import Comparison, compare, compare_routing
 from grok_conformance.harness.measure.noise import honest_result, margin, tail_factor
-from grok_conformance.harness.power import taps_of_level
-from grok_conformance.harness.prediction import Exhibit, Prediction, hides_taps, predict
 
 NUM_DRAWS = 20
 

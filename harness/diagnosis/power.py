@@ -1,6 +1,6 @@
 """What a run can see: the chance that each known fault is found, known before anything is run (design: 5).
 
-The chances are worked out once for every level of taps (`harness.detection`; `python -m tests.mutation` writes them)
+The chances are worked out once for every level of taps (`harness.diagnosis.power_model`; `python -m tests.mutation` writes them)
 and looked up for a candidate.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.faults import FAULTS
 
-POWER_FILE = Path(__file__).parent / "faults" / "power.json"
+POWER_FILE = Path(__file__).parents[1] / "faults" / "power.json"
 
 VISIBLE = 0.5
 """A fault with less power than this cannot be counted on to be seen."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis.prediction import Exhibit, Prediction, hides_taps, predict
 from grok_conformance.harness.faults import FAULTS, Fault
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.noise import Fence
-from grok_conformance.harness.prediction import Exhibit, Prediction, hides_taps, predict
 
 SAME_DIRECTION = 0.99
 """Cosine beyond which no data of the run tells two faults apart."""
