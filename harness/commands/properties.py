@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
-from grok_conformance.harness.properties.check import NUM_DRAWS, check_properties
-from grok_conformance.harness.properties.draws import Draw, drawn, parse_draw
-from grok_conformance.harness.properties.laws import LAWS, Law
+from grok_conformance.harness.laws.check import NUM_DRAWS, check_properties
+from grok_conformance.harness.laws.draws import Draw, drawn, parse_draw
+from grok_conformance.harness.laws.laws import LAWS, Law
 from grok_conformance.harness.report import laws as report
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.report.terminal import wide_console

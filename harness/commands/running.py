@@ -26,9 +26,9 @@ from grok_conformance.harness.commands.concluding import conclude, known_deviati
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.properties.check import NUM_DRAWS
-from grok_conformance.harness.properties.draws import drawn
-from grok_conformance.harness.properties.laws import LAWS
+from grok_conformance.harness.laws.check import NUM_DRAWS
+from grok_conformance.harness.laws.draws import drawn
+from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import absences, default_names, find_candidate

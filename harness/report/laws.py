@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grok_conformance.harness.properties.check import Result
+from grok_conformance.harness.laws.check import Result
 from grok_conformance.harness.report.terminal import LOOK, STYLES
 
 

@@ -10,9 +10,9 @@ import torch
 
 from grok_conformance.candidates.torch_eager import operations
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.properties.check import check_draws, check_properties
-from grok_conformance.harness.properties.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
-from grok_conformance.harness.properties.laws import LAWS
+from grok_conformance.harness.laws.check import check_draws, check_properties
+from grok_conformance.harness.laws.draws import SMALLEST, Draw, drawn, fitted, parse_draw, smaller
+from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.running.registry import Candidate
 from tests.conformance.lawless_ports import KILLS, TORCH, in_process
 

@@ -14,7 +14,7 @@ import hypothesis
 import jax
 import pytest
 
-from grok_conformance.harness.properties.laws import LAWS
+from grok_conformance.harness.laws.laws import LAWS
 from tests.conformance.lawless_ports import KILLS as PORT_KILLS
 from tests.properties import broken
 from tests.properties.broken import KILLS

@@ -8,7 +8,7 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import properties
-from grok_conformance.harness.properties.check import Result
+from grok_conformance.harness.laws.check import Result
 from grok_conformance.harness.running import registry
 from grok_conformance.harness.running.registry import Candidate, default_names
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Call, Preset
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.properties.draws import (
+from grok_conformance.harness.laws.draws import (
     MORE_SLOTS,
     Draw,
     decode,
