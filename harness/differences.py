@@ -17,10 +17,10 @@ from grok_conformance.harness.contract import Array, CandidateInfo, split_tap, t
 from grok_conformance.harness.golden.reading import Golden, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import ExactWeights
+from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.measure.comparison import SPECS, compare_routing, widen
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.report.view import ratio_of, systematic_ratio
-from grok_conformance.harness.verdict import PASSING
 
 T = TypeVar("T")
 Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # NumPy and the harness are imported only when a candidate is given
-    from grok_conformance.harness.verdict import CandidateVerdict
+    from grok_conformance.harness.judging.verdict import CandidateVerdict
 
 Check = Callable[["CandidateVerdict"], str]
 """Returns why a test fails, an empty string where it passes."""
@@ -34,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--conformance-case", default="*", metavar="GLOB", help="only the golden cases that match")
     group.addoption(
-        "--conformance-waivers", type=Path, metavar="FILE", help="known and accepted deviations: see harness/waivers.py"
+        "--conformance-waivers",
+        type=Path,
+        metavar="FILE",
+        help="known and accepted deviations: see harness/judging/waivers.py",
     )
 
 

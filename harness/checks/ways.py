@@ -15,8 +15,8 @@ from grok_conformance.harness.checks.readings import PHASES, Readings, describe,
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
 from grok_conformance.harness.graph.table import OPERATIONS, operation_of
+from grok_conformance.harness.judging.verdict import pooled_systematic
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.verdict import pooled_systematic
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.commands.judging import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judge import Group
+from grok_conformance.harness.judging.judge import Group
 from grok_conformance.harness.running.answers import read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job

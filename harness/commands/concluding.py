@@ -10,13 +10,20 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from grok_conformance.harness.baseline import Regression, describe
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.contract import LEVELS
 from grok_conformance.harness.golden.reading import Golden
+from grok_conformance.harness.judging.baseline import Regression, describe
+from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.judging.waivers import (
+    Waiver,
+    builtin_waivers,
+    check_cases,
+    outdated,
+    read_waivers,
+    waivers_of,
+)
 from grok_conformance.harness.report import files, github, terminal
-from grok_conformance.harness.verdict import CandidateVerdict
-from grok_conformance.harness.waivers import Waiver, builtin_waivers, check_cases, outdated, read_waivers, waivers_of
 
 
 def known_deviations(path: Path | None, golden: Golden) -> tuple[Waiver, ...]:

@@ -46,7 +46,7 @@ def explain(name: str) -> Iterator[str]:
 
 def explain_verdict(name: str, others: Collection[str]) -> Iterator[str]:
     """Yield what a verdict means; raises FileError for a name that is neither one nor among the others."""
-    from grok_conformance.harness.verdict import MEANINGS, PASSING
+    from grok_conformance.harness.judging.verdict import MEANINGS, PASSING
 
     if name not in MEANINGS:
         raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *others]))

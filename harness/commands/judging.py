@@ -19,7 +19,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         "--waivers",
         type=Path,
         metavar="FILE",
-        help="deviations that are known and accepted, in TOML: see harness/waivers.py",
+        help="deviations that are known and accepted, in TOML: see harness/judging/waivers.py",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at, one file")

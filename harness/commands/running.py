@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from grok_conformance.harness import run
-from grok_conformance.harness.baseline import (
+from grok_conformance.harness.commands import properties
+from grok_conformance.harness.commands.concluding import conclude, known_deviations
+from grok_conformance.harness.commands.run import add_options
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.golden.reading import open_golden
+from grok_conformance.harness.judging.baseline import (
     History,
     Record,
     Regression,
@@ -21,11 +26,6 @@ from grok_conformance.harness.baseline import (
     write_baseline,
     write_history,
 )
-from grok_conformance.harness.commands import properties
-from grok_conformance.harness.commands.concluding import conclude, known_deviations
-from grok_conformance.harness.commands.run import add_options
-from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.laws.check import NUM_DRAWS
 from grok_conformance.harness.laws.draws import drawn
 from grok_conformance.harness.laws.laws import LAWS

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from grok_conformance.harness.baseline import conformance_digest
 from grok_conformance.harness.formats.files import MAX_REPORT_BYTES, FileError, plain, read_json, whole_file
 from grok_conformance.harness.golden.provenance import record_platform, record_toolchain
 from grok_conformance.harness.golden.reading import Golden
-from grok_conformance.harness.verdict import CandidateVerdict
+from grok_conformance.harness.judging.baseline import conformance_digest
+from grok_conformance.harness.judging.verdict import CandidateVerdict
 
 Report = Mapping[str, Any]
 """A run as parsed JSON; `report.schema.json` describes it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.report.terminal import explain, failing_operations, format_ratio, likely
-from grok_conformance.harness.verdict import PASSING, CandidateVerdict
 
 MAX_ANNOTATIONS = 10
 """GitHub shows ten annotations of a kind per step."""

@@ -14,8 +14,8 @@ from rich.text import Text
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
+from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 
 STYLES = {
     "pass": "green",

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grok_conformance.harness.baseline import Regression
 from grok_conformance.harness.contract import DTYPES, split_tap, tap_name, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
+from grok_conformance.harness.judging.baseline import Regression
+from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.measure.histogram import EDGES
-from grok_conformance.harness.verdict import PASSING
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
 """Upper edges of the colours of measured / allowed: three within the fence, three beyond it."""

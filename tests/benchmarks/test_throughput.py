@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.baseline import conformance_digest
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
+from grok_conformance.harness.judging.baseline import conformance_digest
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, Status
 from grok_conformance.harness.report.files import report_of, write_report_json
-from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, Status
 from tests.benchmarks import throughput
 from tests.benchmarks.presets import LOADS
 from tests.benchmarks.throughput import (

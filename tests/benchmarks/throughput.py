@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from grok_conformance.harness.graph.cost import Cost, call_cost
+from grok_conformance.harness.judging.verdict import Status, worst_status
 from grok_conformance.harness.report.files import read_report
 from grok_conformance.harness.running.registry import find_candidate
-from grok_conformance.harness.verdict import Status, worst_status
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
 from tests.benchmarks.presets import LOADS, Load, prompt, write_load
 from tests.benchmarks.results import markdown, record, say

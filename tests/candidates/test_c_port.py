@@ -12,7 +12,7 @@ from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.formats.files import read_json, write_json
 from grok_conformance.harness.formats.tensors import open_tensors
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.verdict import CandidateVerdict
+from grok_conformance.harness.judging.verdict import CandidateVerdict
 from tests.candidates.programs import judge
 from tests.harness import tiny_job
 

@@ -16,7 +16,7 @@ from grok_conformance.harness.formats.tensors import digest, open_tensors, write
 from grok_conformance.harness.golden.reading import Golden, open_golden, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.judge import Group
+from grok_conformance.harness.judging.judge import Group
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.noise import honest_result, recorded_dtypes
 from grok_conformance.harness.running.answers import Answer

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.baseline import (
+from grok_conformance.harness.commands.running import earlier_runs
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.judging.baseline import (
     IMPLAUSIBLE,
     MIN_RUNS,
     History,
@@ -22,8 +24,6 @@ from grok_conformance.harness.baseline import (
     write_baseline,
     write_history,
 )
-from grok_conformance.harness.commands.running import earlier_runs
-from grok_conformance.harness.formats.files import FileError
 from tests.harness.test_main import CASE, GOOD
 
 KEY = "unequal.bfloat16/prefill call0/layers.01.attention.key"

@@ -16,7 +16,7 @@ from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.golden.reading import FixtureError
 from grok_conformance.harness.golden.writing import whole_folder
-from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
 from tests.harness.honest_port import answered, golden_taps, group_of
 
 CASE = "float_weights/prefill/top_1.bfloat16"

@@ -15,7 +15,7 @@ from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.graph.table import operation_of
-from grok_conformance.harness.judge import Judged, judge_candidate
+from grok_conformance.harness.judging.judge import Judged, judge_candidate
 from grok_conformance.harness.measure.noise import USED_SHARE, computed
 from tests.harness.honest_port import NUM_ELEMENTS, answered, exact_weights, golden_case, group_of, honest_taps
 

@@ -12,13 +12,13 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.histogram import EDGES, Element
 from grok_conformance.harness.report.charts import Line, line_chart
 from grok_conformance.harness.report.files import report_of, write_report_json
 from grok_conformance.harness.report.html import render
 from grok_conformance.harness.report.view import candidate_view, short_ratio
-from grok_conformance.harness.verdict import CandidateVerdict
-from grok_conformance.harness.waivers import Waiver
 from tests.harness.honest_port import golden
 from tests.harness.test_baseline import KEY, OLD, against
 from tests.harness.test_report import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict

@@ -12,7 +12,7 @@ from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Alternatives
 from grok_conformance.harness.graph.row import Alternative
 from grok_conformance.harness.graph.table import CARRIED, PRODUCT_KEPT, operation_of
-from grok_conformance.harness.judge import HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.running.answers import Answer
 from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_case, group_of, honest_taps, taps_of
 

@@ -11,12 +11,14 @@ import fastjsonschema
 import pytest
 from rich.console import Console
 
-from grok_conformance.harness.baseline import conformance_digest
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.logit_agreement import LogitAgreement, RoutingMargins
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.formats.files import plain
+from grok_conformance.harness.judging.baseline import conformance_digest
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, OperationVerdict, by_operation
+from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.histogram import Element
 from grok_conformance.harness.measure.systematic import Systematic
@@ -24,8 +26,6 @@ from grok_conformance.harness.report import files, terminal
 from grok_conformance.harness.report.files import read_report, report_of, write_junit, write_report_json
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
-from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, OperationVerdict, by_operation
-from grok_conformance.harness.waivers import Waiver
 from tests.harness.honest_port import golden
 
 CASE, OTHER = "unequal/prefill/padded_batch.bfloat16", "unequal/prefill/single_token.bfloat16"

@@ -12,6 +12,7 @@ from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.operations.experts import gelu
 from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.measure import scan as blocks
 from grok_conformance.harness.measure.comparison import SPECS, Comparison, compare
 from grok_conformance.harness.measure.noise import Fence, fence_of
@@ -27,7 +28,6 @@ from grok_conformance.harness.measure.systematic import (
     octaves_of,
     pooled,
 )
-from grok_conformance.harness.verdict import CandidateVerdict, CaseVerdict, by_operation
 
 LAMBDA = 6.6
 U = UNIT_ROUNDOFF["bfloat16"]

@@ -10,9 +10,7 @@ from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.contract import TransformerConfig, tap_names
-from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.measure.systematic import Systematic
-from grok_conformance.harness.verdict import (
+from grok_conformance.harness.judging.verdict import (
     SEVERITY,
     CandidateVerdict,
     CaseVerdict,
@@ -24,7 +22,9 @@ from grok_conformance.harness.verdict import (
     pooled_systematic,
     worst_status,
 )
-from grok_conformance.harness.waivers import Waiver
+from grok_conformance.harness.judging.waivers import Waiver
+from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.systematic import Systematic
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 GOOD = Comparison(0, "layers.00.attention.query", 100, tail=0.9, bulk=0.8)

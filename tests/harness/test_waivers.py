@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.running.registry import builtin_names
-from grok_conformance.harness.waivers import (
+from grok_conformance.harness.judging.waivers import (
     Waiver,
     builtin_waivers,
     check_cases,
@@ -18,6 +17,7 @@ from grok_conformance.harness.waivers import (
     read_waivers,
     waivers_of,
 )
+from grok_conformance.harness.running.registry import builtin_names
 
 DEVIATION = {
     "candidate": "port",

@@ -20,7 +20,7 @@ from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights
-from grok_conformance.harness.judge import diagnose_failures
+from grok_conformance.harness.judging.judge import diagnose_failures
 from grok_conformance.harness.measure.comparison import Comparison
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES

@@ -7,7 +7,7 @@ import pytest
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.graph.table import OPERATIONS
-from grok_conformance.harness.verdict import SEVERITY
+from grok_conformance.harness.judging.verdict import SEVERITY
 
 
 @pytest.mark.parametrize("status", SEVERITY)

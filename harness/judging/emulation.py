@@ -11,8 +11,8 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.waivers import Waiver
 
 
 def emulating(waivers: Sequence[Waiver]) -> Evaluator:

@@ -18,12 +18,19 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnos
 from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.graph.table import operation_of
+from grok_conformance.harness.judging.emulation import (
+    covering,
+    diagnosed,
+    emulating,
+    taken_as_they_are,
+    unmasked,
+    waive,
+)
+from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
+from grok_conformance.harness.judging.waivers import Waiver, in_case
 from grok_conformance.harness.measure.comparison import SPECS, Comparison, fit_slots, widen
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.running.answers import Answer, unrepeated
-from grok_conformance.harness.verdict import CaseVerdict, case_status
-from grok_conformance.harness.waivers import Waiver, in_case
-from grok_conformance.harness.waiving import covering, diagnosed, emulating, taken_as_they_are, unmasked, waive
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""

@@ -27,7 +27,7 @@ from grok_conformance.harness.formats.files import (
 )
 from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.golden.provenance import record_platform
-from grok_conformance.harness.verdict import PASSING, SEVERITY, CandidateVerdict, Status
+from grok_conformance.harness.judging.verdict import PASSING, SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1
 

@@ -14,9 +14,9 @@ from grok_conformance.harness.checks.logit_agreement import LogitAgreement, Rout
 from grok_conformance.harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
+from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic, pooled
-from grok_conformance.harness.waivers import Waiver
 
 Status = Literal["pass", "waived", "fail", "missing", "unsupported", "error", "inconclusive"]
 

@@ -1,0 +1,1 @@
+"""One candidate's verdict, and all that it rests on."""
