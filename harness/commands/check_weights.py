@@ -7,7 +7,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from grok_conformance.harness import run
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.commands.judging import GOLDEN
 from grok_conformance.harness.formats.files import FileError
@@ -18,6 +17,7 @@ from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
 from grok_conformance.harness.running.registry import Candidate, find_candidate
 from grok_conformance.harness.running.runner import run_jobs
+from grok_conformance.harness.sessions import run
 
 HOOKS = "give the model loaded_weights(), or the module dequantize(weight, scales) or partition_specs(config)"
 

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
-from grok_conformance.harness.differences import Move, golden_moves, report_moves
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.golden.reading import Golden, open_golden
 from grok_conformance.harness.report.files import Report, read_report
 from grok_conformance.harness.report.terminal import LOOK, wide_console
+from grok_conformance.harness.sessions.differences import Move, golden_moves, report_moves
 
 PIPE_WIDTH = 160
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from grok_conformance.harness import run
 from grok_conformance.harness.commands import properties
 from grok_conformance.harness.commands.concluding import conclude, known_deviations
 from grok_conformance.harness.commands.run import add_options
@@ -32,6 +31,7 @@ from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import absences, default_names, find_candidate
+from grok_conformance.harness.sessions import run
 
 T = TypeVar("T")
 

@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from grok_conformance.harness import run
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.judging import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.running.answers import make_folders
 from grok_conformance.harness.running.jobs import read_job
+from grok_conformance.harness.sessions import run
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness import capture
-from grok_conformance.harness.capture import gate, lacking, objections, suite_groups
 from grok_conformance.harness.cases.suite import suite_cases
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.golden.reading import FixtureError
 from grok_conformance.harness.golden.writing import whole_folder
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
+from grok_conformance.harness.sessions import capture
+from grok_conformance.harness.sessions.capture import gate, lacking, objections, suite_groups
 from tests.harness.honest_port import answered, golden_taps, group_of
 
 CASE = "float_weights/prefill/top_1.bfloat16"

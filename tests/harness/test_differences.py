@@ -11,13 +11,19 @@ import pytest
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import DTYPES, Array
-from grok_conformance.harness.differences import golden_moves, measured, report_moves, tap_difference, tap_differences
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors
 from grok_conformance.harness.golden.reading import open_golden, read_case, read_preset, read_taps
 from grok_conformance.harness.golden.writing import write_golden
 from grok_conformance.harness.judging.verdict import CandidateVerdict, Status
 from grok_conformance.harness.measure.systematic import Systematic
 from grok_conformance.harness.report.files import report_of, write_report_json
+from grok_conformance.harness.sessions.differences import (
+    golden_moves,
+    measured,
+    report_moves,
+    tap_difference,
+    tap_differences,
+)
 from tests.harness.honest_port import golden, golden_case, golden_taps, honest_taps
 from tests.harness.test_report import BAD, DRIFT, FAILING, GOOD, PASSING, verdict
 from tests.harness.tiny_golden import write_tiny

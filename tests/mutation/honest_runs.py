@@ -24,8 +24,8 @@ from grok_conformance.harness.contract import Array, LanguageModelConfig, Transf
 from grok_conformance.harness.formats.files import write_json
 from grok_conformance.harness.judging.judge import Group, HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
-from grok_conformance.harness.run import run_size, summarise
 from grok_conformance.harness.running.answers import Answer
+from grok_conformance.harness.sessions.run import run_size, summarise
 from tests.mutation.honest_variants import VARIANTS, Variant
 from tests.mutation.rates import Interval, clopper_pearson
 

@@ -13,7 +13,7 @@ from grok_conformance.harness.diagnosis.power import Table
 from grok_conformance.harness.diagnosis.power_model import power_by_level
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.report.progress import progress_bar
-from grok_conformance.harness.run import read_groups, run_size
+from grok_conformance.harness.sessions.run import read_groups, run_size
 from tests.conformance.test_nulls import NULLS
 from tests.harness.honest_port import golden, golden_case, golden_taps
 from tests.mutation import experiments, honest_runs

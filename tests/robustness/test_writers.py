@@ -56,7 +56,7 @@ def test_of_two_writers_at_once_one_wins_and_the_other_is_told(tmp_path: Path) -
 ONE_CASE_AT_ONCE = """
 import sys, time
 from pathlib import Path
-from grok_conformance.harness import capture
+from grok_conformance.harness.sessions import capture
 from grok_conformance.harness.__main__ import main
 
 folder, name = Path(sys.argv[1]), sys.argv[2]

@@ -1,4 +1,4 @@
-"""What the command adds to `harness.capture`: its options passed on, and a line for the changelog."""
+"""What the command adds to `harness.sessions.capture`: its options passed on, and a line for the changelog."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from grok_conformance.harness import capture
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.golden.manifest import Manifest
+from grok_conformance.harness.sessions import capture
 from tests.harness.tiny_golden import write_tiny
 
 

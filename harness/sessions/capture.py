@@ -21,18 +21,18 @@ from grok_conformance.harness.golden.reading import FixtureError, case_ids, open
 from grok_conformance.harness.golden.writing import write_golden
 from grok_conformance.harness.judging.judge import Group, judge_candidate
 from grok_conformance.harness.judging.verdict import CandidateVerdict
-from grok_conformance.harness.run import Progress, run_size, summarise, write_jobs
 from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.running.runner import run_jobs
+from grok_conformance.harness.sessions.run import Progress, run_size, summarise, write_jobs
 
 SUITE = "1.2.0"
 """Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""
 
 CANONICAL = "reference"
-SPECIFICATION = Path(__file__).resolve().parent.parent / "reference" / "SPEC.md"
+SPECIFICATION = Path(__file__).resolve().parents[2] / "reference" / "SPEC.md"
 
 PRECISION = {
     "matmul": "jax.lax.Precision.HIGHEST: float32 operands are multiplied in full float32, never TF32",

@@ -1,0 +1,1 @@
+"""The jobs that a person starts: a run, a capture, a comparison of two."""
