@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.commands.concluding import known_deviations, with_outdated
+from grok_conformance.harness.commands.conclusion import known_deviations, with_outdated
 from grok_conformance.harness.contract import GOLDEN_DIR, split_tap, tap_names, tap_specs
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grok_conformance.harness.commands import PASS
-from grok_conformance.harness.commands.judging import GOLDEN
+from grok_conformance.harness.commands.report_options import GOLDEN
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.large.plan import Plan, make_calls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grok_conformance.harness.commands.judging import add_report_options
+from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
 from grok_conformance.harness.running.child_process import Limits
 
@@ -57,6 +57,6 @@ def required_level(text: str) -> tuple[str, str]:
 
 def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model."""
-    from grok_conformance.harness.commands.running import judge_candidates
+    from grok_conformance.harness.commands.run_execution import judge_candidates
 
     return judge_candidates(options)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.commands.running import earlier_runs
+from grok_conformance.harness.commands.run_execution import earlier_runs
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.baseline import (
     IMPLAUSIBLE,

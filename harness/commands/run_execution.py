@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from grok_conformance.harness.commands import properties
-from grok_conformance.harness.commands.concluding import conclude, known_deviations
+from grok_conformance.harness.commands.conclusion import conclude, known_deviations
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
