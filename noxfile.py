@@ -55,16 +55,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Measure how good the harness is: known faults, impostors and honest runs; writes tests/mutation/RATES.md."""
+    """Measure how good the harness is: known faults, impostors and honest runs; writes tests/fault_detection/RATES.md."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))
-    session.run("python", "-m", "tests.mutation", *session.posargs, env=compiled_once(session))
+    session.run("python", "-m", "tests.fault_detection", *session.posargs, env=compiled_once(session))
 
 
 @nox.session
 def noise(session: nox.Session) -> None:
     """Judge every honest variant, and write what the noise model allows and how far they go: golden/v1/noise.json."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))
-    session.run("python", "-m", "tests.mutation.noise_record", *session.posargs, env=compiled_once(session))
+    session.run("python", "-m", "tests.fault_detection.noise_record", *session.posargs, env=compiled_once(session))
 
 
 @nox.session
@@ -146,9 +146,9 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Put small faults into the code that decides, and see its tests fail; writes tests/mutation_testing/SCORES.md."""
+    """Put small faults into the code that decides, and see its tests fail; writes tests/code_mutants/SCORES.md."""
     session.install("--editable", ".", *_group("tests"))
-    session.run("python", "-m", "tests.mutation_testing", *session.posargs)
+    session.run("python", "-m", "tests.code_mutants", *session.posargs)
 
 
 @nox.session

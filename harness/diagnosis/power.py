@@ -1,6 +1,6 @@
 """What a run can see: the chance that each known fault is found, known before anything is run (design: 5).
 
-The chances are worked out once for every level of taps (`harness.diagnosis.power_model`; `python -m tests.mutation` writes them)
+The chances are worked out once for every level of taps (`harness.diagnosis.power_model`; `python -m tests.fault_detection` writes them)
 and looked up for a candidate.
 """
 

@@ -27,7 +27,7 @@ from tests.benchmarks.throughput import (
     spread_of,
 )
 from tests.harness.honest_port import golden
-from tests.harness.test_report import FAILING, PASSING, verdict
+from tests.harness.report.test_report import FAILING, PASSING, verdict
 
 
 def entries(folder: Path, found: CandidateVerdict) -> dict[str, Entry]:

@@ -14,7 +14,7 @@ from grok_conformance.harness.formats.tensors import write_tensors
 from grok_conformance.harness.running.answers import read_answer
 from tests.harness.tiny_job import PRESET, call, case
 
-PROTOCOL = (Path(jobs.__file__).parent / "PROTOCOL.md").read_text()
+PROTOCOL = (Path(jobs.__file__).parents[1] / "PROTOCOL.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 def test_the_session_shown_is_what_the_commands_print(tmp_path: Path) -> None:
     """Run every line after a `$` in a folder with the candidates beside it, and compare what it prints."""
     (session,) = blocks("sh")
-    root = Path(jobs.__file__).parent.parent
+    root = Path(jobs.__file__).resolve().parents[2]
     (tmp_path / "candidates").symlink_to(root / "candidates")
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root)}

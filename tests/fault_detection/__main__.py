@@ -1,4 +1,4 @@
-"""`python -m tests.mutation`: measures how good the harness is, and writes RATES.md, rates.json and the power table.
+"""`python -m tests.fault_detection`: measures how good the harness is, and writes RATES.md, rates.json and the power table.
 
 Fails when a fault survives, an honest run fails, or a rate falls below the committed one or is measured no longer.
 """
@@ -11,8 +11,8 @@ import sys
 
 from grok_conformance.harness.diagnosis.power import POWER_FILE
 from grok_conformance.harness.formats.files import write_json
+from tests.fault_detection import session, summary
 from tests.harness.honest_port import golden
-from tests.mutation import session, summary
 from tests.written_block import README, write_block
 
 RATES, PAGE = summary.FOLDER / "rates.json", summary.FOLDER / "RATES.md"
@@ -20,7 +20,7 @@ RATES, PAGE = summary.FOLDER / "rates.json", summary.FOLDER / "RATES.md"
 
 def main() -> int:
     """Run the session and write what it found."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fault_detection", description=__doc__)
     parser.add_argument("--power-only", action="store_true", help="write the power table alone")
     parser.add_argument(
         "--honest-runs", type=int, default=session.NUM_HONEST_RUNS, metavar="N", help="0: keep the committed rates"

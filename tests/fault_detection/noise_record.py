@@ -1,6 +1,6 @@
 """Measures and writes the record of the noise model that the golden set carries (`golden/README.md`, noise.json).
 
-`python -m tests.mutation.noise_record` judges every honest variant once and replaces the record whole or not at all.
+`python -m tests.fault_detection.noise_record` judges every honest variant once and replaces the record whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.comparison import COPIES
 from grok_conformance.harness.measure.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
+from tests.fault_detection import honest_runs
+from tests.fault_detection.honest_runs import DTYPES, HonestRates, Suite
+from tests.fault_detection.honest_variants import VARIANTS
 from tests.harness.honest_port import exact_weights, golden_case, golden_taps
-from tests.mutation import honest_runs
-from tests.mutation.honest_runs import DTYPES, HonestRates, Suite
-from tests.mutation.honest_variants import VARIANTS
 
 EXAMPLES = ("unequal/prefill/padded_batch", "dense/decode/dense_block")
 """The cases at whose golden values the fences are told: they have every operation."""
@@ -191,7 +191,7 @@ def validation(rates: HonestRates) -> dict[str, Any]:
 
 def main() -> int:
     """Measure and write the record, and return 0; one that does not vouch for the model is not written."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutation.noise_record", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fault_detection.noise_record", description=__doc__)
     once = sum(len(Suite(name, 0).presets) for name in VARIANTS) * len(DTYPES) * honest_runs.NUM_CASES
     parser.add_argument("--runs", type=int, default=once, metavar="N", help=f"at least so many runs (default: {once})")
     parser.add_argument("--golden", type=Path, default=GOLDEN_DIR / "v1", metavar="DIR", help="the golden set")

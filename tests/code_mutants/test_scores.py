@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.mutation_testing.__main__ import FOLDER, ROOT, TARGETS
-from tests.mutation_testing.mutations import mutants
+from tests.code_mutants.__main__ import FOLDER, ROOT, TARGETS
+from tests.code_mutants.mutations import mutants
 
 SCORES = json.loads((FOLDER / "scores.json").read_text())
 

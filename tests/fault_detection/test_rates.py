@@ -8,12 +8,12 @@ import pytest
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.power import power_table
-from tests.mutation import session, summary
-from tests.mutation.experiments import Null, PowerCheck, Trial
-from tests.mutation.honest_runs import Run, Suite, SuiteResult, rates_of
-from tests.mutation.rates import clopper_pearson
-from tests.mutation.session import Results
-from tests.mutation.trials import Judged
+from tests.fault_detection import session, summary
+from tests.fault_detection.experiments import Null, PowerCheck, Trial
+from tests.fault_detection.honest_runs import Run, Suite, SuiteResult, rates_of
+from tests.fault_detection.rates import clopper_pearson
+from tests.fault_detection.session import Results
+from tests.fault_detection.trials import Judged
 
 FOUND = Trial("gelu_erf", "float32", 0, detected=True, located=True, named=True, operations=("moe.expert_hidden",))
 SURVIVED = replace(FOUND, detected=False, located=False, named=False, operations=())

@@ -1,4 +1,4 @@
-"""Mutation testing of the code that decides: `python -m tests.mutation_testing [MODULE …]`.
+"""Mutation testing of the code that decides: `python -m tests.code_mutants [MODULE …]`.
 
 Each mutant of a module runs its tests in a forked child. One that they do not fail survives and is listed in SCORES.md;
 it counts against the score unless `reasons.json` says why it is equivalent, as no test can tell it from the original.
@@ -26,7 +26,7 @@ import ml_dtypes  # noqa: F401
 import numpy as np  # noqa: F401
 import pytest
 
-from tests.mutation_testing.mutations import Mutant, mutants
+from tests.code_mutants.mutations import Mutant, mutants
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent

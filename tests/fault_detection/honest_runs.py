@@ -1,6 +1,6 @@
 """How often honest ports are failed: fresh weights and tokens, every honest variant, judged by the frozen noise model.
 
-`python -m tests.mutation.honest_runs --runs N --json FILE` prints the rates and exits with 1 if any run was failed.
+`python -m tests.fault_detection.honest_runs --runs N --json FILE` prints the rates and exits with 1 if any run was failed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from grok_conformance.harness.judging.judge import Group, HonestRuns, Judged, ju
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
 from grok_conformance.harness.running.answers import Answer
 from grok_conformance.harness.sessions.run import run_size, summarise
-from tests.mutation.honest_variants import VARIANTS, Variant
-from tests.mutation.rates import Interval, clopper_pearson
+from tests.fault_detection.honest_variants import VARIANTS, Variant
+from tests.fault_detection.rates import Interval, clopper_pearson
 
 DTYPES = ("float32", "bfloat16")
 ENGINES = ("torch", "inductor", "numpy", "jax")
@@ -177,7 +177,7 @@ def honest_case(preset: str, config: LanguageModelConfig, dtype: str, seed: int,
         preset=preset,
         fprop_dtype=dtype,
         why="honest",
-        origin="tests.mutation",
+        origin="tests.fault_detection",
         calls=calls,
     )
 
@@ -366,7 +366,7 @@ def lines_of(rates: HonestRates) -> Iterator[str]:
 
 def main() -> int:
     """Measure, print, and return 0 if no honest run was failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutation.honest_runs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fault_detection.honest_runs", description=__doc__)
     parser.add_argument("--runs", type=int, default=2000, metavar="N", help="at least so many runs (default: 2000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     options = parser.parse_args()

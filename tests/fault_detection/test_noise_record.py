@@ -14,11 +14,11 @@ from grok_conformance.harness.golden.noise_record import record_problems
 from grok_conformance.harness.golden.reading import read_noise
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import fence_of
+from tests.fault_detection import noise_record
+from tests.fault_detection.honest_runs import Suite, judge_suite, rates_of
+from tests.fault_detection.honest_variants import VARIANTS
+from tests.fault_detection.noise_record import ENGINES, FUNCTIONS, fences, functions, record
 from tests.harness.honest_port import golden
-from tests.mutation import noise_record
-from tests.mutation.honest_runs import Suite, judge_suite, rates_of
-from tests.mutation.honest_variants import VARIANTS
-from tests.mutation.noise_record import ENGINES, FUNCTIONS, fences, functions, record
 
 
 def committed() -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Model, Weights
-from tests.mutation.numpy_port import (
+from tests.fault_detection.numpy_port import (
     Arithmetic,
     NumpyModel,
     backwards,

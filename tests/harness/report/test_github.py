@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from grok_conformance.harness.report.github import MAX_ANNOTATIONS, report_to_github, summary
-from tests.harness.test_html import BROKEN
-from tests.harness.test_report import BAD, CRASHED, FAILING, MANY, PASSING, verdict
+from tests.harness.report.test_html import BROKEN
+from tests.harness.report.test_report import BAD, CRASHED, FAILING, MANY, PASSING, verdict
 
 
 def annotated(*verdicts: object) -> list[str]:

@@ -15,10 +15,10 @@ from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.sessions.run import read_groups, run_size
 from tests.conformance.test_nulls import NULLS
+from tests.fault_detection import experiments, honest_runs
+from tests.fault_detection.experiments import HARMFUL, IN_THE_ORACLE, Floor, LeftOut, Null, Pair, PowerCheck, Trial
+from tests.fault_detection.trials import DTYPES
 from tests.harness.honest_port import golden, golden_case, golden_taps
-from tests.mutation import experiments, honest_runs
-from tests.mutation.experiments import HARMFUL, IN_THE_ORACLE, Floor, LeftOut, Null, Pair, PowerCheck, Trial
-from tests.mutation.trials import DTYPES
 
 NUM_ORACLE_DRAWS = 2
 NUM_PORT_DRAWS = 2

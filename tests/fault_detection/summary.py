@@ -11,11 +11,11 @@ from typing import Any
 from grok_conformance.harness.diagnosis.power import VISIBLE, Table, power_of_run
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.golden.reading import case_ids
+from tests.fault_detection.experiments import Trial
+from tests.fault_detection.rates import clopper_pearson
+from tests.fault_detection.session import Results
+from tests.fault_detection.trials import DTYPES
 from tests.harness.honest_port import golden
-from tests.mutation.experiments import Trial
-from tests.mutation.rates import clopper_pearson
-from tests.mutation.session import Results
-from tests.mutation.trials import DTYPES
 
 FOLDER = Path(__file__).parent
 

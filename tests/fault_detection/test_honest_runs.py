@@ -1,4 +1,4 @@
-"""A reduced count of false alarms; `python -m tests.mutation.honest_runs` is the whole one."""
+"""A reduced count of false alarms; `python -m tests.fault_detection.honest_runs` is the whole one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.mutation import honest_runs
-from tests.mutation.honest_runs import Extreme, Run, Suite, SuiteResult, judge_suite, rates_of
-from tests.mutation.honest_variants import VARIANTS, in_numpy
-from tests.mutation.numpy_port import Arithmetic, blas
-from tests.mutation.rates import clopper_pearson
+from tests.fault_detection import honest_runs
+from tests.fault_detection.honest_runs import Extreme, Run, Suite, SuiteResult, judge_suite, rates_of
+from tests.fault_detection.honest_variants import VARIANTS, in_numpy
+from tests.fault_detection.numpy_port import Arithmetic, blas
+from tests.fault_detection.rates import clopper_pearson
 
 
 @pytest.fixture(scope="module")
