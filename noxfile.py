@@ -55,7 +55,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """Measure how good the harness is: known faults, impostors and honest runs; writes tests/fault_detection/RATES.md."""
+    """Measure how good the harness is, by known faults, impostors and honest runs: tests/fault_detection/RATES.md."""
     session.install("--editable", ".[reference,torch]", *_group("tests"))
     session.run("python", "-m", "tests.fault_detection", *session.posargs, env=compiled_once(session))
 

@@ -13,10 +13,10 @@ import numpy as np
 from grok_conformance.harness.cases.case import Cache, Preset
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LanguageModelConfig, Weights, split_tap
 from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, ExactWeights, cached_taps, empty_cache, walk_call
 from grok_conformance.harness.graph.row import Exact, Scope
-from grok_conformance.harness.measure.noise import recorded_dtypes
 
 INFO = CandidateInfo(name="numpy_float64", version=np.__version__)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.commands.conclusion import known_deviations, with_outdated
 from grok_conformance.harness.contract import GOLDEN_DIR, split_tap, tap_names, tap_specs
 from grok_conformance.harness.golden.reading import open_golden
+from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.report import terminal
 from grok_conformance.harness.running.child_process import Limits

@@ -1,1 +1,1 @@
-"""What is asked of a candidate: presets (a configuration and its weights), cases (what to run on them), and the suite."""
+"""What is asked of a candidate: presets (a configuration and its weights), the cases run on them, and the suite."""

@@ -1,7 +1,7 @@
 """Whether a port's other choices of experts are as many as honest rounding explains (design: routing).
 
-Each flip alone is excused by its margin (`harness.checks.end_to_end.flips`). Here all of them are: honest error makes every token
-flip with a chance that its margins give, and the number of flips is a sum of such events (a Poisson-binomial variable).
+Each flip alone is excused by its margin (`end_to_end.flips`). Here all of them are: honest error makes every token flip
+with a chance that its margins give, and the number of flips is a sum of such events (a Poisson-binomial variable).
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
-
-LOADED, DEQUANTIZED = "loaded/", "dequantized/"
-"""What stands before a stored name in weights.safetensors: as the model holds it; as `dequantize` returns it."""
+from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
 
 ALIKE = 2.0**-8
 """To within this share a tensor is what a known mistake makes of the stored one: a rounding to bfloat16."""

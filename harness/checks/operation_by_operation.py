@@ -19,19 +19,20 @@ from grok_conformance.harness.contract import (
     tap_name,
     tap_names,
 )
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.measure.comparison import (
     COPIES,
-    SPECS,
     Comparison,
     clean,
     compare,
     compare_routing,
     fit_slots,
-    masks_of,
     recorded_dtype,
     shape_problem,
     widen,
@@ -43,7 +44,6 @@ from grok_conformance.harness.measure.noise import (
     disturb,
     fence_of,
     margin,
-    recorded_dtypes,
     tail_factor,
 )
 from grok_conformance.harness.measure.scan import Fencing, fenced, fenced_by

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.checks.operation_by_operation import Evidence, check_case, has_gaps
+from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.checks.readings import PHASES, Readings, describe, phase_of, possible
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
 from grok_conformance.harness.graph.table import OPERATIONS, operation_of
-from grok_conformance.harness.judging.verdict import pooled_systematic
 from grok_conformance.harness.measure.comparison import Comparison
 
 

@@ -1,4 +1,4 @@
-"""The commands of `python -m grok_conformance`, one module each: `add_options(parser)` and `execute(options) -> exit status`.
+"""The commands, one module each: `add_options(parser)` and `execute(options) -> exit status`.
 
 A module is imported only when its command is given, so that the command line starts at once. Adding a command is a row
 of `COMMANDS` and its module.

@@ -1,4 +1,4 @@
-"""`python -m grok_conformance capture --config NAME --checkpoint DIR`: golden fixtures of a model larger than memory."""
+"""`python -m grok_conformance capture --config NAME --checkpoint DIR`: fixtures of a model larger than memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m grok_conformance check-weights`: the weights as a candidate holds them, before any forward pass matters."""
+"""`python -m grok_conformance check-weights`: the weights as a candidate holds them, before any forward pass."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grok_conformance.harness.commands.conclusion import conclude, known_deviations
+from grok_conformance.harness.commands.conclusion import conclude
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.golden.reading import open_golden
+from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.sessions import run
 
 

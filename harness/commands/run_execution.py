@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from grok_conformance.harness.commands import properties
-from grok_conformance.harness.commands.conclusion import conclude, known_deviations
+from grok_conformance.harness.commands.conclusion import conclude
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
@@ -25,6 +25,7 @@ from grok_conformance.harness.judging.baseline import (
     write_baseline,
     write_history,
 )
+from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.laws.check import NUM_DRAWS
 from grok_conformance.harness.laws.draws import drawn
 from grok_conformance.harness.laws.laws import LAWS

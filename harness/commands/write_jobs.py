@@ -1,4 +1,4 @@
-"""`python -m grok_conformance write-jobs`: job folders for a program that runs elsewhere, and the folders of its answers."""
+"""`python -m grok_conformance write-jobs`: job folders for a program that runs elsewhere."""
 
 from __future__ import annotations
 

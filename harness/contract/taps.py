@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +78,6 @@ def select_taps(names: Collection[str], patterns: Collection[str] | None) -> tup
     if patterns is None:
         return tuple(names)
     return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+
+
+SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}

@@ -15,7 +15,7 @@
    there, and seldom found.
 4. TAP_MAP says what else the engine records. Each run ends with the taps that the next level would add: the router's,
    which tell an honest near-tie from a fault, then those of every operation, then the caches. A tap that cannot be
-   shown is no fault; what lies around it is checked as one. `python -m grok_conformance list taps` has their axes and dtypes.
+   shown is no fault; what lies around it is checked as one. Axes and dtypes: `python -m grok_conformance list taps`.
 5. Add `preload(keys, values, steps)`, which sets the caches; the cases that need it are `unsupported` without.
 6. Leave --case out: every golden case, in float32 and bfloat16. INFO says which of them the engine computes in.
 

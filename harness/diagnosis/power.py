@@ -1,7 +1,7 @@
 """What a run can see: the chance that each known fault is found, known before anything is run (design: 5).
 
-The chances are worked out once for every level of taps (`harness.diagnosis.power_model`; `python -m tests.fault_detection` writes them)
-and looked up for a candidate.
+The chances are worked out once for every level of taps (`diagnosis.power_model`, written by
+`python -m tests.fault_detection`) and looked up for a candidate.
 """
 
 from __future__ import annotations

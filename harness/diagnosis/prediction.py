@@ -18,10 +18,10 @@ from grok_conformance.harness.checks.operation_by_operation import (
     widened,
 )
 from grok_conformance.harness.contract import Array, split_tap, tap_name, tap_names
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.faults import Fault, change_of, mutant
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Alternative, Exact, Scope
-from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.measure.noise import Fence, fence_of
 
 

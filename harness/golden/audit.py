@@ -22,7 +22,7 @@ from grok_conformance.harness.golden.reading import (
     read_preset,
     read_taps,
 )
-from grok_conformance.harness.measure.noise import recorded_dtypes
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
 
 
 def check_golden(directory: Path) -> None:

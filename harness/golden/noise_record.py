@@ -1,6 +1,6 @@
 """The record of the noise model that a golden set carries: what is allowed, and how far honest runs were found to go.
 
-Its parameters are those of `harness.measure.noise`, so that they can be read without reading code; a set that says otherwise is
+Its parameters are those of `measure.noise`, so that they can be read without reading code; a set that says otherwise is
 refused. `python -m tests.fault_detection.noise_record` measures the rest (golden/README.md).
 """
 

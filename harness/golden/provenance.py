@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -60,3 +61,18 @@ def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
     first = cpuinfo.read_text().split("\n\n")[0]
     facts = (line.partition(":") for line in first.splitlines())
     return {{"Features": "flags"}.get(key.strip(), key.strip()): value.strip() for key, _, value in facts}
+
+
+SPECIFICATION = Path(__file__).resolve().parents[2] / "reference" / "SPEC.md"
+
+
+PRECISION = {
+    "matmul": "jax.lax.Precision.HIGHEST: float32 operands are multiplied in full float32, never TF32",
+    "rounding": "jax.lax.reduce_precision wherever the specification says bf16 (SPEC 9)",
+    "constants": "rounded to the compute dtype: 78.5 and 0.578125 in bf16 (SPEC 4.2)",
+}
+
+
+def specification_digest() -> str:
+    """Return which specification the values implement."""
+    return f"SPEC.md sha256 {hashlib.sha256(SPECIFICATION.read_bytes()).hexdigest()[:16]}"

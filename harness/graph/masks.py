@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before
-from grok_conformance.harness.contract import Array, LanguageModelConfig, TapSpec
+from grok_conformance.harness.contract import Array, LanguageModelConfig, TapSpec, tap_specs
 
 
 def visible_keys(config: LanguageModelConfig, tokens: Array, steps: Array) -> Array:
@@ -55,3 +55,13 @@ def expand(mask: Array, spec: TapSpec) -> Array:
     """Add the axes of a tap to the mask of its kind, so that the two broadcast."""
     letters = {"tokens": "bt", "slots": "bs", "visible": "bts", "weights": "bts"}[spec.compared]
     return np.reshape(mask, [mask.shape[letters.index(axis)] if axis in letters else 1 for axis in spec.axes])
+
+
+def masks_of(case: Case, config: LanguageModelConfig) -> dict[tuple[int, str], Array]:
+    """Return the mask of every (call, operation) of a case, with the axes of the operation's tap."""
+    return {
+        (call, spec.operation): expand(kinds[spec.compared], spec)
+        for call in range(len(case.calls))
+        for kinds in [compared(case, call, config)]
+        for spec in tap_specs()
+    }

@@ -14,6 +14,7 @@ from grok_conformance.harness.checks.logit_agreement import logit_agreements, ro
 from grok_conformance.harness.checks.operation_by_operation import Evidence, check_case, gather
 from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
 from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
@@ -28,7 +29,7 @@ from grok_conformance.harness.judging.emulation import (
 )
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
-from grok_conformance.harness.measure.comparison import SPECS, Comparison, fit_slots, widen
+from grok_conformance.harness.measure.comparison import Comparison, fit_slots, widen
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.running.answers import Answer, unrepeated
 

@@ -11,12 +11,13 @@ from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.checks.logit_agreement import LogitAgreement, RoutingMargins
+from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.measure.systematic import Systematic, pooled
+from grok_conformance.harness.measure.systematic import Systematic
 
 Status = Literal["pass", "waived", "fail", "missing", "unsupported", "error", "inconclusive"]
 
@@ -37,9 +38,6 @@ MEANINGS: Mapping[str, str] = {
 PASSING = ("pass", "waived")
 
 SEVERITY: Mapping[str, int] = {name: rank for rank, name in enumerate(MEANINGS)}
-
-TOKEN_ALONE = ("attention.norm", "attention.query", "attention.key", "attention.value")
-"""Operations whose value in layer 0 depends on nothing but the token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,19 +246,6 @@ def by_operation(
             )
         )
     return tuple(rows)
-
-
-def pooled_systematic(found: Sequence[tuple[str, Comparison]]) -> tuple[Systematic, ...]:
-    """Pool the systematic statistics of one operation over layers and cases, each given with its case's id.
-
-    Where a value depends on the token alone, several cases of a preset measure the same; only the largest counts.
-    """
-    largest: dict[object, Comparison] = {}
-    for case, comparison in found:
-        alone = comparison.operation == "embedding" or (comparison.layer == 0 and comparison.operation in TOKEN_ALONE)
-        key = case.split("/")[0] if alone else (case, comparison.call, comparison.tap)
-        largest[key] = max(largest.get(key, comparison), comparison, key=lambda each: each.num_elements)
-    return pooled(one for comparison in largest.values() for one in comparison.systematic)
 
 
 def _pooled_status(found: Sequence[tuple[str, Comparison]], systematic: Sequence[Systematic]) -> Status:

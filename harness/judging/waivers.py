@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from grok_conformance.harness.contract import split_tap
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
-from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.running.registry import CANDIDATES_DIR
 
 ONE_LAYER = re.compile(r"^layers\.[0-9]{2,}\.")

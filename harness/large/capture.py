@@ -10,11 +10,10 @@ from pathlib import Path
 
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.golden.manifest import Provenance, file_digest
-from grok_conformance.harness.golden.provenance import record_provenance
+from grok_conformance.harness.golden.provenance import PRECISION, record_provenance, specification_digest
 from grok_conformance.harness.large import canonical, store
 from grok_conformance.harness.large.forms import reduce_taps, written_bytes
 from grok_conformance.harness.large.plan import Plan
-from grok_conformance.harness.sessions.capture import PRECISION, specification_digest
 
 Progress = Callable[[str], object]
 """Called with the name of every stage that is on the disk."""

@@ -16,7 +16,9 @@ import numpy as np
 from grok_conformance.harness.cases.case import Preset, steps_before
 from grok_conformance.harness.checks.operation_by_operation import safe, slack_of
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
 from grok_conformance.harness.graph.masks import compared, expand, visible_keys
 from grok_conformance.harness.graph.operations import embedding
 from grok_conformance.harness.graph.oracle import ExactWeights, dequantised, evaluate
@@ -25,16 +27,8 @@ from grok_conformance.harness.graph.table import TABLE, input_taps, operation_of
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
-from grok_conformance.harness.measure.comparison import (
-    COPIES,
-    SPECS,
-    Comparison,
-    clean,
-    compare,
-    compare_routing,
-    widen,
-)
-from grok_conformance.harness.measure.noise import margin, recorded_dtypes, tail_factor
+from grok_conformance.harness.measure.comparison import COPIES, Comparison, clean, compare, compare_routing, widen
+from grok_conformance.harness.measure.noise import margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
 
 EXPERTS = ("moe.expert_activation", "moe.expert_up", "moe.expert_output")
@@ -191,7 +185,7 @@ def fold(x: Array, axis: int) -> Array:
 
 
 def folded_masks(plan: Plan, call: int, rows: Array, steps: Array) -> dict[str, Array]:
-    """Return the masks of `harness.graph.masks.compared` for folded taps; of a cache only each position's own slot counts."""
+    """Return the masks of `graph.masks.compared` for folded taps; of a cache only each position's own slot counts."""
     kinds = compared(plan.case, call, plan.config)
     slots = np.repeat(kinds.pop("slots"), len(rows), axis=0)
     own = np.arange(slots.shape[1]) == steps[:, None]

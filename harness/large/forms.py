@@ -15,10 +15,11 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
+from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.sketch import SKETCH_SIZE, project
-from grok_conformance.harness.measure.comparison import SPECS, widen
-from grok_conformance.harness.measure.noise import recorded_dtypes
+from grok_conformance.harness.measure.comparison import widen
 
 SUMMARY = ("norm", "maximum", "sum", "num_finite")
 """What is kept of every token in every form, float64 [b, t, 4]: √Σx², max|x|, Σx over what is finite, its count."""

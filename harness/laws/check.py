@@ -15,10 +15,10 @@ from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.checks.end_to_end import Honest, honest_run, per_token
 from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, gather
 from grok_conformance.harness.contract import Array, split_tap, tap_name
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.laws.draws import Draw, drawn, smaller, smallest_of
 from grok_conformance.harness.laws.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
-from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import Limits

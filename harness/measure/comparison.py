@@ -9,17 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Case
-from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap, tap_specs
+from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.graph.masks import compared, expand
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.histogram import Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
 from grok_conformance.harness.measure.scan import Fencing, blocks_of, fence_ratio, find
 from grok_conformance.harness.measure.systematic import Systematic, conclude
-
-SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}
 
 COPIES = ("kv.keys", "kv.values")
 """Operations that compute nothing: what they store must be what they were given."""
@@ -224,13 +221,3 @@ def compare_routing(
     num_ties = int((canonical != chosen).any(-1).sum())
     note = f"{num_ties} ties not decided for the lowest index" if num_ties else ""
     return Comparison(call, tap, count, note=note)
-
-
-def masks_of(case: Case, config: LanguageModelConfig) -> dict[tuple[int, str], Array]:
-    """Return the mask of every (call, operation) of a case, with the axes of the operation's tap."""
-    return {
-        (call, spec.operation): expand(kinds[spec.compared], spec)
-        for call in range(len(case.calls))
-        for kinds in [compared(case, call, config)]
-        for spec in tap_specs()
-    }

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Preset
-from grok_conformance.harness.contract import Array, LanguageModelConfig, tap_specs
+from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.row import Exact
 
@@ -59,18 +58,6 @@ def tail_factor(num_elements: int) -> float:
 def margin(num_elements: int) -> float:
     """Return λ·u(float32)/√3: the reach of a float32 sum in units of its spread, for jumps of inner roundings."""
     return tail_factor(num_elements) * ACCUMULATION_ROUNDOFF / math.sqrt(3)
-
-
-def recorded_dtypes(config: LanguageModelConfig, preset: Preset) -> dict[str, str]:
-    """Return the dtype in which the specification keeps each operation's result, by operation (taps.json, `dtypes`)."""
-    scales = preset.weights.get("transformer/decoder_layer_0/moe/linear/w.scales")
-    wide_experts = scales is not None and str(scales.dtype) == "float32"
-    names = {
-        "fprop": config.fprop_dtype,
-        "cache": config.fprop_dtype,
-        "expert": "float32" if wide_experts else config.fprop_dtype,
-    }
-    return {spec.operation: names.get(spec.dtype, spec.dtype) for spec in tap_specs()}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ _TAPS = tuple(
     for layer in (range(MAX_LAYERS) if spec.per_layer else (None,))
 )
 
+LOADED, DEQUANTIZED = "loaded/", "dequantized/"
+"""What stands before a stored name in weights.safetensors: as the model holds it; as `dequantize` returns it."""
+
 NO_TENSORS = TensorFile(Path(), {}, np.empty(0, np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Runs a Python candidate over job folders: `python -m grok_conformance.harness.running.python_runner MODULE JOB_DIR OUT_DIR [JOB_DIR OUT_DIR …]`.
+"""Runs a Python candidate over job folders: `python -m THIS_MODULE MODULE JOB_DIR OUT_DIR [JOB_DIR OUT_DIR …]`.
 
 MODULE is `package.module` or `path/to/file.py`. The exit status is 0 if the cases were run, 1 if the candidate refused
 the job, 2 if it could not be loaded; every case has a result.json then, and each says its own status. It is 2 as well
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.checks.loaded_weights import DEQUANTIZED, LOADED
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors, write_tensors
+from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
 from grok_conformance.harness.running.jobs import Job, JobCase, read_job
 
 MAX_TRACEBACK = 4000
@@ -174,7 +174,5 @@ def _failure(error: BaseException) -> dict[str, Any]:
 if __name__ == "__main__":
     module, *folders = sys.argv[1:] or [""]
     if not folders or len(folders) % 2:
-        sys.exit(
-            "usage: python -m grok_conformance.harness.running.python_runner MODULE JOB_DIR OUT_DIR [JOB_DIR OUT_DIR …]"
-        )
+        sys.exit(f"usage: python -m {__spec__.name} MODULE JOB_DIR OUT_DIR [JOB_DIR OUT_DIR …]")
     sys.exit(max(main(module, Path(job), Path(out)) for job, out in zip(folders[::2], folders[1::2], strict=True)))

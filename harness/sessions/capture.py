@@ -7,7 +7,6 @@ they have passed the checks that a port must pass: expected is itself gated agai
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.cases.suite import PRESETS, make_preset, suite_cases
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.golden.manifest import Manifest
-from grok_conformance.harness.golden.provenance import record_provenance
+from grok_conformance.harness.golden.provenance import PRECISION, record_provenance, specification_digest
 from grok_conformance.harness.golden.reading import FixtureError, case_ids, open_golden, read_taps
 from grok_conformance.harness.golden.writing import write_golden
 from grok_conformance.harness.judging.judge import Group, judge_candidate
@@ -32,13 +31,6 @@ SUITE = "1.2.0"
 """Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""
 
 CANONICAL = "reference"
-SPECIFICATION = Path(__file__).resolve().parents[2] / "reference" / "SPEC.md"
-
-PRECISION = {
-    "matmul": "jax.lax.Precision.HIGHEST: float32 operands are multiplied in full float32, never TF32",
-    "rounding": "jax.lax.reduce_precision wherever the specification says bf16 (SPEC 9)",
-    "constants": "rounded to the compute dtype: 78.5 and 0.578125 in bf16 (SPEC 4.2)",
-}
 
 
 def suite_groups() -> tuple[Group, ...]:
@@ -149,8 +141,3 @@ def objections(verdict: CandidateVerdict) -> list[tuple[str, str]]:
     if not found and verdict.status != "pass":
         found.append((verdict.name, f"its status is {verdict.status} at level {verdict.level}"))
     return found
-
-
-def specification_digest() -> str:
-    """Return which specification the values implement."""
-    return f"SPEC.md sha256 {hashlib.sha256(SPECIFICATION.read_bytes()).hexdigest()[:16]}"

@@ -14,11 +14,12 @@ from grok_conformance.harness.checks.end_to_end import Honest, flips, honest_run
 from grok_conformance.harness.checks.flips import count_flips
 from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, gather
 from grok_conformance.harness.contract import Array, CandidateInfo, split_tap, tap_name, tap_names, tap_specs
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.golden.reading import Golden, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.judging.verdict import PASSING
-from grok_conformance.harness.measure.comparison import SPECS, compare_routing, widen
+from grok_conformance.harness.measure.comparison import compare_routing, widen
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.report.view import ratio_of, systematic_ratio
 

@@ -15,13 +15,13 @@ from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_partition_specs, check_weights
 from grok_conformance.harness.checks.operation_by_operation import call_sizes
 from grok_conformance.harness.contract import LEVELS, split_tap, tap_names
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.power import power_of_run
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.judging.judge import Group, HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
-from grok_conformance.harness.measure.comparison import SPECS
 from grok_conformance.harness.running.answers import Answer, one_line, read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job, write_job

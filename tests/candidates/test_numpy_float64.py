@@ -11,7 +11,7 @@ from grok_conformance.candidates import numpy_float64
 from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.cases.suite import make_preset, suite_cases
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.measure.noise import recorded_dtypes
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
 from tests.harness.honest_port import at_fault, check, golden_case, taps_of
 
 CASE_IDS = [case.id for case in suite_cases()]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.measure.comparison import SPECS
+from grok_conformance.harness.contract.taps import SPECS
 from tests.harness.honest_port import at_fault, check, evidence_of, golden_taps, honest_taps, taps_of
 
 CASES = {"moe": "unequal/prefill/padded_batch", "dense": "dense/decode/dense_block"}

@@ -1,4 +1,4 @@
-"""`python -m tests.fault_detection`: measures how good the harness is, and writes RATES.md, rates.json and the power table.
+"""`python -m tests.fault_detection`: how good the harness is, into RATES.md, rates.json and the power table.
 
 Fails when a fault survives, an honest run fails, or a rate falls below the committed one or is measured no longer.
 """

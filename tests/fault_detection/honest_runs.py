@@ -1,6 +1,6 @@
 """How often honest ports are failed: fresh weights and tokens, every honest variant, judged by the frozen noise model.
 
-`python -m tests.fault_detection.honest_runs --runs N --json FILE` prints the rates and exits with 1 if any run was failed.
+`python -m tests.fault_detection.honest_runs --runs N --json FILE` prints the rates; status 1 if any run was failed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measures and writes the record of the noise model that the golden set carries (`golden/README.md`, noise.json).
 
-`python -m tests.fault_detection.noise_record` judges every honest variant once and replaces the record whole or not at all.
+`python -m tests.fault_detection.noise_record` judges every honest variant once and replaces the record whole.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import pytest
 from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.cases.suite import suite_cases
 from grok_conformance.harness.contract import Array, split_tap, tap_name
-from grok_conformance.harness.measure.comparison import SPECS, Comparison
+from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.measure.comparison import Comparison
 from tests.harness.honest_port import at_fault, check, evidence_of, golden_case, golden_taps, honest_taps, taps_of
 
 CASE_IDS = [case.id for case in suite_cases()]

@@ -9,6 +9,7 @@ from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
+from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.contract import TransformerConfig, tap_names
 from grok_conformance.harness.judging.verdict import (
     SEVERITY,
@@ -19,7 +20,6 @@ from grok_conformance.harness.judging.verdict import (
     case_status,
     level_of,
     missing_taps,
-    pooled_systematic,
     worst_status,
 )
 from grok_conformance.harness.judging.waivers import Waiver

@@ -13,10 +13,10 @@ import numpy as np
 from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
+from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
 from grok_conformance.harness.large.canonical import Stage
 from grok_conformance.harness.large.plan import Plan, make_calls
-from grok_conformance.harness.measure.comparison import SPECS
-from grok_conformance.harness.measure.noise import recorded_dtypes
 
 CONFIG = replace(UNEQUAL, sequence_len=5, model=replace(UNEQUAL.model, num_layers=3))
 TOKENS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], np.int32)

@@ -1,4 +1,4 @@
-"""`python -m grok_conformance properties`, and `run --properties`: exit status, table, and how to see a broken law again."""
+"""`python -m grok_conformance properties`, and `run --properties`: status, table, how to see a broken law again."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import DTYPES
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import (
     FALSE_ALARM_RATE,
@@ -20,7 +21,6 @@ from grok_conformance.harness.measure.noise import (
     fence_of,
     honest_result,
     margin,
-    recorded_dtypes,
     tail_factor,
 )
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.operations.experts import gelu
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.measure import scan as blocks
-from grok_conformance.harness.measure.comparison import SPECS, Comparison, compare
+from grok_conformance.harness.measure.comparison import Comparison, compare
 from grok_conformance.harness.measure.noise import Fence, fence_of
 from grok_conformance.harness.measure.scan import blocks_of, fenced, fenced_by, find
 from grok_conformance.harness.measure.systematic import (
