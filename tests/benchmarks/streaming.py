@@ -1,7 +1,8 @@
 """A streamed capture against reading the same files: `python -m tests.benchmarks.streaming --checkpoint DIR`.
 
 First `capture --config grok-1` runs over the checkpoint, 64 tokens through every layer, in a process of its own;
-then the same files are read in the same order into one small buffer. Both drop a file's pages from the page cache first. Printed are the wall time of each, their ratio, and the capture's peak resident size.
+then the same files are read in the same order into one small buffer. Both drop a file's pages from the page cache
+first. Printed are the wall time of each, their ratio, and the capture's peak resident size.
 Exit status 1 if a limit is exceeded. Make the checkpoint with
 `python -m grok_conformance.reference.checkpoint synthesize --config grok-1 --distinct-layers 3 DIR` (18 GB).
 """

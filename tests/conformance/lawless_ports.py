@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from grok_conformance.candidates.torch_eager import model, operations, parameters
-from grok_conformance.harness.running import python_runner as shim
+from grok_conformance.harness.running import python_runner
 from grok_conformance.harness.running.registry import Candidate
 from tests.conformance import porting_faults as faults
 
@@ -26,7 +26,7 @@ Patches = Mapping[tuple[Any, str], Callable[..., Any]]
 def in_process(candidate: Candidate, pairs: Sequence[tuple[Path, Path]]) -> None:
     """Answer the jobs as the child process would."""
     for job_dir, out_dir in pairs:
-        shim.main(candidate.command[-1], job_dir, out_dir)
+        python_runner.main(candidate.command[-1], job_dir, out_dir)
 
 
 def noisy_embed(table: Tensor, tokens: Tensor, multiplier: float) -> Tensor:

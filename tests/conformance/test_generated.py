@@ -15,7 +15,7 @@ from grok_conformance.candidates.torch_eager import operations
 from grok_conformance.harness.cases.case import Call, Case
 from grok_conformance.harness.checks.operation_by_operation import check_case, gather
 from grok_conformance.harness.laws.draws import Draw, fitted, preset_of, prompt_and_step, sequences_of
-from grok_conformance.harness.running import python_runner as shim
+from grok_conformance.harness.running import python_runner
 from grok_conformance.harness.running.answers import read_answer
 from grok_conformance.harness.running.jobs import write_job
 
@@ -64,7 +64,7 @@ def wrong_operations(engine: str, draw: Draw) -> list[str]:
         job_dir, out_dir = Path(scratch, "job"), Path(scratch, "out")
         job_dir.mkdir()
         job = write_job(job_dir, "drawn", preset, [case])
-        shim.main(engine, job_dir, out_dir)
+        python_runner.main(engine, job_dir, out_dir)
         answer = read_answer(out_dir, job)[case.id]
         assert answer.status == "answered", answer.reason
         assert answer.info is not None

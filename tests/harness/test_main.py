@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.commands import running
+from grok_conformance.harness.commands import run_execution
 from grok_conformance.harness.running import registry
 
 CASE = "stress/prefill/saturated_cap.float32"
@@ -220,7 +220,7 @@ def test_check_golden_says_that_all_is_well(capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two built-in candidates, of which one lacks its extra."""
-    monkeypatch.setattr(running, "default_names", lambda: ("numpy_float64", "torch_eager"))
+    monkeypatch.setattr(run_execution, "default_names", lambda: ("numpy_float64", "torch_eager"))
     monkeypatch.setattr(registry, "missing_extra", lambda name: "torch" if name == "torch_eager" else "")
 
 
@@ -241,7 +241,7 @@ def test_a_candidate_without_its_extra_is_unsupported_and_fails_only_where_it_wa
 
 
 def test_a_run_without_any_candidate_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "default_names", lambda: ("torch_eager",))
+    monkeypatch.setattr(run_execution, "default_names", lambda: ("torch_eager",))
     monkeypatch.setattr(registry, "missing_extra", lambda _name: "torch")
     assert main(["run", "--case", CASE]) == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_conformance.harness.contract import candidate as contract
+from grok_conformance.harness import contract
 from grok_conformance.reference import config
 
 WIDTHS = st.integers(1, 10_000)

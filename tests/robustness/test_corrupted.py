@@ -15,7 +15,7 @@ import pytest
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors
-from grok_conformance.harness.running import python_runner as shim
+from grok_conformance.harness.running import python_runner
 from grok_conformance.harness.running.answers import read_answer
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.reference import checkpoint
@@ -92,7 +92,7 @@ def test_a_corrupted_job_is_refused(folder: Path, num_trials: int, tried: Counte
             try:
                 job = read_job(job_dir)
             except FileError as error:
-                found = outcome(lambda _: shim.main("no.candidate", job_dir, folder / "out"), ())
+                found = outcome(lambda _: python_runner.main("no.candidate", job_dir, folder / "out"), ())
                 assert found.refused
                 assert found.said == f"{error}\n"  # noqa: PT017 - a job that is still one is no error
                 continue

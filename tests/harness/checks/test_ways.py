@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.case import Case, Preset
-from grok_conformance.harness.checks import ways as choice
+from grok_conformance.harness.checks import ways
 from grok_conformance.harness.checks.operation_by_operation import Evidence, Observed
 from grok_conformance.harness.checks.readings import Readings, phase_of
 from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together, permitted
@@ -103,7 +103,7 @@ def run_of(
         run.asked.append((case.id, row))
         return given(case, Ways(alternatives, readings))
 
-    monkeypatch.setattr(choice, "check_case", check)
+    monkeypatch.setattr(ways, "check_case", check)
     return run
 
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from grok_conformance.harness import noise, writing
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.contract import GOLDEN_DIR, tap_specs
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
+from grok_conformance.harness.golden import writing
 from grok_conformance.harness.golden.audit import check_golden
 from grok_conformance.harness.golden.manifest import NOISE, file_digest, write_manifest
 from grok_conformance.harness.golden.noise_record import MIN_RUNS, parameters, record_problems
 from grok_conformance.harness.golden.reading import FixtureError, open_golden, read_noise
 from grok_conformance.harness.golden.writing import replace_record
+from grok_conformance.harness.measure import noise
 from tests.harness.tiny_golden import write_tiny
 
 Change = Callable[[Any], object]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure import scan as blocks
+from grok_conformance.harness.measure import scan
 from grok_conformance.harness.measure.histogram import EDGES
 from grok_conformance.harness.measure.noise import Fence, fence_of
 from grok_conformance.harness.measure.scan import Findings, blocks_of, fenced, fenced_by, find
@@ -33,7 +33,7 @@ def drawn(seed: int, num: int, recorded: str) -> Tap:
 
 def found(tap: Tap, recorded: str, block_size: int) -> Findings:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_SIZE", block_size)
+        patch.setattr(scan, "BLOCK_SIZE", block_size)
         observed, exact, fence, mask = tap
         return find(observed.size, blocks_of(observed, exact, fenced_by(fence, observed.shape), mask), recorded)
 
@@ -172,11 +172,11 @@ def test_nothing_compared_is_nothing_found() -> None:
 def test_temporaries_do_not_grow_with_the_tap() -> None:
     sizes = []
 
-    def block(stretch: slice) -> blocks.Block:
+    def block(stretch: slice) -> scan.Block:
         value = np.ones(stretch.stop - stretch.start)
         sizes.append(value.size)
         exact = Exact(value)
-        return blocks.Block(value, exact, fence_of(exact, "bfloat16", LAMBDA), np.ones(value.size, bool))
+        return scan.Block(value, exact, fence_of(exact, "bfloat16", LAMBDA), np.ones(value.size, bool))
 
-    assert find(10 * blocks.BLOCK_SIZE + 3, block, "bfloat16").num_elements == 10 * blocks.BLOCK_SIZE + 3
-    assert max(sizes) == blocks.BLOCK_SIZE
+    assert find(10 * scan.BLOCK_SIZE + 3, block, "bfloat16").num_elements == 10 * scan.BLOCK_SIZE + 3
+    assert max(sizes) == scan.BLOCK_SIZE

@@ -14,7 +14,7 @@ from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.operations.experts import gelu
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
-from grok_conformance.harness.measure import scan as blocks
+from grok_conformance.harness.measure import scan
 from grok_conformance.harness.measure.comparison import Comparison, compare
 from grok_conformance.harness.measure.noise import Fence, fence_of
 from grok_conformance.harness.measure.scan import blocks_of, fenced, fenced_by, find
@@ -97,7 +97,7 @@ def test_every_statistic_is_what_its_definition_says(seed: int, whole: bool, arg
     mask = random.random(num) < random.choice([0.5, 1.0])
     observed = round_to(value + deviation * random.standard_normal(num) * random.choice([0.01, 1.0]), recorded)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_SIZE", num if whole else 40)
+        patch.setattr(scan, "BLOCK_SIZE", num if whole else 40)
         parts = find(num, blocks_of(observed, exact, fenced_by(fence, (num,)), mask), recorded)
     found = {one.name: one for one in conclude(parts.directions or {}, LAMBDA)}
     expected = plainly(exact, observed, fence, mask, recorded)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness import jobs, shim
 from grok_conformance.harness.formats.tensors import write_tensors
+from grok_conformance.harness.running import jobs, python_runner
 from grok_conformance.harness.running.answers import read_answer
 from tests.harness.tiny_job import PRESET, call, case
 
@@ -67,7 +67,7 @@ def test_the_example_of_a_python_module_answers_a_job(tmp_path: Path, monkeypatc
     (tmp_path / "example.py").write_text(source)
     asked = case("tiny/a", call("prefill", [1, 2]), call("decode", [3]))
     job = jobs.write_job(tmp_path / "job", "1.0.0", PRESET, [asked], ("logits",))
-    assert shim.main(str(tmp_path / "example.py"), tmp_path / "job", tmp_path / "out") == 0
+    assert python_runner.main(str(tmp_path / "example.py"), tmp_path / "job", tmp_path / "out") == 0
     answer = read_answer(tmp_path / "out", job)["tiny/a"]
     assert answer.status == "answered"
     assert answer.taps["call0/logits"].shape == (1, 2, PRESET.config.vocab_size)

@@ -8,7 +8,7 @@ import pytest
 from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.formats.files import read_json
-from grok_conformance.harness.running import python_runner as shim
+from grok_conformance.harness.running import python_runner
 from grok_conformance.harness.running.answers import Answer, read_answer, unrepeated
 from grok_conformance.harness.running.jobs import Job, write_job
 from tests.harness import tiny_job
@@ -25,7 +25,7 @@ def _restored_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def answers_of(adapter: Path, tmp_path: Path, job: Job, expected_status: int = 0) -> dict[str, Answer]:
-    assert shim.main(str(adapter), tmp_path / "job", tmp_path / "out") == expected_status
+    assert python_runner.main(str(adapter), tmp_path / "job", tmp_path / "out") == expected_status
     return read_answer(tmp_path / "out", job)
 
 
@@ -58,7 +58,7 @@ def test_a_job_that_cannot_be_read_is_told_in_one_line_and_nothing_is_answered(
     tiny_job.write_three_cases(tmp_path / "job")
     path = tmp_path / "job" / "job.json"
     path.write_text(path.read_text()[:100])
-    assert shim.main(str(write_adapter(tmp_path)), tmp_path / "job", tmp_path / "out") == shim.FAILED
+    assert python_runner.main(str(write_adapter(tmp_path)), tmp_path / "job", tmp_path / "out") == python_runner.FAILED
     said = capsys.readouterr().err
     assert said.startswith(f"{path}: not valid JSON")
     assert said.count("\n") == 1
@@ -69,7 +69,7 @@ def test_a_job_that_cannot_be_read_is_told_in_one_line_and_nothing_is_answered(
 def test_a_configuration_or_weights_that_cannot_be_read_are_the_answer_to_every_case(name: str, tmp_path: Path) -> None:
     job = tiny_job.write_three_cases(tmp_path / "job")
     (tmp_path / "job" / name).write_bytes((tmp_path / "job" / name).read_bytes()[:20])
-    for found in answers_of(write_adapter(tmp_path), tmp_path, job, expected_status=shim.FAILED).values():
+    for found in answers_of(write_adapter(tmp_path), tmp_path, job, expected_status=python_runner.FAILED).values():
         assert found.status == "error"
         assert f"{tmp_path / 'job' / name}: " in found.reason
 
@@ -108,10 +108,15 @@ def test_a_case_may_be_unsupported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("at_load", "exit_status", "status", "reason"),
     [
-        ("raise Unsupported('only dense')", shim.REFUSED, "unsupported", "only dense"),
-        ("import an_engine.that_is_absent", shim.REFUSED, "unsupported", "needs an_engine, which is not installed"),
-        ("raise OSError('no device')", shim.FAILED, "error", "OSError: no device (adapter.py:9)"),
-        ("sys.exit(0)", shim.FAILED, "error", "SystemExit: 0 (adapter.py:9)"),
+        ("raise Unsupported('only dense')", python_runner.REFUSED, "unsupported", "only dense"),
+        (
+            "import an_engine.that_is_absent",
+            python_runner.REFUSED,
+            "unsupported",
+            "needs an_engine, which is not installed",
+        ),
+        ("raise OSError('no device')", python_runner.FAILED, "error", "OSError: no device (adapter.py:9)"),
+        ("sys.exit(0)", python_runner.FAILED, "error", "SystemExit: 0 (adapter.py:9)"),
     ],
 )
 def test_a_refusal_or_failure_to_load_is_the_answer_to_every_case(
@@ -126,7 +131,7 @@ def test_a_compute_dtype_that_the_candidate_does_not_run_is_unsupported_before_l
     job = tiny_job.write_three_cases(tmp_path / "job")
     adapter = write_adapter(tmp_path, at_load="raise AssertionError")
     adapter.write_text(adapter.read_text().replace("taps=", "fprop_dtypes=('float32',), taps="))
-    answer = answers_of(adapter, tmp_path, job, shim.REFUSED)[FIRST]
+    answer = answers_of(adapter, tmp_path, job, python_runner.REFUSED)[FIRST]
     assert (answer.status, answer.reason) == ("unsupported", "fprop_dtype bfloat16; it runs float32")
 
 
@@ -134,7 +139,7 @@ def test_a_compute_dtype_that_the_candidate_does_not_run_is_unsupported_before_l
 def test_a_module_that_is_no_candidate_is_an_error(tmp_path: Path, source: str) -> None:
     job = tiny_job.write_three_cases(tmp_path / "job")
     (tmp_path / "adapter.py").write_text(source)
-    answers = answers_of(tmp_path / "adapter.py", tmp_path, job, shim.FAILED)
+    answers = answers_of(tmp_path / "adapter.py", tmp_path, job, python_runner.FAILED)
     assert {answer.status for answer in answers.values()} == {"error"}
 
 
