@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from grok_conformance.harness.contract.candidate import (
-    DTYPES,
-    Array,
-    CandidateInfo,
-    ExtendingModel,
-    Model,
-    PreloadingModel,
-    Unsupported,
-    Weights,
-    WeightShowingModel,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from grok_conformance.harness.contract.configuration import LanguageModelConfig, TransformerConfig, ffn_size
 from grok_conformance.harness.contract.taps import (
     GOLDEN_DIR,
@@ -24,6 +16,19 @@ from grok_conformance.harness.contract.taps import (
     tap_names,
     tap_specs,
 )
+
+if TYPE_CHECKING:
+    from grok_conformance.harness.contract.candidate import (
+        DTYPES,
+        Array,
+        CandidateInfo,
+        ExtendingModel,
+        Model,
+        PreloadingModel,
+        Unsupported,
+        Weights,
+        WeightShowingModel,
+    )
 
 __all__ = [
     "DTYPES",
@@ -47,3 +52,10 @@ __all__ = [
     "tap_names",
     "tap_specs",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs NumPy only when it is asked for, so that lists and help start at once."""
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.candidate"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

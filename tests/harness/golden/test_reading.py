@@ -78,7 +78,7 @@ def refused(directory: Path) -> str:
     message = str(caught.value)
     assert message.isprintable()
     assert "git checkout" in message
-    assert "harness capture" in message
+    assert "grok_conformance capture" in message
     return message
 
 
