@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.checks.operation_by_operation import Evidence, Key
+from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate, walk

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.checks.end_to_end import Honest
-from grok_conformance.harness.checks.operation_by_operation import Evidence
+from grok_conformance.harness.checks.evidence import Evidence
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before, tap_key
 from grok_conformance.harness.checks.end_to_end import Honest
-from grok_conformance.harness.checks.operation_by_operation import Evidence, boundary_gap
+from grok_conformance.harness.checks.evidence import Evidence
+from grok_conformance.harness.checks.hidden import boundary_gap
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.measure.histogram import histogram
 from grok_conformance.harness.measure.noise import SAFETY

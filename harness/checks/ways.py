@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grok_conformance.harness.cases.case import Case, Preset
-from grok_conformance.harness.checks.operation_by_operation import Evidence, check_case, has_gaps
+from grok_conformance.harness.checks.evidence import Evidence, has_gaps
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.checks.readings import PHASES, Readings, describe, phase_of, possible
 from grok_conformance.harness.graph.oracle import ExactWeights

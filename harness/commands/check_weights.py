@@ -11,13 +11,13 @@ from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.commands.report_options import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.judge import Group
+from grok_conformance.harness.judging import summary
+from grok_conformance.harness.judging.groups import Group, read_groups
 from grok_conformance.harness.running.answers import read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
 from grok_conformance.harness.running.registry import Candidate, find_candidate
 from grok_conformance.harness.running.runner import run_jobs
-from grok_conformance.harness.sessions import run
 
 HOOKS = "give the model loaded_weights(), or the module dequantize(weight, scales) or partition_specs(config)"
 
@@ -33,10 +33,10 @@ def execute(options: argparse.Namespace) -> int:
     """Run a candidate over one case per preset and compute dtype, and look at nothing but the weights that it shows."""
     golden = open_golden(options.golden)
     candidate = find_candidate(options.candidate)
-    groups = run.read_groups(golden, options.case)
+    groups = read_groups(golden, options.case)
     with tempfile.TemporaryDirectory() as scratch:
         outs, failures = load_everywhere(candidate, groups, golden.manifest.suite, Path(scratch))
-        problems = run.judge_weights(groups, outs)
+        problems = summary.judge_weights(groups, outs)
         counts = [num_shown(out) for out in outs]
     for problem in problems:
         sys.stdout.write(f"{problem}\n")

@@ -25,7 +25,9 @@ from grok_conformance.harness.judging.baseline import (
     write_baseline,
     write_history,
 )
+from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.known_deviations import known_deviations
+from grok_conformance.harness.judging.summary import refuse
 from grok_conformance.harness.laws.check import NUM_DRAWS
 from grok_conformance.harness.laws.draws import drawn
 from grok_conformance.harness.laws.laws import LAWS
@@ -52,7 +54,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
     absent = absences(names)
     candidates = [find_candidate(name) for name in names if name not in absent]
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
-    groups = run.read_groups(golden, options.case)
+    groups = read_groups(golden, options.case)
     waivers = known_deviations(options.waivers, golden)
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
     if options.keep is not None and options.keep.exists():
@@ -71,7 +73,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
             record_of(each.verdict, each.folder, golden.manifest.suite) for each in judgements if options.baseline
         ]
     regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)
-    refused = [run.refuse(name, groups, reason) for name, reason in absent.items()]
+    refused = [refuse(name, groups, reason) for name, reason in absent.items()]
     required = dict(options.require)
     asked_for = {*(options.candidate or ()), *required}
     optional = [name for name in absent if name not in asked_for]

@@ -10,6 +10,7 @@ from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.report_options import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
+from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.running.answers import make_folders
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.sessions import run
@@ -27,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Write a job folder per preset and compute dtype, and say how to go on."""
     golden = open_golden(options.golden)
-    groups = run.read_groups(golden, options.case)
+    groups = read_groups(golden, options.case)
     if options.out.exists():
         raise FileError(f"{options.out}: exists already: give a new folder")
     jobs, answers = options.out / "jobs", options.out / "answers"

@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
-from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, fencing_of, gather, slack_of
+from grok_conformance.harness.checks.evidence import Evidence, Key, gather
+from grok_conformance.harness.checks.operation_by_operation import fencing_of, slack_of
 from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
 from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
 from grok_conformance.harness.diagnosis.power import taps_of_level

@@ -8,15 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before
-from grok_conformance.harness.checks.operation_by_operation import (
-    Evidence,
-    Key,
-    before,
-    has_gaps,
-    safe,
-    simulate,
-    widened,
-)
+from grok_conformance.harness.checks.evidence import Evidence, Key, has_gaps, safe
+from grok_conformance.harness.checks.hidden import before, simulate, widened
 from grok_conformance.harness.contract import Array, split_tap, tap_name, tap_names
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.faults import Fault, change_of, mutant

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, safe
+from grok_conformance.harness.checks.evidence import Evidence, Key, safe
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, tap_key
 from grok_conformance.harness.checks.end_to_end import Honest, drifts, flips, honest_run, per_token, route_of
+from grok_conformance.harness.checks.evidence import Evidence, fit_slots, gather
 from grok_conformance.harness.checks.flips import count_flips
 from grok_conformance.harness.checks.logit_agreement import logit_agreements, routing_margins
-from grok_conformance.harness.checks.operation_by_operation import Evidence, check_case, gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.contract.taps import SPECS
@@ -27,27 +28,15 @@ from grok_conformance.harness.judging.emulation import (
     unmasked,
     waive,
 )
+from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
-from grok_conformance.harness.measure.comparison import Comparison, fit_slots, widen
+from grok_conformance.harness.measure.comparison import Comparison, widen
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.running.answers import Answer, unrepeated
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """The cases of one preset in one compute dtype, with their golden taps: what one job holds.
-
-    `expected(case id)` gives the golden taps by `call0/TAP`.
-    """
-
-    preset: Preset
-    fprop_dtype: str
-    cases: tuple[Case, ...]
-    expected: Callable[[str], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)

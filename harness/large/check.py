@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.cases.case import Preset, steps_before
-from grok_conformance.harness.checks.operation_by_operation import safe, slack_of
+from grok_conformance.harness.checks.evidence import safe
+from grok_conformance.harness.checks.operation_by_operation import slack_of
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.formats.files import FileError

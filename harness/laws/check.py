@@ -13,7 +13,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.checks.end_to_end import Honest, honest_run, per_token
-from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, gather
+from grok_conformance.harness.checks.evidence import Evidence, Key, gather
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.oracle import ExactWeights

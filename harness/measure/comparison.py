@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, TapSpec, split_tap
+from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.contract.taps import SPECS
-from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.histogram import Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
@@ -74,60 +71,6 @@ class Comparison:
     def passed(self) -> bool:
         """Whether the tap is within its fences, or known to deviate."""
         return self.ratio <= 1.0 or bool(self.waived)
-
-
-def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, config: LanguageModelConfig) -> str:
-    """Return the dtype by which a candidate's tap is judged.
-
-    Taps that the contract fixes (float32, int32) keep it; elsewhere the candidate's own declaration holds, the
-    contract's where it declares none or, the cache apart, a wider one.
-    """
-    operation = split_tap(tap)[1]
-    fixed = contract[operation]
-    if SPECS[operation].dtype in ("float32", "int32"):
-        return fixed
-    for pattern, declared in info.dtypes.items():
-        if fnmatch.fnmatchcase(tap, pattern):
-            name = config.fprop_dtype if declared == "fprop" else declared
-            if operation in COPIES:
-                return name
-            return max(name, fixed, key=lambda dtype: UNIT_ROUNDOFF[dtype])
-    return fixed
-
-
-def shape_problem(
-    tap: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], recorded: str, call_sizes: Mapping[str, int]
-) -> str:
-    """Return what is wrong with a tap's shape or dtype, or an empty string.
-
-    `call_sizes` are the axis sizes of the call. The key axis may be shorter than the cache (down to the visible slots,
-    size `visible`) or longer.
-    """
-    spec = SPECS[split_tap(tap)[1]]
-    wanted = tuple(call_sizes[axis] for axis in spec.axes)
-    fits = len(shape) == len(wanted) and all(
-        size >= call_sizes["visible"] if axis == "s" else size == want
-        for axis, size, want in zip(spec.axes, shape, wanted, strict=True)
-    )
-    if not fits:
-        return f"shape {list(shape)}, expected [{', '.join(spec.axes)}] = {list(wanted)}"
-    if recorded == "int32":
-        return "" if np.issubdtype(dtype, np.integer) else f"dtype {dtype}, expected an integer dtype"
-    if str(dtype) not in UNIT_ROUNDOFF or str(dtype) == "int32":
-        return f"dtype {dtype}, expected {recorded}"
-    if UNIT_ROUNDOFF[str(dtype)] > UNIT_ROUNDOFF[recorded]:
-        return f"dtype {dtype} is narrower than {recorded}"
-    return ""
-
-
-def fit_slots(x: Array, spec: TapSpec, num_slots: int) -> Array:
-    """Crop or zero-pad the key axis of a tap to the slots of the cache; other taps are returned as they are."""
-    if "s" not in spec.axes:
-        return x
-    axis = spec.axes.index("s")
-    x = np.take(x, np.arange(min(num_slots, x.shape[axis])), axis=axis)
-    padding = [(0, num_slots - size if i == axis else 0) for i, size in enumerate(x.shape)]
-    return np.pad(x, padding)
 
 
 def widen(x: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describ
 from grok_conformance.harness.judging.baseline import Regression
 from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.measure.histogram import EDGES
+from grok_conformance.harness.report.figures import number, ratio_of, short_ratio
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
 """Upper edges of the colours of measured / allowed: three within the fence, three beyond it."""
@@ -189,25 +189,6 @@ def dtype_of(case: str) -> str:
     return dtype if dtype in DTYPES else ""
 
 
-def number(value: Any) -> float:
-    """Return a number of the report; infinity and NaN are strings there."""
-    return math.nan if value is None else float(value)
-
-
-def ratio_of(comparison: Mapping[str, Any]) -> float:
-    """Return measured / allowed of the worst statistic of a comparison, infinite where no number can say it."""
-    if comparison["problem"]:
-        return math.inf
-    scores = (systematic_ratio(one) for one in comparison.get("systematic", ()))
-    return max(number(comparison["tail"]), number(comparison["bulk"]), *scores)
-
-
-def systematic_ratio(one: Mapping[str, Any]) -> float:
-    """Return measured / allowed of one systematic statistic."""
-    beyond = max(0.0, abs(number(one["coefficient"])) - number(one["floor"]))
-    return beyond / number(one["standard_error"]) / number(one["allowed"]) if beyond else 0.0
-
-
 def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
     """Yield the pooled comparisons of every operation, layer and compute dtype."""
     pooled: dict[tuple[str, str, str], list[tuple[str, Mapping[str, Any]]]] = {}
@@ -378,12 +359,3 @@ def facts(row: Mapping[str, Any]) -> dict[str, str]:
         "seconds": f"{row['seconds']:.1f}",
         "elements compared": f"{sum(c['num_elements'] for case in row['cases'] for c in case['comparisons']):,}",
     }
-
-
-def short_ratio(ratio: float) -> str:
-    """Return measured / allowed in at most five characters."""
-    if not math.isfinite(ratio):
-        return "∞"
-    if ratio < 1000:  # noqa: PLR2004 - three digits
-        return f"{ratio:.2f}" if ratio <= 1 else f"{ratio:.3g}"
-    return f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")

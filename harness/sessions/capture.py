@@ -18,14 +18,16 @@ from grok_conformance.harness.golden.manifest import Manifest
 from grok_conformance.harness.golden.provenance import PRECISION, record_provenance, specification_digest
 from grok_conformance.harness.golden.reading import FixtureError, case_ids, open_golden, read_taps
 from grok_conformance.harness.golden.writing import write_golden
-from grok_conformance.harness.judging.judge import Group, judge_candidate
+from grok_conformance.harness.judging.groups import Group, run_size
+from grok_conformance.harness.judging.judge import judge_candidate
+from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.running.runner import run_jobs
-from grok_conformance.harness.sessions.run import Progress, run_size, summarise, write_jobs
+from grok_conformance.harness.sessions.run import Progress, write_jobs
 
 SUITE = "1.2.0"
 """Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.checks.end_to_end import Honest, flips, honest_run, per_token, route_of
+from grok_conformance.harness.checks.evidence import Evidence, Key, gather
 from grok_conformance.harness.checks.flips import count_flips
-from grok_conformance.harness.checks.operation_by_operation import Evidence, Key, gather
 from grok_conformance.harness.contract import Array, CandidateInfo, split_tap, tap_name, tap_names, tap_specs
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.golden.reading import Golden, read_case, read_preset, read_taps
@@ -21,7 +21,7 @@ from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.measure.comparison import compare_routing, widen
 from grok_conformance.harness.measure.noise import SAFETY
-from grok_conformance.harness.report.view import ratio_of, systematic_ratio
+from grok_conformance.harness.report.figures import ratio_of, systematic_ratio
 
 T = TypeVar("T")
 Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]

@@ -22,7 +22,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from grok_conformance import reference
 from grok_conformance.candidates import torch_eager
 from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
-from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.commands.list import TABLES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
 from grok_conformance.harness.formats.tensors import digest, open_tensors

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.golden.reading import open_golden
+from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
-from grok_conformance.harness.sessions.run import read_groups, run_candidates
+from grok_conformance.harness.sessions.run import run_candidates
 
 
 def judge(program: Path, folder: Path, cases: str) -> CandidateVerdict:

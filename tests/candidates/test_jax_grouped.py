@@ -15,7 +15,8 @@ from grok_conformance.candidates.jax_grouped.model import Model
 from grok_conformance.candidates.jax_grouped.parameters import Matrix
 from grok_conformance.harness.cases.case import Preset, tap_key
 from grok_conformance.harness.cases.suite import make_preset
-from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, Unsupported, tap_names
 from grok_conformance.harness.graph.table import OPERATIONS, PRODUCT_KEPT
 from tests.harness.honest_port import at_fault, golden_case

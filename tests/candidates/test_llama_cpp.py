@@ -15,11 +15,12 @@ from grok_conformance.harness.contract import GOLDEN_DIR, Array, Unsupported, ta
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.judging.emulation import emulating
+from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver, builtin_waivers, in_case
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
-from grok_conformance.harness.sessions.run import read_groups, run_candidates
+from grok_conformance.harness.sessions.run import run_candidates
 from tests.harness.honest_port import exact_weights, golden_case, golden_preset, taps_of
 
 CASES = "square*"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Unsupported, tap_names
 from tests.candidates.tiny_models import CONFIG, MODELS, ints, random_tokens, random_weights
 from tests.candidates.tiny_models import load as load_eager

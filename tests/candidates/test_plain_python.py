@@ -13,10 +13,10 @@ from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.formats.files import read_json, write_json
 from grok_conformance.harness.golden.reading import open_golden
+from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.running.answers import make_folders, read_answer
 from grok_conformance.harness.running.jobs import write_job
-from grok_conformance.harness.sessions.run import read_groups
 from tests.candidates.programs import judge
 
 PROGRAM = GOLDEN_DIR.parent / "candidates" / "plain_python" / "logits.py"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from grok_conformance.candidates.torch_eager import operations
 from grok_conformance.harness.cases.case import Call, Case
-from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.laws.draws import Draw, fitted, preset_of, prompt_and_step, sequences_of
 from grok_conformance.harness.running import python_runner
 from grok_conformance.harness.running.answers import read_answer

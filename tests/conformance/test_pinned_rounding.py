@@ -10,7 +10,8 @@ import pytest
 from grok_conformance import reference
 from grok_conformance.candidates.reference import parameter_tree, reference_config
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import CandidateInfo
 from tests.harness.honest_port import golden_case
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from grok_conformance.candidates import torch_eager
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, CandidateInfo, tap_names
 from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.golden.reading import case_ids

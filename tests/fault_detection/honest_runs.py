@@ -22,10 +22,11 @@ from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig, split_tap
 from grok_conformance.harness.formats.files import write_json
-from grok_conformance.harness.judging.judge import Group, HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.judging.groups import Group, run_size
+from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
 from grok_conformance.harness.running.answers import Answer
-from grok_conformance.harness.sessions.run import run_size, summarise
 from tests.fault_detection.honest_variants import VARIANTS, Variant
 from tests.fault_detection.rates import Interval, clopper_pearson
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from grok_conformance.harness.cases.case import steps_before
-from grok_conformance.harness.checks.operation_by_operation import Evidence, fence_of_copy, gather
+from grok_conformance.harness.checks.evidence import Evidence, gather
+from grok_conformance.harness.checks.operation_by_operation import fence_of_copy
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_specs
 from grok_conformance.harness.golden.noise_record import FORMAT, STATISTICS, parameters
 from grok_conformance.harness.golden.provenance import record_platform, record_toolchain

@@ -12,7 +12,8 @@ import numpy as np
 from grok_conformance.harness.cases.case import Call, Case, Preset
 from grok_conformance.harness.cases.suite import PRESETS
 from grok_conformance.harness.cases.synthesis import synthesize
-from grok_conformance.harness.checks.operation_by_operation import check_case, gather
+from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.checks.operation_by_operation import Evidence, check_case, gather
+from grok_conformance.harness.checks.evidence import Evidence, gather
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_names
 from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors
 from grok_conformance.harness.golden.reading import Golden, open_golden, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.dtypes import recorded_dtypes
 from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.judging.judge import Group
+from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.noise import honest_result
 from grok_conformance.harness.running.answers import Answer

@@ -17,7 +17,7 @@ from grok_conformance.harness.checks.end_to_end import (
     per_token,
     route_of,
 )
-from grok_conformance.harness.checks.operation_by_operation import boundary_gap
+from grok_conformance.harness.checks.hidden import boundary_gap
 from grok_conformance.harness.contract import Array, tap_name
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps, honest_taps
 

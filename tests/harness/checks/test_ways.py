@@ -11,7 +11,7 @@ import pytest
 
 from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.checks import ways
-from grok_conformance.harness.checks.operation_by_operation import Evidence, Observed
+from grok_conformance.harness.checks.evidence import Evidence, Observed
 from grok_conformance.harness.checks.readings import Readings, phase_of
 from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together, permitted
 from grok_conformance.harness.contract import tap_names

@@ -14,10 +14,10 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.judging.emulation import diagnosed, emulating
 from grok_conformance.harness.judging.judge import judge_candidate
+from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.running.answers import Answer
-from grok_conformance.harness.sessions.run import summarise
 from tests.harness.honest_port import NUM_ELEMENTS, answered, golden_taps, group_of, honest_taps
 
 CASE = "square/prefill/padded_batch.float32"

@@ -12,20 +12,13 @@ from hypothesis import strategies as st
 
 from grok_conformance.harness.cases.case import Call, Case
 from grok_conformance.harness.cases.suite import UNEQUAL
+from grok_conformance.harness.checks.evidence import fit_slots, recorded_dtype, shape_problem
 from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.comparison import (
-    Comparison,
-    clean,
-    compare,
-    compare_routing,
-    fit_slots,
-    recorded_dtype,
-    shape_problem,
-)
+from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing
 from grok_conformance.harness.measure.scan import fenced
 
 FACTOR = 7.0

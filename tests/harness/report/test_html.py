@@ -16,9 +16,10 @@ from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.histogram import EDGES, Element
 from grok_conformance.harness.report.charts import Line, line_chart
+from grok_conformance.harness.report.figures import short_ratio
 from grok_conformance.harness.report.files import report_of, write_report_json
 from grok_conformance.harness.report.html import render
-from grok_conformance.harness.report.view import candidate_view, short_ratio
+from grok_conformance.harness.report.view import candidate_view
 from tests.harness.honest_port import golden
 from tests.harness.judging.test_baseline import KEY, OLD, against
 from tests.harness.report.test_report import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict

@@ -16,14 +16,14 @@ import pytest
 
 from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.judge import Group, HonestRuns, judge_candidate
+from grok_conformance.harness.judging.groups import Group, read_groups, run_size
+from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
 from grok_conformance.harness.judging.verdict import CaseVerdict
 from grok_conformance.harness.running.answers import read_answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.running.runner import run_job
-from grok_conformance.harness.sessions.run import read_groups, run_size
 
 MIB = 2**20
 LIMITS = Limits(silent_seconds=2.0, memory_bytes=200 * MIB, num_processes=20, file_bytes=64 * MIB)

@@ -11,20 +11,15 @@ import pytest
 from grok_conformance.harness.checks.ways import Ways
 from grok_conformance.harness.formats.tensors import write_tensors
 from grok_conformance.harness.golden.reading import FixtureError, case_ids
+from grok_conformance.harness.judging.groups import read_groups, run_size
 from grok_conformance.harness.judging.judge import Judged
+from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CaseVerdict
 from grok_conformance.harness.running.answers import Answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
-from grok_conformance.harness.sessions.run import (
-    judge_folder,
-    read_groups,
-    run_candidates,
-    run_size,
-    summarise,
-    write_jobs,
-)
+from grok_conformance.harness.sessions.run import judge_folder, run_candidates, write_jobs
 from tests.harness.honest_port import INFO, golden, golden_taps, group_of, honest_taps
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"

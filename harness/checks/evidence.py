@@ -1,0 +1,159 @@
+"""What a candidate showed in one case: every tap read once, names, shapes and dtypes before values."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.contract import (
+    Array,
+    CandidateInfo,
+    LanguageModelConfig,
+    TapSpec,
+    select_taps,
+    split_tap,
+    tap_name,
+    tap_names,
+)
+from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.masks import masks_of
+from grok_conformance.harness.measure.comparison import COPIES, Comparison, clean, widen
+
+Key = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One tap as a candidate gave it: float64 as it is, and fit to be computed with (see `gather`)."""
+
+    raw: Array
+    cleaned: Array
+    recorded: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a candidate showed in one case: its usable taps, and what is wrong with the others.
+
+    `recorded` is the dtype in which it honestly keeps each operation's result: the contract's, its own for the cache.
+    `misshapen` holds the shapes of taps that have another one than they should; `fused` is what the candidate says of
+    itself.
+    """
+
+    config: LanguageModelConfig
+    recorded: Mapping[str, str]
+    observed: Mapping[Key, Observed]
+    problems: Mapping[Key, Comparison]
+    masks: Mapping[Key, Array]
+    misshapen: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
+    fused: bool = False
+
+
+def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:
+    """Return the size of every axis in one call, and as `visible` the least number of key slots that must be shown."""
+    b, t = case.calls[call].tokens.shape
+    reach = int((steps_before(case, call) + case.calls[call].lengths).max())
+    sizes = {**config.axis_sizes, "b": b, "t": t}
+    return {**sizes, "visible": sizes["s"] if case.published_degenerate else reach}
+
+
+def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, Array]) -> Evidence:
+    """Read what a candidate gave for a case, names, shapes and dtypes before values; `taps` is keyed `call0/TAP`."""
+    config = replace(preset.config, fprop_dtype=case.fprop_dtype)
+    contract = recorded_dtypes(config, preset)
+    masks = masks_of(case, config)
+    observed: dict[Key, Observed] = {}
+    problems: dict[Key, Comparison] = {}
+    misshapen: dict[Key, tuple[int, ...]] = {}
+    for call in range(len(case.calls)):
+        sizes = call_sizes(config, case, call)
+        for tap in select_taps(tap_names(config), info.taps):
+            operation = split_tap(tap)[1]
+            recorded = recorded_dtype(tap, contract, info, config)
+            if tap_key(call, tap) not in taps:
+                problems[call, tap] = Comparison(call, tap, 0, problem="missing: declared but not returned")
+                continue
+            x = taps[tap_key(call, tap)]
+            if problem := shape_problem(tap, x.shape, x.dtype, recorded, sizes):
+                problems[call, tap] = Comparison(call, tap, 0, problem=problem)
+                if problem.startswith("shape"):
+                    misshapen[call, tap] = x.shape
+                continue
+            x = fit_slots(x, SPECS[operation], config.sequence_len)
+            # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
+            # found at the weights alone.
+            mask = np.True_ if operation in COPIES else masks[call, operation]
+            observed[call, tap] = Observed(widen(x), safe(tap, clean(x, mask), config), recorded)
+    caches = {name: recorded_dtype(tap_name(0, name), contract, info, config) for name in COPIES}
+    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused)
+
+
+def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:
+    """Make a tap fit to compute with: no NaN or infinity, experts within range (both are judged elsewhere)."""
+    x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.clip(x, 0, config.model.num_experts - 1) if tap.endswith("moe.expert_index") else x
+
+
+def has_gaps(config: LanguageModelConfig, case: Case, shown: Collection[Key]) -> bool:
+    """Return whether any tap of a case is hidden."""
+    return any((call, tap) not in shown for call in range(len(case.calls)) for tap in tap_names(config))
+
+
+def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, config: LanguageModelConfig) -> str:
+    """Return the dtype by which a candidate's tap is judged.
+
+    Taps that the contract fixes (float32, int32) keep it; elsewhere the candidate's own declaration holds, the
+    contract's where it declares none or, the cache apart, a wider one.
+    """
+    operation = split_tap(tap)[1]
+    fixed = contract[operation]
+    if SPECS[operation].dtype in ("float32", "int32"):
+        return fixed
+    for pattern, declared in info.dtypes.items():
+        if fnmatch.fnmatchcase(tap, pattern):
+            name = config.fprop_dtype if declared == "fprop" else declared
+            if operation in COPIES:
+                return name
+            return max(name, fixed, key=lambda dtype: UNIT_ROUNDOFF[dtype])
+    return fixed
+
+
+def shape_problem(
+    tap: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], recorded: str, call_sizes: Mapping[str, int]
+) -> str:
+    """Return what is wrong with a tap's shape or dtype, or an empty string.
+
+    `call_sizes` are the axis sizes of the call. The key axis may be shorter than the cache (down to the visible slots,
+    size `visible`) or longer.
+    """
+    spec = SPECS[split_tap(tap)[1]]
+    wanted = tuple(call_sizes[axis] for axis in spec.axes)
+    fits = len(shape) == len(wanted) and all(
+        size >= call_sizes["visible"] if axis == "s" else size == want
+        for axis, size, want in zip(spec.axes, shape, wanted, strict=True)
+    )
+    if not fits:
+        return f"shape {list(shape)}, expected [{', '.join(spec.axes)}] = {list(wanted)}"
+    if recorded == "int32":
+        return "" if np.issubdtype(dtype, np.integer) else f"dtype {dtype}, expected an integer dtype"
+    if str(dtype) not in UNIT_ROUNDOFF or str(dtype) == "int32":
+        return f"dtype {dtype}, expected {recorded}"
+    if UNIT_ROUNDOFF[str(dtype)] > UNIT_ROUNDOFF[recorded]:
+        return f"dtype {dtype} is narrower than {recorded}"
+    return ""
+
+
+def fit_slots(x: Array, spec: TapSpec, num_slots: int) -> Array:
+    """Crop or zero-pad the key axis of a tap to the slots of the cache; other taps are returned as they are."""
+    if "s" not in spec.axes:
+        return x
+    axis = spec.axes.index("s")
+    x = np.take(x, np.arange(min(num_slots, x.shape[axis])), axis=axis)
+    padding = [(0, num_slots - size if i == axis else 0) for i, size in enumerate(x.shape)]
+    return np.pad(x, padding)

@@ -1,0 +1,127 @@
+"""Operations around taps that are not shown, checked as one: what their modelled noise passes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.checks.evidence import Evidence, Key
+from grok_conformance.harness.contract import (
+    Array,
+    LanguageModelConfig,
+    split_tap,
+    tap_name,
+)
+from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.noise import (
+    NUM_SIMULATIONS,
+    SAFETY,
+    Fence,
+    disturb,
+)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Measured noise of what hidden operations pass on: the deviation per element, and where routing is undecided.
+
+    `undecided` holds for each call the first position of every row from which a hidden choice of experts may honestly
+    go either way, int [b] (t where none does).
+    """
+
+    deviation: Mapping[Key, Array]
+    undecided: Mapping[int, Array]
+
+
+def simulate(
+    preset: Preset,
+    case: Case,
+    evidence: Evidence,
+    weights: ExactWeights,
+    alternatives: Alternatives | None,
+    evaluator: Evaluator = evaluate,
+) -> Segments:
+    """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray."""
+    config = evidence.config
+    random = np.random.default_rng(0)
+    shown = {key: value.cleaned for key, value in evidence.observed.items()}
+
+    def look(call: int, tap: str) -> Array | None:
+        return shown.get((call, tap))
+
+    exact = {
+        (call, tap): (result, value)
+        for call, tap, result, value in walk(
+            preset, case, look, weights=weights, alternatives=alternatives, evaluator=evaluator
+        )
+    }
+
+    def forced(call: int, tap: str) -> Array | None:
+        return exact[call, tap][1] if tap.endswith("moe.expert_index") else shown.get((call, tap))
+
+    squares: dict[Key, Array] = {}
+    for _ in range(NUM_SIMULATIONS):
+        noisy = walk(
+            preset,
+            case,
+            forced,
+            weights=weights,
+            alternatives=alternatives,
+            evaluator=evaluator,
+            perturb=lambda tap, result: disturb(result, evidence.recorded[split_tap(tap)[1]], random),
+        )
+        for call, tap, result, _ in noisy:
+            difference = np.square(result.value - exact[call, tap][0].value)
+            squares[call, tap] = squares.get((call, tap), 0.0) + difference / NUM_SIMULATIONS
+    deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
+    undecided = {call: undecided_from(case, call, config, exact, deviation, shown) for call in range(len(case.calls))}
+    return Segments(deviation, undecided)
+
+
+def undecided_from(
+    case: Case,
+    call: int,
+    config: LanguageModelConfig,
+    exact: Mapping[Key, tuple[Exact, Array]],
+    deviation: Mapping[Key, Array],
+    shown: Collection[Key],
+) -> Array:
+    """Return for each row the first position whose hidden choice of experts lies within honest noise, int [b]."""
+    b, t = case.calls[call].tokens.shape
+    undecided = np.zeros((b, t), bool)
+    for layer in range(0 if config.dense else config.model.num_layers):
+        key = (call, tap_name(layer, "router.probabilities"))
+        if (call, tap_name(layer, "moe.expert_index")) in shown or key not in deviation:
+            continue
+        gap, fence = boundary_gap(exact[key][1], config), 2 * SAFETY * deviation[key].max(-1)
+        undecided |= gap <= fence
+    first: Array = np.where(undecided.any(-1), undecided.argmax(-1), t)
+    return first
+
+
+def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:
+    """Return how far the last chosen expert is ahead of the first one left out, [b, t] from probabilities [b, t, e]."""
+    ordered: Array = -np.sort(-probabilities, axis=-1)
+    k = config.model.num_selected_experts
+    if k == ordered.shape[-1]:
+        return np.full(ordered.shape[:-1], math.inf)
+    gap: Array = ordered[..., k - 1] - ordered[..., k]
+    return gap
+
+
+def widened(fence: Fence, deviation: Array, factor: float) -> Fence:
+    """Add the measured noise of hidden operations to a fence; it is correlated in ways that nothing is known of."""
+    return Fence(fence.allowed + factor * deviation, np.hypot(fence.deviation, deviation), None, factor)
+
+
+def before(undecided: Array, steps: Array, x: Array, axes: tuple[str, ...]) -> Array:
+    """Return the mask of query positions, of cache slots in a cache x, before a row's first undecided position."""
+    letter, first = ("t", undecided) if "t" in axes else ("s", steps + undecided)
+    kept: Array = np.arange(x.shape[axes.index(letter)]) < first[:, None]  # [b, t] or [b, s]
+    reshaped: Array = kept.reshape([kept.shape[("b", letter).index(a)] if a in ("b", letter) else 1 for a in axes])
+    return reshaped

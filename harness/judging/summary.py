@@ -1,0 +1,78 @@
+"""The verdicts on a candidate's groups gathered into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_partition_specs, check_weights
+from grok_conformance.harness.contract import LEVELS
+from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.diagnosis.power import power_of_run
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.judging.groups import Group
+from grok_conformance.harness.judging.judge import Judged
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
+from grok_conformance.harness.judging.waivers import Waiver
+from grok_conformance.harness.running.answers import Answer, one_line, read_weights
+
+
+def judge_weights(groups: Sequence[Group], outs: Sequence[Path]) -> tuple[WeightProblem, ...]:
+    """Compare the weights and the sharding that a candidate shows in its answer folders with the stored ones."""
+    found: list[WeightProblem] = []
+    for group, out in zip(groups, outs, strict=True):
+        name, stored = group.preset.name, group.preset.weights
+        try:
+            shown, specs = read_weights(out)
+            found += check_weights(name, replace(group.preset.config, fprop_dtype=group.fprop_dtype), stored, shown)
+            found += [] if specs is None else check_partition_specs(name, stored, specs)
+        except (FileError, OSError) as error:
+            found.append(WeightProblem(preset=name, tensor=out.name, problem=one_line(str(error))))
+    return tuple(found)
+
+
+def summarise(
+    name: str,
+    groups: Sequence[Group],
+    answers: Sequence[Mapping[str, Answer]],
+    judged: Sequence[Judged],
+    seconds: float,
+    weights: tuple[WeightProblem, ...] = (),
+    waivers: Sequence[Waiver] = (),
+) -> CandidateVerdict:
+    """Gather the verdicts on a candidate's groups into one; `waivers` are its known deviations."""
+    cases = tuple(verdict for each in judged for verdict in each.verdicts)
+    dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
+    chosen = {
+        (group.fprop_dtype, operation): each.ways.describe(operation)
+        for group, each in zip(groups, judged, strict=True)
+        for operation in SPECS
+    }
+    diagnoses = {
+        (group.fprop_dtype, operation): diagnosis
+        for group, each in zip(groups, judged, strict=True)
+        for operation, diagnosis in each.diagnoses.items()
+    }
+    infos = [answer.info for each in answers for answer in each.values() if answer.info is not None]
+    levels = [level_of(infos[0].taps, group.preset.config) for group in groups] if infos else ["none"]
+    level = min(levels, key=("none", *LEVELS).index)
+    hidden = [missing_taps(infos[0].taps, group.preset.config, level) for group in groups] if infos else []
+    return CandidateVerdict(
+        name=name,
+        version=infos[0].version if infos else "",
+        level=level,
+        weights=weights,
+        next_taps=tuple(dict.fromkeys(tap for taps in hidden for tap in taps)),
+        cases=cases,
+        operations=by_operation(cases, dtypes, chosen, diagnoses),
+        seconds=seconds,
+        powers=() if level == "none" else power_of_run(level, dtypes.items()),
+        waivers=tuple(each for each in waivers if any(each.name in case.waived for case in cases)),
+    )
+
+
+def refuse(name: str, groups: Sequence[Group], reason: str) -> CandidateVerdict:
+    """Return the verdict on a candidate that cannot be run here: unsupported in every case, for one reason."""
+    cases = [CaseVerdict(case=case.id, status="unsupported", reason=reason) for group in groups for case in group.cases]
+    return CandidateVerdict(name=name, version="", level="none", cases=tuple(cases), operations=(), seconds=0.0)

@@ -1,0 +1,35 @@
+"""Figures read back from a report: numbers that JSON holds as text, and the ratio of a comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: Any) -> float:
+    """Return a number of the report; infinity and NaN are strings there."""
+    return math.nan if value is None else float(value)
+
+
+def ratio_of(comparison: Mapping[str, Any]) -> float:
+    """Return measured / allowed of the worst statistic of a comparison, infinite where no number can say it."""
+    if comparison["problem"]:
+        return math.inf
+    scores = (systematic_ratio(one) for one in comparison.get("systematic", ()))
+    return max(number(comparison["tail"]), number(comparison["bulk"]), *scores)
+
+
+def systematic_ratio(one: Mapping[str, Any]) -> float:
+    """Return measured / allowed of one systematic statistic."""
+    beyond = max(0.0, abs(number(one["coefficient"])) - number(one["floor"]))
+    return beyond / number(one["standard_error"]) / number(one["allowed"]) if beyond else 0.0
+
+
+def short_ratio(ratio: float) -> str:
+    """Return measured / allowed in at most five characters."""
+    if not math.isfinite(ratio):
+        return "∞"
+    if ratio < 1000:  # noqa: PLR2004 - three digits
+        return f"{ratio:.2f}" if ratio <= 1 else f"{ratio:.3g}"
+    return f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
