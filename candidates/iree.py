@@ -73,7 +73,7 @@ class Model:
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)
 
     def extend(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run tokens int32 [b, t] at each row's step, and set the steps to the true lengths (SPEC 5)."""
+        """Run tokens int32 [b, t] at each row's step, and set the steps to the true lengths (SPEC §5)."""
         if not self.memory:
             raise ValueError("decode or extend before prefill or preload: there is no cache yet")
         names = tuple(taps)

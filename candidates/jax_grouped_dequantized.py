@@ -1,4 +1,4 @@
-"""The fast JAX port with its weights multiplied out once, at load: more memory, no scales in the sums (SPEC 3).
+"""The fast JAX port with its weights multiplied out once, at load: more memory, no scales in the sums (SPEC §3).
 
 The programs are those of `jax_grouped`. Products are rounded as the specification says, and kept in float32: in bf16 a
 CPU decoded about ten times slower. Where scales are wider than the compute dtype a matrix stays as stored.
@@ -18,7 +18,7 @@ INFO = CandidateInfo(name="jax_grouped_dequantized", version=jax.__version__)
 
 
 def load(config: LanguageModelConfig, weights: Weights, mesh: Mesh | None = None) -> Model:
-    """Return a model with the stored weights (SPEC 2), multiplied out, placed on a mesh if one is given (SPEC 7).
+    """Return a model with the stored weights (SPEC §2), multiplied out, placed on a mesh if one is given (SPEC §7).
 
     Raises Unsupported and ValueError as `jax_grouped` does.
     """
@@ -31,7 +31,7 @@ def load(config: LanguageModelConfig, weights: Weights, mesh: Mesh | None = None
 
 
 def multiplied_out(matrix: Matrix, fprop_dtype: str) -> Matrix:
-    """Return a matrix [.., k, n] with its scales applied, rounded to the compute dtype, in float32 (SPEC 3, 9)."""
+    """Return a matrix [.., k, n] with its scales applied, rounded to the compute dtype, in float32 (SPEC §3, §9)."""
     weight, scales = matrix
     if scales is None or jnp.promote_types(scales.dtype, fprop_dtype) != fprop_dtype:
         return matrix

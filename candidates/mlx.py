@@ -1,4 +1,4 @@
-"""Grok-1 in MLX, Apple's array library, on the CPU: written from the specification (SPEC 2-5).
+"""Grok-1 in MLX, Apple's array library, on the CPU: written from the specification (SPEC §2-§5).
 
 Every product is taken in float32 and rounded once; weights are multiplied out at load. Experts are chosen on the host,
 because MLX promises no order of equal scores.
@@ -36,7 +36,7 @@ NORM_EPSILON = 1e-5
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> Model:
-    """Return a model with the stored weights (SPEC 2) on MLX's CPU device.
+    """Return a model with the stored weights (SPEC §2) on MLX's CPU device.
 
     Raises Unsupported for a compute dtype other than float32 and bfloat16.
     """
@@ -58,7 +58,7 @@ def to_numpy(x: mx.array) -> Array:
 
 
 def parameter(name: str, weights: Weights, fprop_dtype: str) -> mx.array:
-    """Return a parameter as it is used: matrices multiplied out and rounded, norms and the router float32 (SPEC 3).
+    """Return a parameter as it is used: matrices multiplied out and rounded, norms and the router float32 (SPEC §3).
 
     Experts keep the dtype of their scales; all other matrices are rounded to the compute dtype.
     """
@@ -79,14 +79,14 @@ def multiply(x: mx.array, w: mx.array) -> mx.array:
 
 
 def rms_norm(x: mx.array, scale: mx.array) -> mx.array:
-    """Return x · rsqrt(mean(x²) + 1e-5) · scale over the last axis, float32 inside, in the dtype of x (SPEC 4)."""
+    """Return x · rsqrt(mean(x²) + 1e-5) · scale over the last axis, float32 inside, in the dtype of x (SPEC §4)."""
     wide = x.astype(mx.float32)
     mean = mx.mean(mx.square(wide), axis=-1, keepdims=True)
     return (wide * mx.rsqrt(mean + NORM_EPSILON) * scale).astype(x.dtype)
 
 
 def rotate(x: mx.array, positions: Array) -> mx.array:
-    """Rotate the halves of every head of x [b, t, n, h] by its position int [b, t] (SPEC 4.4)."""
+    """Rotate the halves of every head of x [b, t, n, h] by its position int [b, t] (SPEC §4.4)."""
     half = x.shape[-1] // 2
     frequencies = (ROPE_BASE ** (-np.arange(half) / half)).astype(np.float32)
     phase = mx.array(positions[:, :, None, None].astype(np.float32) * frequencies)  # [b, t, 1, h/2]
@@ -96,7 +96,7 @@ def rotate(x: mx.array, positions: Array) -> mx.array:
 
 
 def gelu(x: mx.array) -> mx.array:
-    """Return the tanh approximation of gelu (SPEC 4.6)."""
+    """Return the tanh approximation of gelu (SPEC §4.6)."""
     return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
@@ -141,7 +141,7 @@ class Model:
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)
 
     def extend(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run tokens int32 [b, t] at each row's step; steps grow by lengths int32 [b] (SPEC 5)."""
+        """Run tokens int32 [b, t] at each row's step; steps grow by lengths int32 [b] (SPEC §5)."""
         config, dtype = self.config, getattr(mx, self.config.fprop_dtype)
         self._check(tokens)
         table = self.params["language_model/in_out_embed/embeddings"]
@@ -158,7 +158,7 @@ class Model:
         return {name: to_numpy(shown[name]) for name in taps}
 
     def _check(self, tokens: Array) -> None:
-        """Raise ValueError for a token outside the vocabulary and for a cache without room (SPEC 9)."""
+        """Raise ValueError for a token outside the vocabulary and for a cache without room (SPEC §9)."""
         if not self.keys:
             raise ValueError("there is no cache to continue; call prefill or preload first")
         outside = np.argwhere((tokens < 0) | (tokens >= self.config.vocab_size))
@@ -170,7 +170,7 @@ class Model:
             raise ValueError(f"row {full[0]}: {tokens.shape[1]} more tokens exceed the cache at {self.steps[full[0]]}")
 
     def _layer(self, layer: int, x: mx.array, tokens: Array) -> Values:
-        """Return what a layer makes of the residual stream x [b, t, d] (SPEC 4.4-4.7)."""
+        """Return what a layer makes of the residual stream x [b, t, d] (SPEC §4.4-§4.7)."""
         params = {
             name.removeprefix(prefix): value
             for prefix in [f"transformer/decoder_layer_{layer}/"]
@@ -188,7 +188,7 @@ class Model:
         return made
 
     def _attention(self, layer: int, params: Mapping[str, mx.array], x: mx.array, tokens: Array) -> Values:
-        """Return the values of attention over x [b, t, d], and update the layer's cache (SPEC 4.4, 5)."""
+        """Return the values of attention over x [b, t, d], and update the layer's cache (SPEC §4.4, §5)."""
         model, (b, t, _) = self.config.model, x.shape
         positions = self.steps[:, None] + np.arange(t)  # [b, t]
         query, key, value = (
@@ -228,7 +228,7 @@ class Model:
 
 
 def dense_block(params: Mapping[str, mx.array], x: mx.array) -> Values:
-    """Return the values of a block without experts, all in the compute dtype (SPEC 4.6)."""
+    """Return the values of a block without experts, all in the compute dtype (SPEC §4.6)."""
     activation, up = (multiply(x, params[f"{name}/w"]).astype(x.dtype) for name in ("linear", "linear_v"))
     hidden = gelu(activation.astype(mx.float32)).astype(x.dtype) * up
     output = multiply(hidden, params["linear_1/w"]).astype(x.dtype)
@@ -236,7 +236,7 @@ def dense_block(params: Mapping[str, mx.array], x: mx.array) -> Values:
 
 
 def mixture(params: Mapping[str, mx.array], x: mx.array, config: LanguageModelConfig) -> Values:
-    """Return the values of the experts that the router chooses for x [b, t, d] (SPEC 4.6)."""
+    """Return the values of the experts that the router chooses for x [b, t, d] (SPEC §4.6)."""
     logits = multiply(x, params["router/w"])
     probabilities = mx.softmax(logits, axis=-1, precise=True)
     order = np.argsort(-to_numpy(probabilities), axis=-1, kind="stable")  # equal scores: the lowest index first
@@ -268,7 +268,7 @@ def run_experts(params: Mapping[str, mx.array], x: mx.array, index: Array) -> Va
 
 
 def run_expert(params: Mapping[str, mx.array], x: mx.array, expert: int) -> Values:
-    """Return the values of one expert for its rows x [n, d]; hidden and output are float32 (SPEC 4.6)."""
+    """Return the values of one expert for its rows x [n, d]; hidden and output are float32 (SPEC §4.6)."""
     linear, linear_v, linear_1 = (params[f"moe/{name}/w"][expert] for name in ("linear", "linear_v", "linear_1"))
     dtype = mx.float32 if mx.float32 in (linear.dtype, x.dtype) else x.dtype
     activation, up = multiply(x, linear).astype(dtype), multiply(x, linear_v).astype(dtype)

@@ -112,7 +112,7 @@ class Model:
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> Model:
-    """Return a model with the stored weights (SPEC 2); raises what `torch_eager` raises."""
+    """Return a model with the stored weights (SPEC §2); raises what `torch_eager` raises."""
     check_config(config)
     eager.run_experts = run_every_expert
     operations.top_k = top_k

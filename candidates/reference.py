@@ -20,7 +20,7 @@ INFO = CandidateInfo(name="reference", version=jax.__version__)
 class Model:
     """The reference with a cache of `sequence_len` slots; `memory` is what the next call starts from.
 
-    Without `pin_rounding` the compiler may drop roundings to narrower dtypes (SPEC 9).
+    Without `pin_rounding` the compiler may drop roundings to narrower dtypes (SPEC §9).
     """
 
     config: reference.LanguageModelConfig
@@ -47,7 +47,7 @@ class Model:
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)
 
     def extend(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run tokens int32 [b, t] at each row's step, and set the steps to the true lengths (SPEC 5)."""
+        """Run tokens int32 [b, t] at each row's step, and set the steps to the true lengths (SPEC §5)."""
         if self.memory is None:
             raise ValueError("decode or extend before prefill or preload: there is no cache yet")
         steps = self.memory.layers[0].step
@@ -68,7 +68,7 @@ class Model:
 
 
 def load(config: LanguageModelConfig, weights: Weights, mesh: jax.sharding.Mesh | None = None) -> Model:
-    """Build the reference's configuration and parameter tree from the stored ones (SPEC 2)."""
+    """Build the reference's configuration and parameter tree from the stored ones (SPEC §2)."""
     return Model(reference_config(config), parameter_tree(weights), mesh)
 
 
@@ -80,7 +80,7 @@ def reference_config(config: LanguageModelConfig) -> reference.LanguageModelConf
 
 
 def parameter_tree(weights: Weights) -> reference.Params:
-    """Return stored weights as the reference's tree: {module path: {name: array or QuantizedWeight8bit}} (SPEC 2)."""
+    """Return stored weights as the reference's tree: {module path: {name: array or QuantizedWeight8bit}} (SPEC §2)."""
     params: dict[str, dict[str, Any]] = {}
     for name, value in weights.items():
         if name.endswith(".scales"):

@@ -46,7 +46,7 @@ MAX_PROGRAMS = 256
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
-    """Return a model with the stored weights (SPEC 2), dequantised; float32 products are pinned to full precision.
+    """Return a model with the stored weights (SPEC §2), dequantised; float32 products are pinned to full precision.
 
     Raises Unsupported for a compute dtype other than float32 and bfloat16, ValueError for a configuration or weights
     that cannot be run.

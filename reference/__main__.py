@@ -1,4 +1,4 @@
-"""The demo: `python -m grok_conformance.reference` samples from Grok-1, or from a small synthetic model (SPEC 6).
+"""The demo: `python -m grok_conformance.reference` samples from Grok-1, or from a small synthetic model (SPEC §6).
 
 Answers go to standard output, one per request; progress and tokens per second to standard error. Exit status 0, or 2
 with one line that says what was wrong.

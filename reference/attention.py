@@ -1,4 +1,4 @@
-"""Grouped-query attention with a capped softmax and a KV cache (SPEC 4.4, 5)."""
+"""Grouped-query attention with a capped softmax and a KV cache (SPEC §4.4, §5)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def make_attention_mask(
 
 
 class MultiHeadAttention(hk.Module):
-    """Attention of query heads over the keys and values of this call, or of a cache (SPEC 4.4).
+    """Attention of query heads over the keys and values of this call, or of a cache (SPEC §4.4).
 
-    Query head j uses KV head j // r. Published behaviours (SPEC 9): a query that sees no key averages uniformly,
+    Query head j uses KV head j // r. Published behaviours (SPEC §9): a query that sees no key averages uniformly,
     future keys included (kept); pads are masked in the call that brings them and attended once they are in the cache
     (kept); more than one token with a cache longer than the call works (mended).
     """
@@ -89,7 +89,7 @@ class MultiHeadAttention(hk.Module):
         return with_sharding_constraint(heads, P(c.data_axis, None, c.model_axis))
 
     def _logits(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        # The source casts the bf16 einsum result to float32: the sums are rounded first (SPEC 4.4).
+        # The source casts the bf16 einsum result to float32: the sums are rounded first (SPEC §4.4).
         sums = round_to(contract("btgrh,bsgh->bgrts", query, key), query.dtype).astype(jnp.float32)
         scaled = sums * jnp.float32(self.config.attn_output_multiplier)
         return round_to(CAP * jnp.tanh(scaled / CAP), jnp.float32)
@@ -98,7 +98,7 @@ class MultiHeadAttention(hk.Module):
 def update_memory(memory: KVMemory, key: jax.Array, value: jax.Array) -> KVMemory:
     """Return the cache with key and value [b, t, g, h] written at each row's step, in the dtype of the cache.
 
-    Published behaviour, kept (SPEC 9): the new step is the old one plus t, pads counted; after a padded prefill the
+    Published behaviour, kept (SPEC §9): the new step is the old one plus t, pads counted; after a padded prefill the
     caller overrides it with the true length. A row of an inactive slot, step 0, overwrites its slot 0.
     """
     write = jax.vmap(jax.lax.dynamic_update_slice_in_dim, in_axes=(0, 0, 0, None))
@@ -114,7 +114,7 @@ def visible_keys(mask: jax.Array, memory: KVMemory | None, positions: jax.Array)
 
     `mask` [b, t] tells this call's real tokens from pads, `positions` [b or 1, t] are its slots, and the memory is
     the updated one. A query whose keys are all invisible averages over the slots present: over all slots of the cache
-    if the call brings one token, over those written so far if it brings more (SPEC 4.4).
+    if the call brings one token, over those written so far if it brings more (SPEC §4.4).
     """
     num_tokens = mask.shape[1]
     if memory is None:
@@ -132,7 +132,7 @@ def visible_keys(mask: jax.Array, memory: KVMemory | None, positions: jax.Array)
 
 
 class MHABlock(hk.Module):
-    """rms_norm_1(attention(rms_norm(x))), which the residual stream receives (SPEC 4.4, 4.5)."""
+    """rms_norm_1(attention(rms_norm(x))), which the residual stream receives (SPEC §4.4, §4.5)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         """Make the attention block of one layer."""

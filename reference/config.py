@@ -1,4 +1,4 @@
-"""The model's configuration under its published names, and presets (SPEC 1)."""
+"""The model's configuration under its published names, and presets (SPEC §1)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from grok_conformance.reference.memory import KVMemory, Memory
 
 
 def ffn_size(emb_size: int, widening_factor: float) -> int:
-    """Return the hidden width f of an expert: two thirds of the widened model width, a multiple of 8 (SPEC 1)."""
+    """Return the hidden width f of an expert: two thirds of the widened model width, a multiple of 8 (SPEC §1)."""
     size = int(widening_factor * emb_size) * 2 // 3
     return size + (8 - size) % 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The decoder's configuration (SPEC 1).
+    """The decoder's configuration (SPEC §1).
 
     `attn_output_multiplier` scales the attention logits, its name notwithstanding. With `num_experts <= 1` the block
     is dense. `shard_activations` shards the residual stream over `model_axis` too.
@@ -57,7 +57,7 @@ class TransformerConfig:
 
     @property
     def dense(self) -> bool:
-        """Whether the feed-forward block has no experts and no router (SPEC 2)."""
+        """Whether the feed-forward block has no experts and no router (SPEC §2)."""
         return self.num_experts <= 1
 
     @property
@@ -66,9 +66,9 @@ class TransformerConfig:
         return ffn_size(self.emb_size, self.widening_factor)
 
     def get_memory_sharding(self) -> Memory:
-        """Return the published PartitionSpecs of the KV cache (SPEC 5).
+        """Return the published PartitionSpecs of the KV cache (SPEC §5).
 
-        Published behaviour, returned unchanged (SPEC 9): `model_axis` stands on the sequence axis although the
+        Published behaviour, returned unchanged (SPEC §9): `model_axis` stands on the sequence axis although the
         runtime shards the KV heads.
         """
         cache = PartitionSpec(self.data_axis, self.model_axis)
@@ -78,7 +78,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
-    """The model's configuration (SPEC 1).
+    """The model's configuration (SPEC §1).
 
     `sequence_len` is the length of the KV cache when sampling. `fprop_dtype`, bfloat16 or float32, is the dtype of the
     residual stream; anything that names a dtype is accepted. Raises ValueError for another dtype.

@@ -1,4 +1,4 @@
-"""What `python -m grok_conformance.reference` does: load a model, answer requests, show how answers come (SPEC 6)."""
+"""What `python -m grok_conformance.reference` does: load a model, answer requests, show how answers come (SPEC §6)."""
 
 from __future__ import annotations
 

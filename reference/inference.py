@@ -1,4 +1,4 @@
-"""Running the model: the checks before any compute, and the jitted programs (SPEC 4, 5, 9)."""
+"""Running the model: the checks before any compute, and the jitted programs (SPEC §4, §5, §9)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Output = LanguageModelOutput | jax.Array
 
 
 def init(config: LanguageModelConfig) -> Params:
-    """Return the parameters as haiku makes them: plain float32 weights, all of them 0, norms too (SPEC 9)."""
+    """Return the parameters as haiku makes them: plain float32 weights, all of them 0, norms too (SPEC §9)."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     return _transformed(config).init(None, tokens, None, length=None, last_hid_only=False)
 
 
 def init_memory(config: LanguageModelConfig, batch_size: int, sequence_len: int, dtype: Any = None) -> Memory:
-    """Return empty caches of `sequence_len` slots for every layer (SPEC 5).
+    """Return empty caches of `sequence_len` slots for every layer (SPEC §5).
 
-    Published behaviour, mended (SPEC 9): the dtype defaults to fprop_dtype, so that float32 works.
+    Published behaviour, mended (SPEC §9): the dtype defaults to fprop_dtype, so that float32 works.
     """
     m = config.model
     dtype = config.fprop_dtype if dtype is None else dtype
@@ -51,13 +51,13 @@ def apply(
     mesh: Mesh | None = None,
     pin_rounding: bool = True,
 ) -> Output:
-    """Run the model on tokens int32 [b, t] (SPEC 4), compiled once per configuration, shapes and keywords.
+    """Run the model on tokens int32 [b, t] (SPEC §4), compiled once per configuration, shapes and keywords.
 
     With a memory the tokens continue each row at its step, and the output holds the updated memory. After a padded
-    prefill the caller overrides `step` with the true lengths (SPEC 5). `length`, one or one per row, keeps the logits
+    prefill the caller overrides `step` with the true lengths (SPEC §5). `length`, one or one per row, keeps the logits
     of the position before it: [b, 1, v]. `last_hid_only` returns the final norm at the last real token instead, [b, d].
     Parameters and memory may be host or device arrays; on a mesh the parameters are placed by the partition rules.
-    `pin_rounding=False` lets the compiler drop casts to narrower dtypes (SPEC 9).
+    `pin_rounding=False` lets the compiler drop casts to narrower dtypes (SPEC §9).
 
     Raises ValueError before any compute for a token outside the vocabulary, a memory with too little room, and a mesh
     that does not fit the sizes.
@@ -136,7 +136,7 @@ def forward(
 def check_tokens(config: LanguageModelConfig, tokens: np.ndarray) -> None:
     """Raise ValueError naming the first token id [b, t] that is not in the vocabulary, and its position.
 
-    Published behaviour, mended (SPEC 9): larger ids were clamped to the last row, negative ones wrapped.
+    Published behaviour, mended (SPEC §9): larger ids were clamped to the last row, negative ones wrapped.
     """
     outside = np.argwhere((tokens < 0) | (tokens >= config.vocab_size))
     if len(outside):
@@ -150,7 +150,7 @@ def check_tokens(config: LanguageModelConfig, tokens: np.ndarray) -> None:
 def check_room(memory: Memory, tokens: Any) -> None:
     """Raise ValueError naming the first row whose cache has no room for the tokens [b, t].
 
-    Published behaviour, mended (SPEC 9): a full cache silently overwrote its last slot.
+    Published behaviour, mended (SPEC §9): a full cache silently overwrote its last slot.
     """
     num_slots, num_tokens = memory.layers[0].k.shape[1], tokens.shape[1]
     steps = np.asarray(memory.layers[0].step)

@@ -1,4 +1,4 @@
-"""The layers that the attention and the experts are made of (SPEC 4)."""
+"""The layers that the attention and the experts are made of (SPEC §4)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from grok_conformance.reference.quantization import QuantizedWeight8bit, dequant
 from grok_conformance.reference.rounding import round_to, rounding_is_pinned
 
 ZEROS = hk.initializers.Constant(0)
-"""How every parameter is initialised. Published behaviour, kept (SPEC 9): the scales of the norms too."""
+"""How every parameter is initialised. Published behaviour, kept (SPEC §9): the scales of the norms too."""
 
 
 def contract(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the einsum of x and y in float32: exact products, float32 sums, on every platform (SPEC 4).
+    """Return the einsum of x and y in float32: exact products, float32 sums, on every platform (SPEC §4).
 
     Unpinned it has the dtype of its operands, as in the published source: a compiler that multiplies bfloat16 in
     float32 may then pass the unrounded sums on.
@@ -29,9 +29,9 @@ def contract(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def computable(weight: Any, dtype: Any) -> jax.Array:
-    """Return a stored weight as an array of the compute dtype (SPEC 3).
+    """Return a stored weight as an array of the compute dtype (SPEC §3).
 
-    Published behaviour, mended (SPEC 9): nothing is rounded to bfloat16 when computing in float32. The scales are
+    Published behaviour, mended (SPEC §9): nothing is rounded to bfloat16 when computing in float32. The scales are
     widened then, and the product with them is taken in float32.
     """
     if is_quantized(weight):
@@ -46,11 +46,11 @@ def add(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 class Linear(hk.Module):
-    """x · w + b in the dtype of x; w [k, n] plain or quantised with any number of groups (SPEC 2, 3).
+    """x · w + b in the dtype of x; w [k, n] plain or quantised with any number of groups (SPEC §2, §3).
 
     `spec` places w when it is used: P(None, axis) is column-parallel, P(axis, None) row-parallel. Summed in float32 and
     rounded once, over model shards too. No linear layer of Grok-1 has a bias.
-    Published behaviours, mended (SPEC 9): batch and time stay apart, and any batch works; any number of groups of
+    Published behaviours, mended (SPEC §9): batch and time stay apart, and any batch works; any number of groups of
     scales works on any number of model shards.
     """
 
@@ -77,7 +77,7 @@ class Linear(hk.Module):
 
 
 class RMSNorm(hk.Module):
-    """x · rsqrt(mean(x²) + 1e-5) · scale over the last axis, in float32, rounded to the dtype of x (SPEC 4)."""
+    """x · rsqrt(mean(x²) + 1e-5) · scale over the last axis, in float32, rounded to the dtype of x (SPEC §4)."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the norm of x [..., d]."""
@@ -88,13 +88,13 @@ class RMSNorm(hk.Module):
 
 
 def rotate_half(x: jax.Array) -> jax.Array:
-    """Return concat(-x2, x1) for x = concat(x1, x2) on the last axis (SPEC 4.4)."""
+    """Return concat(-x2, x1) for x = concat(x1, x2) on the last axis (SPEC §4.4)."""
     x1, x2 = jnp.split(x, 2, axis=-1)
     return jnp.concatenate((-x2, x1), axis=-1)
 
 
 class RotaryEmbedding(hk.Module):
-    """Half-split rotation of heads [b, t, heads, h] by their positions, in float32 (SPEC 4.4)."""
+    """Half-split rotation of heads [b, t, heads, h] by their positions, in float32 (SPEC §4.4)."""
 
     def __init__(self, dim: int, base_exponent: float = 10000.0, name: str | None = None) -> None:
         """Make the rotation of heads of width `dim`, which is even."""
@@ -112,7 +112,7 @@ class RotaryEmbedding(hk.Module):
 
 
 class InOutEmbed(hk.Module):
-    """The embedding table [v, d], used at both ends of the model (SPEC 4.2, 4.8)."""
+    """The embedding table [v, d], used at both ends of the model (SPEC §4.2, §4.8)."""
 
     def __init__(self, vocab_size: int, embed_dim: int, name: str | None = None) -> None:
         """Make a table of `vocab_size` rows."""
@@ -138,6 +138,6 @@ class InOutEmbed(hk.Module):
 def scaled(x: jax.Array, multiplier: float) -> jax.Array:
     """Return x · multiplier in the dtype of x, to which the multiplier is rounded too.
 
-    Published behaviour, kept (SPEC 9): in bfloat16 Grok-1 multiplies by 78.5 and 0.578125.
+    Published behaviour, kept (SPEC §9): in bfloat16 Grok-1 multiplies by 78.5 and 0.578125.
     """
     return round_to(x.astype(jnp.float32) * np.asarray(multiplier, x.dtype).astype(np.float32), x.dtype)

@@ -1,4 +1,4 @@
-"""The KV cache of the decoder, as data (SPEC 5)."""
+"""The KV cache of the decoder, as data (SPEC §5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class KVMemory(NamedTuple):
-    """One layer's cache: k (after RoPE) and v [b, sequence_len, g, h] in the cache's dtype, step int32 [b] (SPEC 5).
+    """One layer's cache: k (after RoPE) and v [b, sequence_len, g, h] in the cache's dtype, step int32 [b] (SPEC §5).
 
     `step` counts, per row of the batch, the slots that hold keys; the next token is written there.
     """
@@ -19,7 +19,7 @@ class KVMemory(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The caches of all layers (SPEC 5)."""
+    """The caches of all layers (SPEC §5)."""
 
     layers: list[KVMemory]
 
@@ -27,7 +27,7 @@ class Memory(NamedTuple):
 def init_layer_memories(
     batch_size: int, sequence_len: int, num_kv_heads: int, key_size: int, num_layers: int, dtype: Any
 ) -> list[KVMemory]:
-    """Return empty caches: zeros [b, sequence_len, g, h] of `dtype`, and step 0 for every row (SPEC 5)."""
+    """Return empty caches: zeros [b, sequence_len, g, h] of `dtype`, and step 0 for every row (SPEC §5)."""
     shape = (batch_size, sequence_len, num_kv_heads, key_size)
     return [
         KVMemory(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(batch_size, jnp.int32))

@@ -1,4 +1,4 @@
-"""The language model (SPEC 4)."""
+"""The language model (SPEC §4)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LanguageModelOutput(NamedTuple):
 
 
 class DecoderLayer(hk.Module):
-    """Attention and feed-forward block, each added to the residual stream after a norm of its own (SPEC 4.4-4.7)."""
+    """Attention and feed-forward block, each added to the residual stream after a norm of its own (SPEC §4.4-4.7)."""
 
     def __init__(self, config: TransformerConfig, name: str | None = None) -> None:
         """Make a layer."""
@@ -65,25 +65,25 @@ class BlockInput(NamedTuple):
 
 
 def before_block(config: TransformerConfig, x: jax.Array, mask: jax.Array, memory: KVMemory | None) -> BlockInput:
-    """Return what a layer computes before its feed-forward block, its modules in the caller's scope (SPEC 4.4)."""
+    """Return what a layer computes before its feed-forward block, its modules in the caller's scope (SPEC §4.4)."""
     attention, memory = MHABlock(config)(x, mask, memory)
     residual = tap("attention.residual", with_sharding_constraint(add(x, attention), residual_spec(config)))
     return BlockInput(residual, tap("moe.norm", RMSNorm(name="rms_norm_2")(residual)), memory)
 
 
 def after_block(config: TransformerConfig, residual: jax.Array, output: jax.Array) -> jax.Array:
-    """Return the residual stream after a layer whose feed-forward block gave `output`, all [b, t, d] (SPEC 4.7)."""
+    """Return the residual stream after a layer whose feed-forward block gave `output`, all [b, t, d] (SPEC §4.7)."""
     x = add(residual, tap("moe.output_norm", RMSNorm(name="rms_norm_3")(tap("moe.output", output))))
     return tap("output", with_sharding_constraint(x, residual_spec(config)))
 
 
 def residual_spec(config: TransformerConfig) -> P:
-    """Return where the residual stream [b, t, d] lies on a mesh (SPEC 7)."""
+    """Return where the residual stream [b, t, d] lies on a mesh (SPEC §7)."""
     return P(config.data_axis, None, config.model_axis if config.shard_activations else None)
 
 
 class Transformer(hk.Module):
-    """The decoder layers (SPEC 4.3-4.7)."""
+    """The decoder layers (SPEC §4.3-4.7)."""
 
     def __init__(self, config: TransformerConfig, name: str = "transformer") -> None:
         """Make the decoder."""
@@ -103,7 +103,7 @@ class Transformer(hk.Module):
 
 
 class LanguageModel(hk.Module):
-    """Embedding, decoder, and logits from the embedding table (SPEC 4)."""
+    """Embedding, decoder, and logits from the embedding table (SPEC §4)."""
 
     def __init__(self, config: LanguageModelConfig, model: Transformer, name: str = "language_model") -> None:
         """Make the language model around a decoder, whose parameters lie beside its own."""
@@ -133,7 +133,7 @@ class LanguageModel(hk.Module):
 def take_position(x: jax.Array, length: jax.Array) -> jax.Array:
     """Return the last of the first `length` (one, or one per row) positions of x [b, t, d], as [b, 1, d].
 
-    Published behaviours, kept (SPEC 9): length 0 selects the first position, a length beyond t the last. With
+    Published behaviours, kept (SPEC §9): length 0 selects the first position, a length beyond t the last. With
     `last_hid_only` the length is the number of real tokens, wherever the pads are.
     """
     last = jnp.clip(length - 1, 0, x.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""The feed-forward block: experts chosen by a router, or a dense block (SPEC 4.6)."""
+"""The feed-forward block: experts chosen by a router, or a dense block (SPEC §4.6)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class Router(hk.Module):
-    """Chooses each token's experts (SPEC 4.6)."""
+    """Chooses each token's experts (SPEC §4.6)."""
 
     def __init__(self, num_experts: int, num_selected_experts: int, name: str = "router") -> None:
         """Make the router of one layer."""
@@ -42,7 +42,7 @@ class Router(hk.Module):
     def compute_routing_prob(self, x: jax.Array) -> jax.Array:
         """Return the probabilities of the experts, float32 [b, t, e], for x [b, t, d].
 
-        Published behaviour, kept (SPEC 9): no padding mask is applied, pads are routed like other tokens.
+        Published behaviour, kept (SPEC §9): no padding mask is applied, pads are routed like other tokens.
         """
         w = hk.get_parameter("w", (x.shape[-1], self.num_experts), jnp.float32, init=ZEROS)
         logits = tap("router.logits", contract("btd,de->bte", x.astype(jnp.float32), computable(w, jnp.float32)))
@@ -51,14 +51,14 @@ class Router(hk.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return gates float32 and experts int32 [b, t, c], most probable first, ties to the lowest index.
 
-        Published behaviour, kept (SPEC 9): the gates are probabilities over all experts, not renormalised.
+        Published behaviour, kept (SPEC §9): the gates are probabilities over all experts, not renormalised.
         """
         gates, experts = jax.lax.top_k(self.compute_routing_prob(x), self.num_selected_experts)
         return tap("moe.expert_gate", gates), tap("moe.expert_index", experts)
 
 
 class ExpertWeights(NamedTuple):
-    """The stored weights of all experts: linear and linear_v [e, d, f], linear_1 [e, f, d] (SPEC 2)."""
+    """The stored weights of all experts: linear and linear_v [e, d, f], linear_1 [e, f, d] (SPEC §2)."""
 
     linear: Any
     linear_v: Any
@@ -66,9 +66,9 @@ class ExpertWeights(NamedTuple):
 
 
 class MoELayer(hk.Module):
-    """The gated sum of the chosen experts' outputs (SPEC 4.6).
+    """The gated sum of the chosen experts' outputs (SPEC §4.6).
 
-    Published behaviours, mended (SPEC 9): any number of experts, plain float weights, and any data axis work.
+    Published behaviours, mended (SPEC §9): any number of experts, plain float weights, and any data axis work.
     """
 
     def __init__(self, config: TransformerConfig, router: Router, name: str = "moe") -> None:
@@ -107,7 +107,7 @@ def compute_experts(x: jax.Array, experts: jax.Array, weights: ExpertWeights) ->
     """Return `expert_output` [b, t, c, d] for x [b, t, d] and its chosen experts [b, t, c], and the taps on the way.
 
     On a mesh each model shard holds a part of f, and the outputs are summed over the shards in float32. Tokens are
-    divided over the data axis if it divides the batch (SPEC 7).
+    divided over the data axis if it divides the batch (SPEC §7).
     """
     names = [name for name in ("expert_activation", "expert_up", "expert_hidden") if wanted(f"moe.{name}")]
     run = partial(run_experts, names=(*names, "expert_output"))
@@ -180,7 +180,7 @@ def run_expert(x: jax.Array, weights: ExpertWeights, multiply: Contraction = con
     """Return one expert's values for x [n, d], by tap name; `multiply` gives the sums of its products.
 
     `expert_activation` and `expert_up` [n, f] are in the dtype of `expert_dtype`; `expert_hidden` [n, f] and
-    `expert_output` [n, d] in float32. Published behaviour, kept (SPEC 9): the scales' dtype sets the compute dtype.
+    `expert_output` [n, d] in float32. Published behaviour, kept (SPEC §9): the scales' dtype sets the compute dtype.
     """
 
     def project(x: jax.Array, weight: Any) -> jax.Array:
@@ -199,14 +199,14 @@ def run_expert(x: jax.Array, weights: ExpertWeights, multiply: Contraction = con
 
 
 def expert_dtype(weight: Any, fprop_dtype: Any) -> Any:
-    """Return the dtype in which an expert computes: that of the scales if it is wider than fprop_dtype (SPEC 4.6)."""
+    """Return the dtype in which an expert computes: that of the scales if it is wider than fprop_dtype (SPEC §4.6)."""
     return jnp.promote_types(weight.scales.dtype, fprop_dtype) if is_quantized(weight) else fprop_dtype
 
 
 class DenseBlock(hk.Module):
-    """linear_1(gelu(linear(x)) · linear_v(x)), all in the compute dtype (SPEC 4.6).
+    """linear_1(gelu(linear(x)) · linear_v(x)), all in the compute dtype (SPEC §4.6).
 
-    Published behaviour, kept (SPEC 9): gelu's result is rounded to the compute dtype, unlike the experts'.
+    Published behaviour, kept (SPEC §9): gelu's result is rounded to the compute dtype, unlike the experts'.
     """
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -1,4 +1,4 @@
-"""The parameter tree: paths, shapes and storage (SPEC 2)."""
+"""The parameter tree: paths, shapes and storage (SPEC §2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PUBLISHED_NUM_GROUPS = 8
 
 
 class TrainingState(NamedTuple):
-    """What the published checkpoint holds: the parameters and nothing else (SPEC 8)."""
+    """What the published checkpoint holds: the parameters and nothing else (SPEC §8)."""
 
     params: Params
 
@@ -27,7 +27,7 @@ class TrainingState(NamedTuple):
 def parameter_shapes(
     config: LanguageModelConfig, *, num_groups: int = PUBLISHED_NUM_GROUPS, scales_dtype: Any = jnp.bfloat16
 ) -> dict[str, dict[str, Any]]:
-    """Return the parameter tree with a jax.ShapeDtypeStruct in the place of every array (SPEC 2); allocates nothing.
+    """Return the parameter tree with a jax.ShapeDtypeStruct in the place of every array (SPEC §2); allocates nothing.
 
     Norms, router and embedding are float32, every other weight is a QuantizedWeight8bit: the row-parallel ones
     (attention `linear`, `linear_1`) with `num_groups` groups of scales, the others with one. Paths are in layer order.

@@ -1,4 +1,4 @@
-"""Where parameters and activations lie on a mesh of devices (SPEC 7)."""
+"""Where parameters and activations lie on a mesh of devices (SPEC §7)."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ TRANSFORMER_PARTITION_RULES: Rules = (
     (("moe", "linear_1", "b"), P(None)),
     *_norm_rules("moe"),
 )
-"""The published rules of the decoder, the first match winning (SPEC 7)."""
+"""The published rules of the decoder, the first match winning (SPEC §7)."""
 
 LM_PARTITION_RULES: Rules = (
     (("language_model", "positional_embeddings"), P(None, ("data", "model"))),
     (("language_model", "in_out_embed", "embeddings"), P(None, ("data", "model"))),
     (("language_model", "rms_norm"), P(None)),
 )
-"""The published rules of what surrounds the decoder; a model's rules are these, then the decoder's (SPEC 7)."""
+"""The published rules of what surrounds the decoder; a model's rules are these, then the decoder's (SPEC §7)."""
 
 
 def match(patterns: Sequence[str], components: Sequence[str]) -> bool:
-    """Whether the patterns match some window of consecutive path components, one each (SPEC 7).
+    """Whether the patterns match some window of consecutive path components, one each (SPEC §7).
 
-    Published behaviour, kept (SPEC 9): a pattern matches from the component's start, and "$" is appended to it as
+    Published behaviour, kept (SPEC §9): a pattern matches from the component's start, and "$" is appended to it as
     text, so an alternation without parentheses is anchored at the end on its last branch only. A window may end before
     the path does. No patterns match nothing.
     """
@@ -80,8 +80,8 @@ def apply_rules(rules: Rules) -> Callable[[tuple[Any, ...], Any], Any]:
     """Return f(path, value) for `jax.tree_util.tree_map_with_path`: the replacement of the first rule that matches.
 
     Only dict keys of the path count, split at "/". None if no rule matches: the value is replicated. A component
-    `layer_stack` prepends None to a PartitionSpec (SPEC 7).
-    Published behaviour, kept (SPEC 9): `layer_stack` must be one exact path component.
+    `layer_stack` prepends None to a PartitionSpec (SPEC §7).
+    Published behaviour, kept (SPEC §9): `layer_stack` must be one exact path component.
     """
 
     def replacement_of(path: tuple[Any, ...], value: Any) -> Any:
@@ -97,7 +97,7 @@ def apply_rules(rules: Rules) -> Callable[[tuple[Any, ...], Any], Any]:
 
 
 def partition_specs(config: LanguageModelConfig) -> dict[str, P | None]:
-    """Return `{"module_path/name": PartitionSpec}` of every parameter (SPEC 7); allocates nothing."""
+    """Return `{"module_path/name": PartitionSpec}` of every parameter (SPEC §7); allocates nothing."""
     specs = _spec_tree(parameter_shapes(config))
     return {f"{path}/{name}": spec for path, names in specs.items() for name, spec in names.items()}
 
@@ -106,7 +106,7 @@ def parameter_shardings(params: Params, mesh: Mesh) -> dict[str, dict[str, Any]]
     """Return the tree of params with a NamedSharding in the place of every array, as `jax.device_put` takes it.
 
     A weight's scales follow the weight. Axes that the mesh does not divide stay whole, and so do the published
-    groups of scales on a mesh that has another number of model shards (SPEC 3, 7).
+    groups of scales on a mesh that has another number of model shards (SPEC §3, §7).
     """
 
     def shard(leaf: Any, spec: P | None) -> Any:
@@ -130,7 +130,7 @@ def fitting(spec: P, shape: Sequence[int], mesh: Mesh | jax.sharding.AbstractMes
 
 
 def make_mesh(local: tuple[int, int], between_hosts: tuple[int, int] = (1, 1)) -> Mesh:
-    """Return the mesh ("data", "model") of local × between_hosts shards (SPEC 7).
+    """Return the mesh ("data", "model") of local × between_hosts shards (SPEC §7).
 
     Each host contributes its first data·model devices. Raises ValueError if there are too few hosts or devices.
     """
@@ -154,7 +154,7 @@ def make_mesh(local: tuple[int, int], between_hosts: tuple[int, int] = (1, 1)) -
 def check_mesh(model: TransformerConfig, mesh: Mesh) -> None:
     """Raise ValueError if the mesh does not divide the sizes that it must: each shard computes whole heads.
 
-    KV heads are not among them: heads that do not divide the model axis are replicated (SPEC 9).
+    KV heads are not among them: heads that do not divide the model axis are replicated (SPEC §9).
     """
     num_data, num_model = mesh.shape["data"], mesh.shape["model"]
     required = (

@@ -1,4 +1,4 @@
-"""Weights stored as 8-bit integers with one scale per output channel and group of input rows (SPEC 3)."""
+"""Weights stored as 8-bit integers with one scale per output channel and group of input rows (SPEC §3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_WEIGHT = 127
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight8bit:
-    """A weight [..., k, n] as int8, and its scales [..., G, n], one row per contiguous group of k/G rows (SPEC 3).
+    """A weight [..., k, n] as int8, and its scales [..., G, n], one row per contiguous group of k/G rows (SPEC §3).
 
     A pytree node with two children. They may also be anything that stands for an array, such as its sharding.
     """
@@ -33,12 +33,12 @@ class QuantizedWeight8bit:
 
 
 def is_quantized(leaf: Any) -> bool:
-    """Whether a value is a QuantizedWeight8bit, which counts as one leaf of a parameter tree (SPEC 2)."""
+    """Whether a value is a QuantizedWeight8bit, which counts as one leaf of a parameter tree (SPEC §2)."""
     return isinstance(leaf, QuantizedWeight8bit)
 
 
 def quantize(w: Any, num_groups: int = 1, scales_dtype: Any = jnp.bfloat16) -> QuantizedWeight8bit:
-    """Quantise a float weight [..., k, n], symmetrically per output channel and group (SPEC 3).
+    """Quantise a float weight [..., k, n], symmetrically per output channel and group (SPEC §3).
 
     The scale is max|w| / 127, rounded to `scales_dtype` before the weight is divided by it; quotients round half to
     even. A group of zeros gets scale 1. Host arrays: weight int8 [..., k, n], scales [..., G, n].
@@ -57,9 +57,9 @@ def quantize(w: Any, num_groups: int = 1, scales_dtype: Any = jnp.bfloat16) -> Q
 
 
 def dequantize(quantized: QuantizedWeight8bit) -> jax.Array:
-    """Return weight · scale [..., k, n], the product taken in the dtype of the scales (SPEC 3).
+    """Return weight · scale [..., k, n], the product taken in the dtype of the scales (SPEC §3).
 
-    Published behaviour, kept (SPEC 9): the scales' dtype is the dtype of the dequantised weight.
+    Published behaviour, kept (SPEC §9): the scales' dtype is the dtype of the dequantised weight.
     Raises ValueError if the rows do not divide into the groups of the scales.
     """
     scales = jnp.asarray(quantized.scales)  # [..., G, n]
@@ -71,7 +71,7 @@ def dequantize(quantized: QuantizedWeight8bit) -> jax.Array:
 def split_groups(quantized: QuantizedWeight8bit, num_shards: int) -> QuantizedWeight8bit:
     """Return the same weight with finer groups, so that each of `num_shards` shards of the rows holds whole ones.
 
-    Published behaviour, mended (SPEC 9): eight groups of scales run on any number of shards, which may hold several
+    Published behaviour, mended (SPEC §9): eight groups of scales run on any number of shards, which may hold several
     groups or a part of one. Scales [..., G, n] become [..., lcm(G, num_shards), n].
     """
     num_groups = quantized.scales.shape[-2]

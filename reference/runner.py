@@ -1,4 +1,4 @@
-"""Serving requests: the model on its devices, and the slots of a batch that requests enter and leave (SPEC 5, 6)."""
+"""Serving requests: the model on its devices, and the slots of a batch that requests enter and leave (SPEC §5, §6)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIN_TEMPERATURE = 1e-6
 
 
 class Slots(NamedTuple):
-    """The state of a batch of slots: their caches, keys [b, 2], settings, and what they drew last (SPEC 5, 6)."""
+    """The state of a batch of slots: their caches, keys [b, 2], settings, and what they drew last (SPEC §5, §6)."""
 
     memory: Memory
     rngs: jax.Array
@@ -43,7 +43,7 @@ class Slots(NamedTuple):
 class ModelRunner:
     """The model on its devices, and what it does to a batch of slots. Every step takes the slots and gives new ones.
 
-    Parameters may be host or device arrays; on a mesh they are placed by the partition rules (SPEC 7).
+    Parameters may be host or device arrays; on a mesh they are placed by the partition rules (SPEC §7).
     Raises ValueError for a mesh that does not fit the sizes.
     """
 
@@ -60,7 +60,7 @@ class ModelRunner:
 
     @classmethod
     def load(cls, directory: Path | str, config: LanguageModelConfig, mesh: Mesh | None = None) -> ModelRunner:
-        """Return the model of a published checkpoint (SPEC 8).
+        """Return the model of a published checkpoint (SPEC §8).
 
         Raises ValueError for a mesh that does not fit, before anything is read, and as `checkpoint.load` does.
         """
@@ -84,7 +84,7 @@ class ModelRunner:
     def decode(self, slots: Slots) -> Slots:
         """Run the last token of every slot and draw the next. Uses `slots` up.
 
-        Published behaviour, kept (SPEC 5, 9): inactive slots run too, at position 0, and end with step 1.
+        Published behaviour, kept (SPEC §5, §9): inactive slots run too, at position 0, and end with step 1.
         """
         return self._on_mesh(_decode, self.params, slots)
 
@@ -99,7 +99,7 @@ class ModelRunner:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt of token ids, how to continue it, and by at most how many tokens (SPEC 6).
+    """A prompt of token ids, how to continue it, and by at most how many tokens (SPEC §6).
 
     Raises ValueError for an empty prompt and for values out of range.
     """
@@ -135,7 +135,7 @@ class SampledToken(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class InferenceRunner:
-    """Serves requests through the slots of a batch; prompts are padded to the next of `pad_sizes` (SPEC 6).
+    """Serves requests through the slots of a batch; prompts are padded to the next of `pad_sizes` (SPEC §6).
 
     Raises ValueError without slots, without sizes, or with sizes that do not ascend from 1 to at most `sequence_len`.
     """
@@ -171,7 +171,7 @@ class InferenceRunner:
         Requests are taken as slots become free, the last slot first, and leave theirs after `max_len` tokens, after
         `eos_token`, which is yielded too, or when its cache is full. What a request draws does not depend on the
         others. A prompt longer than the largest of `pad_sizes` keeps its last tokens.
-        Published behaviour, mended (SPEC 6): its length is cut with it.
+        Published behaviour, mended (SPEC §6): its length is cut with it.
         Raises ValueError, when its turn comes, for a request with a token outside the vocabulary.
         """
         config = self.runner.config
@@ -224,13 +224,13 @@ class InferenceRunner:
 
 
 def pad_to_size(x: np.ndarray, size: int) -> np.ndarray:
-    """Return tokens [t] padded on the right with 0 to `size`, or the last `size` of them (SPEC 6)."""
+    """Return tokens [t] padded on the right with 0 to `size`, or the last `size` of them (SPEC §6)."""
     kept = x[-size:]
     return np.pad(kept, (0, size - len(kept)))
 
 
 def insert_slice(memory: Memory, prefilled: Memory, length: Any, i: Any) -> Memory:
-    """Return the caches with row `i` replaced by the only row of `prefilled`, at step `length` (SPEC 5).
+    """Return the caches with row `i` replaced by the only row of `prefilled`, at step `length` (SPEC §5).
 
     The prefilled cache may be shorter: zeros follow it. Its slots from `length` on hold the keys and values of pads,
     which decoding overwrites before it reads them.
@@ -250,7 +250,7 @@ def _insert_row(rows: Any, row: Any, i: Any) -> Any:
 
 
 def _placed(slots: Slots, config: LanguageModelConfig) -> Slots:
-    """Return the slots where every step leaves them: caches by rows and KV heads (SPEC 9), the rest whole."""
+    """Return the slots where every step leaves them: caches by rows and KV heads (SPEC §9), the rest whole."""
     heads = P(config.model.data_axis, None, config.model.model_axis)
     memory = jax.tree.map(lambda x: with_sharding_constraint(x, heads), slots.memory)
     rest = jax.tree.map(lambda x: with_sharding_constraint(x, P()), slots[1:])

@@ -1,4 +1,4 @@
-"""Drawing the next token from the logits (SPEC 6)."""
+"""Drawing the next token from the logits (SPEC §6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXCLUDED = -1e10
 
 
 class SampleSettings(NamedTuple):
-    """How each row is sampled (SPEC 6).
+    """How each row is sampled (SPEC §6).
 
     temperature and nucleus_p float32 [b]; mask [b, v], 0 for the tokens that are not allowed; active bool [b], whether
     the row serves a request.
@@ -31,7 +31,7 @@ class SampleSettings(NamedTuple):
 
 
 class SampleOutput(NamedTuple):
-    """What each row drew: token_id int32 [b, 1], and its probability prob [b, 1] in the dtype of the logits (SPEC 6).
+    """What each row drew: token_id int32 [b, 1], and its probability prob [b, 1] in the dtype of the logits (SPEC §6).
 
     top_k_token_ids int32 and top_k_probs [b, 8] are the most probable tokens after filtering, ties to the lowest id.
     Ids of probability 0 mean nothing.
@@ -44,10 +44,10 @@ class SampleOutput(NamedTuple):
 
 
 def sample_token(rngs: jax.Array, lm_outputs: LanguageModelOutput, settings: SampleSettings) -> SampleOutput:
-    """Draw one token per row from the logits [b, 1, v], with one key per row, rngs [b, 2] (SPEC 6).
+    """Draw one token per row from the logits [b, 1, v], with one key per row, rngs [b, 2] (SPEC §6).
 
     In this order, all of it in the dtype of the logits: temperature, mask, nucleus filter, draw.
-    Published behaviours (SPEC 9): at temperature 0 the most probable token is certain, the lowest id among ties
+    Published behaviours (SPEC §9): at temperature 0 the most probable token is certain, the lowest id among ties
     (mended: it gave NaN). Keys draw what jax_threefry_partitionable=True, the default of today's JAX, makes of them:
     the same tokens on every mesh, but not those of the published program, which ran with False.
     """
@@ -68,11 +68,11 @@ def sample_token(rngs: jax.Array, lm_outputs: LanguageModelOutput, settings: Sam
 
 
 def top_p_filter(logits: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Return the logits [..., v] with all but the nucleus of probability top_p [..., 1] at -1e10 (SPEC 6).
+    """Return the logits [..., v] with all but the nucleus of probability top_p [..., 1] at -1e10 (SPEC §6).
 
     In ascending order, the threshold is the first logit at which the cumulative probability reaches 1 - top_p; it and
     all that are not below it are kept.
-    Published behaviour, mended (SPEC 9): where rounding lets the sum never get there, which kept everything, the
+    Published behaviour, mended (SPEC §9): where rounding lets the sum never get there, which kept everything, the
     threshold is the largest logit.
     """
     ascending = jnp.sort(logits, axis=-1)

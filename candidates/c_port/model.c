@@ -52,7 +52,7 @@ static void tap(Taps *taps, int layer, const char *operation, Dtype dtype, const
     taps->shown = tensor;
 }
 
-/* Marks the slots that the softmax of one query runs over (SPEC 4.4).
+/* Marks the slots that the softmax of one query runs over (SPEC §4.4).
  *
  * A key of this call is seen if it is no pad and not later than the query, a key of an earlier call always; a single
  * token that is a pad sees none. A query that sees no key averages over the first step + t slots, a single token over
@@ -72,7 +72,7 @@ static int mark_seen(unsigned char *seen, const Call *call, size_t row, size_t q
     return sees_any;
 }
 
-/* Returns the attended values [b, t, q, h] of rotated queries; query head j uses KV head j / r (SPEC 4.4). */
+/* Returns the attended values [b, t, q, h] of rotated queries; query head j uses KV head j / r (SPEC §4.4). */
 static const float *attend(const Call *call, int layer, const float *query, const float *keys, const float *values) {
     const Config *config = call->config;
     size_t b = call->b, t = call->t, q = config->q, g = config->g, r = q / g, h = config->h, s = config->s;
@@ -108,7 +108,7 @@ static const float *attend(const Call *call, int layer, const float *query, cons
     return heads;
 }
 
-/* Writes new keys or values [b, t, g, h] into a cache [b, s, g, h] at each row's step (SPEC 5). */
+/* Writes new keys or values [b, t, g, h] into a cache [b, s, g, h] at each row's step (SPEC §5). */
 static void update_cache(const Call *call, float *cache, const float *new) {
     size_t width = call->config->g * call->config->h;
     for (size_t row = 0; row < call->b; row++) {
@@ -217,7 +217,7 @@ static const float *residual(const Call *call, int index, const char *operation,
     return y;
 }
 
-/* Returns the residual stream [b, t, d] after one layer (SPEC 4.4-4.7). */
+/* Returns the residual stream [b, t, d] after one layer (SPEC §4.4-§4.7). */
 static const float *decoder_layer(const Call *call, const Layer *layer, int index, const float *x) {
     const float *a = norm(call, index, "attention.norm", x, layer->norms[0]);
     const float *attended = attention(call, layer, index, a);

@@ -1,4 +1,4 @@
-/* The model: operations wired into layers, the cache kept between calls, and the values shown (SPEC 4, 5). */
+/* The model: operations wired into layers, the cache kept between calls, and the values shown (SPEC §4, §5). */
 
 #ifndef MODEL_H
 #define MODEL_H

@@ -83,7 +83,7 @@ static const Tensor *scales_of(const Source *source, const char *name) {
 }
 
 /* Row k of a matrix has the scales of group k / (K / G). The product is rounded to the scales' dtype, and to the compute
- * dtype unless it is an expert's; in float32 not at all (SPEC 3, 9). */
+ * dtype unless it is an expert's; in float32 not at all (SPEC §3, §9). */
 static const float *dequantised(const Source *source, const char *name, size_t e, size_t k, size_t n) {
     const Tensor *scales = scales_of(source, name);
     size_t num_groups = scales->rank < 2 ? 0 : scales->shape[scales->rank - 2];

@@ -1,11 +1,11 @@
-/* The configuration and the weights of a model, brought into float32 (SPEC 1, 2, 3). */
+/* The configuration and the weights of a model, brought into float32 (SPEC §1, §2, §3). */
 
 #ifndef PARAMETERS_H
 #define PARAMETERS_H
 
 #include "tensors.h"
 
-/* Sizes by axis letter; `m` names of config.json are spelt out where no letter exists (SPEC 1). */
+/* Sizes by axis letter; `m` names of config.json are spelt out where no letter exists (SPEC §1). */
 typedef struct {
     size_t num_layers, d, q, g, h, e, c, f, v, s;
     int32_t pad_token;
@@ -19,7 +19,7 @@ typedef struct {
     const float *query, *key, *value, *output;  /* [d, q·h], [d, g·h], [d, g·h], [q·h, d] */
     const float *router;                        /* [d, e] */
     const float *linear, *linear_v, *linear_1;  /* [e, d, f], [e, d, f], [e, f, d] */
-    Dtype expert;                               /* in which activation and up are kept (SPEC 4.6, 9) */
+    Dtype expert;                               /* in which activation and up are kept (SPEC §4.6, §9) */
 } Layer;
 
 typedef struct {

@@ -1,4 +1,4 @@
-"""Grok-1 in JAX for speed: tokens grouped by expert, int8 weights used as they are stored (SPEC 2-5).
+"""Grok-1 in JAX for speed: tokens grouped by expert, int8 weights used as they are stored (SPEC §2-§5).
 
 An int8 weight is exact in bf16 and in float32, so the scales multiply the sums instead of the weights (a permitted
 alternative: the product of weight and scale is never rounded). Experts run tile by tile, so that the widened weights
@@ -19,7 +19,7 @@ INFO = CandidateInfo(name="jax_grouped", version=jax.__version__)
 
 
 def load(config: LanguageModelConfig, weights: Weights, mesh: jax.sharding.Mesh | None = None) -> Model:
-    """Return a model with the stored weights (SPEC 2), placed on a mesh if one is given (SPEC 7).
+    """Return a model with the stored weights (SPEC §2), placed on a mesh if one is given (SPEC §7).
 
     Raises Unsupported for a compute dtype other than float32 and bfloat16, ValueError for a mesh that does not divide
     the hidden width of an expert.

@@ -1,4 +1,4 @@
-"""The experts: each runs once, on its own tokens, tile by tile of its hidden width (SPEC 4.6)."""
+"""The experts: each runs once, on its own tokens, tile by tile of its hidden width (SPEC §4.6)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HIDDEN_VALUES = ("expert_activation", "expert_up", "expert_hidden")
 
 
 class Experts(NamedTuple):
-    """The stored matrices of all experts: linear and linear_v [e, d, f], linear_1 [e, f, d] (SPEC 2)."""
+    """The stored matrices of all experts: linear and linear_v [e, d, f], linear_1 [e, f, d] (SPEC §2)."""
 
     linear: Matrix
     linear_v: Matrix
@@ -45,7 +45,7 @@ def compute_experts(
     """Return `expert_output` [b, t, c, d] float32 of x [b, t, d] and its chosen experts [b, t, c], and what names ask.
 
     On a mesh each model shard holds a part of f, and the outputs are summed over the shards in float32; the batch is
-    divided over the data shards where they divide it (SPEC 7).
+    divided over the data shards where they divide it (SPEC §7).
     """
     experts = Experts(*(params[f"moe/{name}/w"] for name in Experts._fields))
     names = (*(name for name in HIDDEN_VALUES if name in names), "expert_output")
@@ -119,7 +119,7 @@ def run_experts(x: jax.Array, index: jax.Array, experts: Experts, names: Collect
 def empty_values(num_rows: int, fprop_dtype: Any, experts: Experts, names: Collection[str]) -> dict[str, jax.Array]:
     """Return zeros for the named values: activation and up [n, f] in the experts' dtype, the others float32.
 
-    Float32 scales make an expert compute in float32 (SPEC 4.6, 9).
+    Float32 scales make an expert compute in float32 (SPEC §4.6, §9).
     """
     scales = experts.linear.scales
     dtype = fprop_dtype if scales is None else jnp.promote_types(scales.dtype, fprop_dtype)
@@ -136,7 +136,7 @@ def empty_values(num_rows: int, fprop_dtype: Any, experts: Experts, names: Colle
 def run_expert(x: jax.Array, expert: jax.Array, experts: Experts, names: Collection[str]) -> dict[str, jax.Array]:
     """Return one expert's named values for its rows x [n, d], summed over tiles of its hidden channels.
 
-    The hidden values and their product with linear_1 are float32 (SPEC 4.6).
+    The hidden values and their product with linear_1 are float32 (SPEC §4.6).
     """
     size = experts.tile_size
     num_hidden = experts.linear_1.weight.shape[1]
@@ -186,6 +186,6 @@ def take_rows(matrix: Matrix, expert: jax.Array, start: jax.Array, size: int) ->
 
 
 def combine(gate: jax.Array, outputs: jax.Array, dtype: Any) -> jax.Array:
-    """Sum outputs [b, t, c, d] times gates [b, t, c] rounded to dtype; float32 inside, rounded once (SPEC 4.6)."""
+    """Sum outputs [b, t, c, d] times gates [b, t, c] rounded to dtype; float32 inside, rounded once (SPEC §4.6)."""
     rounded = gate.astype(dtype).astype(jnp.float32)
     return jnp.sum(rounded[..., None] * outputs, axis=2).astype(dtype)

@@ -1,4 +1,4 @@
-"""The operations around the experts: products with stored matrices, norm, attention, router (SPEC 4)."""
+"""The operations around the experts: products with stored matrices, norm, attention, router (SPEC §4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MASKED_LOGIT = -1e30
 
 
 class KVCache(NamedTuple):
-    """One layer's cache: keys after RoPE and values [b, s, g, h] in the compute dtype (SPEC 5)."""
+    """One layer's cache: keys after RoPE and values [b, s, g, h] in the compute dtype (SPEC §5)."""
 
     keys: jax.Array
     values: jax.Array
@@ -43,7 +43,7 @@ def contract(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def multiply(x: jax.Array, matrix: Matrix) -> jax.Array:
-    """Multiply x [.., k] by a stored matrix [k, n]: float32 [.., n] (SPEC 3).
+    """Multiply x [.., k] by a stored matrix [k, n]: float32 [.., n] (SPEC §3).
 
     int8 is exact in the dtype of x, so each group of rows is summed first and then multiplied by its scales. Plain
     floats are used as they are stored.
@@ -64,25 +64,25 @@ def multiply(x: jax.Array, matrix: Matrix) -> jax.Array:
 
 
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Return x · rsqrt(mean(x²) + 1e-5) · scale over the last axis, float32 inside, in the dtype of x (SPEC 4)."""
+    """Return x · rsqrt(mean(x²) + 1e-5) · scale over the last axis, float32 inside, in the dtype of x (SPEC §4)."""
     wide = x.astype(jnp.float32)
     mean = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(mean + NORM_EPSILON) * scale).astype(x.dtype)
 
 
 def add(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return x + y in their dtype, rounded once (SPEC 4.5, 4.7)."""
+    """Return x + y in their dtype, rounded once (SPEC §4.5, §4.7)."""
     return (x.astype(jnp.float32) + y.astype(jnp.float32)).astype(x.dtype)
 
 
 def scaled(x: jax.Array, multiplier: float) -> jax.Array:
-    """Return x times a multiplier that is rounded to the dtype of x first: 78.5 in bf16 (SPEC 4.2, 4.8)."""
+    """Return x times a multiplier that is rounded to the dtype of x first: 78.5 in bf16 (SPEC §4.2, §4.8)."""
     constant = jnp.asarray(multiplier, x.dtype).astype(jnp.float32)
     return (x.astype(jnp.float32) * constant).astype(x.dtype)
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotate the halves of heads [b, t, n, h] by the phases of positions [b, t], in float32 (SPEC 4.4)."""
+    """Rotate the halves of heads [b, t, n, h] by the phases of positions [b, t], in float32 (SPEC §4.4)."""
     half = x.shape[-1] // 2
     frequencies = ROPE_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)  # [h/2]
     phase = (positions[..., None].astype(jnp.float32) * frequencies)[:, :, None]  # [b, t, 1, h/2]
@@ -92,7 +92,7 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def write(cache: jax.Array, new: jax.Array, steps: jax.Array) -> jax.Array:
-    """Return the cache [b, s, ..] with new [b, t, ..] written at each row's step (SPEC 5)."""
+    """Return the cache [b, s, ..] with new [b, t, ..] written at each row's step (SPEC §5)."""
     update = jax.vmap(jax.lax.dynamic_update_slice_in_dim, in_axes=(0, 0, 0, None))
     written: jax.Array = update(cache, new.astype(cache.dtype), steps, 0)
     return written
@@ -134,7 +134,7 @@ def attention(
 def attention_logits(config: TransformerConfig, query: jax.Array, keys: jax.Array) -> jax.Array:
     """Return the scaled and capped products of query [b, t, q, h] and keys [b, s, g, h]: float32 [b, g, r, t, s].
 
-    Query head j uses KV head j // r; the products are rounded to the compute dtype first (SPEC 4.4).
+    Query head j uses KV head j // r; the products are rounded to the compute dtype first (SPEC §4.4).
     """
     grouped = query.reshape(*query.shape[:2], config.num_kv_heads, -1, config.key_size)  # [b, t, g, r, h]
     products = contract("btgrh,bsgh->bgrts", grouped, keys).astype(query.dtype).astype(jnp.float32)
@@ -142,7 +142,7 @@ def attention_logits(config: TransformerConfig, query: jax.Array, keys: jax.Arra
 
 
 def attention_weights(logits: jax.Array, call: Call) -> jax.Array:
-    """Return the softmax of logits [b, g, r, t, s] over the keys that each query sees, float32 (SPEC 4.4).
+    """Return the softmax of logits [b, g, r, t, s] over the keys that each query sees, float32 (SPEC §4.4).
 
     Keys of this call are seen unless they are pads, keys of earlier calls always. A query that sees none averages: over
     the slots written so far, or over the whole cache where the call brings one token, which also masks its whole row.
@@ -162,7 +162,7 @@ def attention_weights(logits: jax.Array, call: Call) -> jax.Array:
 
 
 def route(params: Params, x: jax.Array, num_selected_experts: int) -> dict[str, jax.Array]:
-    """Return the router's values for x [b, t, d] by tap name, float32; ties go to the lowest expert (SPEC 4.6)."""
+    """Return the router's values for x [b, t, d] by tap name, float32; ties go to the lowest expert (SPEC §4.6)."""
     logits = contract("btd,de->bte", x.astype(jnp.float32), params["router/w"].weight)
     probabilities = jax.nn.softmax(logits, axis=-1)
     gate, index = jax.lax.top_k(probabilities, num_selected_experts)
@@ -175,7 +175,7 @@ def route(params: Params, x: jax.Array, num_selected_experts: int) -> dict[str, 
 
 
 def dense_block(params: Params, x: jax.Array) -> dict[str, jax.Array]:
-    """Return the values of a dense block of x [b, t, d], all in its dtype, gelu too (SPEC 4.6)."""
+    """Return the values of a dense block of x [b, t, d], all in its dtype, gelu too (SPEC §4.6)."""
     activation, up = (multiply(x, params[f"{name}/w"]).astype(x.dtype) for name in ("linear", "linear_v"))
     gate = jax.nn.gelu(activation.astype(jnp.float32), approximate=True).astype(x.dtype)
     hidden = (gate.astype(jnp.float32) * up.astype(jnp.float32)).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""The model: three compiled programs, of which the decoder layer's is called once per layer (SPEC 4, 5)."""
+"""The model: three compiled programs, of which the decoder layer's is called once per layer (SPEC §4, §5)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Runtime:
 
 @functools.partial(jax.jit, static_argnames="config", compiler_options=ROUNDING)
 def embed(config: LanguageModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Look tokens [b, t] up in the table [v, d] and multiply by embedding_multiplier_scale (SPEC 4.2)."""
+    """Look tokens [b, t] up in the table [v, d] and multiply by embedding_multiplier_scale (SPEC §4.2)."""
     return scaled(table[tokens], config.embedding_multiplier_scale)
 
 
@@ -63,7 +63,7 @@ def decoder_layer(
     mesh: Mesh | None,
     names: tuple[str, ...],
 ) -> tuple[dict[str, jax.Array], KVCache]:
-    """Return the named values of a layer and its new cache, for the residual stream x [b, t, d] (SPEC 4.4-4.7)."""
+    """Return the named values of a layer and its new cache, for the residual stream x [b, t, d] (SPEC §4.4-§4.7)."""
     values = {"attention.norm": rms_norm(x, params["rms_norm/scale"].weight)}
     attended, cache = attention(config, params, values["attention.norm"], call, cache)
     values |= attended
@@ -85,7 +85,7 @@ def decoder_layer(
 
 @functools.partial(jax.jit, static_argnames="config", compiler_options=ROUNDING)
 def unembed(config: LanguageModelConfig, params: ModelParams, x: jax.Array) -> dict[str, jax.Array]:
-    """Return the last norm [b, t, d] and the logits [b, t, v] of the residual stream x [b, t, d] (SPEC 4.8)."""
+    """Return the last norm [b, t, d] and the logits [b, t, v] of the residual stream x [b, t, d] (SPEC §4.8)."""
     hidden = rms_norm(x, params.norm)
     logits = contract("btd,vd->btv", hidden, params.table).astype(x.dtype)
     return {"final_norm": hidden, "logits": scaled(logits, config.output_multiplier_scale)}
@@ -102,7 +102,7 @@ class Model:
         self.steps = np.zeros(0, np.int32)
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run int32 [b, t], padded beyond lengths [b], from an empty cache; steps become lengths (SPEC 5)."""
+        """Run int32 [b, t], padded beyond lengths [b], from an empty cache; steps become lengths (SPEC §5)."""
         config = self.runtime.config
         shape = (len(tokens), config.sequence_len, config.model.num_kv_heads, config.model.key_size)
         empty = jnp.zeros(shape, config.fprop_dtype)
@@ -120,7 +120,7 @@ class Model:
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)
 
     def extend(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run tokens int32 [b, t] at each row's step; steps grow by lengths int32 [b] (SPEC 4.4)."""
+        """Run tokens int32 [b, t] at each row's step; steps grow by lengths int32 [b] (SPEC §4.4)."""
         self._check(tokens)
         values = self.run(tokens, select_taps(tap_names(self.runtime.config), taps))
         self.steps = self.steps + lengths
@@ -144,7 +144,7 @@ class Model:
         return {name: values[name] for name in taps}
 
     def _check(self, tokens: Array) -> None:
-        """Raise ValueError for a token outside the vocabulary and for a cache without room (SPEC 9)."""
+        """Raise ValueError for a token outside the vocabulary and for a cache without room (SPEC §9)."""
         config = self.runtime.config
         if len(self.caches) == 0:
             raise ValueError("there is no cache to continue; call prefill or preload first")

@@ -1,4 +1,4 @@
-"""Stored weights as device arrays, and where they lie on a mesh (SPEC 2, 3, 7)."""
+"""Stored weights as device arrays, and where they lie on a mesh (SPEC §2, §3, §7)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load_params(config: LanguageModelConfig, weights: Weights, mesh: Mesh | None
 
 
 def load_matrix(name: str, weights: Weights, mesh: Mesh | None) -> Matrix:
-    """Return one stored parameter, on a mesh in parts over its `model` axis (SPEC 7).
+    """Return one stored parameter, on a mesh in parts over its `model` axis (SPEC §7).
 
     A shard of a row-parallel matrix holds whole groups of scales: groups are split where the mesh cuts them.
     """

@@ -31,7 +31,7 @@ LAYER_TENSORS = {
     "ffn_down_exps": "moe/linear_1/w",
     "layer_output_norm": "rms_norm_3/scale",
 }
-"""GGUF name -> stored name below the layer's module (SPEC 2). The output matrix is the embedding: it has no tensor."""
+"""GGUF name -> stored name below the layer's module (SPEC §2). The output matrix is the embedding: it has no tensor."""
 
 KEPT_FLOAT32 = ("_norm", "ffn_gate_inp")
 """Names, or their ends, of what stays float32 whatever the compute dtype: norms and the router."""
@@ -81,7 +81,7 @@ def write_hyperparameters(writer: gguf.GGUFWriter, config: LanguageModelConfig) 
 
 
 def dequantised(weights: Weights, name: str) -> Array:
-    """Return a stored weight in float32: plain, or int8 times the scales of its contiguous groups of rows (SPEC 3).
+    """Return a stored weight in float32: plain, or int8 times the scales of its contiguous groups of rows (SPEC §3).
 
     int8 times a bf16 scale has 15 significant bits: the product is exact here, and is rounded where bf16 is written.
     """

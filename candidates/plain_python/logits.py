@@ -2,7 +2,7 @@
 """Grok-1's logits by Python's standard library alone: the second worked example of `harness/PROTOCOL.md`.
 
 `logits.py JOB_DIR OUT_DIR` answers in float32 what it computes in Python's float64. Each row's tokens are run one after
-the other, which equals running them at once where no pad stands between them (SPEC 4.4).
+the other, which equals running them at once where no pad stands between them (SPEC §4.4).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def matrices(weights: Tensors, name: str) -> list[Matrix]:
-    """Return the matrices of a weight [k, n] or [e, k, n]; row k has the scales of group k // (K / G) (SPEC 3)."""
+    """Return the matrices of a weight [k, n] or [e, k, n]; row k has the scales of group k // (K / G) (SPEC §3)."""
     shape, values = weights[name] if name in weights else weights[f"{name}.weight"]
     num_rows, num_columns = shape[-2:]
     size = num_rows * num_columns
@@ -71,7 +71,7 @@ def multiply(x: Vector, matrix: Matrix) -> list[float]:
 
 
 def rms_norm(x: Vector, scale: Vector) -> list[float]:
-    """Divide by the root mean square and multiply by the scale (SPEC 4)."""
+    """Divide by the root mean square and multiply by the scale (SPEC §4)."""
     inverse = 1 / math.sqrt(dot(x, x) / len(x) + 1e-5)
     return [value * inverse * factor for value, factor in zip(x, scale, strict=True)]
 
@@ -85,7 +85,7 @@ def softmax(x: Vector) -> list[float]:
 
 
 def rotate(head: Vector, position: int) -> list[float]:
-    """Rotate the two halves of a head by its position's phases (SPEC 4.4)."""
+    """Rotate the two halves of a head by its position's phases (SPEC §4.4)."""
     half = len(head) // 2
     phases = [position * 10000 ** (-j / half) for j in range(half)]
     first = [head[j] * math.cos(p) - head[half + j] * math.sin(p) for j, p in enumerate(phases)]
@@ -94,7 +94,7 @@ def rotate(head: Vector, position: int) -> list[float]:
 
 
 def gelu(x: float) -> float:
-    """Return the tanh form of gelu (SPEC 4.6)."""
+    """Return the tanh form of gelu (SPEC §4.6)."""
     return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -120,7 +120,7 @@ class Model:
         return [projected[i : i + width] for i in range(0, len(projected), width)]
 
     def attention(self, path: str, x: Vector, cache: Cache) -> list[float]:
-        """Append this position to a layer's cache, and attend to all of it (SPEC 4.4)."""
+        """Append this position to a layer's cache, and attend to all of it (SPEC §4.4)."""
         position, multiplier = len(cache), float(self.config["attn_output_multiplier"])
         rotated = [rotate(head, position) for head in self.heads(x, f"{path}/key/w")]
         cache.append((rotated, self.heads(x, f"{path}/value/w")))
@@ -133,7 +133,7 @@ class Model:
         return multiply(attended, self.matrices[f"{path}/linear/w"][0])
 
     def feed_forward(self, path: str, x: Vector) -> list[float]:
-        """Return the gated sum of the most probable experts, the lowest index first among equals (SPEC 4.6)."""
+        """Return the gated sum of the most probable experts, the lowest index first among equals (SPEC §4.6)."""
         if f"{path}/router/w" not in self.matrices:
             return self.expert(path, 0, x)
         gates = softmax(multiply(x, self.matrices[f"{path}/router/w"][0]))
@@ -148,7 +148,7 @@ class Model:
         return multiply(hidden, self.matrices[f"{path}/linear_1/w"][e])
 
     def logits(self, row: Sequence[Cache], token: int) -> list[float]:
-        """Run one more token of a row: logits [v] (SPEC 4)."""
+        """Run one more token of a row: logits [v] (SPEC §4)."""
         x = [float(self.whole["embedding_multiplier_scale"]) * value for value in self.table[token]]
         for layer in range(self.config["num_layers"]):
             path = f"transformer/decoder_layer_{layer}"
@@ -162,7 +162,7 @@ class Model:
 
 
 def rows_of(model: Model, case: dict[str, Any], inputs: Tensors) -> list[list[Cache]]:
-    """Return the rows before the first call: empty, or the filled slots of the preloaded cache (SPEC 5)."""
+    """Return the rows before the first call: empty, or the filled slots of the preloaded cache (SPEC §5)."""
     layers = range(model.config["num_layers"])
     if not case["preload"]:
         return [[[] for _ in layers] for _ in inputs["call0/lengths"][1]]

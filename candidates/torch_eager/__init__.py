@@ -1,4 +1,4 @@
-"""Grok-1 in eager PyTorch on the CPU: prefill, chunked prefill and decoding with a cache (SPEC 2-5).
+"""Grok-1 in eager PyTorch on the CPU: prefill, chunked prefill and decoding with a cache (SPEC §2-§5).
 
 Eager execution rounds wherever the specification says bf16. Weights stay as they are stored: an int8 matrix is
 dequantised when it is used, and an expert only when a token chose it.
@@ -19,7 +19,7 @@ INFO = CandidateInfo(name="torch_eager", version=str(torch.__version__))
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> TorchModel:
-    """Return a model with the stored weights (SPEC 2); float32 products are pinned to full precision (SPEC 4).
+    """Return a model with the stored weights (SPEC §2); float32 products are pinned to full precision (SPEC §4).
 
     Raises Unsupported for a compute dtype other than float32 and bfloat16, ValueError for a configuration or weights
     that cannot be run.
@@ -32,6 +32,6 @@ def load(config: LanguageModelConfig, weights: Weights) -> TorchModel:
 def dequantize(weight: Array, scales: Array) -> Array:
     """Return the matrix [.., k, n] that bf16 computes with, in the scales' dtype (float32 widens the scales first).
 
-    weight int8 [.., k, n], scales [.., G, n] of G contiguous groups of rows (SPEC 3).
+    weight int8 [.., k, n], scales [.., G, n] of G contiguous groups of rows (SPEC §3).
     """
     return to_numpy(operations.apply_scales(to_torch(weight), to_torch(scales)))

@@ -1,4 +1,4 @@
-"""The model: operations wired into layers, and the cache kept between calls (SPEC 4, 5)."""
+"""The model: operations wired into layers, and the cache kept between calls (SPEC §4, §5)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Tap = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class KVMemory:
-    """The cache of one layer: rotated keys k and values v [b, s, g, h], and each row's next position [b] (SPEC 5)."""
+    """The cache of one layer: rotated keys k and values v [b, s, g, h], and each row's next position [b] (SPEC §5)."""
 
     k: Tensor
     v: Tensor
@@ -39,7 +39,7 @@ Memory = tuple[KVMemory, ...]
 
 
 class ExpertValues(NamedTuple):
-    """What chosen experts compute: activation, up and hidden [.., f], output [.., d] (SPEC 4.6)."""
+    """What chosen experts compute: activation, up and hidden [.., f], output [.., d] (SPEC §4.6)."""
 
     activation: Tensor
     up: Tensor
@@ -50,7 +50,7 @@ class ExpertValues(NamedTuple):
 def attention(
     config: TransformerConfig, params: Params, path: str, x: Tensor, mask_in: Tensor, memory: KVMemory, tap: Tap
 ) -> tuple[Tensor, KVMemory]:
-    """Return multi-head attention of the normalised stream x [b, t, d], and the updated cache (SPEC 4.4)."""
+    """Return multi-head attention of the normalised stream x [b, t, d], and the updated cache (SPEC §4.4)."""
 
     def heads(name: str, num_heads: int) -> Tensor:
         projected = operations.linear(x, matrix(params, f"{path}/{name}/w"))
@@ -77,7 +77,7 @@ def attention(
 
 
 def expert(params: Params, path: str, index: int, x: Tensor) -> ExpertValues:
-    """Run one expert on its tokens x [n, d]; hidden and output are float32 (SPEC 4.6)."""
+    """Run one expert on its tokens x [n, d]; hidden and output are float32 (SPEC §4.6)."""
     activation = operations.expert_linear(x, matrix(params, f"{path}/linear/w", index))  # [n, f]
     up = operations.expert_linear(x, matrix(params, f"{path}/linear_v/w", index))  # [n, f]
     hidden = operations.gated_hidden(activation.float(), up.float())  # [n, f]
@@ -87,7 +87,7 @@ def expert(params: Params, path: str, index: int, x: Tensor) -> ExpertValues:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # the shapes depend on the data; torch leaves it untyped
 def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts: int) -> ExpertValues:
-    """Run each token of x [b, t, d] through its experts index [b, t, c]; the values are [b, t, c, ..] (SPEC 4.6).
+    """Run each token of x [b, t, d] through its experts index [b, t, c]; the values are [b, t, c, ..] (SPEC §4.6).
 
     Tokens are grouped by expert, and an expert without tokens is skipped.
     """
@@ -103,7 +103,7 @@ def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts
 
 
 def moe_block(config: TransformerConfig, params: Params, path: str, x: Tensor, tap: Tap) -> Tensor:
-    """Return the mixture of experts of the normalised stream x [b, t, d] (SPEC 4.6)."""
+    """Return the mixture of experts of the normalised stream x [b, t, d] (SPEC §4.6)."""
     logits = tap("router.logits", operations.router_logits(x, params[f"{path}/router/w"]))  # [b, t, e]
     probabilities = tap("router.probabilities", operations.router_probabilities(logits))  # [b, t, e]
     index, gate = operations.top_k(probabilities, config.num_selected_experts)  # [b, t, c]
@@ -116,7 +116,7 @@ def moe_block(config: TransformerConfig, params: Params, path: str, x: Tensor, t
 
 
 def dense_block(params: Params, path: str, x: Tensor, tap: Tap) -> Tensor:
-    """Return the dense feed-forward of the normalised stream x [b, t, d], all in its dtype (SPEC 4.6)."""
+    """Return the dense feed-forward of the normalised stream x [b, t, d], all in its dtype (SPEC §4.6)."""
     activation = tap("dense.activation", operations.linear(x, matrix(params, f"{path}/linear/w")))  # [b, t, f]
     up = tap("dense.up", operations.linear(x, matrix(params, f"{path}/linear_v/w")))  # [b, t, f]
     hidden = tap("dense.hidden", operations.gated_hidden(activation, up))  # [b, t, f]
@@ -126,7 +126,7 @@ def dense_block(params: Params, path: str, x: Tensor, tap: Tap) -> Tensor:
 def decoder_layer(
     config: TransformerConfig, params: Params, path: str, x: Tensor, mask_in: Tensor, memory: KVMemory, tap: Tap
 ) -> tuple[Tensor, KVMemory]:
-    """Return the residual stream [b, t, d] after one layer, and the layer's updated cache (SPEC 4.4-4.7)."""
+    """Return the residual stream [b, t, d] after one layer, and the layer's updated cache (SPEC §4.4-§4.7)."""
     norm = tap("attention.norm", operations.rms_norm(x, params[f"{path}/rms_norm/scale"]))
     output, memory = attention(config, params, f"{path}/multi_head_attention", norm, mask_in, memory, tap)
     update = tap("attention.output_norm", operations.rms_norm(output, params[f"{path}/rms_norm_1/scale"]))
@@ -148,7 +148,7 @@ def layer_tap(tap: Tap, layer: int) -> Tap:
 
 
 def forward(config: LanguageModelConfig, params: Params, tokens: Tensor, memory: Memory, tap: Tap) -> Memory:
-    """Run tokens int64 [b, t] at each row's step; return the updated caches, their steps unchanged (SPEC 4)."""
+    """Run tokens int64 [b, t] at each row's step; return the updated caches, their steps unchanged (SPEC §4)."""
     table = params["language_model/in_out_embed/embeddings"]
     mask_in = tokens > config.pad_token  # [b, t]
     x = tap("embedding", operations.embed(table, tokens, config.embedding_multiplier_scale))  # [b, t, d]
@@ -163,7 +163,7 @@ def forward(config: LanguageModelConfig, params: Params, tokens: Tensor, memory:
 
 
 def init_memory(config: LanguageModelConfig, batch_size: int) -> Memory:
-    """Return empty caches of sequence_len slots in the compute dtype, at step 0 (SPEC 5)."""
+    """Return empty caches of sequence_len slots in the compute dtype, at step 0 (SPEC §5)."""
     shape = (batch_size, config.sequence_len, config.model.num_kv_heads, config.model.key_size)
     empty = torch.zeros(shape, dtype=FPROP_DTYPES[config.fprop_dtype])
     cache = KVMemory(empty, empty, torch.zeros(batch_size, dtype=torch.int64))
@@ -171,12 +171,12 @@ def init_memory(config: LanguageModelConfig, batch_size: int) -> Memory:
 
 
 def advance(memory: Memory, lengths: Tensor) -> Memory:
-    """Return the caches with each row's step moved on by its true length, pads not counted (SPEC 5)."""
+    """Return the caches with each row's step moved on by its true length, pads not counted (SPEC §5)."""
     return tuple(replace(cache, step=cache.step + lengths) for cache in memory)
 
 
 def check_call(config: LanguageModelConfig, tokens: Array, lengths: Array, memory: Memory) -> None:
-    """Raise ValueError unless tokens [b, t] and lengths [b] fit the vocabulary and the cache (SPEC 9)."""
+    """Raise ValueError unless tokens [b, t] and lengths [b] fit the vocabulary and the cache (SPEC §9)."""
     batch_size = len(memory[0].step)
     if tokens.ndim != 2 or tokens.shape[0] != batch_size or not tokens.size:  # noqa: PLR2004 - axes b and t
         raise ValueError(f"tokens have shape {tokens.shape}; use [b, t] with b = {batch_size}, the rows of the cache")
@@ -204,25 +204,25 @@ class TorchModel:
         self.memory: Memory | None = None
 
     def loaded_weights(self) -> dict[str, Array]:
-        """Return the parameters as they are held, by stored name (SPEC 2)."""
+        """Return the parameters as they are held, by stored name (SPEC §2)."""
         return {name: to_numpy(parameter) for name, parameter in self.params.items()}
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run int32 [b, t], padded beyond lengths [b], from an empty cache; steps become lengths (SPEC 5)."""
+        """Run int32 [b, t], padded beyond lengths [b], from an empty cache; steps become lengths (SPEC §5)."""
         return self._run(tokens, lengths, init_memory(self.config, len(tokens)), taps)
 
     def extend(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run a further chunk int32 [b, t] at each row's step; steps grow by lengths [b] (SPEC 4.4)."""
+        """Run a further chunk int32 [b, t] at each row's step; steps grow by lengths [b] (SPEC §4.4)."""
         if self.memory is None:
             raise ValueError("there is no cache to continue; call prefill or preload first")
         return self._run(tokens, lengths, self.memory, taps)
 
     def decode(self, tokens: Array, taps: Collection[str]) -> dict[str, Array]:
-        """Run one token per row, int32 [b, 1], at each row's step; steps grow by one (SPEC 4.4)."""
+        """Run one token per row, int32 [b, 1], at each row's step; steps grow by one (SPEC §4.4)."""
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)
 
     def preload(self, keys: Array, values: Array, steps: Array) -> None:
-        """Start from given caches: rotated keys and values [layer, b, s, g, h], steps int32 [b] (SPEC 5).
+        """Start from given caches: rotated keys and values [layer, b, s, g, h], steps int32 [b] (SPEC §5).
 
         Raises ValueError when a shape differs or a step lies outside 0..s.
         """

@@ -1,4 +1,4 @@
-"""The operations of the graph, one function each, on plain tensors (SPEC 3, 4).
+"""The operations of the graph, one function each, on plain tensors (SPEC §3, §4).
 
 A product of bf16 operands is summed in float32 and rounded once; that is what torch does on the CPU, and a test holds
 it to that.
@@ -17,13 +17,13 @@ MASKED_LOGIT = -1e30
 
 
 def apply_scales(weight: Tensor, scales: Tensor) -> Tensor:
-    """Dequantise int8 [.., k, n] by scales [.., G, n], G contiguous groups of rows, in the scales' dtype (SPEC 3)."""
+    """Dequantise int8 [.., k, n] by scales [.., G, n], G contiguous groups of rows, in the scales' dtype (SPEC §3)."""
     groups = torch.unflatten(weight.to(scales.dtype), -2, (scales.shape[-2], -1))  # [.., G, k / G, n]
     return (groups * scales.unsqueeze(-2)).flatten(-3, -2)  # [.., k, n]
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply x [.., k] by a matrix [k, n] in the dtype of x (SPEC 4.4)."""
+    """Multiply x [.., k] by a matrix [k, n] in the dtype of x (SPEC §4.4)."""
     return x @ weight.to(x.dtype)
 
 
@@ -31,24 +31,24 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def embed(table: Tensor, tokens: Tensor, multiplier: float) -> Tensor:
-    """Look tokens [b, t] up in the table [v, d] and multiply, with the multiplier in the table's dtype (SPEC 4.2)."""
+    """Look tokens [b, t] up in the table [v, d] and multiply, with the multiplier in the table's dtype (SPEC §4.2)."""
     return table[tokens] * torch.tensor(multiplier, dtype=table.dtype)  # [b, t, d]
 
 
 def unembed(hidden: Tensor, table: Tensor, multiplier: float) -> Tensor:
-    """Project hidden [b, t, d] onto the table [v, d] and multiply, both in the dtype of hidden (SPEC 4.8)."""
+    """Project hidden [b, t, d] onto the table [v, d] and multiply, both in the dtype of hidden (SPEC §4.8)."""
     return linear(hidden, table.T) * torch.tensor(multiplier, dtype=hidden.dtype)  # [b, t, v]
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
-    """Divide x [.., d] by its root mean square and multiply by scale [d], in float32 and cast back (SPEC 4)."""
+    """Divide x [.., d] by its root mean square and multiply by scale [d], in float32 and cast back (SPEC §4)."""
     wide = x.float()
     inverse = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)
     return (wide * inverse * scale).to(x.dtype)
 
 
 def residual(x: Tensor, update: Tensor) -> Tensor:
-    """Add a block's normalised output to the residual stream, in its dtype (SPEC 4.5, 4.7)."""
+    """Add a block's normalised output to the residual stream, in its dtype (SPEC §4.5, §4.7)."""
     return x + update
 
 
@@ -56,7 +56,7 @@ def residual(x: Tensor, update: Tensor) -> Tensor:
 
 
 def query_positions(step: Tensor, num_tokens: int) -> Tensor:
-    """Return the positions [b, t] of a call's tokens, counted from the start of each row's cache (SPEC 4.4)."""
+    """Return the positions [b, t] of a call's tokens, counted from the start of each row's cache (SPEC §4.4)."""
     return step[:, None] + torch.arange(num_tokens)
 
 
@@ -66,13 +66,13 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """Return concat(-x2, x1) of the halves x1, x2 of the head axis (SPEC 4.4)."""
+    """Return concat(-x2, x1) of the halves x1, x2 of the head axis (SPEC §4.4)."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((-second, first), dim=-1)
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Apply the rotary embedding to heads [b, t, n, h] at positions [b, t], in float32 and cast back (SPEC 4.4)."""
+    """Apply the rotary embedding to heads [b, t, n, h] at positions [b, t], in float32 and cast back (SPEC §4.4)."""
     head_width = x.shape[-1]
     inverse_frequencies = 1.0 / ROPE_BASE ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
     phase = positions[:, :, None].float() * inverse_frequencies  # [b, t, h / 2]
@@ -82,13 +82,13 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def update_cache(cache: Tensor, new: Tensor, positions: Tensor) -> Tensor:
-    """Return the cache [b, s, g, h] with new keys or values [b, t, g, h] at positions [b, t] (SPEC 4.4, 5)."""
+    """Return the cache [b, s, g, h] with new keys or values [b, t, g, h] at positions [b, t] (SPEC §4.4, §5)."""
     rows = torch.arange(len(positions))[:, None]
     return cache.index_put((rows, positions), new)
 
 
 def visible_keys(mask_in: Tensor, positions: Tensor, num_slots: int) -> Tensor:
-    """Return the cache slots that each query may see, bool [b, t, s] (SPEC 4.4).
+    """Return the cache slots that each query may see, bool [b, t, s] (SPEC §4.4).
 
     mask_in bool [b, t] masks keys of this call, never those of earlier calls. A single token masks its whole row.
     """
@@ -101,14 +101,14 @@ def visible_keys(mask_in: Tensor, positions: Tensor, num_slots: int) -> Tensor:
 
 
 def attended_slots(positions: Tensor, num_slots: int) -> Tensor:
-    """Return the slots that the softmax runs over, bool [b, s]: below step + t, or all for one token (SPEC 4.4)."""
+    """Return the slots that the softmax runs over, bool [b, s]: below step + t, or all for one token (SPEC §4.4)."""
     if positions.shape[1] == 1:
         return torch.ones(len(positions), num_slots, dtype=torch.bool)
     return torch.arange(num_slots) <= positions[:, -1:]
 
 
 def attention_logits(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
-    """Return scaled products of query [b, t, q, h] and keys [b, s, g, h], float32 [b, g, r, t, s] (SPEC 4.4).
+    """Return scaled products of query [b, t, q, h] and keys [b, s, g, h], float32 [b, g, r, t, s] (SPEC §4.4).
 
     Query head j uses KV head j // r. The products are rounded to the compute dtype before they are scaled.
     """
@@ -117,12 +117,12 @@ def attention_logits(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
 
 
 def cap_logits(logits: Tensor) -> Tensor:
-    """Bound attention logits smoothly to ±30 (SPEC 4.4)."""
+    """Bound attention logits smoothly to ±30 (SPEC §4.4)."""
     return LOGIT_CAP * torch.tanh(logits / LOGIT_CAP)
 
 
 def mask_logits(logits: Tensor, visible: Tensor, attended: Tensor) -> Tensor:
-    """Mask logits [b, g, r, t, s]: -1e30 where not visible [b, t, s], left out where not attended [b, s] (SPEC 4.4).
+    """Mask logits [b, g, r, t, s]: -1e30 where not visible [b, t, s], left out where not attended [b, s] (SPEC §4.4).
 
     The logits of a query that sees no key are then all equal, and it averages over the attended slots.
     """
@@ -131,12 +131,12 @@ def mask_logits(logits: Tensor, visible: Tensor, attended: Tensor) -> Tensor:
 
 
 def attention_weights(masked_logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the softmax over the slots s, computed in float32 and cast to dtype (SPEC 4.4)."""
+    """Return the softmax over the slots s, computed in float32 and cast to dtype (SPEC §4.4)."""
     return torch.softmax(masked_logits, dim=-1).to(dtype)
 
 
 def attention_heads(weights: Tensor, values: Tensor) -> Tensor:
-    """Average values [b, s, g, h] by weights [b, g, r, t, s] into heads [b, t, q, h] (SPEC 4.4)."""
+    """Average values [b, s, g, h] by weights [b, g, r, t, s] into heads [b, t, q, h] (SPEC §4.4)."""
     return torch.einsum("bgrts,bsgh->btgrh", weights, values).flatten(2, 3)
 
 
@@ -144,17 +144,17 @@ def attention_heads(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def router_logits(x: Tensor, weight: Tensor) -> Tensor:
-    """Score x [b, t, d] by the router's weight [d, e], float32 [b, t, e] (SPEC 4.6)."""
+    """Score x [b, t, d] by the router's weight [d, e], float32 [b, t, e] (SPEC §4.6)."""
     return x.float() @ weight
 
 
 def router_probabilities(logits: Tensor) -> Tensor:
-    """Return the softmax over all experts, float32 [b, t, e] (SPEC 4.6)."""
+    """Return the softmax over all experts, float32 [b, t, e] (SPEC §4.6)."""
     return torch.softmax(logits, dim=-1)
 
 
 def top_k(probabilities: Tensor, num_selected_experts: int) -> tuple[Tensor, Tensor]:
-    """Return the ids int64 [b, t, c] of the most probable experts and their probabilities, the gates (SPEC 4.6).
+    """Return the ids int64 [b, t, c] of the most probable experts and their probabilities, the gates (SPEC §4.6).
 
     Ties go to the lowest id; the gates are not renormalised.
     """
@@ -164,21 +164,21 @@ def top_k(probabilities: Tensor, num_selected_experts: int) -> tuple[Tensor, Ten
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Return the tanh form of gelu, computed in float32 and cast back (SPEC 4.6)."""
+    """Return the tanh form of gelu, computed in float32 and cast back (SPEC §4.6)."""
     return functional.gelu(x, approximate="tanh")
 
 
 def gated_hidden(activation: Tensor, up: Tensor) -> Tensor:
-    """Return gelu(activation) · up in their dtype (SPEC 4.6)."""
+    """Return gelu(activation) · up in their dtype (SPEC §4.6)."""
     return gelu(activation) * up
 
 
 def expert_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply x [n, k] by one expert's matrix [k, m] in the wider of their dtypes (SPEC 4.6, 9)."""
+    """Multiply x [n, k] by one expert's matrix [k, m] in the wider of their dtypes (SPEC §4.6, §9)."""
     dtype = torch.promote_types(x.dtype, weight.dtype)
     return x.to(dtype) @ weight.to(dtype)
 
 
 def combine_experts(outputs: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum outputs [b, t, c, d] times gates [b, t, c] rounded to dtype; float32 inside, cast once (SPEC 4.6)."""
+    """Sum outputs [b, t, c, d] times gates [b, t, c] rounded to dtype; float32 inside, cast once (SPEC §4.6)."""
     return (outputs * gate.to(dtype).float()[..., None]).sum(dim=-2).to(dtype)

@@ -1,4 +1,4 @@
-"""Configuration and stored weights: checked, and brought from NumPy into torch (SPEC 1, 2)."""
+"""Configuration and stored weights: checked, and brought from NumPy into torch (SPEC §1, §2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grok_conformance.harness.contract import Array, LanguageModelConfig, Unsupp
 FPROP_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Params = Mapping[str, Tensor]
-"""Parameters by stored name; a quantised matrix `w` is the pair `w.weight` (int8) and `w.scales` (SPEC 2)."""
+"""Parameters by stored name; a quantised matrix `w` is the pair `w.weight` (int8) and `w.scales` (SPEC §2)."""
 
 
 def to_torch(array: Array) -> Tensor:
@@ -33,7 +33,7 @@ def to_numpy(tensor: Tensor) -> Array:
 
 
 def check_config(config: LanguageModelConfig) -> None:
-    """Raise Unsupported for another compute dtype, ValueError for sizes that do not fit together (SPEC 1)."""
+    """Raise Unsupported for another compute dtype, ValueError for sizes that do not fit together (SPEC §1)."""
     model = config.model
     if config.fprop_dtype not in FPROP_DTYPES:
         raise Unsupported(f"fprop_dtype {config.fprop_dtype!r}: torch_eager computes in {' or '.join(FPROP_DTYPES)}")
@@ -46,7 +46,7 @@ def check_config(config: LanguageModelConfig) -> None:
 
 
 def parameter_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter by `module_path/name` (SPEC 2)."""
+    """Return the shape of every parameter by `module_path/name` (SPEC §2)."""
     size = config.axis_sizes
     d, f, e = size["d"], size["f"], size["e"]
     query_width, key_width = size["q"] * size["h"], size["g"] * size["h"]
@@ -74,7 +74,7 @@ def parameter_shapes(config: LanguageModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> None:
-    """Raise ValueError for a parameter that is missing, unknown, of another shape, or without its scales (SPEC 2)."""
+    """Raise ValueError for a parameter that is missing, unknown, of another shape, or without its scales (SPEC §2)."""
     known = {stored for name in shapes for stored in (name, f"{name}.weight", f"{name}.scales")}
     if unknown := sorted(set(weights) - known):
         raise ValueError(f"weights: {unknown[0]} is not a parameter of this configuration; remove it")
@@ -91,7 +91,7 @@ def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> No
 
 
 def check_scales(name: str, shape: tuple[int, ...], scales: Array | None) -> None:
-    """Raise ValueError unless scales [.., G, n] belong to a matrix of shape [.., k, n] and G divides k (SPEC 3)."""
+    """Raise ValueError unless scales [.., G, n] belong to a matrix of shape [.., k, n] and G divides k (SPEC §3)."""
     if scales is None:
         raise ValueError(f"weights: {name}.scales is missing; store it beside {name}.weight")
     *experts, num_rows, num_columns = shape
@@ -102,7 +102,7 @@ def check_scales(name: str, shape: tuple[int, ...], scales: Array | None) -> Non
 
 
 def cast(name: str, stored: Tensor, fprop: torch.dtype) -> Tensor:
-    """Return a stored parameter in the dtype that it is used in (SPEC 3, 4).
+    """Return a stored parameter in the dtype that it is used in (SPEC §3, §4).
 
     int8 stays, and a dequantised weight takes the dtype of its scales, which are never narrowed. Norm scales and router
     weights are float32.
@@ -115,14 +115,14 @@ def cast(name: str, stored: Tensor, fprop: torch.dtype) -> Tensor:
 
 
 def load_params(config: LanguageModelConfig, weights: Weights) -> Params:
-    """Return the stored weights as tensors (SPEC 2); raises ValueError when they do not fit the configuration."""
+    """Return the stored weights as tensors (SPEC §2); raises ValueError when they do not fit the configuration."""
     check_weights(parameter_shapes(config), weights)
     fprop = FPROP_DTYPES[config.fprop_dtype]
     return {name: cast(name, to_torch(array), fprop) for name, array in weights.items()}
 
 
 def matrix(params: Params, name: str, expert: int | None = None) -> Tensor:
-    """Return a weight matrix [k, n], or one expert's of [e, k, n], dequantised if it is stored as int8 (SPEC 3)."""
+    """Return a weight matrix [k, n], or one expert's of [e, k, n], dequantised if it is stored as int8 (SPEC §3)."""
 
     def select(tensor: Tensor) -> Tensor:
         return tensor if expert is None else tensor[expert]

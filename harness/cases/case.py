@@ -32,7 +32,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Cache:
-    """The caches of all layers: keys (after RoPE) and values [layer, b, s, g, h], steps int32 [b] (SPEC 5)."""
+    """The caches of all layers: keys (after RoPE) and values [layer, b, s, g, h], steps int32 [b] (SPEC §5)."""
 
     keys: Array
     values: Array
@@ -45,8 +45,8 @@ class Case:
 
     `id` is PRESET/AREA/WHAT. `preload` is the cache from which the first call starts, None for an empty one.
     `detects` names the faults that must fail the case. In a `published_degenerate` case queries that see no key, and
-    decoding of the pad token, are compared too (SPEC 4.4); elsewhere they are not. `tie_rule` makes the order of equal
-    scores, lowest index first, binding (SPEC 4.6); elsewhere it is a note.
+    decoding of the pad token, are compared too (SPEC §4.4); elsewhere they are not. `tie_rule` makes the order of equal
+    scores, lowest index first, binding (SPEC §4.6); elsewhere it is a note.
     """
 
     id: str

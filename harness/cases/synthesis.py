@@ -1,4 +1,4 @@
-"""Seeded synthetic weights in the stored form, with the statistics that a preset asks for (SPEC 2, 8)."""
+"""Seeded synthetic weights in the stored form, with the statistics that a preset asks for (SPEC §2, §8)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Statistics:
 
     `num_groups` is G, the scale groups of the row-parallel weights; `scales_dtype` None stores plain float32 matrices.
     Gains multiply the usual deviation 1/√fan_in; `router_deviation` is that of the router logits. The two update gains
-    are the sizes of a block's update after its post-norm, against a residual stream of size 1 (SPEC 8).
+    are the sizes of a block's update after its post-norm, against a residual stream of size 1 (SPEC §8).
     """
 
     seed: int
@@ -35,7 +35,7 @@ class Statistics:
 
 
 def synthesize(config: LanguageModelConfig, statistics: Statistics) -> dict[str, Array]:
-    """Draw all the weights of a configuration, by stored name (SPEC 2)."""
+    """Draw all the weights of a configuration, by stored name (SPEC §2)."""
     random = np.random.default_rng(statistics.seed)
     sizes = config.axis_sizes
     d, v = sizes["d"], sizes["v"]
@@ -50,7 +50,7 @@ def synthesize(config: LanguageModelConfig, statistics: Statistics) -> dict[str,
 
 
 def decoder_layer(random: np.random.Generator, config: LanguageModelConfig, statistics: Statistics) -> dict[str, Array]:
-    """Draw the weights of one layer, by stored name below the layer's module (SPEC 2)."""
+    """Draw the weights of one layer, by stored name below the layer's module (SPEC §2)."""
     sizes, groups = config.axis_sizes, statistics.num_groups
     d, q, g, h, e = (sizes[axis] for axis in "dqghe")
     f = ffn_size(d, config.model.widening_factor)

@@ -1,4 +1,4 @@
-"""The weights as a candidate holds them, against the stored ones, before any forward pass (SPEC 2, 3, 7).
+"""The weights as a candidate holds them, against the stored ones, before any forward pass (SPEC §2, §3, §7).
 
 A wrong mapping of the checkpoint is the commonest fault of a port, and the easiest to name: the tensor that the
 candidate shows is compared with what each known mistake would make of the stored one.
@@ -31,7 +31,7 @@ PARTITION_SPECS: Mapping[str, tuple[str | list[str] | None, ...]] = {
     "*/embeddings": (None, ["data", "model"]),
     "*/scale": (None,),
 }
-"""The published sharding of every parameter (SPEC 7); the first glob that matches holds."""
+"""The published sharding of every parameter (SPEC §7); the first glob that matches holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def readings(config: LanguageModelConfig, stored: Weights, name: str) -> list[Ar
 
 
 def product(stored: Weights, name: str) -> Array:
-    """Return a quantised matrix in float64: row k has the scales of group k // (K / G) (SPEC 3)."""
+    """Return a quantised matrix in float64: row k has the scales of group k // (K / G) (SPEC §3)."""
     weight, scales = (stored[f"{name}.{part}"].astype(np.float64) for part in ("weight", "scales"))
     return weight * np.repeat(scales, weight.shape[-2] // scales.shape[-2], axis=-2)
 
@@ -190,7 +190,7 @@ def mistakes_of_heads(config: LanguageModelConfig, exact: Array, name: str) -> I
 
 
 def check_partition_specs(preset: str, stored: Weights, shown: Mapping[str, object]) -> tuple[WeightProblem, ...]:
-    """Compare a candidate's sharding with the published one (SPEC 7).
+    """Compare a candidate's sharding with the published one (SPEC §7).
 
     `shown` maps each parameter to a list of mesh axes per dimension: a name, null, or a list of names.
     """

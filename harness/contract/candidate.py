@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 Weights = Mapping[str, Array]
-"""Stored tensors by name: `module_path/name`; a quantised leaf is `….weight` (int8) and `….scales` (SPEC 2)."""
+"""Stored tensors by name: `module_path/name`; a quantised leaf is `….weight` (int8) and `….scales` (SPEC §2)."""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),

@@ -1,4 +1,4 @@
-"""The model's configuration under its published names, and the sizes that follow from it (SPEC 1)."""
+"""The model's configuration under its published names, and the sizes that follow from it (SPEC §1)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def ffn_size(emb_size: int, widening_factor: float) -> int:
-    """Return the hidden width f of an expert, a multiple of 8 (SPEC 1)."""
+    """Return the hidden width f of an expert, a multiple of 8 (SPEC §1)."""
     size = int(widening_factor * emb_size) * 2 // 3
     return size + (8 - size) % 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The decoder's configuration under its published names (SPEC 1)."""
+    """The decoder's configuration under its published names (SPEC §1)."""
 
     emb_size: int
     widening_factor: float
@@ -33,7 +33,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
-    """The model's configuration under its published names (SPEC 1); `sequence_len` is the length of the KV cache."""
+    """The model's configuration under its published names (SPEC §1); `sequence_len` is the length of the KV cache."""
 
     model: TransformerConfig
     vocab_size: int

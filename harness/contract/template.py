@@ -46,7 +46,7 @@ def build_engine(config: LanguageModelConfig, weights: Weights) -> Any:
 
 
 def dequantize(weight: Array, scales: Array) -> Array:
-    """Return int8 [.., k, n] times scales [.., G, n]: row k has those of group k // (K / G) (SPEC 3)."""
+    """Return int8 [.., k, n] times scales [.., G, n]: row k has those of group k // (K / G) (SPEC §3)."""
     per_group = weight.shape[-2] // scales.shape[-2]
     product: Array = weight.astype(np.float32) * np.repeat(scales.astype(np.float32), per_group, axis=-2)
     return product

@@ -68,8 +68,8 @@ SPECIFICATION = Path(__file__).resolve().parents[2] / "reference" / "SPEC.md"
 
 PRECISION = {
     "matmul": "jax.lax.Precision.HIGHEST: float32 operands are multiplied in full float32, never TF32",
-    "rounding": "jax.lax.reduce_precision wherever the specification says bf16 (SPEC 9)",
-    "constants": "rounded to the compute dtype: 78.5 and 0.578125 in bf16 (SPEC 4.2)",
+    "rounding": "jax.lax.reduce_precision wherever the specification says bf16 (SPEC §9)",
+    "constants": "rounded to the compute dtype: 78.5 and 0.578125 in bf16 (SPEC §4.2)",
 }
 
 

@@ -1,4 +1,4 @@
-"""Rounding, contractions and their errors in float64 (Higham, Accuracy and Stability of Numerical Algorithms, 3–4)."""
+"""Rounding, contractions and their errors in float64 (Higham, Accuracy and Stability of Numerical Algorithms, §3–4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys a query sees, and which elements of a tap are compared (SPEC 4.3, 4.4, 5)."""
+"""Which keys a query sees, and which elements of a tap are compared (SPEC §4.3, §4.4, §5)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grok_conformance.harness.contract import Array, LanguageModelConfig, TapSpe
 
 
 def visible_keys(config: LanguageModelConfig, tokens: Array, steps: Array) -> Array:
-    """Return bool [b, t, s]: whether a query of the call sees a cache slot (SPEC 4.4).
+    """Return bool [b, t, s]: whether a query of the call sees a cache slot (SPEC §4.4).
 
     Key j is visible to query i when j ≤ step + i, and keys of this call only when they are not pads. With t = 1 the
     mask of the current token holds for the whole row: a pad token sees no key.

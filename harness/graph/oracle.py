@@ -40,7 +40,7 @@ def undisturbed(tap: str, exact: Exact) -> Array:
 
 @dataclass
 class ExactWeights:
-    """The weights in float64, dequantised once per way of rounding the product (SPEC 3)."""
+    """The weights in float64, dequantised once per way of rounding the product (SPEC §3)."""
 
     config: LanguageModelConfig
     stored: Weights
@@ -54,7 +54,7 @@ class ExactWeights:
 
 
 def dequantised(config: LanguageModelConfig, stored: Weights, name: str, rounding: str) -> Array:
-    """Return a stored weight in float64 (SPEC 3, 4.6, 9).
+    """Return a stored weight in float64 (SPEC §3, §4.6, §9).
 
     Canonically int8 · scale is rounded to the dtype of the scales, then to the compute dtype except for the experts;
     in float32 nothing is narrower than float32. Plain matrices are rounded to the compute dtype.

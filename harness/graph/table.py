@@ -1,4 +1,4 @@
-"""Grok-1 as a table of operations, wired by the taps they read and make (SPEC 4)."""
+"""Grok-1 as a table of operations, wired by the taps they read and make (SPEC §4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TABLE = "/language_model/in_out_embed/embeddings"
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="embedding",
-        section="4.2",
+        section="§4.2",
         function=embedding.embedding,
         weights=(TABLE,),
         alternatives=(
@@ -34,14 +34,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.norm",
-        section="4.4",
+        section="§4.4",
         function=norm.rms_norm,
         inputs=("residual_stream",),
         weights=("rms_norm/scale",),
     ),
     Operation(
         name="attention.query",
-        section="4.4",
+        section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
         weights=("multi_head_attention/query/w",),
@@ -50,7 +50,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.key",
-        section="4.4",
+        section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
         weights=("multi_head_attention/key/w",),
@@ -59,7 +59,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.value",
-        section="4.4",
+        section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
         weights=("multi_head_attention/value/w",),
@@ -68,31 +68,31 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.query_rotated",
-        section="4.4",
+        section="§4.4",
         function=attention.rotate,
         inputs=("attention.query",),
     ),
     Operation(
         name="attention.key_rotated",
-        section="4.4",
+        section="§4.4",
         function=attention.rotate,
         inputs=("attention.key",),
     ),
     Operation(
         name="kv.keys",
-        section="5",
+        section="§5",
         function=attention.update_cache,
         inputs=("previous:kv.keys", "attention.key_rotated"),
     ),
     Operation(
         name="kv.values",
-        section="5",
+        section="§5",
         function=attention.update_cache,
         inputs=("previous:kv.values", "attention.value"),
     ),
     Operation(
         name="attention.logits",
-        section="4.4",
+        section="§4.4",
         function=attention.attention_logits,
         inputs=("attention.query_rotated", "kv.keys"),
         alternatives=(CANONICAL, CARRIED, LIKE_THE_CACHE),
@@ -100,13 +100,13 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.weights",
-        section="4.4",
+        section="§4.4",
         function=attention.attention_weights,
         inputs=("attention.logits",),
     ),
     Operation(
         name="attention.heads",
-        section="4.4",
+        section="§4.4",
         function=attention.attend,
         inputs=("attention.weights", "kv.values"),
         alternatives=(CANONICAL, LIKE_THE_CACHE),
@@ -114,7 +114,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.output",
-        section="4.4",
+        section="§4.4",
         function=attention.project_output,
         inputs=("attention.heads",),
         weights=("multi_head_attention/linear/w",),
@@ -123,27 +123,27 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.output_norm",
-        section="4.5",
+        section="§4.5",
         function=norm.rms_norm,
         inputs=("attention.output",),
         weights=("rms_norm_1/scale",),
     ),
     Operation(
         name="attention.residual",
-        section="4.5",
+        section="§4.5",
         function=norm.add_residual,
         inputs=("residual_stream", "attention.output_norm"),
     ),
     Operation(
         name="moe.norm",
-        section="4.6",
+        section="§4.6",
         function=norm.rms_norm,
         inputs=("attention.residual",),
         weights=("rms_norm_2/scale",),
     ),
     Operation(
         name="router.logits",
-        section="4.6",
+        section="§4.6",
         function=router.router_logits,
         inputs=("moe.norm",),
         weights=("router/w",),
@@ -151,25 +151,25 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="router.probabilities",
-        section="4.6",
+        section="§4.6",
         function=router.router_probabilities,
         inputs=("router.logits",),
     ),
     Operation(
         name="moe.expert_index",
-        section="4.6",
+        section="§4.6",
         function=router.expert_index,
         inputs=("router.probabilities",),
     ),
     Operation(
         name="moe.expert_gate",
-        section="4.6",
+        section="§4.6",
         function=router.expert_gate,
         inputs=("router.probabilities", "moe.expert_index"),
     ),
     Operation(
         name="moe.expert_activation",
-        section="4.6",
+        section="§4.6",
         function=experts.expert_in,
         inputs=("moe.norm", "moe.expert_index"),
         weights=("moe/linear/w",),
@@ -178,7 +178,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="moe.expert_up",
-        section="4.6",
+        section="§4.6",
         function=experts.expert_in,
         inputs=("moe.norm", "moe.expert_index"),
         weights=("moe/linear_v/w",),
@@ -187,14 +187,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="moe.expert_hidden",
-        section="4.6",
+        section="§4.6",
         function=experts.gated_hidden,
         inputs=("moe.expert_activation", "moe.expert_up"),
         alternatives=(CANONICAL, Alternative("product rounded to the compute dtype", product="rounded")),
     ),
     Operation(
         name="moe.expert_output",
-        section="4.6",
+        section="§4.6",
         function=experts.expert_out,
         inputs=("moe.expert_hidden", "moe.expert_index"),
         weights=("moe/linear_1/w",),
@@ -203,7 +203,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="dense.activation",
-        section="4.6",
+        section="§4.6",
         function=experts.dense_in,
         inputs=("moe.norm",),
         weights=("linear/w",),
@@ -212,7 +212,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="dense.up",
-        section="4.6",
+        section="§4.6",
         function=experts.dense_in,
         inputs=("moe.norm",),
         weights=("linear_v/w",),
@@ -221,14 +221,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="dense.hidden",
-        section="4.6",
+        section="§4.6",
         function=experts.dense_hidden,
         inputs=("dense.activation", "dense.up"),
         alternatives=(CANONICAL, CARRIED),
     ),
     Operation(
         name="moe.output",
-        section="4.6",
+        section="§4.6",
         function=experts.combine,
         inputs=("moe.expert_gate", "moe.expert_output"),
         alternatives=(CANONICAL, CARRIED),
@@ -236,7 +236,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="dense.output",
-        section="4.6",
+        section="§4.6",
         function=experts.dense_out,
         inputs=("dense.hidden",),
         weights=("linear_1/w",),
@@ -245,27 +245,27 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="moe.output_norm",
-        section="4.7",
+        section="§4.7",
         function=norm.rms_norm,
         inputs=("moe.output",),
         weights=("rms_norm_3/scale",),
     ),
     Operation(
         name="output",
-        section="4.7",
+        section="§4.7",
         function=norm.add_residual,
         inputs=("attention.residual", "moe.output_norm"),
     ),
     Operation(
         name="final_norm",
-        section="4.8",
+        section="§4.8",
         function=norm.rms_norm,
         inputs=("last_output",),
         weights=("/language_model/rms_norm/scale",),
     ),
     Operation(
         name="logits",
-        section="4.8",
+        section="§4.8",
         function=embedding.logits,
         inputs=("final_norm",),
         weights=(TABLE,),
@@ -311,7 +311,7 @@ def _resolve(name: str, layer: int | None, num_layers: int) -> str:
 
 
 def weight_names(tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
-    """Return the stored names of the weights that a tap's operation reads (SPEC 2)."""
+    """Return the stored names of the weights that a tap's operation reads (SPEC §2)."""
     layer = split_tap(tap)[0]
     prefix = f"transformer/decoder_layer_{layer}/"
     return tuple(name[1:] if name.startswith("/") else prefix + name for name in operation_of(tap, config).weights)

@@ -135,7 +135,7 @@ def run(plan: Plan, checkpoint: Path, first_stage: int, carried: Sequence[Array]
 
 
 class CheckpointWeights(Mapping[str, Array]):
-    """The stored weights of a checkpoint by name, each mapped from its file when it is asked for (SPEC 2, 8)."""
+    """The stored weights of a checkpoint by name, each mapped from its file when it is asked for (SPEC §2, §8)."""
 
     def __init__(self, checkpoint: Path, config: LanguageModelConfig) -> None:
         """Find the files; raises FileError."""

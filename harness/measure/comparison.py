@@ -129,7 +129,7 @@ def compare(
 def compare_routing(
     call: int, tap: str, probabilities: Array, index: Array, mask: Array, slack: Array | float
 ) -> Comparison:
-    """Judge chosen experts [b, t, c] by probabilities [b, t, e] that are known to within slack (SPEC 4.6).
+    """Judge chosen experts [b, t, c] by probabilities [b, t, e] that are known to within slack (SPEC §4.6).
 
     They must be distinct, within range, at least as probable as every expert left out, and most probable first. Scores
     equal to within slack may come in any order; where the specification's tie rule (lowest index) is not followed a

@@ -47,7 +47,7 @@ erf; with half of it by 2⁻¹⁰), and real ports, which stay far inside, would
 """
 
 ACCUMULATION_ROUNDOFF = UNIT_ROUNDOFF["float32"]
-"""u of the arithmetic inside an operation: float32 in every conforming port (SPEC 4)."""
+"""u of the arithmetic inside an operation: float32 in every conforming port (SPEC §4)."""
 
 
 def tail_factor(num_elements: int) -> float:

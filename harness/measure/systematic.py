@@ -26,7 +26,7 @@ NUM_CLUSTERS = 2**CLUSTER_BITS
 shows as s / √(1 + s² / K), which is 0.6 % less where s is 7."""
 
 MIXER = np.uint32(2654435761)
-"""An odd number near 2³² / φ: multiplying by it spreads the bits of a value over the upper ones (Knuth, 6.4)."""
+"""An odd number near 2³² / φ: multiplying by it spreads the bits of a value over the upper ones (Knuth, §6.4)."""
 
 OCTAVES = (-4, 12)
 """The lowest and highest power of two that bounds a bin of arguments; what lies beyond joins the outermost bins."""

@@ -1,4 +1,4 @@
-"""The published checkpoint: read safely on any mesh, written, converted and synthesised (SPEC 8)."""
+"""The published checkpoint: read safely on any mesh, written, converted and synthesised (SPEC §8)."""
 
 from grok_conformance.reference.checkpoint.pickles import CheckpointError
 from grok_conformance.reference.checkpoint.reading import load, load_language_model, load_layer

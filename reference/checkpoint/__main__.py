@@ -1,4 +1,4 @@
-"""`python -m grok_conformance.reference.checkpoint`: look into a checkpoint, convert it, or synthesise one (SPEC 8).
+"""`python -m grok_conformance.reference.checkpoint`: look into a checkpoint, convert it, or synthesise one (SPEC §8).
 
 Exit status 0, or 2 with one line that says what is wrong.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint as one safetensors file, and back, without losing a bit (SPEC 8).
+"""A checkpoint as one safetensors file, and back, without losing a bit (SPEC §8).
 
 Tensors are named `module_path/name`; a quantised weight is two, `….weight` and `….scales`.
 """

@@ -1,4 +1,4 @@
-"""One leaf as the pickle that the published checkpoint holds of it, its arrays uncopied (SPEC 8).
+"""One leaf as the pickle that the published checkpoint holds of it, its arrays uncopied (SPEC §8).
 
 The bytes are those of CPython's pickler, protocol 4, under the published module names. But for shape, dtype and data
 the opcodes of all leaves are alike, and so are the numbers under which the pickle's memo holds what is used twice.
@@ -18,7 +18,7 @@ LARGE_BYTES = 64 * 1024
 
 
 def encode(weight: Array, scales: Array | None) -> Iterator[bytes | memoryview]:
-    """Yield the pickle of one leaf in pieces, the large arrays uncopied (SPEC 8).
+    """Yield the pickle of one leaf in pieces, the large arrays uncopied (SPEC §8).
 
     Both arrays must be of a dtype in `DTYPES`. They are written by rows; one that is not stored by rows is copied.
     """

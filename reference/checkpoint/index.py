@@ -1,4 +1,4 @@
-"""The names of a checkpoint's files, and the index that our writer adds to them (SPEC 8).
+"""The names of a checkpoint's files, and the index that our writer adds to them (SPEC §8).
 
 The published checkpoint has no index: files in a wrong order then go unnoticed where their types agree.
 """
@@ -41,7 +41,7 @@ class IndexEntry:
 
 
 def file_name(position: int) -> str:
-    """Return the name of the file of the leaf at this position in the order of the tree (SPEC 8)."""
+    """Return the name of the file of the leaf at this position in the order of the tree (SPEC §8)."""
     return f"tensor{position:05d}_000"
 
 

@@ -1,4 +1,4 @@
-"""Which file of a checkpoint holds which parameter, and whether its content may stand there (SPEC 8)."""
+"""Which file of a checkpoint holds which parameter, and whether its content may stand there (SPEC §8)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tensor_files(folder: Path) -> list[str]:
 
 
 def in_file_order(params: Params) -> list[tuple[str, str, Any]]:
-    """Return (module path, name, leaf) in jax's flatten order: paths sorted as strings, layer 10 before 2 (SPEC 8)."""
+    """Return (module path, name, leaf) in jax's flatten order: paths sorted as strings, layer 10 before 2 (SPEC §8)."""
     return [(module, name, params[module][name]) for module in sorted(params) for name in sorted(params[module])]
 
 
@@ -70,7 +70,7 @@ def find_folder(directory: Path) -> Path:
 
 
 def find_leaves(directory: Path, config: LanguageModelConfig, module_prefix: str = "") -> list[LeafFile]:
-    """Return the files of the parameters whose module path starts with the prefix, in file order (SPEC 8).
+    """Return the files of the parameters whose module path starts with the prefix, in file order (SPEC §8).
 
     Dtype and shape are compared with the configuration; with an index, a sample of the bytes is compared with it too.
     Beyond that no element is read. Without an index the order of the files is taken on trust, which is logged once.
@@ -107,8 +107,8 @@ def check_names(source: str, expected: Collection[str], found: Collection[str]) 
 def check_type(subject: str, expected: Any, weight: ArrayType, scales: ArrayType | None) -> None:
     """Raise CheckpointError unless dtypes and shapes are those of the expected leaf of `parameter_shapes`.
 
-    Where an 8-bit weight is expected, a plain float32 or bfloat16 one will do (SPEC 9). Scales may be bfloat16 or
-    float32, in any number of groups that divides the rows where several are expected, in one where one is (SPEC 3).
+    Where an 8-bit weight is expected, a plain float32 or bfloat16 one will do (SPEC §9). Scales may be bfloat16 or
+    float32, in any number of groups that divides the rows where several are expected, in one where one is (SPEC §3).
     """
     if is_quantized(expected) and scales is not None:
         fits = weight.dtype == DTYPES["int8"] and scales.dtype != DTYPES["int8"] and _scales_fit(expected, scales)
@@ -160,7 +160,7 @@ def _check_files(folder: Path, num_leaves: int) -> None:
 
 @functools.cache
 def _log_string_order(folder: Path) -> None:
-    _log.warning("%s has no %s: its files are taken to be in the published order (SPEC 8)", folder, INDEX_NAME)
+    _log.warning("%s has no %s: its files are taken to be in the published order (SPEC §8)", folder, INDEX_NAME)
 
 
 def _check_index(folder: Path, index: Sequence[IndexEntry], parameters: Sequence[str]) -> None:

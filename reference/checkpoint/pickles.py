@@ -1,4 +1,4 @@
-"""Where the arrays lie in a file of the published checkpoint, found without unpickling it (SPEC 8).
+"""Where the arrays lie in a file of the published checkpoint, found without unpickling it (SPEC §8).
 
 A file is the pickle, protocol 4, of one leaf. `decode` interprets the few opcodes that these files need: it builds a
 tree of strings, numbers, tuples and inert stand-ins, and answers with the place of each array's bytes in the file.
@@ -40,7 +40,7 @@ class CheckpointError(Exception):
 
 
 class Global(enum.Enum):
-    """The inert stand-ins for the only globals that a file may name (SPEC 9)."""
+    """The inert stand-ins for the only globals that a file may name (SPEC §9)."""
 
     QUANTIZED = "QuantizedWeight8bit"
     RECONSTRUCT = "_reconstruct"
@@ -76,7 +76,7 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class StoredLeaf:
-    """A leaf of the parameter tree in a file; `scales` is None for a plain array (SPEC 8)."""
+    """A leaf of the parameter tree in a file; `scales` is None for a plain array (SPEC §8)."""
 
     weight: StoredArray
     scales: StoredArray | None
@@ -88,7 +88,7 @@ class StoredLeaf:
 
 
 def decode(path: Path) -> StoredLeaf:
-    """Return where the arrays of the leaf in `path` lie, reading some hundred bytes and none of the elements (SPEC 8).
+    """Return where the arrays of the leaf in `path` lie, reading some hundred bytes and none of the elements (SPEC §8).
 
     Raises:
         CheckpointError: the file cannot be read, is truncated, or holds anything but one leaf of the published format.

@@ -1,4 +1,4 @@
-"""Parameters from a checkpoint's files straight to their shards, in parallel, without a second copy (SPEC 7, 8)."""
+"""Parameters from a checkpoint's files straight to their shards, in parallel, without a second copy (SPEC §7, §8)."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
 def load(directory: Path | str, config: LanguageModelConfig, mesh: Mesh | None = None) -> Params:
-    """Return the parameters `{module_path: {name: array | QuantizedWeight8bit}}` of a published checkpoint (SPEC 8).
+    """Return the parameters `{module_path: {name: array | QuantizedWeight8bit}}` of a published checkpoint (SPEC §8).
 
-    `directory` is `ckpt-0` or its parent. On a mesh the arrays are jax.Arrays placed by the partition rules (SPEC 7),
+    `directory` is `ckpt-0` or its parent. On a mesh the arrays are jax.Arrays placed by the partition rules (SPEC §7),
     each shard read straight from its file; axes that the mesh does not divide, such as rows of scales, are whole on
     every device. Without a mesh they are NumPy arrays, aligned so that `jnp.asarray` on the CPU copies nothing.
     Raises CheckpointError, before any array is read, if a file is missing, extra, truncated, hostile or in a wrong
@@ -52,7 +52,7 @@ def load(directory: Path | str, config: LanguageModelConfig, mesh: Mesh | None =
 
 
 def load_layer(directory: Path | str, config: LanguageModelConfig, i: int, mesh: Mesh | None = None) -> Params:
-    """Return the parameters of decoder layer `i` under their full paths, as `load` does (SPEC 8).
+    """Return the parameters of decoder layer `i` under their full paths, as `load` does (SPEC §8).
 
     Raises CheckpointError as `load` does, for the files of this layer; IndexError if there is no such layer.
     """
@@ -62,7 +62,7 @@ def load_layer(directory: Path | str, config: LanguageModelConfig, i: int, mesh:
 
 
 def load_language_model(directory: Path | str, config: LanguageModelConfig, mesh: Mesh | None = None) -> Params:
-    """Return the embedding and the last norm, which belong to no layer, as `load` does (SPEC 8)."""
+    """Return the embedding and the last norm, which belong to no layer, as `load` does (SPEC §8)."""
     return _load(Path(directory), config, mesh, module_prefix="language_model/")
 
 

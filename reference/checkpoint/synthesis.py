@@ -1,4 +1,4 @@
-"""Checkpoints of any size with random weights whose statistics are those reported for Grok-1 (SPEC 8)."""
+"""Checkpoints of any size with random weights whose statistics are those reported for Grok-1 (SPEC §8)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def synthesize(
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> Path:
-    """Write a checkpoint of random weights as `directory/ckpt-0`, and return that folder (SPEC 8).
+    """Write a checkpoint of random weights as `directory/ckpt-0`, and return that folder (SPEC §8).
 
     Update, load and gap statistics hold at block 0, for which they were reported; all layers have scales of the same
     size, so that the residual stream grows as in a random walk. With `distinct_layers` only so many layers are made,
@@ -148,7 +148,7 @@ def _norm_rms(config: LanguageModelConfig, content: str) -> float:
 
 @functools.cache
 def router_logits_std(num_experts: int) -> NDArray[np.float64]:
-    """Return the standard deviation of each expert's logit [e] that gives ROUTER_GAP and ROUTER_SPREAD (SPEC 8).
+    """Return the standard deviation of each expert's logit [e] that gives ROUTER_GAP and ROUTER_SPREAD (SPEC §8).
 
     Found by bisection on random tokens: the gap grows with the logits.
     """

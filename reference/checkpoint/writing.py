@@ -1,4 +1,4 @@
-"""Checkpoints in the published format, with an index, written whole or not at all (SPEC 8)."""
+"""Checkpoints in the published format, with an index, written whole or not at all (SPEC §8)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LeafSource:
 
 
 def save(directory: Path | str, config: LanguageModelConfig, params: Params) -> Path:
-    """Write the parameters as `directory/ckpt-0`, with an index, and return that folder (SPEC 8).
+    """Write the parameters as `directory/ckpt-0`, with an index, and return that folder (SPEC §8).
 
     The arrays are NumPy or JAX arrays, on any mesh that this process sees whole; one leaf at a time comes to the host.
     Raises CheckpointError, and writes nothing, if a checkpoint is there already, if a parameter is missing or unknown,

@@ -1,4 +1,4 @@
-"""One expert's feed-forward block on its tokens, in tiles of the hidden width (SPEC 4.6).
+"""One expert's feed-forward block on its tokens, in tiles of the hidden width (SPEC §4.6).
 
 An int8 matrix is never dequantised as a whole: a tile of it is widened, rounded and multiplied while it is in the
 processor's cache. The products are those of `reference.moe.run_expert`; the sums over f are taken tile by tile.

@@ -1,4 +1,4 @@
-"""Where a layer's weights lie in the files of a checkpoint, in the pieces in which they are read (SPEC 8)."""
+"""Where a layer's weights lie in the files of a checkpoint, in the pieces in which they are read (SPEC §8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model with the weights of about one layer in memory: the next ones are read while these compute (SPEC 4).
+"""The model with the weights of about one layer in memory: the next ones are read while these compute (SPEC §4).
 
 A layer's weights serve every call that is given: prefill and decoding of known tokens take one pass over the files.
 """
@@ -91,7 +91,7 @@ def run(
 ) -> Generator[Stage, None, None]:
     """Yield the embedding, each layer and the logits of some calls, in order; each stage's taps are dropped after it.
 
-    Calls continue the caches of the one before at the true lengths (SPEC 5); with a cache of None for every layer
+    Calls continue the caches of the one before at the true lengths (SPEC §5); with a cache of None for every layer
     there is but one call. To go on where a run was cut off, give the first layer that is missing and the
     residual streams before it.
     Raises ValueError for tokens outside the vocabulary and caches with too little room, before anything is read, and
@@ -314,7 +314,7 @@ def _logits(stream: Stream, xs: Sequence[jax.Array], names: tuple[str, ...]) -> 
 
 
 def _continued(before: KVMemory | None, updated: KVMemory | None, call: Call) -> KVMemory | None:
-    """Return the updated cache at the true lengths: a pad's slot is the next token's (SPEC 5)."""
+    """Return the updated cache at the true lengths: a pad's slot is the next token's (SPEC §5)."""
     if before is None or updated is None:
         return None
     return updated._replace(step=before.step + jnp.asarray(call.lengths))

@@ -1,4 +1,4 @@
-"""What is compiled once and run for every layer: the parts of the model around the experts (SPEC 4)."""
+"""What is compiled once and run for every layer: the parts of the model around the experts (SPEC §4)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _run(function: Any, params: Any, taps: tuple[str, ...]) -> tuple[Any, Taps]:
 
 @functools.partial(jax.jit, static_argnames=("config", "taps"))
 def embed(rows: jax.Array, *, config: LanguageModelConfig, taps: tuple[str, ...]) -> tuple[jax.Array, Taps]:
-    """Return the embedding [b, t, d] of tokens whose rows [b, t, d] of the table are given (SPEC 4.2)."""
+    """Return the embedding [b, t, d] of tokens whose rows [b, t, d] of the table are given (SPEC §4.2)."""
     b, t, d = rows.shape
 
     def run() -> jax.Array:
@@ -59,7 +59,7 @@ def route(
     config: LanguageModelConfig,
     taps: tuple[str, ...],
 ) -> tuple[Routed, Taps]:
-    """Run a layer up to its experts; parameters and taps are named without the layer (SPEC 4.4-4.6)."""
+    """Run a layer up to its experts; parameters and taps are named without the layer (SPEC §4.4-4.6)."""
     c = config.model
 
     def run() -> Routed:
@@ -79,7 +79,7 @@ def finish(
     config: LanguageModelConfig,
     taps: tuple[str, ...],
 ) -> tuple[jax.Array, Taps]:
-    """Return the residual stream after a layer whose experts gave `outputs` float32 [b, t, c, d] (SPEC 4.6-4.7)."""
+    """Return the residual stream after a layer whose experts gave `outputs` float32 [b, t, c, d] (SPEC §4.6-4.7)."""
     return _run(
         lambda: after_block(config.model, residual, combine_experts(gates, outputs, residual.dtype)), params, taps
     )
@@ -95,7 +95,7 @@ def dense_layer(
     config: LanguageModelConfig,
     taps: tuple[str, ...],
 ) -> tuple[tuple[jax.Array, KVMemory | None], Taps]:
-    """Run a layer without experts (SPEC 4.6)."""
+    """Run a layer without experts (SPEC §4.6)."""
     c = config.model
 
     def run() -> tuple[jax.Array, KVMemory | None]:
@@ -107,13 +107,13 @@ def dense_layer(
 
 @functools.partial(jax.jit, static_argnames=("taps",))
 def final_norm(params: Any, x: jax.Array, *, taps: tuple[str, ...]) -> tuple[jax.Array, Taps]:
-    """Return the norm of the last residual stream [b, t, d] (SPEC 4.8)."""
+    """Return the norm of the last residual stream [b, t, d] (SPEC §4.8)."""
     return _run(lambda: tap("final_norm", RMSNorm(name="rms_norm")(x)), params, taps)
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
 def logits(rows: jax.Array, x: jax.Array, *, config: LanguageModelConfig) -> jax.Array:
-    """Return the logits [b, t, rows] of x [b, t, d] for some rows of the embedding table (SPEC 4.8)."""
+    """Return the logits [b, t, rows] of x [b, t, d] for some rows of the embedding table (SPEC §4.8)."""
 
     def run() -> jax.Array:
         table = InOutEmbed(rows.shape[0], rows.shape[1], name="in_out_embed")

@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint's files, read ahead of their use into a bounded amount of memory (SPEC 8)."""
+"""Arrays of a checkpoint's files, read ahead of their use into a bounded amount of memory (SPEC §8)."""
 
 from __future__ import annotations
 

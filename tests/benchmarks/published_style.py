@@ -1,7 +1,7 @@
 """The yardstick: `jax_grouped` with the published algorithm for its experts, every token by every expert twice over.
 
 The published code makes a copy of each token for each of its experts, multiplies all copies by all experts, and then
-selects by a one-hot (SPEC 4.6). All else is the fast port's, so that what is measured is the grouping alone.
+selects by a one-hot (SPEC §4.6). All else is the fast port's, so that what is measured is the grouping alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INFO = CandidateInfo(name="published_style", version=jax.__version__)
 
 
 def dequantized(matrix: Matrix, fprop_dtype: Any) -> jax.Array:
-    """Return a stored matrix [e, k, n] with its scales applied, in the wider of their dtypes (SPEC 3)."""
+    """Return a stored matrix [e, k, n] with its scales applied, in the wider of their dtypes (SPEC §3)."""
     if matrix.scales is None:
         return matrix.weight
     num_experts, num_rows, num_columns = matrix.weight.shape

@@ -122,7 +122,7 @@ def test_float32_decoding_agrees_with_the_published_code_at_every_step_and_in_th
 
 
 def test_bfloat16_logits_differ_from_the_published_code_by_the_casts_it_drops() -> None:
-    assert 0.008 <= published_errors("bfloat16")["logits"] <= 0.012  # SPEC 4: 0.8-1.2 % with all casts
+    assert 0.008 <= published_errors("bfloat16")["logits"] <= 0.012  # SPEC §4: 0.8-1.2 % with all casts
 
 
 FAULTS: Mapping[str, tuple[str, Any]] = {

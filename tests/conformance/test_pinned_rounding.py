@@ -1,4 +1,4 @@
-"""What pinning the rounding buys: consumers get the value that the tap shows (SPEC 9, first row)."""
+"""What pinning the rounding buys: consumers get the value that the tap shows (SPEC §9, first row)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An honest port in NumPy, written from the specification, whose sums and roundings can be exchanged (SPEC 3, 4)."""
+"""An honest port in NumPy, written from the specification, whose sums and roundings can be exchanged (SPEC §3, §4)."""
 
 from __future__ import annotations
 

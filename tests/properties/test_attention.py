@@ -1,4 +1,4 @@
-"""Laws of the cap, the mask and the softmax of attention, in float32 (SPEC 4.4)."""
+"""Laws of the cap, the mask and the softmax of attention, in float32 (SPEC §4.4)."""
 
 from __future__ import annotations
 

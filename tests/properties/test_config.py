@@ -1,4 +1,4 @@
-"""Laws of the configuration's sizes (SPEC 1)."""
+"""Laws of the configuration's sizes (SPEC §1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the rotation by positions and of RMSNorm, in float32 (SPEC 4)."""
+"""Laws of the rotation by positions and of RMSNorm, in float32 (SPEC §4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the KV memory: any way of cutting a sequence into calls gives the same; rows are apart (SPEC 4.4, 5)."""
+"""Laws of the KV memory: any way of cutting a sequence into calls gives the same; rows are apart (SPEC §4.4, §5)."""
 
 from __future__ import annotations
 

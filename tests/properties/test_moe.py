@@ -1,4 +1,4 @@
-"""Laws of the router and of the experts, in float32 (SPEC 4.6).
+"""Laws of the router and of the experts, in float32 (SPEC §4.6).
 
 Small integers make every sum exact in whatever order it is taken, so that most laws hold bit for bit.
 """

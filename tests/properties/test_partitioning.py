@@ -1,4 +1,4 @@
-"""Laws of the partition rules and of placement on a mesh (SPEC 7, 9)."""
+"""Laws of the partition rules and of placement on a mesh (SPEC §7, §9)."""
 
 from __future__ import annotations
 

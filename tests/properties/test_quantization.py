@@ -1,4 +1,4 @@
-"""Laws of the 8-bit weights, for any shape and number of groups (SPEC 3)."""
+"""Laws of the 8-bit weights, for any shape and number of groups (SPEC §3)."""
 
 from __future__ import annotations
 

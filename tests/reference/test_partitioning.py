@@ -1,4 +1,4 @@
-"""Partition rules, meshes and placement (SPEC 7)."""
+"""Partition rules, meshes and placement (SPEC §7)."""
 
 from __future__ import annotations
 

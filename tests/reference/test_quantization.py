@@ -1,4 +1,4 @@
-"""The 8-bit weights (SPEC 3); their laws are in `tests/properties`."""
+"""The 8-bit weights (SPEC §3); their laws are in `tests/properties`."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_prompt_longer_than_the_largest_bucket_keeps_its_last_tokens(inference
 
 
 def expected_draws(request: Request) -> list[int]:
-    """SPEC 6 on the logits of passes without a cache."""
+    """SPEC §6 on the logits of passes without a cache."""
     rng, tokens = jax.random.PRNGKey(request.rng_seed), list(request.prompt)
     for _ in range(request.max_len):
         rng, sub = jax.random.split(rng)

@@ -37,7 +37,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def exactly_kept(logits: np.ndarray, top_p: float) -> np.ndarray:
-    """The filter as SPEC 6 states it, in float64."""
+    """The filter as SPEC §6 states it, in float64."""
     ascending = np.sort(logits)
     reached = np.cumsum(softmax(ascending)) >= 1 - top_p
     threshold = ascending[np.argmax(reached)] if reached.any() else ascending[-1]

@@ -1,4 +1,4 @@
-"""Attention: projections, rotary embedding, cache, capped logits, mask and softmax (SPEC 4.3, 4.4, 5)."""
+"""Attention: projections, rotary embedding, cache, capped logits, mask and softmax (SPEC §4.3, §4.4, §5)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROPE_BASE = 10000.0
 
 
 def project_heads(x: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Multiply x [b, t, d] by w [d, heads·h] and split the heads: [b, t, heads, h] (SPEC 4.4)."""
+    """Multiply x [b, t, d] by w [d, heads·h] and split the heads: [b, t, heads, h] (SPEC §4.4)."""
     del alternative
     product = contract(x, w)
     shape = (*x.shape[:-1], -1, scope.config.model.key_size)
@@ -28,7 +28,7 @@ def project_heads(x: Array, w: Array, *, scope: Scope, alternative: Alternative)
 
 
 def rotate(x: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Rotate the two halves of every head of x [b, t, heads, h] by its position's phases (SPEC 4.4, RoPE)."""
+    """Rotate the two halves of every head of x [b, t, heads, h] by its position's phases (SPEC §4.4, RoPE)."""
     del alternative
     half = x.shape[-1] // 2
     frequencies = ROPE_BASE ** (-np.arange(half) / half)  # [h/2]
@@ -50,7 +50,7 @@ def rotate(x: Array, *, scope: Scope, alternative: Alternative) -> Exact:
 
 
 def update_cache(cache: Array, new: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Write new [b, t, g, h] into cache [b, s, g, h] at each row's step: a copy, so nothing may round (SPEC 5)."""
+    """Write new [b, t, g, h] into cache [b, s, g, h] at each row's step: a copy, so nothing may round (SPEC §5)."""
     del alternative
     value = cache.copy()
     for row, step in enumerate(scope.steps):
@@ -59,7 +59,7 @@ def update_cache(cache: Array, new: Array, *, scope: Scope, alternative: Alterna
 
 
 def attention_logits(query: Array, keys: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Return the capped logits of query [b, t, q, h] and keys [b, s, g, h]: float64 [b, g, r, t, s] (SPEC 4.4)."""
+    """Return the capped logits of query [b, t, q, h] and keys [b, s, g, h]: float64 [b, g, r, t, s] (SPEC §4.4)."""
     config = scope.config.model
     b, t, q, h = query.shape
     grouped = query.reshape(b, t, config.num_kv_heads, q // config.num_kv_heads, h).transpose(0, 2, 3, 1, 4)
@@ -78,7 +78,7 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, alternative: Al
 
 
 def attention_weights(logits: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Softmax of logits [b, g, r, t, s] over the visible keys (SPEC 4.4).
+    """Softmax of logits [b, g, r, t, s] over the visible keys (SPEC §4.4).
 
     A query that sees no key averages uniformly: over the first step + t slots, or for t = 1 over the whole cache.
     """
@@ -93,7 +93,7 @@ def attention_weights(logits: Array, *, scope: Scope, alternative: Alternative) 
 
 
 def attend(weights: Array, values: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Average values [b, s, g, h] by weights [b, g, r, t, s]: [b, t, q, h] (SPEC 4.4)."""
+    """Average values [b, s, g, h] by weights [b, g, r, t, s]: [b, t, q, h] (SPEC §4.4)."""
     del alternative
     b, g, r, t, _ = weights.shape
     shape = (b, t, g * r, scope.config.model.key_size)
@@ -106,6 +106,6 @@ def attend(weights: Array, values: Array, *, scope: Scope, alternative: Alternat
 
 
 def project_output(heads: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Multiply the flattened heads [b, t, q·h] by w [q·h, d] (SPEC 4.4)."""
+    """Multiply the flattened heads [b, t, q·h] by w [q·h, d] (SPEC §4.4)."""
     x = heads.reshape(*heads.shape[:2], -1)
     return contract_sharded(x, w, alternative.shards, scope.config.fprop_dtype, scope.margin)

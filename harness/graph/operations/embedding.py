@@ -1,4 +1,4 @@
-"""The token embedding and the output logits, which share one table (SPEC 4.2, 4.8)."""
+"""The token embedding and the output logits, which share one table (SPEC §4.2, §4.8)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def multiplier(scale: float, scope: Scope, alternative: Alternative) -> float:
 
 
 def embedding(table: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Look the tokens up in the table float64 [v, d] and multiply by embedding_multiplier_scale (SPEC 4.2)."""
+    """Look the tokens up in the table float64 [v, d] and multiply by embedding_multiplier_scale (SPEC §4.2)."""
     rows = table[scope.tokens]  # [b, t, d]
     if scope.rounds and alternative.inner == "rounded":
         rows = round_to(rows, scope.config.fprop_dtype)
@@ -25,7 +25,7 @@ def embedding(table: Array, *, scope: Scope, alternative: Alternative) -> Exact:
 
 
 def logits(hidden: Array, table: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Multiply the hidden state [b, t, d] by the table [v, d] and by output_multiplier_scale (SPEC 4.8)."""
+    """Multiply the hidden state [b, t, d] by the table [v, d] and by output_multiplier_scale (SPEC §4.8)."""
     dtype = scope.config.fprop_dtype
     product = contract(hidden, round_to(table, dtype).T)  # [b, t, v]
     constant = multiplier(scope.config.output_multiplier_scale, scope, alternative)

@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation and the residual stream (SPEC 4, RMSNorm; 4.5, 4.7)."""
+"""Root-mean-square normalisation and the residual stream (SPEC §4, RMSNorm; §4.5, §4.7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EPSILON = 1e-5
 
 
 def rms_norm(x: Array, gain: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Return x · rsqrt(mean(x²) + 1e-5) · gain for x [..., d] and gain [d] (SPEC 4)."""
+    """Return x · rsqrt(mean(x²) + 1e-5) · gain for x [..., d] and gain [d] (SPEC §4)."""
     del scope, alternative
     squares = x * x
     total = squares.sum(-1, keepdims=True)
@@ -30,6 +30,6 @@ def rms_norm(x: Array, gain: Array, *, scope: Scope, alternative: Alternative) -
 
 
 def add_residual(x: Array, update: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Return x + update, both [b, t, d] (SPEC 4.5, 4.7)."""
+    """Return x + update, both [b, t, d] (SPEC §4.5, §4.7)."""
     del scope, alternative
     return Exact(x + update, bound=np.abs(x) + np.abs(update), argument=x)

@@ -1,4 +1,4 @@
-"""The router: logits, probabilities, the chosen experts and their gates (SPEC 4.6)."""
+"""The router: logits, probabilities, the chosen experts and their gates (SPEC §4.6)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from grok_conformance.harness.graph.row import Alternative, Exact, Scope
 
 
 def router_logits(x: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Multiply x [b, t, d] by w [d, e] in float32 (SPEC 4.6)."""
+    """Multiply x [b, t, d] by w [d, e] in float32 (SPEC §4.6)."""
     del scope, alternative
     return contract(x, w)
 
 
 def router_probabilities(logits: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Softmax of logits [b, t, e] over all experts in float32 (SPEC 4.6)."""
+    """Softmax of logits [b, t, e] over all experts in float32 (SPEC §4.6)."""
     del scope, alternative
     return softmax(logits, np.ones_like(logits, bool))
 
 
 def expert_index(probabilities: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Return the most probable experts of probabilities [b, t, e], ties to the lowest index: [b, t, c] (SPEC 4.6)."""
+    """Return the most probable experts of probabilities [b, t, e], ties to the lowest index: [b, t, c] (SPEC §4.6)."""
     del alternative
     order = np.argsort(-probabilities, axis=-1, kind="stable")
     value = order[..., : scope.config.model.num_selected_experts].astype(np.float64)
@@ -30,7 +30,7 @@ def expert_index(probabilities: Array, *, scope: Scope, alternative: Alternative
 
 
 def expert_gate(probabilities: Array, index: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Return the probabilities [b, t, e] of the chosen experts index [b, t, c], not renormalised (SPEC 4.6)."""
+    """Return the probabilities [b, t, e] of the chosen experts index [b, t, c], not renormalised (SPEC §4.6)."""
     del scope, alternative
     value = np.take_along_axis(probabilities, index.astype(np.int64), -1)
     return Exact(value, bound=np.abs(value))

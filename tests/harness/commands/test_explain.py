@@ -26,7 +26,7 @@ def test_every_operation_is_explained_from_the_graph_and_the_contract(
 ) -> None:
     assert main(["explain", name]) == 0
     output = capsys.readouterr().out
-    assert output.startswith(f"{name}: an operation (SPEC ")
+    assert output.startswith(f"{name}: an operation (SPEC §")
     assert all(word in output for word in ("gives", "tap", "reads", "compared", "honest runs"))
 
 

@@ -34,7 +34,7 @@ def calls(draw: st.DrawFn) -> Drawn:
 
 
 def sees(tokens: list[int], step: int, query: int, key: int) -> bool:
-    """Tell whether a query of a call sees a slot: the rule of SPEC 4.4 for one pair."""
+    """Tell whether a query of a call sees a slot: the rule of SPEC §4.4 for one pair."""
     if len(tokens) == 1:
         return tokens[0] > PAD and key <= step
     if key > step + query:

@@ -61,7 +61,7 @@ def test_the_operations_of_a_preset_read_all_of_its_weights_and_no_others(name: 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: str(operation.name))
 def test_an_operation_names_its_section_and_its_canonical_way_first(operation: object) -> None:
     assert isinstance(operation, type(OPERATIONS[0]))
-    assert re.fullmatch(r"[45](\.\d)?", operation.section)
+    assert re.fullmatch(r"§[45](\.\d)?", operation.section)
     assert operation.alternatives[0] is CANONICAL
     assert max(Counter(alternative.name for alternative in operation.alternatives).values()) == 1
 

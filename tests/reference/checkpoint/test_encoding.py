@@ -18,7 +18,7 @@ from grok_conformance.reference.checkpoint.encoding import encode
 from grok_conformance.reference.checkpoint.layout import in_file_order
 from grok_conformance.reference.parameters import parameter_shapes
 
-PUBLISHED_BYTES = {  # SPEC 8
+PUBLISHED_BYTES = {  # SPEC §8
     "language_model/in_out_embed": 3_221_225_637,
     "language_model/rms_norm": 24_727,
     "moe/linear": 1_611_137_347,

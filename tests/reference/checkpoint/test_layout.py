@@ -209,7 +209,7 @@ def test_without_an_index_the_files_are_read_in_string_order_and_it_is_said_once
     for layer, norm in zip(loaded, norms, strict=True):
         np.testing.assert_array_equal(layer[norm]["scale"], params[norm]["scale"])
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder} has no index.json: its files are taken to be in the published order (SPEC 8)"
+        f"{folder} has no index.json: its files are taken to be in the published order (SPEC §8)"
     ]
 
 
