@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +15,7 @@ from grok_conformance.harness.contract import (
     TapSpec,
     select_taps,
     split_tap,
+    tap_matches,
     tap_name,
     tap_names,
 )
@@ -116,7 +116,7 @@ def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, c
     if SPECS[operation].dtype in ("float32", "int32"):
         return fixed
     for pattern, declared in info.dtypes.items():
-        if fnmatch.fnmatchcase(tap, pattern):
+        if tap_matches(tap, pattern):
             name = config.fprop_dtype if declared == "fprop" else declared
             if operation in COPIES:
                 return name

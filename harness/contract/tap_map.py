@@ -7,16 +7,19 @@ A row gives the axes of the engine's tensor in the letters of the specification,
     TapSource("logits", engine="lm_head", axes="b t v", padded="v")                        vocabulary padded at its end
 
 A query head q is (g r), its place within the KV head's group last; the head width h is (p j), two halves p of width j.
+What an engine fuses, shards, adds up later or keeps without padding is read through an operator of `tap_sources`.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
+from grok_conformance.harness.contract.tap_sources import NotRecordedError, Recorded, Source, sizes_of
 
 ATOMS = {"q": ("g", "r"), "h": ("p", "j")}
 """Axes of the specification that an engine may take apart."""
@@ -24,20 +27,29 @@ ATOMS = {"q": ("g", "r"), "h": ("p", "j")}
 
 @dataclass(frozen=True)
 class TapSource:
-    """One row of a tap map: a tap (`layers.*.` for all layers), the engine's name for it, and the engine's axes.
+    """One row of a tap map: a tap (`layers.*.` for all layers), where the engine has it, and the engine's axes.
 
-    `{layer}` in the name stands for the layer's index. An axis that the engine leaves out must have size 1. `padded`
+    `{layer}` in a name stands for the layer's index. An axis that the engine leaves out must have size 1. `padded`
     names axes that it pads at their end. The key axis s may have any size.
     """
 
     tap: str
-    engine: str
+    engine: Source
     axes: str
     padded: str = ""
 
 
 def shown_taps(tap_map: Sequence[TapSource]) -> tuple[str, ...]:
-    """Return the globs of the taps that a map shows, as CandidateInfo takes them."""
+    """Return the globs of the taps that a map shows, as CandidateInfo takes them.
+
+    Raises ValueError for a tap that is none, and for one that two rows claim.
+    """
+    known = [spec.name for spec in tap_specs()]
+    for tap, rows in Counter(row.tap for row in tap_map).items():
+        if tap not in known:
+            raise ValueError(f"tap map: {tap} is no tap; `python -m grok_conformance list taps` has their names")
+        if rows > 1:
+            raise ValueError(f"tap map: {tap} is claimed by {rows} rows; leave one")
     return tuple(row.tap for row in tap_map)
 
 
@@ -50,16 +62,22 @@ def map_taps(
 ) -> dict[str, Array]:
     """Return the wanted taps of one call on tokens [b, t], from what the engine recorded under its own names.
 
-    What the engine did not record is left out. Raises ValueError for a tensor that does not fit its row.
+    What the engine did not record is left out. Raises ValueError for a tensor that does not fit its row, and for a map
+    that `shown_taps` refuses.
     """
+    shown_taps(tap_map)
     specs = {spec.name: spec for spec in tap_specs()}
-    sizes = {**config.axis_sizes, "b": tokens.shape[0], "t": tokens.shape[1], "p": 2, "j": config.model.key_size // 2}
+    sizes = sizes_of(config, tokens.shape)
     made = {}
     for row in tap_map:
         for tap in select_taps(select_taps(tap_names(config), [row.tap]), wanted):
-            name = row.engine.format(layer=split_tap(tap)[0])
-            if name in recorded:
-                made[tap] = arrange(recorded[name], row, specs[row.tap].axes, sizes)
+            try:
+                tensor = Recorded(recorded, sizes, {"layer": split_tap(tap)[0]}).read(row.engine)
+            except NotRecordedError:
+                continue
+            except ValueError as error:
+                raise ValueError(f"{row.tap}: {error}: fix the tap map") from None
+            made[tap] = arrange(tensor, row, specs[row.tap].axes, sizes)
     return made
 
 
@@ -73,11 +91,11 @@ def arrange(x: Array, row: TapSource, axes: Sequence[str], sizes: Mapping[str, i
         ends = [size if {*group} & {*row.padded} else None for size, group in zip(shape, groups, strict=True)]
         x = x[tuple(slice(end) for end in ends)]
     if list(x.shape) != shape:
-        raise ValueError(f"{row.engine}: shape {list(x.shape)}, expected {row.axes} = {shape}: mend the tap map")
+        raise ValueError(f"{row.tap}: shape {list(x.shape)}, expected {row.axes} = {shape}: fix the tap map")
     given = [atom for group in groups for letter in group for atom in ATOMS.get(letter, (letter,))]
     asked = [atom for letter in axes for atom in ATOMS.get(letter, (letter,))]
     left_out = [atom for atom in asked if atom not in given and sizes[atom] == 1]
     if sorted(given + left_out) != sorted(asked):
-        raise ValueError(f"{row.engine}: axes {row.axes}, but {row.tap} has {' '.join(axes)}: mend the tap map")
+        raise ValueError(f"{row.tap} has axes {' '.join(axes)}, but the row says {row.axes}: fix the tap map")
     atoms = x.reshape([sizes[atom] for atom in left_out + given])
     return atoms.transpose([(left_out + given).index(atom) for atom in asked]).reshape([sizes[axis] for axis in axes])

@@ -77,7 +77,26 @@ def select_taps(names: Collection[str], patterns: Collection[str] | None) -> tup
     """Return the names that match any of the glob patterns, in their order; None selects all."""
     if patterns is None:
         return tuple(names)
-    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    return tuple(name for name in names if any(tap_matches(name, pattern) for pattern in patterns))
+
+
+def tap_matches(name: str, pattern: str) -> bool:
+    """Return whether a tap's name fits a glob pattern.
+
+    A `*` between dots stands for one part of the name, so that `layers.*.output` is the output of every layer and not
+    `layers.00.attention.output`; one at either end of the pattern, as in `*.kv.*`, for any number of parts.
+    """
+    if pattern == "*":
+        return True
+    parts, globs = name.split("."), pattern.split(".")
+    open_start, open_end = globs[0] == "*", globs[-1] == "*"
+    inner = globs[open_start : len(globs) - open_end]
+    for before in range(len(parts) - len(inner) + 1):
+        after = len(parts) - len(inner) - before
+        placed = (before > 0) == open_start and (after > 0) == open_end
+        if placed and all(map(fnmatch.fnmatchcase, parts[before : before + len(inner)], inner)):
+            return True
+    return False
 
 
 SPECS: Mapping[str, TapSpec] = {spec.operation: spec for spec in tap_specs()}

@@ -131,3 +131,26 @@ def test_select_taps_keeps_the_order_of_the_names_and_matches_case() -> None:
     assert select_taps(names, ["LOGITS"]) == ()
     assert select_taps(names, []) == ()
     assert select_taps(names, None) == names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("layers.*.output", "layers.00.output", True),
+        ("layers.*.output", "layers.00.attention.output", False),
+        ("layers.*.output", "layers.00.moe.output", False),
+        ("layers.*.attention.*", "layers.11.attention.query", True),
+        ("layers.*", "layers.00.moe.output", True),
+        ("layers.01.*", "layers.01.router.logits", True),
+        ("layers.01.*", "layers.10.router.logits", False),
+        ("*.moe.expert_*", "layers.00.moe.expert_gate", True),
+        ("*.moe.expert_*", "layers.00.moe.output", False),
+        ("*.kv.*", "layers.00.kv.keys", True),
+        ("*.output", "layers.00.moe.output", True),
+        ("*.logits", "logits", False),
+        ("*", "layers.00.kv.keys", True),
+        ("logits", "logits", True),
+    ],
+)
+def test_a_star_within_a_pattern_stands_for_one_part_of_a_name(pattern: str, name: str, fits: bool) -> None:  # noqa: FBT001 - data
+    assert bool(select_taps([name], [pattern])) is fits

@@ -22,7 +22,7 @@ def tensor(*shape: int) -> Array:
 
 
 def mapped(row: TapSource, x: Array, tap: str, tokens: Array = TOKENS) -> Array:
-    (made,) = map_taps([row], UNEQUAL, tokens, ["*"], {row.engine.format(layer=1): x}).items()
+    (made,) = map_taps([row], UNEQUAL, tokens, ["*"], {str(row.engine).format(layer=1): x}).items()
     assert made[0] == tap
     return made[1]
 
@@ -51,14 +51,14 @@ def test_an_engine_of_one_row_may_leave_the_batch_out() -> None:
     x = tensor(1, T, G * R, H)
     made = mapped(TapSource(QUERY, "q{layer}", "t q h"), x[0], "layers.01.attention.query", TOKENS[:1])
     np.testing.assert_array_equal(made, x)
-    with pytest.raises(ValueError, match=r"axes t q h, but layers\.\*\.attention\.query has b t q h"):
+    with pytest.raises(ValueError, match=r"query has axes b t q h, but the row says t q h"):
         mapped(TapSource(QUERY, "q{layer}", "t q h"), x[0], "layers.01.attention.query")
 
 
 def test_padding_is_cropped_where_the_row_says_so_and_nowhere_else() -> None:
     x = tensor(B, T, V + 27)
     np.testing.assert_array_equal(mapped(TapSource("logits", "out", "b t v", padded="v"), x, "logits"), x[..., :V])
-    with pytest.raises(ValueError, match=r"out: shape \[2, 6, 128\], expected b t v = \[2, 6, 101\]"):
+    with pytest.raises(ValueError, match=r"logits: shape \[2, 6, 128\], expected b t v = \[2, 6, 101\]"):
         mapped(TapSource("logits", "out", "b t v"), x, "logits")
 
 
@@ -80,3 +80,22 @@ def test_every_layer_is_mapped_by_one_row() -> None:
     recorded = {f"blk.{layer}.q": tensor(B, T, G * R, H) + layer for layer in range(2)}
     made = map_taps([TapSource(QUERY, "blk.{layer}.q", "b t q h")], UNEQUAL, TOKENS, ["*"], recorded)
     assert {tap: x.flat[0] for tap, x in made.items()} == {f"layers.0{i}.attention.query": i for i in range(2)}
+
+
+def test_a_layers_output_is_not_that_of_its_blocks() -> None:
+    recorded = {f"l{layer}": tensor(B, T, 40) for layer in range(2)}
+    made = map_taps([TapSource("layers.*.output", "l{layer}", "b t d")], UNEQUAL, TOKENS, ["*"], recorded)
+    assert set(made) == {"layers.00.output", "layers.01.output"}
+
+
+def test_a_tap_that_two_rows_claim_is_refused() -> None:
+    twice = [TapSource("logits", "out", "b t v"), TapSource("logits", "lm_head", "b t v")]
+    with pytest.raises(ValueError, match=r"tap map: logits is claimed by 2 rows; leave one"):
+        shown_taps(twice)
+    with pytest.raises(ValueError, match="claimed by 2 rows"):
+        map_taps(twice, UNEQUAL, TOKENS, ["*"], {})
+
+
+def test_a_row_of_no_tap_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tap map: layers\.\*\.attention\.qurey is no tap"):
+        shown_taps([TapSource("layers.*.attention.qurey", "q", "b t q h")])
