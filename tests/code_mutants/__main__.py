@@ -1,7 +1,8 @@
-"""Mutation testing of the code that decides: `python -m tests.code_mutants [MODULE …]`.
+"""Small faults put into the code that decides, which its tests must see: `python -m tests.code_mutants [MODULE …]`.
 
 Each mutant of a module runs its tests in a forked child. One that they do not fail survives and is listed in SCORES.md;
 it counts against the score unless `reasons.json` says why it is equivalent, as no test can tell it from the original.
+A score belongs to the code of one function: only functions whose code has changed since are scored again.
 """
 
 from __future__ import annotations
@@ -26,12 +27,23 @@ import ml_dtypes  # noqa: F401
 import numpy as np  # noqa: F401
 import pytest
 
-from tests.code_mutants.mutations import Mutant, mutants
+from tests.code_mutants.mutations import Mutant, digests, mutants, num_mutants
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
-TARGETS = ("compare", "blocks", "statistics", "verdict", "noise", "routing", "choice")
+TARGETS = (
+    "measure.comparison",
+    "measure.scan",
+    "measure.systematic",
+    "measure.noise",
+    "checks.flips",
+    "checks.pooling",
+    "checks.ways",
+    "judging.verdict",
+)
 LIMIT_SECONDS = 60
+
+Scores = dict[str, dict[str, Any]]  # module, function: digest, num_mutants, survivors
 
 HEAD = (
     "# Mutation testing of the code that decides", "",
@@ -39,7 +51,7 @@ HEAD = (
     "| module | mutants | killed | equivalent | score |",
     "|---|---:|---:|---:|---:|",
 )  # fmt: skip
-BODY = ("", "## Survivors", "", "| module, line | was | is | why no test can see it |", "|---|---|---|---|")
+BODY = ("", "## Survivors", "", "| module, function | was | is | why no test can see it |", "|---|---|---|---|")
 
 
 class Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -69,55 +81,76 @@ def survives(name: str, path: Path, mutant: Mutant | None, tests: Sequence[str])
             os.dup2(null, 2)
             if mutant is not None:
                 sys.meta_path.insert(0, Loader(name, path, mutant))
-            options = [
-                "-x",
-                "-q",
-                "--assert=plain",
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:randomly",
-                "-p",
-                "no:xdist",
-                "--no-header",
-            ]
+            plugins = ("-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist")
+            options = ("-x", "-q", "--assert=plain", "--no-header", *plugins)
             os._exit(int(pytest.main([*options, *tests]) != pytest.ExitCode.OK))
         os._exit(1)
     _, status = os.waitpid(child, 0)
     return status == 0
 
 
-def score(target: str) -> dict[str, Any]:
-    """Return the score of a module and its survivors."""
-    path = ROOT / "harness" / f"{target}.py"
-    tests = [str(path) for path in sorted((ROOT / "tests" / "harness").glob(f"test_{target}*.py"))]
-    if not survives(f"harness.{target}", path, None, tests):
+def changed(target: str, scores: Scores) -> set[str]:
+    """Return the parts of a module that have no score, or one of other code."""
+    scored = scores.get(target, {})
+    return {part for part, digest in digests(source(target)).items() if scored.get(part, {}).get("digest") != digest}
+
+
+def source(target: str) -> str:
+    """Return the code of a module as it is now."""
+    return path_of(target).read_text()
+
+
+def path_of(target: str) -> Path:
+    """Return the file of a module, named by its dotted path below `harness`."""
+    return ROOT.joinpath("harness", *target.split(".")).with_suffix(".py")
+
+
+def tests_of(target: str) -> list[str]:
+    """Return the test files of a module: those at its own path."""
+    path = path_of(target).relative_to(ROOT)
+    return [str(each) for each in sorted((ROOT / "tests" / path.parent).glob(f"test_{path.stem}*.py"))]
+
+
+def score(target: str, scored: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+    """Return the scores of a module's parts, those that are not wanted as they were."""
+    name, path, tests = f"grok_conformance.harness.{target}", path_of(target), tests_of(target)
+    if not survives(name, path, None, tests):
         sys.exit(f"{target}: its tests fail without a mutant")
-    found, survivors, began = list(mutants(path.read_text())), [], time.monotonic()
+    code = path.read_text()
+    found, began = list(mutants(code, wanted)), time.monotonic()
+    survivors: dict[str, list[dict[str, str]]] = {part: [] for part in wanted}
     for i, mutant in enumerate(found, start=1):
-        if survives(f"harness.{target}", path, mutant, tests):
-            survivors.append({"line": mutant.line, "code": mutant.code, "before": mutant.before, "after": mutant.after})
+        if survives(name, path, mutant, tests):
+            survivor = {"code": mutant.code, "before": mutant.before, "after": mutant.after}
+            survivors[mutant.part].append(survivor)
         left = (time.monotonic() - began) / i * (len(found) - i)
-        sys.stderr.write(f"\r{target}: {i} of {len(found)}, {len(survivors)} survive, {left:.0f} s left ")
+        total = sum(map(len, survivors.values()))
+        sys.stderr.write(f"\r{target}: {i} of {len(found)}, {total} survive, {left:.0f} s left ")
     sys.stderr.write("\n")
-    return {"num_mutants": len(found), "killed": len(found) - len(survivors), "survivors": survivors}
+    counts = num_mutants(code)
+    return {
+        part: {"digest": digest, "num_mutants": counts[part], "survivors": survivors[part]}
+        if part in wanted
+        else scored[part]
+        for part, digest in digests(code).items()
+    }
 
 
-def write(scores: dict[str, Any]) -> None:
+def write(scores: Scores) -> None:
     """Write SCORES.md and scores.json."""
     reasons = json.loads((FOLDER / "reasons.json").read_text())
     summary, survivors, used = [], [], set()
-    for target, row in scores.items():
-        num_equivalent = 0
-        for each in row["survivors"]:
-            key = f"{target} | {each['code']} | {each['before']} -> {each['after']}"
+    for target, parts in scores.items():
+        rows = [(part, each) for part, row in parts.items() for each in row["survivors"]]
+        keys = [f"{target} | {part} | {each['code']} | {each['before']} -> {each['after']}" for part, each in rows]
+        for key, (part, each) in zip(keys, rows, strict=True):
             before, after = (each[name].replace("|", "\\|").replace("\n", " ") for name in ("before", "after"))
-            survivors.append(f"| {target}, {each['line']} | `{before}` | `{after}` | {reasons.get(key, '–')} |")
-            num_equivalent += key in reasons
-            used.add(key)
-        share = row["killed"] / (row["num_mutants"] - num_equivalent)
-        cells = (row["num_mutants"], row["killed"], num_equivalent, f"{share:.1%}")
-        summary.append(f"| harness/{target}.py | {' | '.join(map(str, cells))} |")
+            survivors.append(f"| {target}, {part} | `{before}` | `{after}` | {reasons.get(key, '–')} |")
+        used |= set(keys)
+        total, num_equivalent = sum(row["num_mutants"] for row in parts.values()), sum(key in reasons for key in keys)
+        share = (total - len(rows)) / (total - num_equivalent)
+        cells = (total, total - len(rows), num_equivalent, f"{share:.1%}")
+        summary.append(f"| {path_of(target).relative_to(ROOT)} | {' | '.join(map(str, cells))} |")
     if stale := [key for key in reasons if key.split(" | ")[0] in scores and key not in used]:
         sys.stderr.write(f"reasons.json: {stale[0]!r} survives no longer; {len(stale)} such in all, remove them\n")
     lines = (*HEAD, *summary, *BODY, *survivors)
@@ -126,14 +159,15 @@ def write(scores: dict[str, Any]) -> None:
 
 
 def main(targets: Sequence[str]) -> None:
-    """Score some modules; the others keep their scores."""
+    """Score what has changed since it was scored last; `--all` scores everything."""
     hypothesis.settings.register_profile("mutants", derandomize=True, database=None)
-    path = FOLDER / "scores.json"
-    scores = json.loads(path.read_text()) if path.exists() else {}
-    for target in targets:
-        scores[target] = score(target)
-        write(scores)
+    scores: Scores = json.loads((FOLDER / "scores.json").read_text())
+    everything = "--all" in targets
+    for target in [each for each in targets if each != "--all"] or TARGETS:
+        if wanted := set(digests(source(target))) if everything else changed(target, scores):
+            scores[target] = score(target, scores.get(target, {}), wanted)
+            write({each: scores[each] for each in TARGETS if each in scores})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or TARGETS)
+    main(sys.argv[1:])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -32,32 +33,94 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "argmax": "argm
          "minimum": "maximum", "mean": "sum", "zeros": "ones"}  # fmt: skip
 
 
+MODULE = "module"  # the part that holds what stands in no function and no class
+
+
 @dataclass(frozen=True)
 class Mutant:
-    """A module with one fault: its line and the code there, what stood in its place and what stands there now."""
+    """A module with one fault: the part it is in, the code there, what stood in its place and what stands there now."""
 
-    line: int
+    part: str
     code: str
     before: str
     after: str
     tree: ast.Module
 
 
-def mutants(source: str) -> Iterator[Mutant]:
-    """Yield every mutant of a module; what decides nothing (annotations, docstrings, decorators) is left alone."""
-    tree, lines = ast.parse(source), source.splitlines()
-    inert = set(map(id, inert_nodes(tree)))
-    nodes = list(ast.walk(tree))
-    for i, node in enumerate(nodes):
-        if id(node) in inert:
-            continue
-        for changed in variants(node):
+def mutants(source: str, wanted: Collection[str] | None = None) -> Iterator[Mutant]:
+    """Yield every mutant of a module, or of the wanted parts of it."""
+    tree = ast.parse(source)
+    for i, node, part, statement in places(tree):
+        for changed in variants(node) if wanted is None or part in wanted else ():
             mutated = copy.deepcopy(tree)
-            place = list(ast.walk(mutated))[i]
-            replace(mutated, place, changed)
+            replace(mutated, list(ast.walk(mutated))[i], changed)
             ast.fix_missing_locations(mutated)
-            line = getattr(node, "lineno", 1)
-            yield Mutant(line, lines[line - 1].strip(), ast.unparse(node), ast.unparse(changed), mutated)
+            code = ast.unparse(statement).splitlines()[0]
+            yield Mutant(part, code, ast.unparse(node), ast.unparse(changed), mutated)
+
+
+def num_mutants(source: str) -> dict[str, int]:
+    """Return how many mutants each part of a module has."""
+    tree = ast.parse(source)
+    counts = dict.fromkeys(parts(tree), 0)
+    for _, node, part, _ in places(tree):
+        counts[part] += sum(1 for _ in variants(node))
+    return counts
+
+
+def parts(tree: ast.Module) -> dict[str, list[ast.stmt]]:
+    """Return the statements of each part: a function, a method, a class without its methods, and the module's own."""
+    found: dict[str, list[ast.stmt]] = {MODULE: []}
+    for statement in tree.body:
+        match statement:
+            case ast.FunctionDef(name=name):
+                found[name] = [statement]
+            case ast.ClassDef(name=name, body=body):
+                methods = [each for each in body if isinstance(each, ast.FunctionDef)]
+                found[name] = [each for each in body if each not in methods]
+                found |= {f"{name}.{each.name}": [each] for each in methods}
+            case ast.Import() | ast.ImportFrom():
+                pass
+            case _:
+                found[MODULE].append(statement)
+    return found
+
+
+def digests(source: str) -> dict[str, str]:
+    """Return a digest of the code of each part, which comments, docstrings and the place in the file do not change."""
+    return {
+        name: hashlib.sha256(repr([canonical(each) for each in statements]).encode()).hexdigest()[:16]
+        for name, statements in parts(ast.parse(source)).items()
+    }
+
+
+def canonical(node: object) -> object:
+    """Return what a node says, alike in every version of Python: its kind and its fields that say something."""
+    if isinstance(node, list):
+        return [canonical(each) for each in node if not is_docstring(each)]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [(name, canonical(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return type(node).__name__, fields
+
+
+def is_docstring(node: object) -> bool:
+    """Return whether a statement is a text by itself."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def places(tree: ast.Module) -> Iterator[tuple[int, ast.AST, str, ast.stmt]]:
+    """Yield each node that decides something, by its index in a walk, with its part and its innermost statement."""
+    inert = set(map(id, inert_nodes(tree)))
+    homes: dict[int, tuple[str, ast.stmt]] = {}
+    for part, statements in parts(tree).items():
+        for statement in statements:
+            for inner in ast.walk(statement):  # outer statements come first, so that the innermost one is kept
+                if isinstance(inner, ast.stmt):
+                    homes |= {id(node): (part, inner) for node in ast.walk(inner)}
+    for i, node in enumerate(ast.walk(tree)):
+        if id(node) not in inert and id(node) in homes:
+            yield i, node, *homes[id(node)]
 
 
 def inert_nodes(tree: ast.Module) -> Iterator[ast.AST]:

@@ -9,7 +9,6 @@ from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
-from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.contract import TransformerConfig, tap_names
 from grok_conformance.harness.judging.verdict import (
     SEVERITY,
@@ -281,28 +280,3 @@ def test_an_error_in_common_of_exactly_what_is_allowed_passes() -> None:
     (row,) = by_operation([case("a", replace(GOOD, systematic=(even,)))], DTYPES, {})
     assert row.systematic[0].ratio == 1.0
     assert row.status == "pass"
-
-
-@pytest.mark.parametrize(
-    ("tap", "counted"),
-    [
-        ("embedding", 2),
-        ("layers.00.attention.norm", 2),
-        ("layers.00.attention.value", 2),
-        ("layers.00.attention.output", 3),
-        ("layers.01.attention.norm", 3),
-        ("final_norm", 3),
-    ],
-)
-def test_values_of_the_token_alone_count_once_per_preset_and_the_largest_comparison_stands_for_them(
-    tap: str, counted: int
-) -> None:
-    found = [
-        ("small/prefill/a", leaning(0.1, tap, 100)),
-        ("small/prefill/b", leaning(0.2, tap, 900)),
-        ("large/prefill/a", leaning(0.2, tap, 500)),
-    ]
-    (gain,) = pooled_systematic(found)
-    assert gain.information == counted
-    if counted == 2:
-        assert gain.ratio == pytest.approx(0.2 * math.sqrt(2))
