@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Case, Preset
-from grok_conformance.harness.checks.evidence import Evidence, Key
+from grok_conformance.harness.checks.evidence import Key
+from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import (
     Array,
     LanguageModelConfig,
     split_tap,
     tap_name,
 )
-from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import (
     NUM_SIMULATIONS,
@@ -38,65 +39,46 @@ class Segments:
     undecided: Mapping[int, Array]
 
 
-def simulate(
-    preset: Preset,
-    case: Case,
-    evidence: Evidence,
-    weights: ExactWeights,
-    alternatives: Alternatives | None,
-    evaluator: Evaluator = evaluate,
-) -> Segments:
+def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate) -> Segments:
     """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray."""
-    config = evidence.config
+    case, evidence, look = exhibit.case, exhibit.evidence, exhibit.look
     random = np.random.default_rng(0)
-    shown = {key: value.cleaned for key, value in evidence.observed.items()}
-
-    def look(call: int, tap: str) -> Array | None:
-        return shown.get((call, tap))
-
-    exact = {
-        (call, tap): (result, value)
-        for call, tap, result, value in walk(
-            preset, case, look, weights=weights, alternatives=alternatives, evaluator=evaluator
-        )
-    }
+    in_its_ways = partial(
+        walk,
+        exhibit.preset,
+        case,
+        weights=exhibit.weights,
+        alternatives=exhibit.ways.alternatives,
+        evaluator=evaluator,
+    )
+    exact = {(call, tap): (result, value) for call, tap, result, value in in_its_ways(shown=look)}
 
     def forced(call: int, tap: str) -> Array | None:
-        return exact[call, tap][1] if tap.endswith("moe.expert_index") else shown.get((call, tap))
+        return exact[call, tap][1] if tap.endswith("moe.expert_index") else look(call, tap)
 
     squares: dict[Key, Array] = {}
     for _ in range(NUM_SIMULATIONS):
-        noisy = walk(
-            preset,
-            case,
-            forced,
-            weights=weights,
-            alternatives=alternatives,
-            evaluator=evaluator,
-            perturb=lambda tap, result: disturb(result, evidence.recorded[split_tap(tap)[1]], random),
+        noisy = in_its_ways(
+            shown=forced, perturb=lambda tap, result: disturb(result, evidence.recorded[split_tap(tap)[1]], random)
         )
         for call, tap, result, _ in noisy:
             difference = np.square(result.value - exact[call, tap][0].value)
             squares[call, tap] = squares.get((call, tap), 0.0) + difference / NUM_SIMULATIONS
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
-    undecided = {call: undecided_from(case, call, config, exact, deviation, shown) for call in range(len(case.calls))}
+    undecided = {call: undecided_from(exhibit, call, exact, deviation) for call in range(len(case.calls))}
     return Segments(deviation, undecided)
 
 
 def undecided_from(
-    case: Case,
-    call: int,
-    config: LanguageModelConfig,
-    exact: Mapping[Key, tuple[Exact, Array]],
-    deviation: Mapping[Key, Array],
-    shown: Collection[Key],
+    exhibit: Exhibit, call: int, exact: Mapping[Key, tuple[Exact, Array]], deviation: Mapping[Key, Array]
 ) -> Array:
     """Return for each row the first position whose hidden choice of experts lies within honest noise, int [b]."""
-    b, t = case.calls[call].tokens.shape
+    config = exhibit.evidence.config
+    b, t = exhibit.case.calls[call].tokens.shape
     undecided = np.zeros((b, t), bool)
     for layer in range(0 if config.dense else config.model.num_layers):
         key = (call, tap_name(layer, "router.probabilities"))
-        if (call, tap_name(layer, "moe.expert_index")) in shown or key not in deviation:
+        if (call, tap_name(layer, "moe.expert_index")) in exhibit.evidence.observed or key not in deviation:
             continue
         gap, fence = boundary_gap(exact[key][1], config), 2 * SAFETY * deviation[key].max(-1)
         undecided |= gap <= fence

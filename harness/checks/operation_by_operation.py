@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Case, Preset, steps_before
-from grok_conformance.harness.checks.evidence import Evidence, Key, has_gaps
+from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.checks.evidence import Key
+from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.hidden import before, simulate, widened
-from grok_conformance.harness.checks.readings import Readings, reader
+from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import (
     Array,
     LanguageModelConfig,
@@ -20,7 +21,7 @@ from grok_conformance.harness.contract import (
 )
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.measure.comparison import (
@@ -38,43 +39,30 @@ from grok_conformance.harness.measure.noise import (
 from grok_conformance.harness.measure.scan import Fencing, fenced, fenced_by
 
 
-def check_case(  # noqa: PLR0913 - a case, and every way in which its operations may be computed
-    preset: Preset,
-    case: Case,
-    evidence: Evidence,
-    *,
-    num_elements: int,
-    weights: ExactWeights | None = None,
-    alternatives: Alternatives | None = None,
-    readings: Readings | None = None,
-    only: Collection[str] | None = None,
-    evaluator: Evaluator = evaluate,
+def check_case(
+    exhibit: Exhibit, *, num_elements: int, only: Collection[str] | None = None, evaluator: Evaluator = evaluate
 ) -> list[Comparison]:
     """Compare every tap that a candidate showed in a case with its operation applied to what the candidate showed.
 
     `num_elements` is the size of the whole run, which sets λ. Around taps that are not shown the operations are
-    composed and checked as one. `readings` say what consumers really used, `only` restricts the check to some rows;
-    `evaluator` applies the operations.
+    composed and checked as one. `only` restricts the check to some rows; `evaluator` applies the operations.
     """
-    config = evidence.config
+    case, evidence, config = exhibit.case, exhibit.evidence, exhibit.evidence.config
     factor, reach = tail_factor(num_elements), margin(num_elements)
-    weights = weights or ExactWeights(config, preset.weights)
-    shown = {key: value.cleaned for key, value in evidence.observed.items()}
-    gaps = has_gaps(config, case, shown)
-    segments = simulate(preset, case, evidence, weights, alternatives, evaluator) if gaps else None
+    segments = simulate(exhibit, evaluator) if exhibit.hides_taps else None
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}
-    read = reader(readings or {}, evidence.recorded, only if segments is None else None, evaluator)
+    read = reader(exhibit.ways.readings, evidence.recorded, only if segments is None else None, evaluator)
     for call, tap, exact, value in walk(
-        preset, case, lambda call, tap: shown.get((call, tap)), weights=weights, alternatives=alternatives,
+        exhibit.preset, case, exhibit.look, weights=exhibit.weights, alternatives=exhibit.ways.alternatives,
         evaluator=read, margin=reach,
     ):  # fmt: skip
         key, operation = (call, tap), split_tap(tap)[1]
         if only is not None and operation_of(tap, config).name not in only:
             continue
         if operation == "router.probabilities":
-            hidden = None if segments is None or key in shown else segments.deviation.get(key, 0.0)
+            hidden = None if segments is None or key in evidence.observed else segments.deviation.get(key, 0.0)
             scores[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value, slack_of(exact, hidden, factor)
         if key not in evidence.observed:
             continue
@@ -84,7 +72,7 @@ def check_case(  # noqa: PLR0913 - a case, and every way in which its operations
                 mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
             found = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
             # Sums of tied experts may differ by a rounding: they are tied only where the port's own scores are equal.
-            binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], "router.probabilities")) in shown
+            binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], "router.probabilities")) in evidence.observed
             results[key] = replace(found, problem=found.problem or (found.note if binding else ""))
             continue
         deviation = None if segments is None else segments.deviation.get(key)

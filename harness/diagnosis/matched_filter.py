@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.diagnosis.prediction import Exhibit, Prediction, hides_taps, predict
+from grok_conformance.harness.diagnosis.prediction import Prediction, predict
 from grok_conformance.harness.faults import FAULTS, Fault
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.measure.comparison import Comparison
@@ -92,7 +93,7 @@ def telling(exhibits: Sequence[Exhibit], comparisons: Sequence[Sequence[Comparis
 
     There every fault takes a walk through the model, and every fence sixteen.
     """
-    if not any(hides_taps(exhibit) for exhibit in exhibits):
+    if not any(exhibit.hides_taps for exhibit in exhibits):
         return list(exhibits)
     failing = [x for x, found in zip(exhibits, comparisons, strict=True) if not all(c.passed for c in found)]
     return (failing or list(exhibits))[:NUM_EXHIBITS]

@@ -14,12 +14,13 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
-from grok_conformance.harness.checks.evidence import Evidence, Key, gather
+from grok_conformance.harness.checks.evidence import Evidence, Key
+from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import fencing_of, slack_of
-from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
+from grok_conformance.harness.checks.ways import choose_ways, failing_together
 from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
 from grok_conformance.harness.diagnosis.power import taps_of_level
-from grok_conformance.harness.diagnosis.prediction import Exhibit, Prediction, hides_taps, predict
+from grok_conformance.harness.diagnosis.prediction import Prediction, predict
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, walk
 from grok_conformance.harness.graph.row import Exact
@@ -54,17 +55,17 @@ def power_of_case(
     fences = {"factor": tail_factor(num_elements), "margin": margin(num_elements)}
     everywhere: dict[str, tuple[int, ...]] = {spec.operation: () for spec in tap_specs()}
 
-    def exhibit_of(values: Mapping[str, Array]) -> Exhibit:
-        return Exhibit(preset, case, gather(preset, case, info, values), weights, {})
+    def shown_as(values: Mapping[str, Array]) -> Exhibit:
+        return exhibit_of(preset, case, info, values, weights)
 
-    golden = exhibit_of(inputs)
-    hidden = list(predict(golden, everywhere, faults, **fences)) if hides_taps(golden) else None
+    golden = shown_as(inputs)
+    hidden = list(predict(golden, everywhere, faults, **fences)) if golden.hides_taps else None
     power = {}
     for name, fault in faults.items():
         still = hidden or fault.operations == ("moe.expert_index",)
         draws = []
         for _ in range(NUM_DRAWS):
-            exhibit = golden if still else exhibit_of(shown_by_port(golden, fault, random))
+            exhibit = golden if still else shown_as(shown_by_port(golden, fault, random))
             own = dict.fromkeys(fault.operations, ())
             predictions = hidden or list(predict(exhibit, own, {name: fault}, **fences))
             draws.append(found_in(exhibit, predictions, name, num_elements, random))
@@ -130,9 +131,9 @@ def fails_at(
         return any(not one.passed or bool(one.note) for one in routed)
     seen = {prediction.key: drawn(exhibit, prediction, given[prediction.key], random) for prediction in row}
     local = {exhibit.case.id: [compared(exhibit, prediction, seen[prediction.key]) for prediction in row]}
-    shown = [Shown(exhibit.preset, exhibit.case, showing(exhibit, seen), exhibit.weights)]
-    if not hides_taps(exhibit):
-        choose_ways(shown, local, num_elements)
+    shown = [replace(exhibit, evidence=showing(exhibit, seen))]
+    if not exhibit.hides_taps:
+        _, local = choose_ways(shown, local, num_elements)
     return not all(one.passed for one in local[exhibit.case.id]) or bool(failing_together(shown, local))
 
 

@@ -7,31 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Case, Preset, steps_before
-from grok_conformance.harness.checks.evidence import Evidence, Key, has_gaps, safe
+from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.checks.evidence import Key, safe
+from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.hidden import before, simulate, widened
 from grok_conformance.harness.contract import Array, split_tap, tap_name, tap_names
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.faults import Fault, change_of, mutant
-from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Alternatives, Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Alternative, Exact, Scope
 from grok_conformance.harness.measure.noise import Fence, fence_of
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """One case and what a candidate showed in it."""
-
-    preset: Preset
-    case: Case
-    evidence: Evidence
-    weights: ExactWeights
-    alternatives: Alternatives
-
-
-def hides_taps(exhibit: Exhibit) -> bool:
-    """Return whether any tap of the case is not shown."""
-    return has_gaps(exhibit.evidence.config, exhibit.case, exhibit.evidence.observed)
 
 
 @dataclass(frozen=True)
@@ -72,8 +57,8 @@ def predict(
     # What no check compares is shown too: a fault may let a masked key or a pad in.
     shown = {key: safe(key[1], seen.raw, evidence.config) for key, seen in evidence.observed.items()}
     segments = None
-    if hides_taps(exhibit):
-        segments = simulate(preset, case, evidence, exhibit.weights, exhibit.alternatives)
+    if exhibit.hides_taps:
+        segments = simulate(exhibit)
     hidden = {tap for call in range(len(case.calls)) for tap in tap_names(evidence.config) if (call, tap) not in shown}
     wanted = {
         tap
@@ -89,7 +74,7 @@ def predict(
             case,
             lambda call, tap: shown.get((call, tap)),
             weights=exhibit.weights,
-            alternatives=exhibit.alternatives,
+            alternatives=exhibit.ways.alternatives,
             evaluator=only(taps, evaluator),
             margin=margin,
         )

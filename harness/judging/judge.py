@@ -9,17 +9,15 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, tap_key
 from grok_conformance.harness.checks.end_to_end import Honest, drifts, flips, honest_run, per_token, route_of
-from grok_conformance.harness.checks.evidence import Evidence, fit_slots, gather
+from grok_conformance.harness.checks.evidence import Evidence, fit_slots
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
 from grok_conformance.harness.checks.flips import count_flips
 from grok_conformance.harness.checks.logit_agreement import logit_agreements, routing_margins
 from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.contract.taps import SPECS
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
-from grok_conformance.harness.diagnosis.prediction import Exhibit
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
-from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.judging.emulation import (
     covering,
     diagnosed,
@@ -29,6 +27,7 @@ from grok_conformance.harness.judging.emulation import (
     waive,
 )
 from grok_conformance.harness.judging.groups import Group
+from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
 from grok_conformance.harness.measure.comparison import Comparison, widen
@@ -63,54 +62,50 @@ def judge_candidate(
     Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen per operation
     and compute dtype over all groups, or none if none makes every case of every group pass.
     """
-    weights = [ExactWeights(replace(g.preset.config, fprop_dtype=g.fprop_dtype), g.preset.weights) for g in groups]
-    evidence = [gather_group(group, answer) for group, answer in zip(groups, answers, strict=True)]
-    local: Local = {}
-    ways: dict[str, Ways] = {}
-    diagnoses: dict[str, dict[str, Diagnosis]] = {}
+    pairs = list(zip(groups, answers, strict=True))
+    exhibits = {one.case.id: one for group, answer in pairs for one in shown_in(group, answer)}
+    judged: dict[str, JudgedOperations] = {}
     for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
-        shown = [
-            Shown(group.preset, case, found[case.id], exact)
-            for group, found, exact in zip(groups, evidence, weights, strict=True)
-            if group.fprop_dtype == dtype
-            for case in group.cases
-            if case.id in found
-        ]
-        for one in shown:
-            local[one.case.id] = check_case(
-                one.preset, one.case, one.evidence, num_elements=num_elements, weights=one.weights
-            )
-        ways[dtype] = choose_ways(shown, local, num_elements)
-        diagnoses[dtype] = diagnose_failures(shown, local, ways[dtype])
-    judged = []
-    for i, group in enumerate(groups):
-        verdicts = []
+        own = [one for one in exhibits.values() if one.evidence.config.fprop_dtype == dtype]
+        judged[dtype] = judge_operations(own, num_elements)
+        exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
+    results = []
+    for group, answer in pairs:
+        found, verdicts = judged[group.fprop_dtype], []
         for case in group.cases:
-            answer = answers[i][case.id]
-            if case.id not in evidence[i]:
-                verdicts.append(unanswered(case, answer, in_case(waivers, case.id)))
+            known = in_case(waivers, case.id)
+            if case.id not in exhibits:
+                verdicts.append(unanswered(case, answer[case.id], known))
                 continue
-            seen, found, known = evidence[i][case.id], local[case.id], in_case(waivers, case.id)
-            if named := diagnosed(known, diagnoses[group.fprop_dtype]):
-                chosen = ways[group.fprop_dtype]
-                emulated = check_case(
-                    group.preset, case, unmasked(seen), num_elements=num_elements, weights=weights[i],
-                    alternatives=chosen.alternatives, readings=chosen.readings, evaluator=emulating(named),
-                    only={operation_of(c.tap, seen.config).name for c in found if covering(named, c.tap)},
-                )  # fmt: skip
-                found = waive(found, emulated, named)
-            verdicts.append(judge_case(group, case, answer, seen, found, weights[i], honest_runs, known))
-        judged.append(Judged(tuple(verdicts), ways[group.fprop_dtype], diagnoses[group.fprop_dtype]))
-    return judged
+            one = exhibits[case.id]
+            comparisons = waive_known(one, found.local[case.id], diagnosed(known, found.diagnoses), num_elements)
+            verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
+        ways = next((one.ways for one in found.exhibits), Ways())
+        results.append(Judged(tuple(verdicts), ways, found.diagnoses))
+    return results
 
 
-def gather_group(group: Group, answers: Mapping[str, Answer]) -> dict[str, Evidence]:
-    """Read what a candidate showed in every case that it answered."""
-    return {
-        case.id: gather(group.preset, case, answer.info, answer.taps)
+def shown_in(group: Group, answers: Mapping[str, Answer]) -> list[Exhibit]:
+    """Read what a candidate showed in every case of a group that it answered."""
+    weights = ExactWeights(replace(group.preset.config, fprop_dtype=group.fprop_dtype), group.preset.weights)
+    return [
+        exhibit_of(group.preset, case, answer.info, answer.taps, weights)
         for case in group.cases
         if (answer := answers[case.id]).status == "answered" and answer.info is not None
-    }
+    ]
+
+
+def waive_known(
+    exhibit: Exhibit, comparisons: Sequence[Comparison], known: Sequence[Waiver], num_elements: int
+) -> Sequence[Comparison]:
+    """Mark what known deviations waive, held against the oracle that has them."""
+    if not known:
+        return comparisons
+    emulated = check_case(
+        replace(exhibit, evidence=unmasked(exhibit.evidence)), num_elements=num_elements, evaluator=emulating(known),
+        only={exhibit.row_of(c) for c in comparisons if covering(known, c.tap)},
+    )  # fmt: skip
+    return waive(comparisons, emulated, known)
 
 
 def unanswered(case: Case, answer: Answer, waivers: Sequence[Waiver]) -> CaseVerdict:
@@ -120,28 +115,16 @@ def unanswered(case: Case, answer: Answer, waivers: Sequence[Waiver]) -> CaseVer
     return CaseVerdict(case=case.id, status=status, reason=answer.reason, waived=tuple(known[:1]))
 
 
-def diagnose_failures(shown: Sequence[Shown], local: Local, ways: Ways) -> dict[str, Diagnosis]:
-    """Return the diagnosis of every operation that failed or has a note, over all groups of one compute dtype."""
-    comparisons = [local[one.case.id] for one in shown]
-    failing = {c.operation for found in comparisons for c in found if not c.passed or c.note}
-    failing |= failing_together(shown, local)
-    if not failing:
-        return {}
-    exhibits = [Exhibit(one.preset, one.case, one.evidence, one.weights, ways.alternatives) for one in shown]
-    return diagnose(exhibits, comparisons, failing)
-
-
 def judge_case(
-    group: Group,
-    case: Case,
+    exhibit: Exhibit,
     answer: Answer,
-    evidence: Evidence,
     comparisons: Sequence[Comparison],
-    weights: ExactWeights,
+    expected: Mapping[str, Array],
     honest_runs: HonestRuns,
     waivers: Sequence[Waiver] = (),
 ) -> CaseVerdict:
     """Return the verdict on one answered case; the exact run has the known deviations that it showed."""
+    case, evidence = exhibit.case, exhibit.evidence
     used = [waiver for waiver in waivers if any(comparison.waived == waiver.name for comparison in comparisons)]
     names = tuple(waiver.name for waiver in used)
     route = {**route_of(evidence), **taken_as_they_are(used, evidence)}
@@ -149,10 +132,10 @@ def judge_case(
     signature = (case.id, taken, tuple(evidence.recorded.items()), names)
     if signature not in honest_runs:
         honest_runs[signature] = honest_run(
-            group.preset, case, route, weights, evidence.recorded, emulating(used) if used else evaluate
+            exhibit.preset, case, route, exhibit.weights, evidence.recorded, emulating(used) if used else evaluate
         )
     honest = honest_runs[signature]
-    expected = dict(group.expected(case.id))
+    expected = dict(expected)
     found = drifts(evidence, honest, expected)
     routed = flips(evidence, honest, evidence.config)
     counted = count_flips(len(routed), evidence, honest)

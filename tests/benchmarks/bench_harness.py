@@ -22,7 +22,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from grok_conformance import reference
 from grok_conformance.candidates import torch_eager
 from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
-from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.commands.list import TABLES
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Weights
@@ -116,11 +116,10 @@ def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: We
     )
     model = torch_eager.load(config, preset.weights)
     taps = {tap_key(0, name): x for name, x in model.prefill(call.tokens, call.lengths, ("*",)).items()}
-    evidence = gather(preset, case, torch_eager.INFO, taps)
-    exact = ExactWeights(config, preset.weights)
+    exhibit = exhibit_of(preset, case, torch_eager.INFO, taps, ExactWeights(config, preset.weights))
     assert_ratio(
         record_property,
-        lambda: check_case(preset, case, evidence, num_elements=10**8, weights=exact),
+        lambda: check_case(exhibit, num_elements=10**8),
         lambda: model.prefill(call.tokens, call.lengths, ("logits",)),
         MAX_LOCAL_CHECK,
         num_rounds=3,

@@ -15,7 +15,7 @@ from grok_conformance.candidates.jax_grouped.model import Model
 from grok_conformance.candidates.jax_grouped.parameters import Matrix
 from grok_conformance.harness.cases.case import Preset, tap_key
 from grok_conformance.harness.cases.suite import make_preset
-from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.exhibit import Ways, exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, Unsupported, tap_names
 from grok_conformance.harness.graph.table import OPERATIONS, PRODUCT_KEPT
@@ -45,8 +45,8 @@ def test_every_operation_of_a_padded_batch_is_right_on_a_mesh() -> None:
     model = load(preset, "bfloat16", mesh(2, 4))
     shown = model.prefill(case.calls[0].tokens, case.calls[0].lengths, ("*",))
     taps = {tap_key(0, tap): value for tap, value in shown.items()}
-    evidence = gather(preset, case, jax_grouped.INFO, taps)
-    found = check_case(preset, case, evidence, num_elements=NUM_ELEMENTS, alternatives=SCALED_SUMS)
+    exhibit = replace(exhibit_of(preset, case, jax_grouped.INFO, taps), ways=Ways(SCALED_SUMS))
+    found = check_case(exhibit, num_elements=NUM_ELEMENTS)
     assert len(found) == len(tap_names(preset.config))
     assert at_fault(found) == set()
 

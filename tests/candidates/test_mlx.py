@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Unsupported, tap_names
 from tests.candidates.tiny_models import CONFIG, MODELS, ints, random_tokens, random_weights
@@ -30,8 +30,8 @@ def test_every_operation_of_a_padded_batch_is_right(mlx: ModuleType, case_id: st
     preset, case = golden_case(case_id)
     model = mlx.load(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
     shown = model.prefill(case.calls[0].tokens, case.calls[0].lengths, tap_names(preset.config))
-    evidence = gather(preset, case, mlx.INFO, {tap_key(0, tap): value for tap, value in shown.items()})
-    found = check_case(preset, case, evidence, num_elements=NUM_ELEMENTS)
+    exhibit = exhibit_of(preset, case, mlx.INFO, {tap_key(0, tap): value for tap, value in shown.items()})
+    found = check_case(exhibit, num_elements=NUM_ELEMENTS)
     assert len(found) == len(tap_names(preset.config))
     assert at_fault(found) == set()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from grok_conformance.candidates.torch_eager import operations
 from grok_conformance.harness.cases.case import Call, Case
-from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.laws.draws import Draw, fitted, preset_of, prompt_and_step, sequences_of
 from grok_conformance.harness.running import python_runner
@@ -69,8 +69,8 @@ def wrong_operations(engine: str, draw: Draw) -> list[str]:
         answer = read_answer(out_dir, job)[case.id]
         assert answer.status == "answered", answer.reason
         assert answer.info is not None
-        evidence = gather(preset, case, answer.info, answer.taps)
-        comparisons = check_case(preset, case, evidence, num_elements=NUM_ELEMENTS)
+        exhibit = exhibit_of(preset, case, answer.info, answer.taps)
+        comparisons = check_case(exhibit, num_elements=NUM_ELEMENTS)
     assert sum(comparison.num_elements for comparison in comparisons)
     return [f"{c.tap}: {c.problem or c.ratio}" for c in comparisons if not c.passed]
 

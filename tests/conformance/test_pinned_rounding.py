@@ -10,7 +10,7 @@ import pytest
 from grok_conformance import reference
 from grok_conformance.candidates.reference import parameter_tree, reference_config
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import CandidateInfo
 from tests.harness.honest_port import golden_case
@@ -28,9 +28,9 @@ def excess_by_operation(case_id: str, *, pin_rounding: bool) -> dict[str, float]
         config, parameter_tree(preset.weights), case.calls[0].tokens, memory=memory, pin_rounding=pin_rounding
     )
     taps = {tap_key(0, name): np.asarray(value) for name, value in collected.items()}
-    evidence = gather(preset, case, CandidateInfo(name="reference", version=""), taps)
+    exhibit = exhibit_of(preset, case, CandidateInfo(name="reference", version=""), taps)
     excess: dict[str, float] = {}
-    for found in check_case(preset, case, evidence, num_elements=NUM_ELEMENTS):
+    for found in check_case(exhibit, num_elements=NUM_ELEMENTS):
         excess[found.operation] = max(found.excess, excess.get(found.operation, 0.0))
     return excess
 

@@ -9,10 +9,9 @@ import numpy as np
 
 from grok_conformance.candidates import torch_eager
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.checks.evidence import gather
+from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, CandidateInfo, tap_names
-from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.measure.comparison import Comparison
 from tests.harness.honest_port import exact_weights, golden, golden_case
@@ -43,7 +42,7 @@ def torch_taps(preset: Preset, case: Case, taps: Collection[str] = ("*",)) -> di
 def check(
     preset: Preset, case: Case, taps: Mapping[str, Array], info: CandidateInfo = torch_eager.INFO
 ) -> list[Comparison]:
-    return check_case(preset, case, gather(preset, case, info, taps), num_elements=NUM_ELEMENTS)
+    return check_case(exhibit_of(preset, case, info, taps), num_elements=NUM_ELEMENTS)
 
 
 def exhibits(pattern: str, dtype: str) -> tuple[list[Exhibit], list[list[Comparison]]]:
@@ -52,9 +51,8 @@ def exhibits(pattern: str, dtype: str) -> tuple[list[Exhibit], list[list[Compari
     for case_id in (name for name in golden_cases(pattern) if name.endswith(dtype)):
         preset, case = golden_case(case_id)
         weights = exact_weights(preset.name, case.fprop_dtype)
-        evidence = gather(preset, case, torch_eager.INFO, torch_taps(preset, case))
-        shown.append(Exhibit(preset, case, evidence, weights, {}))
-        comparisons.append(check_case(preset, case, evidence, num_elements=NUM_ELEMENTS, weights=weights))
+        shown.append(exhibit_of(preset, case, torch_eager.INFO, torch_taps(preset, case), weights))
+        comparisons.append(check_case(shown[-1], num_elements=NUM_ELEMENTS))
     return shown, comparisons
 
 

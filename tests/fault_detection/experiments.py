@@ -84,8 +84,10 @@ def left_out(fault: str, dtype: str) -> LeftOut:
 
 def rediagnose(judged: Judged, faults: dict[str, Fault]) -> set[str]:
     """Return the faults of another table that the residuals are taken for."""
-    diagnoses = diagnose(judged.exhibits, judged.comparisons, judged.failing | judged.noted, faults)
-    return {name for found in diagnoses.values() for name in found.faults}
+    diagnoses = diagnose(
+        judged.found.exhibits, list(judged.found.local.values()), judged.failing | judged.noted, faults
+    )
+    return {name for each in diagnoses.values() for name in each.faults}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.power import power_table
+from grok_conformance.harness.judging.operations import JudgedOperations
 from tests.fault_detection import session, summary
 from tests.fault_detection.experiments import Null, PowerCheck, Trial
 from tests.fault_detection.honest_runs import Run, Suite, SuiteResult, rates_of
@@ -88,7 +89,7 @@ def diagnosis_of(*faults: str) -> Diagnosis:
 def test_a_fault_is_named_where_every_operation_blamed_is_diagnosed_with_it(
     diagnoses: dict[str, Diagnosis], *, named: bool
 ) -> None:
-    judged = Judged(frozenset({"logits"}), frozenset({"moe.output"}), diagnoses, exhibits=(), comparisons=())
+    judged = Judged(JudgedOperations((), {}, frozenset({"logits"}), frozenset({"moe.output"}), diagnoses))
     assert judged.named("gelu_erf") == named
 
 

@@ -12,17 +12,13 @@ import numpy as np
 from grok_conformance.harness.cases.case import Call, Case, Preset
 from grok_conformance.harness.cases.suite import PRESETS
 from grok_conformance.harness.cases.synthesis import synthesize
-from grok_conformance.harness.checks.evidence import gather
-from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.ways import Shown, choose_ways, failing_together
+from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
-from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights
-from grok_conformance.harness.judging.judge import diagnose_failures
-from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import torch_taps
@@ -36,13 +32,24 @@ GOLDEN_DRAW = 0
 
 @dataclass(frozen=True)
 class Judged:
-    """What the harness says of one mutant: the operations at fault, those with a note, and their diagnoses."""
+    """What the harness says of one mutant."""
 
-    failing: frozenset[str]
-    noted: frozenset[str]
-    diagnoses: Mapping[str, Diagnosis]
-    exhibits: Sequence[Exhibit]
-    comparisons: Sequence[Sequence[Comparison]]
+    found: JudgedOperations
+
+    @property
+    def failing(self) -> frozenset[str]:
+        """The operations at fault."""
+        return self.found.failing
+
+    @property
+    def noted(self) -> frozenset[str]:
+        """Others of which a note is made."""
+        return self.found.noted
+
+    @property
+    def diagnoses(self) -> Mapping[str, Diagnosis]:
+        """The likely faults of both."""
+        return self.found.diagnoses
 
     @property
     def detected(self) -> bool:
@@ -95,21 +102,8 @@ def judge(
     answers: Sequence[tuple[Preset, Case, ExactWeights, Mapping[str, Array]]], info: CandidateInfo = INFO
 ) -> Judged:
     """Judge what a port showed in some cases, as a run does it operation by operation, permitted ways included."""
-    shown = [Shown(preset, case, gather(preset, case, info, taps), weights) for preset, case, weights, taps in answers]
-    local = {
-        one.case.id: check_case(one.preset, one.case, one.evidence, num_elements=NUM_ELEMENTS, weights=one.weights)
-        for one in shown
-    }
-    ways = choose_ways(shown, local, NUM_ELEMENTS)
-    comparisons = [local[one.case.id] for one in shown]
-    failing = {c.operation for found in comparisons for c in found if not c.passed} | failing_together(shown, local)
-    return Judged(
-        failing=frozenset(failing),
-        noted=frozenset({c.operation for found in comparisons for c in found if c.note} - failing),
-        diagnoses=diagnose_failures(shown, local, ways),
-        exhibits=[Exhibit(one.preset, one.case, one.evidence, one.weights, ways.alternatives) for one in shown],
-        comparisons=comparisons,
-    )
+    shown = [exhibit_of(preset, case, info, taps, weights) for preset, case, weights, taps in answers]
+    return Judged(judge_operations(shown, NUM_ELEMENTS))
 
 
 def emulated(evaluator: Evaluator, cases: Sequence[str], draw: int, seed: int, info: CandidateInfo = INFO) -> Judged:

@@ -11,6 +11,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.checks.evidence import Evidence, gather
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_names
 from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors
@@ -126,7 +127,8 @@ def check(
     preset, case = golden_case(case_id)
     evidence = evidence_of(case_id, taps, patterns, dtypes)
     weights = exact_weights(preset.name, case.fprop_dtype)
-    return check_case(preset, case, evidence, num_elements=NUM_ELEMENTS, weights=weights, alternatives=alternatives)
+    exhibit = Exhibit(preset, case, evidence, weights, Ways(alternatives or {}))
+    return check_case(exhibit, num_elements=NUM_ELEMENTS)
 
 
 def at_fault(comparisons: Collection[Comparison]) -> set[str]:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.end_to_end import flips, honest_run, route_of
 from grok_conformance.harness.checks.flips import TIED, FlipCount, chance_of_at_least, count_flips, flip_chances
-from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
-from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, golden_taps, honest_taps
+from tests.harness.honest_port import check, evidence_of, exact_weights, golden_case, golden_taps, honest_taps
 
 K = UNEQUAL.model.num_selected_experts
 NEAR_TIES = "realistic/prefill/near_ties.bfloat16"
@@ -119,9 +118,7 @@ def test_ties_in_another_order_fail_only_in_the_case_that_is_marked_to_test_it(
     name: str, taps: tuple[str, ...], *, passes: bool, dtype: str
 ) -> None:
     case_id = f"{name}.{dtype}"
-    preset, case = golden_case(case_id)
-    evidence = evidence_of(case_id, highest_first(case_id), taps)
-    found = check_case(preset, case, evidence, num_elements=NUM_ELEMENTS)
+    found = check(case_id, highest_first(case_id), taps)
     (index,) = (one for one in found if one.operation == "moe.expert_index")
     assert index.note.endswith("ties not decided for the lowest index")
     assert index.passed == passes

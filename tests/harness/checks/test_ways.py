@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.checks import ways
 from grok_conformance.harness.checks.evidence import Evidence, Observed
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.readings import Readings, phase_of
-from grok_conformance.harness.checks.ways import Local, Shown, Ways, choose_ways, failing_together, permitted
+from grok_conformance.harness.checks.ways import Local, choose_ways, failing_together, permitted
 from grok_conformance.harness.contract import tap_names
-from grok_conformance.harness.graph.oracle import Alternatives, ExactWeights
+from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import CANONICAL, Alternative
 from grok_conformance.harness.graph.table import CARRIED, LIKE_THE_CACHE, OPERATIONS
 from grok_conformance.harness.measure.comparison import Comparison
@@ -54,28 +55,29 @@ def way_of(ways: Ways, row: str) -> Alternative:
 class Run:
     """One candidate's cases and their comparisons, and in which order the check is asked for which row."""
 
-    shown: list[Shown]
+    shown: list[Exhibit]
     local: Local
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def choose(self) -> Ways:
-        return choose_ways(self.shown, self.local, NUM_ELEMENTS)
+        ways, self.local = choose_ways(self.shown, self.local, NUM_ELEMENTS)
+        return ways
 
     def ratios(self) -> list[float]:
         return [one.ratio for comparisons in self.local.values() for one in comparisons]
 
 
-def answered(case_id: str, *, fused: bool = False, hides: Collection[str] = (), cache: str = "bfloat16") -> Shown:
+def answered(case_id: str, *, fused: bool = False, hides: Collection[str] = (), cache: str = "bfloat16") -> Exhibit:
     preset, case = golden_case(case_id)
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     empty = Observed(np.empty(0), np.empty(0), "float32")
     keys = [(call, tap) for call in range(len(case.calls)) for tap in tap_names(config) if tap not in hides]
     evidence = Evidence(config, {"kv.keys": cache}, dict.fromkeys(keys, empty), {}, {}, fused=fused)
-    return Shown(preset, case, evidence, ExactWeights(config, {}))
+    return Exhibit(preset, case, evidence, ExactWeights(config, {}))
 
 
 def run_of(
-    monkeypatch: pytest.MonkeyPatch, shown: list[Shown], port: Port, taps: Mapping[str, Collection[tuple[int, str]]]
+    monkeypatch: pytest.MonkeyPatch, shown: list[Exhibit], port: Port, taps: Mapping[str, Collection[tuple[int, str]]]
 ) -> Run:
     """Return a run whose check gives what a port says; `taps` are those that it shows of every case."""
 
@@ -84,24 +86,12 @@ def run_of(
 
     run = Run(shown, {one.case.id: given(one.case, NOTHING) for one in shown})
 
-    def check(
-        preset: Preset,
-        case: Case,
-        evidence: Evidence,
-        *,
-        num_elements: int,
-        weights: ExactWeights,
-        alternatives: Alternatives,
-        readings: Readings,
-        only: Collection[str],
-    ) -> list[Comparison]:
-        assert [(preset, evidence, weights)] == [
-            (each.preset, each.evidence, each.weights) for each in shown if each.case is case
-        ]
+    def check(exhibit: Exhibit, *, num_elements: int, only: Collection[str]) -> list[Comparison]:
+        assert replace(exhibit, ways=NOTHING) in shown
         assert num_elements == NUM_ELEMENTS
         (row,) = only
-        run.asked.append((case.id, row))
-        return given(case, Ways(alternatives, readings))
+        run.asked.append((exhibit.case.id, row))
+        return given(exhibit.case, exhibit.ways)
 
     monkeypatch.setattr(ways, "check_case", check)
     return run
@@ -345,7 +335,7 @@ def test_no_reading_is_tried_where_an_alternative_does(monkeypatch: pytest.Monke
     ids=["says that it is not fused", "shows float32", "hides a tap", "is not fused in another case"],
 )
 def test_a_port_that_keeps_nothing_back_or_hides_it_is_read_as_it_shows(
-    shown: list[Shown], monkeypatch: pytest.MonkeyPatch
+    shown: list[Exhibit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def port(_case: str, call: int, tap: str, ways: Ways) -> Comparison:
         return of_ratio(call, tap, 0.5 if ways.readings else 7.0)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, Residual, describe, diagnose, fit, name_fault
-from grok_conformance.harness.diagnosis.prediction import Exhibit
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from grok_conformance.harness.measure.comparison import Comparison
 from tests.harness.honest_port import at_fault, check, evidence_of, exact_weights, golden_case, honest_taps
@@ -29,7 +29,7 @@ def diagnosed(
     preset, case = golden_case(case_id)
     comparisons: list[Comparison] = check(case_id, taps, patterns)
     evidence = evidence_of(case_id, taps, patterns)
-    exhibit = Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype), {})
+    exhibit = Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype))
     return diagnose([exhibit], [comparisons], operations or at_fault(comparisons), faults)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.checks.ways import Ways
+from grok_conformance.harness.checks.exhibit import Ways
 from grok_conformance.harness.formats.tensors import write_tensors
 from grok_conformance.harness.golden.reading import FixtureError, case_ids
 from grok_conformance.harness.judging.groups import read_groups, run_size

@@ -1,0 +1,43 @@
+"""The judge of operations: every one checked, the ways in which it is computed found, and what fails diagnosed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.checks.ways import Local, choose_ways, failing_together
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
+
+
+@dataclass(frozen=True)
+class JudgedOperations:
+    """What is found in the cases of one compute dtype: each with the ways it was computed in, and the local checks.
+
+    `failing` are the operations that fail somewhere, or in what all cases have in common; `noted` others of which a
+    note is made. `diagnoses` has the likely fault of both.
+    """
+
+    exhibits: tuple[Exhibit, ...]
+    local: Local
+    failing: frozenset[str]
+    noted: frozenset[str]
+    diagnoses: Mapping[str, Diagnosis]
+
+
+def judge_operations(exhibits: Sequence[Exhibit], num_elements: int) -> JudgedOperations:
+    """Judge the answered cases of one compute dtype operation by operation.
+
+    Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen over all
+    cases, or none if none makes every case pass. `num_elements` is the size of the whole run, which sets λ.
+    """
+    local = {one.case.id: check_case(one, num_elements=num_elements) for one in exhibits}
+    ways, local = choose_ways(exhibits, local, num_elements)
+    exhibits = [replace(one, ways=ways) for one in exhibits]
+    found = [comparison for comparisons in local.values() for comparison in comparisons]
+    failing = {one.operation for one in found if not one.passed} | failing_together(exhibits, local)
+    noted = {one.operation for one in found if one.note} - failing
+    blamed = failing | noted
+    diagnoses = diagnose(exhibits, [local[one.case.id] for one in exhibits], blamed) if blamed else {}
+    return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(noted), diagnoses)
