@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
-from grok_conformance.harness.contract.tap_sources import NotRecordedError, Recorded, Source, sizes_of
+from grok_conformance.harness.contract.tap_sources import NotRecordedError, Source, names_of, read, sizes_of
 
 ATOMS = {"q": ("g", "r"), "h": ("p", "j")}
 """Axes of the specification that an engine may take apart."""
@@ -53,6 +53,11 @@ def shown_taps(tap_map: Sequence[TapSource]) -> tuple[str, ...]:
     return tuple(row.tap for row in tap_map)
 
 
+def engine_names(tap_map: Sequence[TapSource]) -> tuple[str, ...]:
+    """Return every name under which a map reads, `{layer}` not filled in: what `attach` is to record."""
+    return tuple(dict.fromkeys(name for row in tap_map for name in names_of(row.engine)))
+
+
 def map_taps(
     tap_map: Sequence[TapSource],
     config: LanguageModelConfig,
@@ -72,7 +77,7 @@ def map_taps(
     for row in tap_map:
         for tap in select_taps(select_taps(tap_names(config), [row.tap]), wanted):
             try:
-                tensor = Recorded(recorded, sizes, {"layer": split_tap(tap)[0]}).read(row.engine)
+                tensor = read(row.engine, recorded, sizes, split_tap(tap)[0])
             except NotRecordedError:
                 continue
             except ValueError as error:

@@ -10,8 +10,10 @@ Operators may be put into one another: `ragged(part("qkv{layer}", …), "cu_seql
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,25 +29,33 @@ class NotRecordedError(Exception):
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What an engine recorded in one call, {its own name: array}, and what the names and axes stand for."""
+class Operator:
+    """A tensor made of others: where those are found, and `function(tensors, sizes of the axes)`.
 
-    tensors: Mapping[str, Array]
-    sizes: Mapping[str, int]
-    names: Mapping[str, int | None]
+    The function raises ValueError for tensors that do not fit.
+    """
 
-    def read(self, source: Source) -> Array:
-        """Return a source's tensor; raises NotRecordedError, and ValueError for one that does not fit its operator."""
-        if callable(source):
-            return source(self)
-        name = source.format(**self.names)
-        if name not in self.tensors:
-            raise NotRecordedError(name)
-        return self.tensors[name]
+    sources: tuple[Source, ...]
+    function: Callable[[Sequence[Array], Mapping[str, int]], Array]
 
 
-Source = str | Callable[[Recorded], Array]
-"""The engine's name for a tensor, `{layer}` and `{rank}` standing for indices, or an operator on such names."""
+Source = str | Operator
+"""The engine's name for a tensor, `{layer}` standing for the index, or an operator on such names."""
+
+
+def read(source: Source, tensors: Mapping[str, Array], sizes: Mapping[str, int], layer: int | None) -> Array:
+    """Return a source's tensor of a layer from {the engine's name: tensor}; raises NotRecordedError and ValueError."""
+    if isinstance(source, Operator):
+        return source.function([read(each, tensors, sizes, layer) for each in source.sources], sizes)
+    name = source.format(layer=layer)
+    if name not in tensors:
+        raise NotRecordedError(name)
+    return tensors[name]
+
+
+def names_of(source: Source) -> tuple[str, ...]:
+    """Return the engine's names that a source reads."""
+    return sum(map(names_of, source.sources), ()) if isinstance(source, Operator) else (source,)
 
 
 def sizes_of(config: LanguageModelConfig, shape: tuple[int, int]) -> dict[str, int]:
@@ -53,52 +63,59 @@ def sizes_of(config: LanguageModelConfig, shape: tuple[int, int]) -> dict[str, i
     return {**config.axis_sizes, "b": shape[0], "t": shape[1], "p": 2, "j": config.model.key_size // 2}
 
 
-def total(*sources: Source) -> Source:
+def total(*sources: Source) -> Operator:
     """Return the sum of several tensors: two streams of a layer, or the partial sums of row-parallel ranks."""
-    return lambda recorded: sum(recorded.read(source) for source in sources[1:]) + recorded.read(sources[0])
+    return Operator(sources, lambda tensors, _sizes: functools.reduce(operator.add, tensors))
 
 
-def part(source: Source, parts: Sequence[str], index: int, axis: int = -1) -> Source:
+def part(source: Source, parts: Sequence[str], index: int, axis: int = -1) -> Operator:
     """Return one part of an axis that holds several; `parts` are their sizes in axis letters, as `("q h", "g h")`.
 
     On one rank of several each part is as much smaller: only the ratio of the sizes counts.
     """
 
-    def read(recorded: Recorded) -> Array:
-        x = recorded.read(source)
-        weights = [math.prod(recorded.sizes[letter] for letter in letters.split()) for letters in parts]
-        unit, rest = divmod(x.shape[axis], sum(weights) // math.gcd(*weights))
+    def take(tensors: Sequence[Array], sizes: Mapping[str, int]) -> Array:
+        (x,) = tensors
+        weights = [math.prod(sizes[letter] for letter in letters.split()) for letters in parts]
+        divisor = math.gcd(*weights)
+        unit, rest = divmod(x.shape[axis], sum(weights) // divisor)
         if rest:
             raise ValueError(f"an axis of {x.shape[axis]} does not hold {' + '.join(parts)}, which are {weights}")
-        ends = [unit * end // math.gcd(*weights) for end in itertools.accumulate(weights, initial=0)]
+        ends = [unit * end // divisor for end in itertools.accumulate(weights, initial=0)]
         return x.take(range(ends[index], ends[index + 1]), axis=axis)
 
-    return read
+    return Operator((source,), take)
 
 
-def shards(source: Source, ranks: int, axis: int = -1) -> Source:
+def shards(source: Source, ranks: int, axis: int = -1) -> Operator:
     """Return what all ranks hold of one axis, end to end; `{rank}` in the names stands for the rank."""
 
-    def read(recorded: Recorded) -> Array:
+    def concatenate(tensors: Sequence[Array], _sizes: Mapping[str, int]) -> Array:
         import numpy as np  # noqa: PLC0415 - see Array
 
-        own = (replace(recorded, names={**recorded.names, "rank": rank}) for rank in range(ranks))
-        return np.concatenate([each.read(source) for each in own], axis=axis)
+        return np.concatenate(tensors, axis=axis)
 
-    return read
+    return Operator(tuple(at_rank(source, rank) for rank in range(ranks)), concatenate)
 
 
-def ragged(source: Source, offsets: Source) -> Source:
+def at_rank(source: Source, rank: int) -> Source:
+    """Return a source with the rank filled in."""
+    if isinstance(source, Operator):
+        return replace(source, sources=tuple(at_rank(each, rank) for each in source.sources))
+    return source.replace("{rank}", str(rank))
+
+
+def ragged(source: Source, offsets: Source) -> Operator:
     """Return rows that lie one after the other, [n, …], on the axes [b, t, …], padded with 0.
 
     `offsets` int [b + 1] are where each row begins and the last one ends, as `cu_seqlens` of variable-length attention.
     """
 
-    def read(recorded: Recorded) -> Array:
+    def lay_out(tensors: Sequence[Array], sizes: Mapping[str, int]) -> Array:
         import numpy as np  # noqa: PLC0415 - see Array
 
-        x, ends = recorded.read(source), recorded.read(offsets).astype(np.int64)
-        b, t = recorded.sizes["b"], recorded.sizes["t"]
+        x, ends = tensors[0], tensors[1].astype(np.int64)
+        b, t = sizes["b"], sizes["t"]
         lengths = np.diff(ends)
         if ends.shape != (b + 1,) or ends[0] != 0 or ends[-1] != len(x) or lengths.min() < 0 or lengths.max() > t:
             raise ValueError(f"offsets {ends.tolist()} do not lay {len(x)} tokens on [b, t] = {[b, t]}")
@@ -106,18 +123,18 @@ def ragged(source: Source, offsets: Source) -> Source:
         rows[np.arange(t) < lengths[:, None]] = x
         return rows
 
-    return read
+    return Operator((source, offsets), lay_out)
 
 
-def paged(source: Source, table: Source) -> Source:
+def paged(source: Source, table: Source) -> Operator:
     """Return a cache kept in pages, [page, slot, …], by row: [b, s, …].
 
     `table` int [b, pages] names each row's pages in the order of their positions; a negative one is not in use.
     """
 
-    def read(recorded: Recorded) -> Array:
-        pages, used = recorded.read(source), recorded.read(table)
+    def lay_out(tensors: Sequence[Array], _sizes: Mapping[str, int]) -> Array:
+        pages, used = tensors
         rows = pages[used.clip(min=0)]  # [b, pages, slot, …]
         return rows.reshape(len(used), -1, *pages.shape[2:])
 
-    return read
+    return Operator((source, table), lay_out)
