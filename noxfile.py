@@ -16,6 +16,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["conformance", "tests", "lint", "types"]
 
+TESTED = ("--constraint", "constraints.txt")
 GROUPS = nox.project.load_toml("pyproject.toml")
 BENCHED = ("jax_grouped", "jax_grouped_dequantized", "reference", "torch_compiled", "torch_eager")
 BENCHED_WHERE_INSTALLABLE = ("iree", "mlx", "onnx_runtime")
@@ -38,14 +39,14 @@ def compiled_once(session: nox.Session) -> dict[str, str]:
 def conformance(session: nox.Session) -> None:
     """Judge the built-in candidates, or those named after `--candidate`."""
     extras = {"reference", "torch"} | {needs["extra"] for name, needs in EXTRAS.items() if _is_named(name, session)}
-    session.install("--editable", f".[{','.join(sorted(extras))}]")
+    session.install(*TESTED, "--editable", f".[{','.join(sorted(extras))}]")
     session.run("python", "-m", "grok_conformance", "run", *session.posargs, env=compiled_once(session))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; `-- --thorough` runs the long profiles too."""
-    session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
+    session.install(*TESTED, "--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4")
     limit = ("--timeout", "900") if "--thorough" in session.posargs else ()  # one test compiles forty models
     one_thread = {"OMP_NUM_THREADS": "1"}  # of torch, in each worker: more of them would only wait for one another
@@ -56,14 +57,14 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def mutation(session: nox.Session) -> None:
     """Measure how good the harness is, by known faults, impostors and honest runs: tests/fault_detection/RATES.md."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"))
     session.run("python", "-m", "tests.fault_detection", *session.posargs, env=compiled_once(session))
 
 
 @nox.session
 def noise(session: nox.Session) -> None:
     """Judge every honest variant, and write what the noise model allows and how far they go: golden/v1/noise.json."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"))
     session.run("python", "-m", "tests.fault_detection.noise_record", *session.posargs, env=compiled_once(session))
 
 
@@ -82,7 +83,7 @@ def c_port(session: nox.Session) -> None:
     """Build the port in C with the system's compiler, and judge it."""
     if missing := [tool for tool in ("make", "cc") if shutil.which(tool) is None]:
         session.error(f"no {missing[0]} here: install make and a C compiler (Debian: apt-get install build-essential)")
-    session.install("--editable", ".")
+    session.install(*TESTED, "--editable", ".")
     session.run("make", "-C", "candidates/c_port", external=True)
     session.run("python", "-m", "grok_conformance", "run", "--candidate", "build/c_port", *session.posargs)
 
@@ -90,21 +91,21 @@ def c_port(session: nox.Session) -> None:
 @nox.session
 def new_user(session: nox.Session) -> None:
     """Take the time from nothing to the first verdict on a port of one's own, by a fresh clone and by the wheel."""
-    session.install("--editable", ".", *_group("tests"))
+    session.install(*TESTED, "--editable", ".", *_group("tests"))
     session.run("python", "-m", "pytest", "tests/new_user/first_verdict.py", *session.posargs)
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
     """Click through a report in headless Chromium and leave screenshots in `build/`; needs chromium installed."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))
+    session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))
     session.run("python", "-m", "pytest", *(session.posargs or ["tests/browser/page_in_chromium.py"]))
 
 
 @nox.session
 def screenshot(session: nox.Session) -> None:
     """Make the README's picture of a report, `harness/report/first_screen.png`; needs chromium installed."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))
+    session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))
     command = ("python", "-m", "pytest", "tests/browser/page_in_chromium.py", "-k", "first_screen")
     session.run(*command, env={"SCREENSHOTS": "harness/report"})
 
@@ -112,7 +113,7 @@ def screenshot(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure throughput, into README.md and RESULTS.md, and what the harness costs; `-- --gate`: its limits only."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"))
     environment = compiled_once(session)
     harness = ("-p", "no:xdist", "-o", "python_files=bench_*.py", "tests/benchmarks")
     if "--gate" in session.posargs:
@@ -138,7 +139,7 @@ def coverage(session: nox.Session) -> None:
 
     Apart from `tests`, since measuring takes twice their time.
     """
-    session.install("--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
+    session.install(*TESTED, "--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4", "--timeout", "600")
     environment = compiled_once(session) | {"OMP_NUM_THREADS": "1"}
     session.run("python", "-m", "pytest", *workers, "--cov", "--cov-report", "term", *session.posargs, env=environment)
@@ -147,21 +148,21 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Put small faults into the code that decides, and see its tests fail; writes tests/code_mutants/SCORES.md."""
-    session.install("--editable", ".", *_group("tests"))
+    session.install(*TESTED, "--editable", ".", *_group("tests"))
     session.run("python", "-m", "tests.code_mutants", *session.posargs)
 
 
 @nox.session
 def robustness(session: nox.Session) -> None:
     """Corrupt golden sets, jobs, answers and checkpoints more than 10,000 times, and kill writers at every call."""
-    session.install("--editable", ".[reference,torch]", *_group("tests"))
+    session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"))
     session.run("python", "-m", "pytest", "tests/robustness", "--thorough", "--timeout", "900", *session.posargs)
 
 
 @nox.session
 def large(session: nox.Session) -> None:
     """Judge two layers of full size, and find a fault in one expert; needs `-- --checkpoint DIR`."""
-    session.install("--editable", ".[reference]")
+    session.install(*TESTED, "--editable", ".[reference]")
     session.run("python", "-m", "tests.conformance.large_local", *session.posargs)
 
 
@@ -188,7 +189,7 @@ def recapture(session: nox.Session, jax: str) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the arrows between the packages."""
-    session.install(*_group("lint"))
+    session.install(*TESTED, *_group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--diff")
     session.run("lint-imports", env={"PYTHONPATH": "."})
@@ -198,7 +199,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types strictly."""
     session.install(
-        "--editable", ".[llama-cpp,reference,torch]", *_group("tests"), *_group("types"), *_group("browser")
+        *TESTED, "--editable", ".[llama-cpp,reference,torch]", *_group("tests"), *_group("types"), *_group("browser")
     )
     session.run("mypy", *session.posargs)
 
@@ -209,7 +210,7 @@ def _installable(session: nox.Session, candidates: tuple[str, ...]) -> list[str]
     for name in candidates:
         extra = EXTRAS[name]["extra"]
         try:
-            session.install("--editable", f".[{extra}]")
+            session.install(*TESTED, "--editable", f".[{extra}]")
         except CommandFailed:
             session.warn(f"{name}: left out: the extra {extra} cannot be installed on this machine")
         else:

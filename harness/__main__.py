@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from grok_conformance.harness.commands import BROKEN, COMMANDS, EXIT_STATUS, PASS
 from grok_conformance.harness.formats.suggestions import unknown
 
+DISTRIBUTION = "grok-conformance"
 PROGRAM = "python -m grok_conformance"
 PURPOSE = "Is a port of Grok-1 numerically right, and if not, which operation is wrong?"
 
@@ -45,6 +46,7 @@ def command_line(words: Sequence[str]) -> argparse.ArgumentParser:
         epilog=f"example:\n  {PROGRAM} run --candidate path/to/my_port.py\n\n{EXIT_STATUS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=version() if "--version" in words[:1] else "")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         parser.error(unknown("command", words[0], COMMANDS))
@@ -61,6 +63,13 @@ def command_line(words: Sequence[str]) -> argparse.ArgumentParser:
             module.add_options(sub)
             sub.set_defaults(execute=module.execute)
     return parser
+
+
+def version() -> str:
+    """Return the name and version of the installed distribution."""
+    from importlib import metadata  # noqa: PLC0415 - slow to import
+
+    return f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}"
 
 
 if __name__ == "__main__":

@@ -115,6 +115,17 @@ def test_an_empty_repository_judges_its_port_by_the_wheel_alone(
     stopwatch.run(["python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)])
     (wheel,) = tmp_path.glob("*.whl")
     stopwatch.run(["python", "-m", "pip", "install", "--quiet", str(wheel), "pytest"])
+    packages = "import sysconfig, os; print(*os.listdir(sysconfig.get_path('purelib')))"
+    owned = [name for name in stopwatch.run(["python", "-c", packages]).split() if name.startswith("grok")]
+    assert sorted(owned) == ["grok_conformance", wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"]
+    assert not {"harness", "reference", "candidates", "golden"} & set(stopwatch.run(["python", "-c", packages]).split())
+    (repository / "harness").mkdir()  # the port has one of its own
+    (repository / "harness" / "__init__.py").write_text("raise SystemExit('the harness of the port')\n")
+    (repository / "test_port.py").write_text("def test_of_the_port():\n    pass\n")
+    assert "1 passed" in stopwatch.run(["python", "-m", "pytest"])
+    assert stopwatch.run(["grok-conformance", "--version"]) == stopwatch.run(
+        ["python", "-m", "grok_conformance", "--version"]
+    )
     (repository / "my_port.py").write_text(PORT.replace("WRONG", "False"))
     (repository / "my_wrong_port.py").write_text(PORT.replace("WRONG", "True"))
     words = stopwatch.run(["pytest", "--conformance-candidate", "my_port"])
