@@ -95,7 +95,21 @@ def test_what_is_not_so_is_seen(tmp_path: Path) -> None:
 
 
 def test_the_documents_of_the_design_are_there_and_are_read() -> None:
-    assert {"README.md", "CONTRIBUTING.md", "golden/README.md", "harness/PROTOCOL.md", "reference/SPEC.md"} <= set(
-        NAMES
-    )
+    wanted = {"ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "golden/README.md", "harness/PROTOCOL.md"}
+    assert {*wanted, "reference/SPEC.md"} <= set(NAMES)
     assert sum(len(list(commands((ROOT / name).read_text()))) for name in NAMES) > 10
+
+
+def test_the_architecture_names_every_package_of_the_harness_and_every_word_that_a_docstring_cites() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    packages = {path.parent.name for path in (ROOT / "harness").glob("*/__init__.py")}
+    assert {name for name in packages if f"`{name}`" not in page} == set()
+    words = set(re.findall(r"^\| ([\w ,]+) \|", page, re.MULTILINE))
+    known = {each for word in words for each in word.split(", ")}
+    cited = {
+        word
+        for path in (ROOT / "harness").rglob("*.py")
+        for word in re.findall(r"\(ARCHITECTURE: ([\w ]+)\)", path.read_text())
+    }
+    assert len(cited) > 3
+    assert cited - known == set()

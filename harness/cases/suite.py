@@ -1,4 +1,4 @@
-"""The suite: the presets and cases of golden/v1, each with the reason why it exists (design: golden fixtures)."""
+"""The suite: the presets and cases of golden/v1, each with the reason why it exists (`golden/README.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a port's other choices of experts are as many as honest rounding explains (design: routing).
+"""Whether a port's other choices of experts are as many as honest rounding explains (ARCHITECTURE: flip).
 
 Each flip alone is excused by its margin (`end_to_end.flips`). Here all of them are: honest error makes every token flip
 with a chance that its margins give, and the number of flips is a sum of such events (a Poisson-binomial variable).

@@ -1,4 +1,4 @@
-"""Edge readings: what a compiled port's consumers really used, where its taps show less (design: two checks)."""
+"""Edge readings: what a compiled port's consumers really used, where its taps show less (ARCHITECTURE: reading)."""
 
 from __future__ import annotations
 

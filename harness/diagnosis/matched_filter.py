@@ -1,4 +1,4 @@
-"""Names the fault behind a failing operation: a matched filter over the fault table (design: diagnosis).
+"""Names the fault behind a failing operation: a matched filter over the fault table (ARCHITECTURE: class of faults).
 
 At the port's own inputs every known fault predicts a difference d = faulty − exact. The residual r = observed − exact
 of the right fault is d and honest noise; of an honest port it is noise alone. Both are weighted by the noise model's

@@ -1,4 +1,4 @@
-"""What a run can see: the chance that each known fault is found, known before anything is run (design: §5).
+"""What a run can see: the chance that each known fault is found, known before anything is run (ARCHITECTURE: power).
 
 The chances are worked out once for every level of taps (`diagnosis.power_model`, written by
 `python -m tests.fault_detection`) and looked up for a candidate.

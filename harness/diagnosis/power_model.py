@@ -1,4 +1,4 @@
-"""The chance that a known fault is found, from the noise model alone, before anything is run (design: §5).
+"""The chance that a known fault is found, from the noise model alone, before anything is run (ARCHITECTURE: power).
 
 A draw is what a port with the fault may have computed: modelled noise and one rounding at every operation. At these
 inputs the fault moves an operation's result by d = faulty − exact; noise is drawn for that too, and the local check is

@@ -1,4 +1,4 @@
-"""The noise model: how far each element of an operation may honestly stray (design: fences), and draws of it.
+"""The noise model: how far each element of an operation may honestly stray (ARCHITECTURE: fence), and draws of it.
 
 Elementwise roundings are bounded; sums are bounded at λ standard deviations, λ set so that the expected number of
 honest elements outside their fences in a whole run is at most the run's false-alarm rate.
