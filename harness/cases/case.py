@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
+from grok_conformance.harness.contract import ALL_LOGITS, Array, LanguageModelConfig, LogitForm, Weights
 
 CallKind = Literal["prefill", "extend", "decode"]
 
@@ -46,7 +46,8 @@ class Case:
     `id` is PRESET/AREA/WHAT. `preload` is the cache from which the first call starts, None for an empty one.
     `detects` names the faults that must fail the case. In a `published_degenerate` case queries that see no key, and
     decoding of the pad token, are compared too (SPEC §4.4); elsewhere they are not. `tie_rule` makes the order of equal
-    scores, lowest index first, binding (SPEC §4.6); elsewhere it is a note.
+    scores, lowest index first, binding (SPEC §4.6); elsewhere it is a note. `form` is how the candidate at hand shows
+    its logits; it is no part of the stored case.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Case:
     detects: tuple[str, ...] = ()
     published_degenerate: bool = False
     tie_rule: bool = False
+    form: LogitForm = ALL_LOGITS
 
 
 def steps_before(case: Case, call: int) -> Array:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.checks.shown_logits import lay_out
 from grok_conformance.harness.contract import (
+    ALL_LOGITS,
     Array,
     CandidateInfo,
     LanguageModelConfig,
@@ -43,7 +45,7 @@ class Evidence:
 
     `recorded` is the dtype in which it honestly keeps each operation's result: the contract's, its own for the cache.
     `misshapen` holds the shapes of taps that have another one than they should; `fused` is what the candidate says of
-    itself.
+    itself. `named` holds by call which tokens bool [b, t, v] are named the most probable, where not all are shown.
     """
 
     config: LanguageModelConfig
@@ -53,6 +55,7 @@ class Evidence:
     masks: Mapping[Key, Array]
     misshapen: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
     fused: bool = False
+    named: Mapping[int, Array] = field(default_factory=dict)
 
 
 def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:
@@ -67,10 +70,13 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
     """Read what a candidate gave for a case, names, shapes and dtypes before values; `taps` is keyed `call0/TAP`."""
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     contract = recorded_dtypes(config, preset)
+    if case.form.kind == "log_probabilities":  # worked out in float32 from logits in any dtype
+        contract["logits"] = "float32"
     masks = masks_of(case, config)
     observed: dict[Key, Observed] = {}
     problems: dict[Key, Comparison] = {}
     misshapen: dict[Key, tuple[int, ...]] = {}
+    named: dict[int, Array] = {}
     for call in range(len(case.calls)):
         sizes = call_sizes(config, case, call)
         for tap in select_taps(tap_names(config), info.taps):
@@ -80,6 +86,14 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
                 problems[call, tap] = Comparison(call, tap, 0, problem="missing: declared but not returned")
                 continue
             x = taps[tap_key(call, tap)]
+            if tap == "logits" and case.form != ALL_LOGITS:
+                laid_out = lay_out(x, case, call, config.vocab_size)
+                if laid_out.problem:
+                    problems[call, tap] = Comparison(call, tap, 0, problem=laid_out.problem)
+                    continue
+                x, masks[call, tap] = laid_out.values, masks[call, tap] & laid_out.shown
+                if laid_out.named is not None:
+                    named[call] = laid_out.named
             if problem := shape_problem(tap, x.shape, x.dtype, recorded, sizes):
                 problems[call, tap] = Comparison(call, tap, 0, problem=problem)
                 if problem.startswith("shape"):
@@ -91,7 +105,7 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
             mask = np.True_ if operation in COPIES else masks[call, operation]
             observed[call, tap] = Observed(widen(x), safe(tap, clean(x, mask), config), recorded)
     caches = {name: recorded_dtype(tap_name(0, name), contract, info, config) for name in COPIES}
-    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused)
+    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused, named)
 
 
 def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:

@@ -68,4 +68,5 @@ def exhibit_of(
 ) -> Exhibit:
     """Return what a candidate showed in a case (by `call0/TAP`) as an exhibit; `weights` are made where not given."""
     made = weights or ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    case = replace(case, form=info.logits)
     return Exhibit(preset, case, gather(preset, case, info, taps), made)

@@ -12,6 +12,7 @@ from grok_conformance.harness.checks.end_to_end import Honest
 from grok_conformance.harness.checks.evidence import Evidence
 from grok_conformance.harness.checks.hidden import boundary_gap
 from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.graph.forms import log_softmax
 from grok_conformance.harness.measure.histogram import histogram
 from grok_conformance.harness.measure.noise import SAFETY
 
@@ -46,13 +47,6 @@ class RoutingMargins:
     histogram: tuple[int, ...]
 
 
-def log_softmax(x: Array) -> Array:
-    """Return the logarithms of the probabilities, float64, over the last axis."""
-    shifted = x - x.max(-1, keepdims=True)
-    logarithms: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return logarithms
-
-
 def kl_divergence(exact: Array, other: Array) -> Array:
     """Return KL(exact ‖ other) in nats over the last axis of two arrays of logits."""
     p, q = log_softmax(exact), log_softmax(other)
@@ -66,7 +60,7 @@ def logit_agreements(
     """Return the agreement of every compared token, where the candidate shows its logits."""
     found = []
     for i, call in enumerate(case.calls):
-        if (i, "logits") not in evidence.observed:
+        if (i, "logits") not in evidence.observed or i in evidence.named:  # too little is shown
             continue
         observed, exact = evidence.observed[i, "logits"].cleaned, honest.exact[i, "logits"]  # [b, t, v]
         divergence = kl_divergence(exact, observed)

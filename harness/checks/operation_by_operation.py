@@ -12,6 +12,7 @@ from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.hidden import before, simulate, widened
 from grok_conformance.harness.checks.readings import reader
+from grok_conformance.harness.checks.shown_logits import with_order
 from grok_conformance.harness.contract import (
     Array,
     LanguageModelConfig,
@@ -80,6 +81,13 @@ def check_case(
         if segments is not None and deviation is not None:
             mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
         result = compare(call, tap, exact, fencing, seen.raw, mask, seen.recorded)
+        if tap == "logits" and call in evidence.named:
+            fence = fence_of(exact, seen.recorded, factor)
+            fence = fence if deviation is None else widened(fence, deviation, factor)
+            decided = np.arange(case.calls[call].tokens.shape[1]) < case.calls[call].lengths[:, None]
+            if segments is not None:
+                decided &= np.arange(decided.shape[1]) < segments.undecided[call][:, None]
+            result = with_order(result, exact, fence, evidence.named[call], decided)
         results[key] = replace(
             result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
         )

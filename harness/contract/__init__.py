@@ -20,10 +20,12 @@ from grok_conformance.harness.contract.taps import (
 
 if TYPE_CHECKING:
     from grok_conformance.harness.contract.candidate import (
+        ALL_LOGITS,
         DTYPES,
         Array,
         CandidateInfo,
         ExtendingModel,
+        LogitForm,
         Model,
         PreloadingModel,
         Unsupported,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ALL_LOGITS",
     "DTYPES",
     "GOLDEN_DIR",
     "LEVELS",
@@ -39,6 +42,7 @@ __all__ = [
     "CandidateInfo",
     "ExtendingModel",
     "LanguageModelConfig",
+    "LogitForm",
     "Model",
     "PreloadingModel",
     "TapSpec",

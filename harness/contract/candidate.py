@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -33,13 +33,36 @@ class Unsupported(Exception):  # noqa: N818 - an answer of the candidate, not an
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogitForm:
+    """What a candidate gives as the tap `logits`, for engines that do not show all of them.
+
+    `log_probabilities` are float32 [b, t, v], the logarithms of the softmax; with `top` those of the so many most
+    probable tokens, NaN or -inf elsewhere, which says that the others are no more probable. `tokens` are int [b, t],
+    the most probable token after each. At `last` positions only the last real one of each row is shown: t is 1.
+    """
+
+    kind: Literal["logits", "log_probabilities", "tokens"] = "logits"
+    positions: Literal["all", "last"] = "all"
+    top: int | None = None
+
+    def __str__(self) -> str:
+        """Return the form in words: `top 20 log probabilities, last position`."""
+        kind = {"logits": "all logits", "log_probabilities": "log probabilities", "tokens": "greedy tokens"}[self.kind]
+        kind = kind if self.top is None else f"top {self.top} {kind}"
+        return kind if self.positions == "all" else f"{kind}, last position"
+
+
+ALL_LOGITS = LogitForm()
+
+
+@dataclass(frozen=True, kw_only=True)
 class CandidateInfo:
     """What a candidate says of itself.
 
     `taps` are glob patterns of the taps it shows. `dtypes` maps tap globs to the dtype recorded there, the first match
     winning; `fprop` stands for the configuration's fprop_dtype, and a tap that nothing matches has the dtype of the
     contract. `fprop_dtypes` are the compute dtypes it can run. `fused` says that a compiler fuses operations, so that
-    what flows between them may be more precise than the taps show.
+    what flows between them may be more precise than the taps show. `logits` is the form in which it shows those.
     """
 
     name: str
@@ -48,6 +71,7 @@ class CandidateInfo:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     fprop_dtypes: tuple[str, ...] = ("float32", "bfloat16")
     fused: bool = False
+    logits: LogitForm = ALL_LOGITS
 
 
 class Model(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap
+from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Function, Scope
 from grok_conformance.harness.graph.table import operation_of, resolve_inputs, weight_names
@@ -107,7 +108,7 @@ def apply(
     inputs = [consumed(values[name], name, scope, alternative) for name in names]
     matrices = [read(change, weights, name, alternative.weights) for name in weight_names(tap, config)]
     function, changed = change.function or row.function, change.scope(scope) if change.scope else scope
-    return function(*inputs, *matrices, scope=changed, alternative=alternative)
+    return as_shown(tap, function(*inputs, *matrices, scope=changed, alternative=alternative), changed)
 
 
 def read(change: Change, weights: ExactWeights, name: str, rounding: str) -> Array:

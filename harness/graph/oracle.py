@@ -14,6 +14,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Cache, Case, Preset, steps_before
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, tap_name, tap_names
 from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
 from grok_conformance.harness.graph.table import input_taps, operation_of, weight_names
@@ -81,7 +82,7 @@ def evaluate(
     operation = operation_of(tap, scope.config)
     inputs = [consumed(values[name], name, scope, alternative) for name in input_taps(tap, scope.config)]
     matrices = [weights.get(name, alternative.weights) for name in weight_names(tap, scope.config)]
-    return operation.function(*inputs, *matrices, scope=scope, alternative=alternative)
+    return as_shown(tap, operation.function(*inputs, *matrices, scope=scope, alternative=alternative), scope)
 
 
 def consumed(value: Array, tap: str, scope: Scope, alternative: Alternative) -> Array:
@@ -134,7 +135,7 @@ def scope_of(preset: Preset, case: Case, call: int, margin: float = DEFAULT_MARG
     """Return what the operations of one call of a case know besides their inputs."""
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     tokens, steps = case.calls[call].tokens, steps_before(case, call)
-    return Scope(config, tokens, steps, visible_keys(config, tokens, steps), margin)
+    return Scope(config, tokens, steps, visible_keys(config, tokens, steps), margin, case.form)
 
 
 def walk(

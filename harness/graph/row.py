@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from grok_conformance.harness.contract import Array, LanguageModelConfig
+from grok_conformance.harness.contract import ALL_LOGITS, Array, LanguageModelConfig, LogitForm
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Scope:
     """What an operation knows besides its inputs: the configuration and the call that it is part of.
 
     tokens int32 [b, t]; steps int32 [b], the cache steps before the call; visible bool [b, t, s], the keys that each
-    query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way.
+    query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way. `form` is
+    how the logits are shown.
     """
 
     config: LanguageModelConfig
@@ -42,6 +43,7 @@ class Scope:
     steps: Array
     visible: Array
     margin: float
+    form: LogitForm = ALL_LOGITS
 
     @property
     def rounds(self) -> bool:

@@ -9,11 +9,12 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Case, tap_key
 from grok_conformance.harness.checks.end_to_end import Honest, drifts, flips, honest_run, per_token, route_of
-from grok_conformance.harness.checks.evidence import Evidence, fit_slots
+from grok_conformance.harness.checks.evidence import fit_slots
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
 from grok_conformance.harness.checks.flips import count_flips
 from grok_conformance.harness.checks.logit_agreement import logit_agreements, routing_margins
 from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.checks.shown_logits import golden_in_form, lay_out
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
@@ -135,11 +136,11 @@ def judge_case(
             exhibit.preset, case, route, exhibit.weights, evidence.recorded, emulating(used) if used else evaluate
         )
     honest = honest_runs[signature]
-    expected = dict(expected)
+    expected = golden_in_form(expected, case.form)
     found = drifts(evidence, honest, expected)
     routed = flips(evidence, honest, evidence.config)
     counted = count_flips(len(routed), evidence, honest)
-    observer = observer_effect(answer, evidence, honest)
+    observer = observer_effect(answer, exhibit, honest)
     status, reason = case_status(comparisons, found, routed, counted, observer)
     shown = [tap_key(call, tap) for call, tap in evidence.observed]
     return CaseVerdict(
@@ -168,13 +169,14 @@ def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comp
     return replace(comparison, expected=float(golden[comparison.index]), tokens=tokens)
 
 
-def observer_effect(answer: Answer, evidence: Evidence, honest: Honest) -> str:
+def observer_effect(answer: Answer, exhibit: Exhibit, honest: Honest) -> str:
     """Return how the run without taps strays beyond honest error, an empty string where it does not.
 
     The untapped values are held to the same end-to-end fence as the tapped ones.
     """
     if answer.untapped is None:
         return ""
+    evidence = exhibit.evidence
     for (call, tap), seen in evidence.observed.items():
         key = tap_key(call, tap)
         if key not in answer.untapped:
@@ -183,6 +185,8 @@ def observer_effect(answer: Answer, evidence: Evidence, honest: Honest) -> str:
         untapped = answer.untapped[key]
         if untapped.shape != answer.taps[key].shape:
             return f"{tap}: without taps the shape is {list(untapped.shape)}, with taps {list(answer.taps[key].shape)}"
+        if tap == "logits":
+            untapped = lay_out(untapped, exhibit.case, call, evidence.config.vocab_size).values
         num_slots = seen.raw.shape[spec.axes.index("s")] if "s" in spec.axes else 0
         values = widen(fit_slots(untapped, spec, num_slots))
         error = per_token(np.where(mask, values - honest.exact[call, tap], 0.0), spec.axes)

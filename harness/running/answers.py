@@ -12,11 +12,11 @@ import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
-from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, select_taps, tap_name, tap_specs
+from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LogitForm, select_taps, tap_name, tap_specs
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
@@ -188,6 +188,7 @@ def _read_info(out_dir: Path) -> CandidateInfo:
     match data:
         case {"name": str(name), "version": str(version), "taps": [*taps]} if all(isinstance(tap, str) for tap in taps):
             dtypes, fused = data.get("dtypes", {}), data.get("fused", False)
+            logits = data.get("logits", {})
         case _:
             raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
     if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
@@ -197,7 +198,27 @@ def _read_info(out_dir: Path) -> CandidateInfo:
             raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
     if not isinstance(fused, bool):
         raise FileError(f"{path}: fused must be true or false")
-    return CandidateInfo(name=one_line(name), version=one_line(version), taps=tuple(taps), dtypes=dtypes, fused=fused)
+    return CandidateInfo(
+        name=one_line(name),
+        version=one_line(version),
+        taps=tuple(taps),
+        dtypes=dtypes,
+        fused=fused,
+        logits=_read_form(path, logits),
+    )
+
+
+def _read_form(path: Path, data: Any) -> LogitForm:
+    """Return the form in which logits are shown; what is not told is that of all logits."""
+    kinds, positions = (get_args(get_type_hints(LogitForm)[name]) for name in ("kind", "positions"))
+    if not (isinstance(data, dict) and set(data) <= {"kind", "positions", "top"}):
+        raise FileError(f"{path}: logits must be an object of kind, positions and top, or of some of them")
+    form = LogitForm(**data)
+    if form.kind not in kinds or form.positions not in positions:
+        raise FileError(f"{path}: logits: kind is one of {', '.join(kinds)}, positions of {', '.join(positions)}")
+    if form.top is not None and not (form.kind == "log_probabilities" and type(form.top) is int and form.top > 0):
+        raise FileError(f"{path}: logits: top is a positive number, of log_probabilities")
+    return form
 
 
 def _read_unanswered(out_dir: Path) -> dict[str, Answer]:

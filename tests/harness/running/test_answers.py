@@ -1,12 +1,13 @@
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract import Array, LogitForm
 from grok_conformance.harness.formats.tensors import TensorFile, digest, write_tensors
 from grok_conformance.harness.running.answers import Answer, read_answer, unrepeated
 from grok_conformance.harness.running.jobs import Job
@@ -126,6 +127,12 @@ def test_seconds_that_are_no_finite_time_are_an_error(out: Path, job: Job, text:
         {**INFO, "dtypes": {"logits": "float8"}},
         {**INFO, "dtypes": ["float32"]},
         {"name": "fake"},
+        {**INFO, "logits": "last"},
+        {**INFO, "logits": {"kind": "probabilities"}},
+        {**INFO, "logits": {"positions": []}},
+        {**INFO, "logits": {"top": 5}},
+        {**INFO, "logits": {"kind": "log_probabilities", "top": True}},
+        {**INFO, "logits": {"most": 5}},
     ],
 )
 def test_an_answer_whose_info_is_malformed_is_an_error(out: Path, job: Job, info: Any) -> None:
@@ -147,6 +154,15 @@ def test_a_tap_that_does_not_exist_is_an_error_with_the_name_that_was_meant(out:
     answer = first_answer(out, job)
     assert answer.status == "error"
     assert "no tap 'layers.*.router.logit'; did you mean layers.*.router.logits" in answer.reason
+
+
+def test_the_form_of_the_logits_is_read(out: Path, job: Job) -> None:
+    form = LogitForm(kind="log_probabilities", positions="last", top=20)
+    write_json_text(out / "info.json", {**INFO, "logits": asdict(form)})
+    info = first_answer(out, job).info
+    assert info is not None
+    assert info.logits == form
+    assert str(info.logits) == "top 20 log probabilities, last position"
 
 
 def test_an_answer_that_does_not_say_who_answers_is_an_error(out: Path, job: Job) -> None:

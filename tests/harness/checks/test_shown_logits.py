@@ -1,0 +1,136 @@
+"""Logits shown in part are judged as what they are: an honest port passes in every form, a wrong one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from grok_conformance.harness.checks.exhibit import exhibit_of
+from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.contract import ALL_LOGITS, Array, CandidateInfo, LogitForm
+from grok_conformance.harness.faults import FAULTS, mutant
+from grok_conformance.harness.measure.comparison import Comparison
+from tests.harness.honest_port import NUM_ELEMENTS, exact_weights, golden_case, honest_taps
+
+FORMS = {
+    "all logits": ALL_LOGITS,
+    "last position": LogitForm(positions="last"),
+    "log probabilities": LogitForm(kind="log_probabilities"),
+    "last log probabilities": LogitForm(kind="log_probabilities", positions="last"),
+    "top 5": LogitForm(kind="log_probabilities", top=5),
+    "more than there are": LogitForm(kind="log_probabilities", top=500),
+    "greedy tokens": LogitForm(kind="tokens"),
+    "last greedy token": LogitForm(kind="tokens", positions="last"),
+}
+CASES = [
+    f"{name}.{dtype}"
+    for name in ("dense/decode/dense_block", "square/decode/unequal_lengths")
+    for dtype in ("float32", "bfloat16")
+]
+WRONG = "stress/prefill/saturated_cap.float32"
+
+
+def shown(logits: Array, lengths: Array, form: LogitForm) -> Array:
+    """Return what a port that computed these logits gives in a form."""
+    x = logits.astype(np.float32)
+    if form.kind != "logits":
+        x -= x.max(-1, keepdims=True)
+        x = (x - np.log(np.exp(x).sum(-1, keepdims=True), dtype=np.float32)).astype(np.float32)
+    if form.positions == "last":
+        x = x[np.arange(len(x)), lengths - 1][:, None]
+    if form.kind == "tokens":
+        return x.argmax(-1).astype(np.int32)
+    if form.top is not None and form.top < x.shape[-1]:
+        x = np.where(x >= np.sort(x, -1)[..., -form.top, None], x, np.float32(-np.inf))
+    return x if form.kind != "logits" else x.astype(logits.dtype)
+
+
+def logits_of(case_id: str, taps: Mapping[str, Array], form: LogitForm) -> dict[str, Array]:
+    _, case = golden_case(case_id)
+    return {f"call{i}/logits": shown(taps[f"call{i}/logits"], call.lengths, form) for i, call in enumerate(case.calls)}
+
+
+def checked(case_id: str, taps: Mapping[str, Array], form: LogitForm) -> list[Comparison]:
+    preset, case = golden_case(case_id)
+    info = CandidateInfo(name="port", version="1", taps=("logits",), logits=form)
+    exhibit = exhibit_of(preset, case, info, taps, exact_weights(preset.name, case.fprop_dtype))
+    return check_case(exhibit, num_elements=NUM_ELEMENTS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case_id", CASES)
+def test_an_honest_port_passes_in_every_form(case_id: str, form: str) -> None:
+    taps = honest_taps(case_id, 3)
+    found = checked(case_id, logits_of(case_id, taps, FORMS[form]), FORMS[form])
+    assert [comparison.problem for comparison in found] == [""] * len(found)
+    assert all(comparison.passed for comparison in found)
+    assert sum(comparison.num_elements for comparison in found) > 0
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if "greedy" not in name])
+def test_a_fault_that_the_logits_show_fails_in_every_form_that_has_numbers(form: str) -> None:
+    taps = honest_taps(WRONG, 3, evaluator=mutant(FAULTS["attention_cap_missing"]))
+    (found,) = checked(WRONG, logits_of(WRONG, taps, FORMS[form]), FORMS[form])
+    assert not found.passed
+    assert found.tail > 100
+
+
+def changed(form: LogitForm, change: Callable[[Array], Array]) -> Comparison:
+    taps = logits_of(WRONG, honest_taps(WRONG, 3), form)
+    (found,) = checked(WRONG, {key: change(np.array(x)) for key, x in taps.items()}, form)
+    return found
+
+
+def test_a_more_probable_token_may_not_be_left_out() -> None:
+    def second_instead_of_first(x: Array) -> Array:
+        x[0, 1, x[0, 1].argmax()] = -np.inf
+        x[0, 1, 7] = -50.0
+        return x
+
+    found = changed(FORMS["top 5"], second_instead_of_first)
+    assert not found.passed
+    assert found.index[:2] == (0, 1)
+
+
+def test_a_greedy_token_that_is_not_the_most_probable_fails() -> None:
+    def other(tokens: Array) -> Array:
+        tokens[1, 0] = (tokens[1, 0] + 1) % 101
+        return tokens
+
+    found = changed(FORMS["greedy tokens"], other)
+    assert not found.passed
+    assert found.index[:2] == (1, 0)
+    assert "is left out though more probable than" in found.note
+
+
+def test_fewer_tokens_than_declared_are_a_problem() -> None:
+    def fewer(x: Array) -> Array:
+        x[1, 2] = np.where(x[1, 2] == x[1, 2].max(), x[1, 2], np.nan)
+        return x
+
+    assert changed(FORMS["top 5"], fewer).problem == ("names 1 tokens at [1, 2], expected 5 of top 5 log probabilities")
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "problem"),
+    [
+        ("last position", lambda x: x[:1], "shape [1, 1, 101], expected [2, 1, 101] of all logits, last position"),
+        ("greedy tokens", lambda x: x[..., None], "shape [2, 7, 1], expected [2, 7] of greedy tokens"),
+        ("greedy tokens", lambda x: x.astype(np.float32), "dtype float32, expected an integer dtype of greedy tokens"),
+        ("log probabilities", lambda x: x.astype(np.float16), "dtype float16 is narrower than float32"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_as_its_form_is_a_problem(
+    form: str, change: Callable[[Array], Array], problem: str
+) -> None:
+    assert changed(FORMS[form], change).problem == problem
+
+
+def test_nothing_but_what_is_shown_is_compared() -> None:
+    found = changed(FORMS["last position"], lambda x: x)
+    whole = changed(ALL_LOGITS, lambda x: x)
+    assert (found.num_elements, whole.num_elements) == (2 * 101, 11 * 101)
+    assert changed(replace(ALL_LOGITS), lambda x: x).passed
