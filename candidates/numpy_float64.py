@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Cache, Preset
+from grok_conformance.harness.cases.case import Cache
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LanguageModelConfig, Weights, split_tap
 from grok_conformance.harness.graph.arithmetic import round_to
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, ExactWeights, cached_taps, empty_cache, walk_call
 from grok_conformance.harness.graph.row import Exact, Scope
@@ -33,12 +33,12 @@ class Model:
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run tokens int32 [b, t] from an empty cache."""
         cache = empty_cache(self.weights.config, len(tokens))
-        self.previous, self.steps = cached_taps(cache), cache.steps
+        self.previous, self.steps = cached_taps(GROK_1, cache), cache.steps
         return self.extend(tokens, lengths, taps)
 
     def preload(self, keys: Array, values: Array, steps: Array) -> None:
         """Start from caches [layer, b, s, g, h] at steps int32 [b]."""
-        self.previous, self.steps = cached_taps(Cache(keys, values, steps)), steps
+        self.previous, self.steps = cached_taps(GROK_1, Cache(keys, values, steps)), steps
 
     def decode(self, tokens: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run one token per row, int32 [b, 1]."""
@@ -67,4 +67,4 @@ class Model:
 
 def load(config: LanguageModelConfig, weights: Weights) -> Model:
     """Prepare the oracle for stored weights."""
-    return Model(ExactWeights(config, weights), recorded_dtypes(config, Preset("job", config, weights)))
+    return Model(ExactWeights(config, weights), GROK_1.recorded_dtypes(config, weights))

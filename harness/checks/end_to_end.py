@@ -16,7 +16,6 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
-from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
 
@@ -102,14 +101,16 @@ def honest_run(
             perturb=lambda tap, result: disturb(result, recorded[split_tap(tap)[1]], random),
         )
         for call, tap, _, value in noisy:
-            error = per_token(value - exact[call, tap], SPECS[split_tap(tap)[1]].axes)
+            error = per_token(value - exact[call, tap], weights.graph.specs[split_tap(tap)[1]].axes)
             squares[call, tap] = squares.get((call, tap), 0.0) + np.square(error) / num_runs
     return Honest(exact, {key: np.sqrt(np.maximum(x, floor(x))) for key, x in squares.items()})
 
 
 def route_of(evidence: Evidence) -> dict[Key, Array]:
     """Return the experts that a port chose, where it shows them."""
-    return {key: seen.cleaned for key, seen in evidence.observed.items() if key[1].endswith("moe.expert_index")}
+    return {
+        key: seen.cleaned for key, seen in evidence.observed.items() if split_tap(key[1])[1] == evidence.graph.choice
+    }
 
 
 def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) -> list[Drift]:
@@ -117,9 +118,9 @@ def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) ->
     found = []
     for (call, tap), seen in evidence.observed.items():
         operation = split_tap(tap)[1]
-        if operation == "moe.expert_index":
+        if operation == evidence.graph.choice:
             continue
-        spec, key = SPECS[operation], (call, tap)
+        spec, key = evidence.graph.specs[operation], (call, tap)
         mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
         tokens = per_token(mask.astype(np.float64), spec.axes) > 0
         exact = honest.exact[key]
@@ -152,9 +153,9 @@ def flips(evidence: Evidence, honest: Honest, config: LanguageModelConfig) -> li
     found = []
     for (call, tap), seen in evidence.observed.items():
         layer, operation = split_tap(tap)
-        if operation != "moe.expert_index" or layer is None:
+        if operation != evidence.graph.choice or layer is None:
             continue
-        key = (call, tap_name(layer, "router.probabilities"))
+        key = (call, tap_name(layer, evidence.graph.scores))
         probabilities, error = honest.exact[key], honest.error[key]
         k = config.model.num_selected_experts
         exact = np.argsort(-probabilities, axis=-1, kind="stable")[..., :k]

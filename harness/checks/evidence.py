@@ -19,13 +19,12 @@ from grok_conformance.harness.contract import (
     split_tap,
     tap_matches,
     tap_name,
-    tap_names,
 )
-from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
-from grok_conformance.harness.measure.comparison import COPIES, Comparison, clean, widen
+from grok_conformance.harness.graph.model_graph import ModelGraph
+from grok_conformance.harness.measure.comparison import Comparison, clean, widen
 
 Key = tuple[int, str]
 
@@ -56,6 +55,7 @@ class Evidence:
     misshapen: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
     fused: bool = False
     named: Mapping[int, Array] = field(default_factory=dict)
+    graph: ModelGraph = GROK_1
 
 
 def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:
@@ -66,22 +66,25 @@ def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, 
     return {**sizes, "visible": sizes["s"] if case.published_degenerate else reach}
 
 
-def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, Array]) -> Evidence:
+def gather(
+    preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, Array], graph: ModelGraph = GROK_1
+) -> Evidence:
     """Read what a candidate gave for a case, names, shapes and dtypes before values; `taps` is keyed `call0/TAP`."""
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
-    contract = recorded_dtypes(config, preset)
+    contract = graph.recorded_dtypes(config, preset.weights)
     if case.form.kind == "log_probabilities":  # worked out in float32 from logits in any dtype
         contract["logits"] = "float32"
-    masks = masks_of(case, config)
+    masks = masks_of(case, config, graph.taps)
     observed: dict[Key, Observed] = {}
     problems: dict[Key, Comparison] = {}
     misshapen: dict[Key, tuple[int, ...]] = {}
     named: dict[int, Array] = {}
     for call in range(len(case.calls)):
         sizes = call_sizes(config, case, call)
-        for tap in select_taps(tap_names(config), info.taps):
+        for tap in select_taps(graph.tap_names(config), info.taps):
             operation = split_tap(tap)[1]
-            recorded = recorded_dtype(tap, contract, info, config)
+            spec = graph.specs[operation]
+            recorded = recorded_dtype(tap, spec, contract, info, config)
             if tap_key(call, tap) not in taps:
                 problems[call, tap] = Comparison(call, tap, 0, problem="missing: declared but not returned")
                 continue
@@ -94,59 +97,61 @@ def gather(preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, A
                 x, masks[call, tap] = laid_out.values, masks[call, tap] & laid_out.shown
                 if laid_out.named is not None:
                     named[call] = laid_out.named
-            if problem := shape_problem(tap, x.shape, x.dtype, recorded, sizes):
+            if problem := shape_problem(spec, x.shape, x.dtype, recorded, sizes):
                 problems[call, tap] = Comparison(call, tap, 0, problem=problem)
                 if problem.startswith("shape"):
                     misshapen[call, tap] = x.shape
                 continue
-            x = fit_slots(x, SPECS[operation], config.sequence_len)
+            x = fit_slots(x, spec, config.sequence_len)
             # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
             # found at the weights alone.
-            mask = np.True_ if operation in COPIES else masks[call, operation]
-            observed[call, tap] = Observed(widen(x), safe(tap, clean(x, mask), config), recorded)
-    caches = {name: recorded_dtype(tap_name(0, name), contract, info, config) for name in COPIES}
-    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused, named)
+            mask = np.True_ if operation in graph.copies else masks[call, operation]
+            observed[call, tap] = Observed(widen(x), safe(spec, clean(x, mask), config), recorded)
+    caches = {
+        name: recorded_dtype(tap_name(0, name), graph.specs[name], contract, info, config) for name in graph.copies
+    }
+    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused, named, graph)
 
 
-def safe(tap: str, x: Array, config: LanguageModelConfig) -> Array:
+def safe(spec: TapSpec, x: Array, config: LanguageModelConfig) -> Array:
     """Make a tap fit to compute with: no NaN or infinity, experts within range (both are judged elsewhere)."""
     x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.clip(x, 0, config.model.num_experts - 1) if tap.endswith("moe.expert_index") else x
+    return np.clip(x, 0, config.model.num_experts - 1) if spec.dtype == "int32" else x
 
 
-def has_gaps(config: LanguageModelConfig, case: Case, shown: Collection[Key]) -> bool:
+def has_gaps(graph: ModelGraph, config: LanguageModelConfig, case: Case, shown: Collection[Key]) -> bool:
     """Return whether any tap of a case is hidden."""
-    return any((call, tap) not in shown for call in range(len(case.calls)) for tap in tap_names(config))
+    return any((call, tap) not in shown for call in range(len(case.calls)) for tap in graph.tap_names(config))
 
 
-def recorded_dtype(tap: str, contract: Mapping[str, str], info: CandidateInfo, config: LanguageModelConfig) -> str:
+def recorded_dtype(
+    tap: str, spec: TapSpec, contract: Mapping[str, str], info: CandidateInfo, config: LanguageModelConfig
+) -> str:
     """Return the dtype by which a candidate's tap is judged.
 
     Taps that the contract fixes (float32, int32) keep it; elsewhere the candidate's own declaration holds, the
     contract's where it declares none or, the cache apart, a wider one.
     """
-    operation = split_tap(tap)[1]
-    fixed = contract[operation]
-    if SPECS[operation].dtype in ("float32", "int32"):
+    fixed = contract[spec.operation]
+    if spec.dtype in ("float32", "int32"):
         return fixed
     for pattern, declared in info.dtypes.items():
         if tap_matches(tap, pattern):
             name = config.fprop_dtype if declared == "fprop" else declared
-            if operation in COPIES:
+            if spec.dtype == "cache":
                 return name
             return max(name, fixed, key=lambda dtype: UNIT_ROUNDOFF[dtype])
     return fixed
 
 
 def shape_problem(
-    tap: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], recorded: str, call_sizes: Mapping[str, int]
+    spec: TapSpec, shape: tuple[int, ...], dtype: np.dtype[np.generic], recorded: str, call_sizes: Mapping[str, int]
 ) -> str:
     """Return what is wrong with a tap's shape or dtype, or an empty string.
 
     `call_sizes` are the axis sizes of the call. The key axis may be shorter than the cache (down to the visible slots,
     size `visible`) or longer.
     """
-    spec = SPECS[split_tap(tap)[1]]
     wanted = tuple(call_sizes[axis] for axis in spec.axes)
     fits = len(shape) == len(wanted) and all(
         size >= call_sizes["visible"] if axis == "s" else size == want

@@ -9,9 +9,10 @@ from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.checks.evidence import Evidence, Key, gather, has_gaps
 from grok_conformance.harness.checks.readings import Readings, describe, phase_of
 from grok_conformance.harness.contract import Array, CandidateInfo
+from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import Alternative
-from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.measure.comparison import Comparison
 
 
@@ -22,9 +23,9 @@ class Ways:
     alternatives: Mapping[str, Alternative] = field(default_factory=dict)
     readings: Readings = field(default_factory=dict)
 
-    def describe(self, operation: str) -> str:
+    def describe(self, operation: str, graph: ModelGraph = GROK_1) -> str:
         """Return in words how an operation is computed, an empty string for the published way."""
-        rows = (operation, "dense.output") if operation == "moe.output" else (operation,)
+        rows = [row.name for row in graph.operations if row.tap == operation]
         parts = [self.alternatives[row].name for row in rows if row in self.alternatives]
         parts += [describe(self.readings, row) for row in rows]
         return ", ".join(part for part in dict.fromkeys(parts) if part)
@@ -46,7 +47,7 @@ class Exhibit:
     @property
     def hides_taps(self) -> bool:
         """Whether any tap of the case is not shown."""
-        return has_gaps(self.evidence.config, self.case, self.evidence.observed)
+        return has_gaps(self.evidence.graph, self.evidence.config, self.case, self.evidence.observed)
 
     @property
     def look(self) -> Callable[[int, str], Array | None]:
@@ -56,7 +57,7 @@ class Exhibit:
 
     def row_of(self, comparison: Comparison) -> str:
         """Return the row of the graph that made a comparison's tap."""
-        return operation_of(comparison.tap, self.evidence.config).name
+        return self.evidence.graph.operation_of(comparison.tap, self.evidence.config).name
 
     def phase(self, comparison: Comparison) -> str:
         """Return the phase of a comparison's call."""
@@ -69,4 +70,4 @@ def exhibit_of(
     """Return what a candidate showed in a case (by `call0/TAP`) as an exhibit; `weights` are made where not given."""
     made = weights or ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
     case = replace(case, form=info.logits)
-    return Exhibit(preset, case, gather(preset, case, info, taps), made)
+    return Exhibit(preset, case, gather(preset, case, info, taps, made.graph), made)

@@ -41,8 +41,8 @@ def count_flips(num_flips: int, evidence: Evidence, honest: Honest) -> FlipCount
     found = [np.zeros(0)]
     for call, tap in evidence.observed:
         layer, operation = split_tap(tap)
-        if operation == "moe.expert_index":
-            key = (call, tap_name(layer, "router.probabilities"))
+        if operation == evidence.graph.choice:
+            key = (call, tap_name(layer, evidence.graph.scores))
             mask = evidence.masks[call, operation][..., 0]  # [b, t]
             found.append(flip_chances(honest.exact[key], honest.error[key], evidence.config)[mask])
     chances = np.concatenate(found)

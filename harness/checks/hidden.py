@@ -54,7 +54,7 @@ def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate) -> Segments:
     exact = {(call, tap): (result, value) for call, tap, result, value in in_its_ways(shown=look)}
 
     def forced(call: int, tap: str) -> Array | None:
-        return exact[call, tap][1] if tap.endswith("moe.expert_index") else look(call, tap)
+        return exact[call, tap][1] if split_tap(tap)[1] == exhibit.evidence.graph.choice else look(call, tap)
 
     squares: dict[Key, Array] = {}
     for _ in range(NUM_SIMULATIONS):
@@ -73,12 +73,12 @@ def undecided_from(
     exhibit: Exhibit, call: int, exact: Mapping[Key, tuple[Exact, Array]], deviation: Mapping[Key, Array]
 ) -> Array:
     """Return for each row the first position whose hidden choice of experts lies within honest noise, int [b]."""
-    config = exhibit.evidence.config
+    config, graph = exhibit.evidence.config, exhibit.evidence.graph
     b, t = exhibit.case.calls[call].tokens.shape
     undecided = np.zeros((b, t), bool)
-    for layer in range(0 if config.dense else config.model.num_layers):
-        key = (call, tap_name(layer, "router.probabilities"))
-        if (call, tap_name(layer, "moe.expert_index")) in exhibit.evidence.observed or key not in deviation:
+    for layer in range(config.model.num_layers if graph.choice and not config.dense else 0):
+        key = (call, tap_name(layer, graph.scores))
+        if (call, tap_name(layer, graph.choice)) in exhibit.evidence.observed or key not in deviation:
             continue
         gap, fence = boundary_gap(exact[key][1], config), 2 * SAFETY * deviation[key].max(-1)
         undecided |= gap <= fence

@@ -88,10 +88,10 @@ def routing_margins(evidence: Evidence, honest: Honest) -> tuple[RoutingMargins,
     found = []
     for (call, tap), probabilities in honest.exact.items():
         layer, operation = split_tap(tap)
-        if operation != "router.probabilities" or layer is None:
+        if operation != evidence.graph.scores or layer is None:
             continue
         gap = boundary_gap(probabilities, evidence.config)  # [b, t]
         closes = np.maximum(2 * SAFETY * honest.error[call, tap], np.finfo(np.float64).tiny)
-        mask = evidence.masks[call, "moe.expert_index"][..., 0]
+        mask = evidence.masks[call, evidence.graph.choice][..., 0]
         found.append(RoutingMargins(call, layer, histogram((gap / closes)[mask])))
     return tuple(found)

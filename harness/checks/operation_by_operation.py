@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -18,15 +18,11 @@ from grok_conformance.harness.contract import (
     LanguageModelConfig,
     split_tap,
     tap_name,
-    tap_names,
 )
-from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.measure.comparison import (
-    COPIES,
     Comparison,
     compare,
     compare_routing,
@@ -49,6 +45,8 @@ def check_case(
     composed and checked as one. `only` restricts the check to some rows; `evaluator` applies the operations.
     """
     case, evidence, config = exhibit.case, exhibit.evidence, exhibit.evidence.config
+    graph = evidence.graph
+    places = {tap: i for i, tap in enumerate(graph.tap_names(config))}
     factor, reach = tail_factor(num_elements), margin(num_elements)
     segments = simulate(exhibit, evaluator) if exhibit.hides_taps else None
     results = dict(evidence.problems)
@@ -60,27 +58,28 @@ def check_case(
         evaluator=read, margin=reach,
     ):  # fmt: skip
         key, operation = (call, tap), split_tap(tap)[1]
-        if only is not None and operation_of(tap, config).name not in only:
+        if only is not None and graph.operation_of(tap, config).name not in only:
             continue
-        if operation == "router.probabilities":
+        if operation == graph.scores:
             hidden = None if segments is None or key in evidence.observed else segments.deviation.get(key, 0.0)
-            scores[call, tap_name(split_tap(tap)[0], "moe.expert_index")] = value, slack_of(exact, hidden, factor)
+            scores[call, tap_name(split_tap(tap)[0], graph.choice)] = value, slack_of(exact, hidden, factor)
         if key not in evidence.observed:
             continue
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
-        if operation == "moe.expert_index":
+        if operation == graph.choice:
             if segments is not None:
-                mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
+                mask = mask & before(segments.undecided[call], steps[call], seen.raw, graph.specs[operation].axes)
             found = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
             # Sums of tied experts may differ by a rounding: they are tied only where the port's own scores are equal.
-            binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], "router.probabilities")) in evidence.observed
+            binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], graph.scores)) in evidence.observed
             results[key] = replace(found, problem=found.problem or (found.note if binding else ""))
             continue
         deviation = None if segments is None else segments.deviation.get(key)
-        fencing = fencing_of(tap, exact, seen.recorded, factor, steps[call], config, deviation)
+        copied = steps[call] if operation in graph.copies else None
+        fencing = fencing_of(exact, seen.recorded, factor, config, deviation, copied)
         if segments is not None and deviation is not None:
-            mask = mask & before(segments.undecided[call], steps[call], seen.raw, SPECS[operation].axes)
-        result = compare(call, tap, exact, fencing, seen.raw, mask, seen.recorded)
+            mask = mask & before(segments.undecided[call], steps[call], seen.raw, graph.specs[operation].axes)
+        result = compare(key, graph.specs[operation].axes, exact, fencing, seen.raw, mask, seen.recorded)
         if tap == "logits" and call in evidence.named:
             fence = fence_of(exact, seen.recorded, factor)
             fence = fence if deviation is None else widened(fence, deviation, factor)
@@ -91,7 +90,7 @@ def check_case(
         results[key] = replace(
             result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
         )
-    return [results[key] for key in sorted(results, key=lambda key: (key[0], order(config)[key[1]]))]
+    return [results[key] for key in sorted(results, key=lambda key: (key[0], places[key[1]]))]
 
 
 def slack_of(exact: Exact, deviation: Array | float | None, factor: float) -> Array:
@@ -104,27 +103,23 @@ def slack_of(exact: Exact, deviation: Array | float | None, factor: float) -> Ar
     return fence_of(exact, "float32", factor).allowed + factor * deviation
 
 
-def order(config: LanguageModelConfig) -> Mapping[str, int]:
-    """Return the position of every tap in the forward pass."""
-    return {tap: i for i, tap in enumerate(tap_names(config))}
-
-
 def fencing_of(
-    tap: str,
     exact: Exact,
     recorded: str,
     factor: float,
-    steps: Array,
     config: LanguageModelConfig,
     deviation: Array | None,
+    copied: Array | None = None,
 ) -> Fencing:
-    """Return how a tap is fenced: a cache is a copy, and the deviation of what hidden operations pass on is allowed."""
-    copies = split_tap(tap)[1] in COPIES
-    if not copies and deviation is None:
+    """Return how a tap is fenced; the deviation of what hidden operations pass on is allowed.
+
+    Of a cache, which is a copy, `copied` are the steps int32 [b] before the call.
+    """
+    if copied is None and deviation is None:
         return fenced(recorded, factor)
     fence = fence_of(exact, recorded, factor)
-    if copies:
-        fence = fence_of_copy(exact, fence, recorded, steps, config)
+    if copied is not None:
+        fence = fence_of_copy(exact, fence, recorded, copied, config)
     if deviation is not None:
         fence = widened(fence, deviation, factor)
     return fenced_by(fence, exact.value.shape)

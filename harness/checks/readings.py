@@ -12,9 +12,9 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.row import Alternative, Exact, Operation, Scope
-from grok_conformance.harness.graph.table import input_taps, operation_of
 from grok_conformance.harness.measure.noise import fence_of
 
 Reading = Literal["rounded", "carried", "recorded"]
@@ -34,18 +34,16 @@ PHASES = ("prefill", "decode")
 NUM_DRAWS = 16
 """Draws of the noise of unrounded inputs, from which the deviation of an operation's result is measured."""
 
-UNREAD = ("moe.expert_index",)
-"""Inputs that are no real numbers, and hence the same however they are kept."""
-
 
 def phase_of(num_tokens: int) -> str:
     """Return the phase of a call by its padded length: programs are compiled for one token or for several."""
     return PHASES[num_tokens == 1]
 
 
-def possible(operation: Operation, phase: str) -> Iterator[Readings]:
+def possible(graph: ModelGraph, operation: Operation, phase: str) -> Iterator[Readings]:
     """Yield the readings of an operation's edges, the canonical one first, then those that assume the least."""
-    unread = {name for name in operation.inputs if name in UNREAD or name.startswith("previous:")}
+    ids = {graph.choice}  # no real numbers, and hence the same however they are kept
+    unread = {name for name in operation.inputs if name in ids or name.startswith("previous:")}
     edges = [(phase, operation.name, name) for name in operation.inputs if name not in unread]
     order: list[Reading] = ["rounded", "carried", "recorded"]
     combinations = sorted(
@@ -67,7 +65,9 @@ def describe(readings: Readings, operation: str) -> str:
     )
 
 
-def producers(operations: Collection[str], readings: Readings, config: LanguageModelConfig) -> frozenset[str]:
+def producers(
+    operations: Collection[str], readings: Readings, graph: ModelGraph, config: LanguageModelConfig
+) -> frozenset[str]:
     """Return the rows that must be worked out for some rows: themselves, and what was carried to them."""
     needed = set(operations)
     while True:
@@ -75,17 +75,11 @@ def producers(operations: Collection[str], readings: Readings, config: LanguageM
             name
             for (_, row, source), reading in readings.items()
             if row in needed and reading == "carried"
-            for name in makers(source, config)
+            for name in graph.makers(source, config)
         }
         if carried <= needed:
             return frozenset(needed)
         needed |= carried
-
-
-def makers(name: str, config: LanguageModelConfig) -> tuple[str, ...]:
-    """Return the rows that make an input, by the name under which a row reads it."""
-    named = {"last_output": ("output",), "residual_stream": ("embedding", "output")}
-    return named.get(name) or (operation_of(name, config).name,)
 
 
 def reader(
@@ -106,14 +100,14 @@ def reader(
         tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative
     ) -> Exact:
         nonlocal needed
-        row = operation_of(tap, scope.config)
+        row = weights.graph.operation_of(tap, scope.config)
         if only is not None:
-            needed = needed or producers(only, readings, scope.config)
+            needed = needed or producers(only, readings, weights.graph, scope.config)
             if row.name not in needed:
                 return Exact(np.empty(0))
         phase = phase_of(scope.tokens.shape[1])
         used, noise = dict(values), {}
-        for name, source in zip(row.inputs, input_taps(tap, scope.config), strict=True):
+        for name, source in zip(row.inputs, weights.graph.input_taps(tap, scope.config), strict=True):
             reading = readings.get((phase, row.name, name))
             if reading == "carried":
                 used[source] = carried[source].value

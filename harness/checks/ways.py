@@ -14,7 +14,6 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.checks.readings import PHASES, possible
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
-from grok_conformance.harness.graph.table import OPERATIONS
 from grok_conformance.harness.measure.comparison import Comparison
 
 Local = dict[str, list[Comparison]]
@@ -27,7 +26,7 @@ def choose_ways(shown: Sequence[Exhibit], local: Local, num_elements: int) -> tu
     Rows are taken in the order of the graph, since what a row carries to the next depends on what it read itself.
     """
     ways = Ways()
-    for row in OPERATIONS:
+    for row in shown[0].evidence.graph.operations if shown else ():
         if fails(row.name, shown, local):
             ways, local = choose_way(row, ways, shown, local, num_elements)
     return ways, local
@@ -56,7 +55,7 @@ def choose_way(
 
 def permitted(alternatives: Sequence[Alternative], shown: Sequence[Exhibit]) -> list[Alternative]:
     """Return the alternatives that a candidate's declarations allow: operands like the cache need such a cache."""
-    caches = {one.evidence.recorded["kv.keys"] for one in shown}
+    caches = {one.evidence.recorded[name] for one in shown for name in one.evidence.graph.copies}
     return [each for each in alternatives if each.operands in ("shown", "fprop") or caches == {each.operands}]
 
 
@@ -66,7 +65,7 @@ def read_edges(
     """Return the ways with the first readings of a row's edges that pass, phase by phase, and all comparisons then."""
     found: Local | None = local
     for phase in PHASES:
-        for readings in possible(row, phase):
+        for readings in possible(shown[0].evidence.graph, row, phase):
             tried = Ways(ways.alternatives, {**ways.readings, **readings})
             found = passing(row, (phase,), tried, shown, local, num_elements)
             if found is not None:
@@ -86,7 +85,7 @@ def fails(row: str, shown: Sequence[Exhibit], local: Local) -> bool:
 def fails_together(row: str, shown: Sequence[Exhibit], local: Local) -> bool:
     """Return whether the systematic statistic of a row fails over all its comparisons."""
     own = [(one.case.id, c) for one in shown for c in local[one.case.id] if one.row_of(c) == row]
-    return any(not one.ratio <= 1 for one in pooled_systematic(own))
+    return any(not one.ratio <= 1 for one in pooled_systematic(own, shown[0].evidence.graph))
 
 
 def passing(

@@ -12,8 +12,8 @@ from grok_conformance.harness.contract.taps import GOLDEN_DIR, TapSpec, tap_spec
 from grok_conformance.harness.faults import FAULTS, Fault, faults_at
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.row import Operation
-from grok_conformance.harness.graph.table import OPERATIONS
 
 WIDTH = 13
 
@@ -34,7 +34,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def explain(name: str) -> Iterator[str]:
     """Yield the lines that explain a verdict, an operation or a fault."""
-    operations = {operation.name: operation for operation in OPERATIONS}
+    operations = {operation.name: operation for operation in GROK_1.operations}
     if name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
         yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])

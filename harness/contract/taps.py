@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +65,15 @@ def tap_name(layer: int | None, operation: str) -> str:
 
 def tap_names(config: LanguageModelConfig) -> tuple[str, ...]:
     """Return every tap of a configuration, in the order in which the forward pass makes them."""
+    return names_of(tap_specs(), config)
+
+
+def names_of(rows: Sequence[TapSpec], config: LanguageModelConfig) -> tuple[str, ...]:
+    """Return the taps of a configuration that some rows stand for; those of the layers are next to one another."""
     block = "dense" if config.dense else "moe"
-    specs = [spec for spec in tap_specs() if spec.block in ("always", block)]
-    first = next(i for i, spec in enumerate(specs) if spec.per_layer)
-    last = max(i for i, spec in enumerate(specs) if spec.per_layer) + 1
+    specs = [spec for spec in rows if spec.block in ("always", block)]
+    layered = [i for i, spec in enumerate(specs) if spec.per_layer]
+    first, last = layered[0], layered[-1] + 1
     layers = (tap_name(layer, spec.operation) for layer in range(config.model.num_layers) for spec in specs[first:last])
     return (*(s.name for s in specs[:first]), *layers, *(s.name for s in specs[last:]))
 

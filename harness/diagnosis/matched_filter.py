@@ -111,7 +111,7 @@ def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
     """Weight the residual of one tap and its faults' differences; chosen experts count as one-hot vectors."""
     seen, exact = exhibit.evidence.observed[prediction.key], prediction.exact.value
     mask = prediction.mask & np.isfinite(seen.raw)
-    if prediction.operation == "moe.expert_index":
+    if prediction.operation == exhibit.evidence.graph.choice:
         experts = np.arange(exhibit.evidence.config.model.num_experts)
 
         def measured(x: Array) -> Array:

@@ -18,7 +18,7 @@ from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import fencing_of, slack_of
 from grok_conformance.harness.checks.ways import choose_ways, failing_together
-from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap, tap_specs
+from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap
 from grok_conformance.harness.diagnosis.power import taps_of_level
 from grok_conformance.harness.diagnosis.prediction import Prediction, predict
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
@@ -53,7 +53,7 @@ def power_of_case(
     info = CandidateInfo(name="golden", version="", taps=tuple(taps))
     random = np.random.default_rng(0)
     fences = {"factor": tail_factor(num_elements), "margin": margin(num_elements)}
-    everywhere: dict[str, tuple[int, ...]] = {spec.operation: () for spec in tap_specs()}
+    everywhere: dict[str, tuple[int, ...]] = {spec.operation: () for spec in weights.graph.taps}
 
     def shown_as(values: Mapping[str, Array]) -> Exhibit:
         return exhibit_of(preset, case, info, values, weights)
@@ -62,7 +62,7 @@ def power_of_case(
     hidden = list(predict(golden, everywhere, faults, **fences)) if golden.hides_taps else None
     power = {}
     for name, fault in faults.items():
-        still = hidden or fault.operations == ("moe.expert_index",)
+        still = hidden or fault.operations == (weights.graph.choice,)
         draws = []
         for _ in range(NUM_DRAWS):
             exhibit = golden if still else shown_as(shown_by_port(golden, fault, random))
@@ -149,8 +149,11 @@ def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Compa
     (call, tap), exact = prediction.key, prediction.exact
     recorded, steps = exhibit.evidence.observed[call, tap].recorded, steps_before(exhibit.case, call)
     factor, config = prediction.fence.factor, exhibit.evidence.config
-    fencing = fencing_of(tap, exact, recorded, factor, steps, config, prediction.noise)
-    return compare(call, tap, exact, fencing, observed, prediction.mask, recorded)
+    graph = exhibit.evidence.graph
+    copied = steps if prediction.operation in graph.copies else None
+    fencing = fencing_of(exact, recorded, factor, config, prediction.noise, copied)
+    axes = graph.specs[prediction.operation].axes
+    return compare((call, tap), axes, exact, fencing, observed, prediction.mask, recorded)
 
 
 def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:

@@ -11,8 +11,7 @@ from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.evidence import Key, safe
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.hidden import before, simulate, widened
-from grok_conformance.harness.contract import Array, split_tap, tap_name, tap_names
-from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.faults import Fault, change_of, mutant
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Alternative, Exact, Scope
@@ -54,15 +53,19 @@ def predict(
     jumps of inner roundings. A fault of a hidden operation is carried on to the taps that show it.
     """
     preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
+    graph, names = evidence.graph, evidence.graph.tap_names(evidence.config)
     # What no check compares is shown too: a fault may let a masked key or a pad in.
-    shown = {key: safe(key[1], seen.raw, evidence.config) for key, seen in evidence.observed.items()}
+    shown = {
+        key: safe(graph.specs[split_tap(key[1])[1]], seen.raw, evidence.config)
+        for key, seen in evidence.observed.items()
+    }
     segments = None
     if exhibit.hides_taps:
         segments = simulate(exhibit)
-    hidden = {tap for call in range(len(case.calls)) for tap in tap_names(evidence.config) if (call, tap) not in shown}
+    hidden = {tap for call in range(len(case.calls)) for tap in names if (call, tap) not in shown}
     wanted = {
         tap
-        for tap in tap_names(evidence.config)
+        for tap in names
         for layer, operation in [split_tap(tap)]
         if operation in layers and (not layers[operation] or layer in layers[operation])
     }
@@ -83,7 +86,7 @@ def predict(
     def changed(fault: Fault) -> set[str]:
         if hidden:  # what is wrong there is carried on
             return hidden | wanted
-        return {tap for tap in wanted if change_of(fault, tap, evidence.config) is not None}
+        return {tap for tap in wanted if change_of(fault, tap, exhibit.weights) is not None}
 
     exact = results(evaluate, hidden | wanted)
     faulty = {
@@ -94,16 +97,16 @@ def predict(
     for key, (honest, _) in exact.items():
         if key[1] not in wanted or not (key in evidence.observed or key in evidence.misshapen):
             continue
-        (call, tap), (layer, operation) = key, split_tap(key[1])
+        call, (layer, operation) = key[0], split_tap(key[1])
         recorded = evidence.observed[key].recorded if key in evidence.observed else evidence.recorded[operation]
         fence, noise = fence_of(honest, recorded, factor), None
         mask = np.broadcast_to(evidence.masks[call, operation], honest.value.shape)
         if segments is not None:
             steps = steps_before(case, call)
-            mask = mask & before(segments.undecided[call], steps, honest.value, SPECS[operation].axes)
+            mask = mask & before(segments.undecided[call], steps, honest.value, graph.specs[operation].axes)
             noise = segments.deviation.get(key)
             fence = fence if noise is None else widened(fence, noise, factor)
-        chosen_by = exact.get((call, tap_name(layer, "router.probabilities"))) if "expert_index" in tap else None
+        chosen_by = exact.get((call, tap_name(layer, graph.scores))) if operation == graph.choice else None
         yield Prediction(
             key=key,
             exact=honest,

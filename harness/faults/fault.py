@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap
+from grok_conformance.harness.contract import Array, Weights, split_tap
 from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Function, Scope
-from grok_conformance.harness.graph.table import operation_of, resolve_inputs, weight_names
 
 Kind = Literal["operation", "weights", "state", "execution"]
 
@@ -65,9 +64,9 @@ def changes_at(*operations: str, function: Function | None = None, reading: Read
     return dict.fromkeys(operations, Change(function=function, reading=reading, scope=scope))
 
 
-def change_of(fault: Fault, tap: str, config: LanguageModelConfig) -> Change | None:
+def change_of(fault: Fault, tap: str, weights: ExactWeights) -> Change | None:
     """Return what a fault changes at a tap, None where that is nothing."""
-    change = fault.changes.get(operation_of(tap, config).name)
+    change = fault.changes.get(weights.graph.operation_of(tap, weights.config).name)
     layer = split_tap(tap)[0] or 0
     return change if change is not None and layer >= change.first_layer else None
 
@@ -82,7 +81,7 @@ def mutant(fault: Fault) -> Evaluator:
         values: Mapping[str, Array],
         alternative: Alternative = CANONICAL,
     ) -> Exact:
-        change = change_of(fault, tap, scope.config)
+        change = change_of(fault, tap, weights)
         if change is None:
             return evaluate(tap, scope, weights, values, alternative)
         faulty = apply(change, tap, scope, weights, values, alternative)
@@ -103,10 +102,11 @@ def apply(
     alternative: Alternative,
 ) -> Exact:
     """Apply the changed operation of a tap to given inputs."""
-    config, row = scope.config, operation_of(tap, scope.config)
-    names = resolve_inputs(change.inputs or row.inputs, tap, config)
-    inputs = [consumed(values[name], name, scope, alternative) for name in names]
-    matrices = [read(change, weights, name, alternative.weights) for name in weight_names(tap, config)]
+    config, graph = scope.config, weights.graph
+    row = graph.operation_of(tap, config)
+    names = graph.resolve_inputs(change.inputs or row.inputs, tap, config)
+    inputs = [consumed(values[name], graph.is_real(name), scope, alternative) for name in names]
+    matrices = [read(change, weights, name, alternative.weights) for name in graph.weight_names(tap, config)]
     function, changed = change.function or row.function, change.scope(scope) if change.scope else scope
     return as_shown(tap, function(*inputs, *matrices, scope=changed, alternative=alternative), changed)
 

@@ -22,7 +22,7 @@ from grok_conformance.harness.golden.reading import (
     read_preset,
     read_taps,
 )
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 
 
 def check_golden(directory: Path) -> None:
@@ -65,7 +65,7 @@ def tap_problems(case: Case, preset: Preset, taps: Mapping[str, StoredTensor]) -
 def demanded_taps(case: Case, preset: Preset) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return dtype and shape of every tap that a case must hold, by `tap_key`."""
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
-    dtypes = recorded_dtypes(config, preset)
+    dtypes = GROK_1.recorded_dtypes(config, preset.weights)
     axes = {spec.operation: spec.axes for spec in tap_specs()}
     demanded = {}
     for index, call in enumerate(case.calls):

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grok_conformance.harness.contract import DTYPES, LanguageModelConfig, Weights, split_tap, tap_names, tap_specs
-from grok_conformance.harness.graph.table import operation_of, weight_names
+from grok_conformance.harness.contract import DTYPES, LanguageModelConfig, Weights, split_tap, tap_names
+from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.row import Operation
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,14 @@ def operation_costs(config: LanguageModelConfig, weights: Weights, num_rows: int
     Elementwise operations and norms count as no flops: they are bound by the bytes.
     """
     sizes = {**config.axis_sizes, "b": num_rows, "t": num_tokens}
-    axes = {spec.operation: spec.axes for spec in tap_specs()}
     costs = {}
     for tap in tap_names(config):
-        products = operation_of(tap, config).products
-        stored = sum(stored_bytes(weights, name) for name in weight_names(tap, config))
+        products = GROK_1.operation_of(tap, config).products
+        stored = sum(stored_bytes(weights, name) for name in GROK_1.weight_names(tap, config))
         costs[tap] = Cost(
             flops=2 * math.prod(sizes[axis] for axis in products) if products else 0,
-            weight_bytes=int(stored * fraction_read(split_tap(tap)[1], sizes)),
-            value_bytes=math.prod(sizes[axis] for axis in axes[split_tap(tap)[1]])
+            weight_bytes=int(stored * fraction_read(GROK_1.operation_of(tap, config), sizes)),
+            value_bytes=math.prod(sizes[axis] for axis in GROK_1.specs[split_tap(tap)[1]].axes)
             * DTYPES[config.fprop_dtype].itemsize,
         )
     return costs
@@ -56,12 +56,12 @@ def stored_bytes(weights: Weights, name: str) -> int:
     return sum(weights[part].nbytes for part in (name, f"{name}.weight", f"{name}.scales") if part in weights)
 
 
-def fraction_read(operation: str, sizes: Mapping[str, int]) -> float:
+def fraction_read(operation: Operation, sizes: Mapping[str, int]) -> float:
     """Return how much of its weights an operation reads: of the table a row per token, of the experts the chosen."""
     num_tokens = sizes["b"] * sizes["t"]
-    if operation == "embedding":
+    if operation.looks_up:
         return min(1.0, num_tokens / sizes["v"])
-    if operation.startswith("moe.expert_"):
+    if "c" in operation.products:
         return min(1.0, num_tokens * sizes["c"] / sizes["e"])
     return 1.0
 

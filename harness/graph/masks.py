@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before
-from grok_conformance.harness.contract import Array, LanguageModelConfig, TapSpec, tap_specs
+from grok_conformance.harness.contract import Array, LanguageModelConfig, TapSpec
 
 
 def visible_keys(config: LanguageModelConfig, tokens: Array, steps: Array) -> Array:
@@ -57,11 +59,11 @@ def expand(mask: Array, spec: TapSpec) -> Array:
     return np.reshape(mask, [mask.shape[letters.index(axis)] if axis in letters else 1 for axis in spec.axes])
 
 
-def masks_of(case: Case, config: LanguageModelConfig) -> dict[tuple[int, str], Array]:
+def masks_of(case: Case, config: LanguageModelConfig, specs: Sequence[TapSpec]) -> dict[tuple[int, str], Array]:
     """Return the mask of every (call, operation) of a case, with the axes of the operation's tap."""
     return {
         (call, spec.operation): expand(kinds[spec.compared], spec)
         for call in range(len(case.calls))
         for kinds in [compared(case, call, config)]
-        for spec in tap_specs()
+        for spec in specs
     }

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Cache, Case, Preset, steps_before
-from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, tap_name, tap_names
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, tap_name
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.forms import as_shown
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import visible_keys
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
-from grok_conformance.harness.graph.table import input_taps, operation_of, weight_names
 
 DEFAULT_MARGIN = 8 * 2.0**-24
 """λ·u(float32) for the jumps of inner roundings where no run has set its own λ."""
@@ -41,10 +42,11 @@ def undisturbed(tap: str, exact: Exact) -> Array:
 
 @dataclass
 class ExactWeights:
-    """The weights in float64, dequantised once per way of rounding the product (SPEC §3)."""
+    """The weights of a model in float64, dequantised once per way of rounding the product (SPEC §3)."""
 
     config: LanguageModelConfig
     stored: Weights
+    graph: ModelGraph = GROK_1
     _made: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     def get(self, name: str, rounding: str) -> Array:
@@ -79,15 +81,16 @@ def evaluate(
     tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative = CANONICAL
 ) -> Exact:
     """Apply one operation to given inputs; `values` holds float64 arrays by tap, earlier caches as `previous:TAP`."""
-    operation = operation_of(tap, scope.config)
-    inputs = [consumed(values[name], name, scope, alternative) for name in input_taps(tap, scope.config)]
-    matrices = [weights.get(name, alternative.weights) for name in weight_names(tap, scope.config)]
+    graph, config = weights.graph, scope.config
+    operation = graph.operation_of(tap, config)
+    inputs = [consumed(values[name], graph.is_real(name), scope, alternative) for name in graph.input_taps(tap, config)]
+    matrices = [weights.get(name, alternative.weights) for name in graph.weight_names(tap, config)]
     return as_shown(tap, operation.function(*inputs, *matrices, scope=scope, alternative=alternative), scope)
 
 
-def consumed(value: Array, tap: str, scope: Scope, alternative: Alternative) -> Array:
-    """Return an input as an operation reads it; chosen experts are read as they are."""
-    if alternative.operands == "shown" or tap.endswith("moe.expert_index"):
+def consumed(value: Array, is_real: bool, scope: Scope, alternative: Alternative) -> Array:  # noqa: FBT001 - of an input
+    """Return an input as an operation reads it; what is no real number, like chosen experts, is read as it is."""
+    if alternative.operands == "shown" or not is_real:
         return value
     dtype = scope.config.fprop_dtype if alternative.operands == "fprop" else alternative.operands
     return round_to(value, dtype)
@@ -100,12 +103,12 @@ def empty_cache(config: LanguageModelConfig, batch_size: int) -> Cache:
     return Cache(np.zeros(shape), np.zeros(shape), np.zeros(batch_size, np.int32))
 
 
-def cached_taps(cache: Cache) -> dict[str, Array]:
-    """Return a cache as the `previous:` inputs of the first call, float64."""
+def cached_taps(graph: ModelGraph, cache: Cache) -> dict[str, Array]:
+    """Return a cache as the `previous:` inputs of the first call, float64; nothing where a model keeps none."""
     taps = {}
     for layer in range(len(cache.keys)):
-        taps["previous:" + tap_name(layer, "kv.keys")] = cache.keys[layer].astype(np.float64)
-        taps["previous:" + tap_name(layer, "kv.values")] = cache.values[layer].astype(np.float64)
+        for name, kept in zip(graph.copies, (cache.keys, cache.values), strict=False):
+            taps["previous:" + tap_name(layer, name)] = kept[layer].astype(np.float64)
     return taps
 
 
@@ -124,8 +127,9 @@ def walk_call(
     What is in `shown` (float64, by tap) flows on instead of the computed value; `evaluator` applies the operations.
     """
     values = dict(previous)
-    for tap in tap_names(scope.config):
-        alternative = (alternatives or {}).get(operation_of(tap, scope.config).name, CANONICAL)
+    for tap in weights.graph.tap_names(scope.config):
+        row = weights.graph.operation_of(tap, scope.config)
+        alternative = (alternatives or {}).get(row.name, CANONICAL)
         exact = evaluator(tap, scope, weights, values, alternative)
         values[tap] = shown[tap] if tap in shown else perturb(tap, exact)
         yield tap, exact, values[tap]
@@ -157,15 +161,15 @@ def walk(
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     weights = weights or ExactWeights(config, preset.weights)
     cache = case.preload or empty_cache(config, len(case.calls[0].tokens))
-    previous = cached_taps(cache)
+    previous = cached_taps(weights.graph, cache)
     for call in range(len(case.calls)):
         scope = scope_of(preset, case, call, margin)
-        values = {tap: value for tap in tap_names(config) if (value := shown(call, tap)) is not None}
+        values = {tap: value for tap in weights.graph.tap_names(config) if (value := shown(call, tap)) is not None}
         following = {}
         for tap, exact, value in walk_call(
             scope, weights, previous, values, alternatives=alternatives, perturb=perturb, evaluator=evaluator
         ):
-            if ".kv." in tap:
+            if weights.graph.operation_of(tap, config).copies:
                 following["previous:" + tap] = value
             yield call, tap, exact, value
         previous = following

@@ -83,6 +83,10 @@ class Operation:
     `previous:TAP` (the tap of the call before, or the preloaded cache) and `last_output`. Weights are paths below
     the layer's module. `alternatives` never widen a fence: one is chosen per candidate over all data. `products` are
     the axes of a contraction, kept and summed ones: it multiplies and adds once per element of all of them together.
+    `makes` is the tap it makes where that has another name, `block` the kind of model that it is part of.
+
+    Traits: it `chooses` experts by the scores that another row, which `scores`, gives; it `copies`, so that nothing may
+    round; in layer 0 it depends on the `token_alone`; it reads one row of its weights per token (`looks_up`).
     """
 
     name: str
@@ -92,3 +96,15 @@ class Operation:
     weights: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = (CANONICAL,)
     products: str = ""
+    makes: str = ""
+    block: Literal["always", "moe", "dense"] = "always"
+    chooses: bool = False
+    scores: bool = False
+    copies: bool = False
+    token_alone: bool = False
+    looks_up: bool = False
+
+    @property
+    def tap(self) -> str:
+        """The name of the tap that it makes, without the layer."""
+        return self.makes or self.name

@@ -71,8 +71,10 @@ def waive(found: Sequence[Comparison], emulated: Sequence[Comparison], waivers: 
 
 def unmasked(evidence: Evidence) -> Evidence:
     """Return what was shown with nothing left out: a fault may let in what the specification masks."""
+    specs = evidence.graph.specs
     observed = {
-        key: replace(seen, cleaned=safe(key[1], seen.raw, evidence.config)) for key, seen in evidence.observed.items()
+        key: replace(seen, cleaned=safe(specs[split_tap(key[1])[1]], seen.raw, evidence.config))
+        for key, seen in evidence.observed.items()
     }
     return replace(evidence, observed=observed)
 

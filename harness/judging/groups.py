@@ -9,9 +9,10 @@ from pathlib import Path
 
 from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.checks.evidence import call_sizes
-from grok_conformance.harness.contract import Array, split_tap, tap_names
-from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.golden.reading import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
+from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.running.jobs import read_job
 
 
@@ -26,6 +27,7 @@ class Group:
     fprop_dtype: str
     cases: tuple[Case, ...]
     expected: Callable[[str], Mapping[str, Array]]
+    graph: ModelGraph = GROK_1
 
 
 def read_groups(golden: Golden, pattern: str = "*") -> tuple[Group, ...]:
@@ -47,12 +49,12 @@ def read_groups(golden: Golden, pattern: str = "*") -> tuple[Group, ...]:
 def run_size(groups: Sequence[Group]) -> int:
     """Return how many elements a run over some groups compares: the number of tests, which sets λ."""
     return sum(
-        math.prod(call_sizes(config, case, call)[axis] for axis in SPECS[split_tap(tap)[1]].axes)
+        math.prod(call_sizes(config, case, call)[axis] for axis in group.graph.specs[split_tap(tap)[1]].axes)
         for group in groups
         for config in [group.preset.config]
         for case in group.cases
         for call in range(len(case.calls))
-        for tap in tap_names(config)
+        for tap in group.graph.tap_names(config)
     )
 
 

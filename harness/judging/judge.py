@@ -16,7 +16,6 @@ from grok_conformance.harness.checks.logit_agreement import logit_agreements, ro
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.shown_logits import golden_in_form, lay_out
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.judging.emulation import (
@@ -88,7 +87,8 @@ def judge_candidate(
 
 def shown_in(group: Group, answers: Mapping[str, Answer]) -> list[Exhibit]:
     """Read what a candidate showed in every case of a group that it answered."""
-    weights = ExactWeights(replace(group.preset.config, fprop_dtype=group.fprop_dtype), group.preset.weights)
+    config = replace(group.preset.config, fprop_dtype=group.fprop_dtype)
+    weights = ExactWeights(config, group.preset.weights, group.graph)
     return [
         exhibit_of(group.preset, case, answer.info, answer.taps, weights)
         for case in group.cases
@@ -181,7 +181,7 @@ def observer_effect(answer: Answer, exhibit: Exhibit, honest: Honest) -> str:
         key = tap_key(call, tap)
         if key not in answer.untapped:
             continue
-        spec, mask = SPECS[split_tap(tap)[1]], evidence.masks[call, split_tap(tap)[1]]
+        spec, mask = evidence.graph.specs[split_tap(tap)[1]], evidence.masks[call, split_tap(tap)[1]]
         untapped = answer.untapped[key]
         if untapped.shape != answer.taps[key].shape:
             return f"{tap}: without taps the shape is {list(untapped.shape)}, with taps {list(answer.taps[key].shape)}"

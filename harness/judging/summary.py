@@ -8,7 +8,6 @@ from pathlib import Path
 
 from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_partition_specs, check_weights
 from grok_conformance.harness.contract import LEVELS
-from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.power import power_of_run
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.groups import Group
@@ -45,9 +44,9 @@ def summarise(
     cases = tuple(verdict for each in judged for verdict in each.verdicts)
     dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
     chosen = {
-        (group.fprop_dtype, operation): each.ways.describe(operation)
+        (group.fprop_dtype, operation): each.ways.describe(operation, group.graph)
         for group, each in zip(groups, judged, strict=True)
-        for operation in SPECS
+        for operation in group.graph.specs
     }
     diagnoses = {
         (group.fprop_dtype, operation): diagnosis
@@ -65,7 +64,7 @@ def summarise(
         weights=weights,
         next_taps=tuple(dict.fromkeys(tap for taps in hidden for tap in taps)),
         cases=cases,
-        operations=by_operation(cases, dtypes, chosen, diagnoses),
+        operations=by_operation(cases, dtypes, chosen, diagnoses, groups[0].graph),
         seconds=seconds,
         powers=() if level == "none" else power_of_run(level, dtypes.items()),
         waivers=tuple(each for each in waivers if any(each.name in case.waived for case in cases)),

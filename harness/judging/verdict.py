@@ -15,6 +15,8 @@ from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.contract import LEVELS, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
+from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
@@ -214,6 +216,7 @@ def by_operation(
     dtypes: Mapping[str, str],
     alternatives: Mapping[tuple[str, str], str],
     diagnoses: Mapping[tuple[str, str], Diagnosis] | None = None,
+    graph: ModelGraph = GROK_1,
 ) -> tuple[OperationVerdict, ...]:
     """Pool the comparisons of all cases by operation and compute dtype.
 
@@ -224,11 +227,11 @@ def by_operation(
     for case in cases:
         for comparison in case.comparisons:
             pooled.setdefault((comparison.operation, dtypes[case.case]), []).append((case.case, comparison))
-    names = [spec.operation for spec in tap_specs()]
+    names = [spec.operation for spec in graph.taps]
     rows = []
     for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):
         failed = [(case, comparison) for case, comparison in found if not comparison.passed or comparison.waived]
-        systematic = pooled_systematic(found)
+        systematic = pooled_systematic(found, graph)
         worst_case, worst = max(found, key=lambda pair: _rank(pair[1].ratio))
         rows.append(
             OperationVerdict(

@@ -13,22 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Preset, steps_before
+from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.evidence import safe
 from grok_conformance.harness.checks.operation_by_operation import slack_of
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1, TABLE
 from grok_conformance.harness.graph.masks import compared, expand, visible_keys
 from grok_conformance.harness.graph.operations import embedding
 from grok_conformance.harness.graph.oracle import ExactWeights, dequantised, evaluate
 from grok_conformance.harness.graph.row import CANONICAL, Exact, Scope
-from grok_conformance.harness.graph.table import TABLE, input_taps, operation_of, weight_names
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
-from grok_conformance.harness.measure.comparison import COPIES, Comparison, clean, compare, compare_routing, widen
+from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
 
@@ -103,7 +102,7 @@ def _check_call(
     config, case = plan.config, plan.case
     tokens, steps = plan.calls[call].tokens, steps_before(case, call)
     rows = np.arange(tokens.shape[1]) if plan.form == "full" else np.array(plan.kept_rows(call))
-    recorded = recorded_dtypes(config, Preset(plan.name, config, weights.stored))
+    recorded = GROK_1.recorded_dtypes(config, weights.stored)
     num_elements = plan.num_layers * sum(x.size for name, x in shown.items() if not name.endswith("/summary"))
     factor, reach = tail_factor(num_elements), margin(num_elements)
     scope = Scope(
@@ -120,8 +119,8 @@ def _check_call(
         for tap in plan.taps(stage_name)
         if f"call{call}/{tap}" in shown
     }
-    values = {tap: safe(tap, clean(x, np.True_), config) for tap, x in raw.items()}
-    values |= {f"previous:{tap}": x for tap, x in values.items() if split_tap(tap)[1] in COPIES}
+    values = {tap: safe(SPECS[split_tap(tap)[1]], clean(x, np.True_), config) for tap, x in raw.items()}
+    values |= {f"previous:{tap}": x for tap, x in values.items() if split_tap(tap)[1] in GROK_1.copies}
     if call:
         yield from _check_earlier_slots(plan, stage, call, shown, steps)
     for tap in plan.taps(stage):
@@ -130,13 +129,21 @@ def _check_call(
             continue
         operation = split_tap(tap)[1]
         mask = expand(masks[SPECS[operation].compared], SPECS[operation])
-        if operation == "moe.expert_index":
-            scores = values[tap_name(split_tap(tap)[0], "router.probabilities")]
+        if operation == GROK_1.choice:
+            scores = values[tap_name(split_tap(tap)[0], GROK_1.scores)]
             yield compare_routing(call, tap, scores, raw[tap], mask, slack_of(Exact(scores), None, factor))
             continue
         exact, channels = _evaluate(tap, scope, weights, values, sample)
         observed = widen(raw[tap] if channels is None else raw[tap][..., channels])
-        result = compare(call, tap, exact, fenced(recorded[operation], factor), observed, mask, recorded[operation])
+        result = compare(
+            (call, tap),
+            SPECS[operation].axes,
+            exact,
+            fenced(recorded[operation], factor),
+            observed,
+            mask,
+            recorded[operation],
+        )
         yield _placed(result, values, rows, channels)
 
 
@@ -145,10 +152,10 @@ def _evaluate(
 ) -> tuple[Exact, Array | None]:
     """Apply an operation; return the exact result, and the channels to which it is restricted, None for all."""
     config = scope.config
-    operation = operation_of(tap, config)
-    inputs = [values[name] for name in input_taps(tap, config)]
+    operation = GROK_1.operation_of(tap, config)
+    inputs = [values[name] for name in GROK_1.input_taps(tap, config)]
     if operation.name in EXPERTS:
-        (name,) = weight_names(tap, config)
+        (name,) = GROK_1.weight_names(tap, config)
         num_channels = config.model.emb_size if operation.name == "moe.expert_output" else config.axis_sizes["f"]
         channels = sample.channels(num_channels)
         sampled = SampledExperts(config, weights.stored, name, channels)
@@ -200,7 +207,7 @@ def _check_earlier_slots(
     """Report every cache in which a slot that an earlier call filled has changed."""
     for tap in plan.taps(stage):
         before, after = (shown.get(f"call{c}/{tap}") for c in (call - 1, call))
-        if split_tap(tap)[1] not in COPIES or before is None or after is None:
+        if split_tap(tap)[1] not in GROK_1.copies or before is None or after is None:
             continue
         filled = np.arange(before.shape[1]) < steps[:, None]  # [b, s]
         if before[filled].tobytes() != after[filled].tobytes():
@@ -215,7 +222,7 @@ def _placed(result: Comparison, values: Mapping[str, Array], rows: Array, channe
     place = list(result.index)
     note = result.note
     if result.operation in EXPERTS:
-        index = values[tap_name(result.layer, "moe.expert_index")]
+        index = values[tap_name(result.layer, GROK_1.choice)]
         note = f"expert {int(index[place[0], 0, place[2]])}"
     if channels is not None:
         place[-1] = int(channels[place[-1]])

@@ -13,10 +13,9 @@ import math
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
 from grok_conformance.harness.contract.taps import SPECS
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.sketch import SKETCH_SIZE, project
 from grok_conformance.harness.measure.comparison import widen
@@ -77,7 +76,7 @@ def reduce_taps(plan: Plan, taps: tuple[dict[str, Array], ...]) -> dict[str, Arr
 
 def written_bytes(plan: Plan) -> int:
     """Return the bytes of the tensors that a capture writes."""
-    recorded = recorded_dtypes(plan.config, Preset(plan.name, plan.config, {}))
+    recorded = GROK_1.recorded_dtypes(plan.config, {})
     return sum(
         _stored_bytes(plan, call, tap, DTYPES[recorded[split_tap(tap)[1]]].itemsize)
         for stage in plan.stages

@@ -8,15 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.histogram import Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
 from grok_conformance.harness.measure.scan import Fencing, blocks_of, fence_ratio, find
 from grok_conformance.harness.measure.systematic import Systematic, conclude
-
-COPIES = ("kv.keys", "kv.values")
-"""Operations that compute nothing: what they store must be what they were given."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +80,20 @@ def clean(x: Array, mask: Array | np.bool_) -> Array:
     return widen(np.where(mask, x, np.zeros((), x.dtype)))
 
 
-def compare(
-    call: int, tap: str, exact: Exact, fencing: Fencing, observed: Array, mask: Array, recorded: str
+def compare(  # the order in which they come about
+    key: tuple[int, str],
+    axes: tuple[str, ...],
+    exact: Exact,
+    fencing: Fencing,
+    observed: Array,
+    mask: Array,
+    recorded: str,
 ) -> Comparison:
-    """Compare an observed tap (float64) with its exact result where the mask, broadcast to the tap's shape, is set."""
+    """Compare an observed tap (float64) with its exact result where the mask, broadcast to the tap's shape, is set.
+
+    `key` is the call and the tap, `axes` the tap's axis letters.
+    """
+    call, tap = key
     mask = np.broadcast_to(mask, observed.shape)
     block = blocks_of(observed, exact, fencing, mask)
     found = find(observed.size, block, recorded)
@@ -107,7 +113,7 @@ def compare(
         note = f"the values lie on the grid of {grid}: rounded, though float32" if grid else ""
         allowed = block(slice(0, observed.size)).fence.allowed.reshape(observed.shape)
         ratio = fence_ratio(np.where(mask, np.abs(observed - exact.value), 0.0), allowed)
-        tokens = worst_tokens(ratio, observed, exact.value, allowed, SPECS[split_tap(tap)[1]].axes)
+        tokens = worst_tokens(ratio, observed, exact.value, allowed, axes)
     return Comparison(
         call,
         tap,

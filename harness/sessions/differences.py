@@ -17,6 +17,7 @@ from grok_conformance.harness.contract import Array, CandidateInfo, split_tap, t
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.golden.reading import Golden, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.measure.comparison import compare_routing, widen
@@ -26,7 +27,7 @@ from grok_conformance.harness.report.figures import ratio_of, systematic_ratio
 T = TypeVar("T")
 Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]
 
-ROUTE = "moe.expert_index"
+ROUTE = GROK_1.choice
 
 EVERYTHING = CandidateInfo(name="golden", version="")
 
@@ -216,7 +217,7 @@ def chosen_distances(case: Case, evidence: Evidence, exact: Honest, changed: Map
     found = {}
     for (call, tap), tokens in changed.items():
         layer = split_tap(tap)[0]
-        key, scores = (call, tap), (call, tap_name(layer, "router.probabilities"))
+        key, scores = (call, tap), (call, tap_name(layer, GROK_1.scores))
         index, mask = evidence.observed[key].raw, evidence.masks[call, ROUTE] & tokens[..., None]
         slack = SAFETY * exact.error[scores][..., None]
         problem = compare_routing(call, tap, exact.exact[scores], index, mask, slack).problem

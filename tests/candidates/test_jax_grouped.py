@@ -18,7 +18,7 @@ from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.checks.exhibit import Ways, exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, Unsupported, tap_names
-from grok_conformance.harness.graph.table import OPERATIONS, PRODUCT_KEPT
+from grok_conformance.harness.graph.grok_1 import OPERATIONS, PRODUCT_KEPT
 from tests.harness.honest_port import at_fault, golden_case
 
 TOKENS, LENGTHS = np.array([[5, 9, 60, 3], [91, 4, 0, 0]], np.int32), np.array([4, 2], np.int32)

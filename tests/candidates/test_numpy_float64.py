@@ -11,7 +11,7 @@ from grok_conformance.candidates import numpy_float64
 from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.cases.suite import make_preset, suite_cases
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from tests.harness.honest_port import at_fault, check, golden_case, taps_of
 
 CASE_IDS = [case.id for case in suite_cases()]
@@ -49,7 +49,7 @@ def test_the_oracle_conforms_in_every_case_with_one_rounding_per_operation(case_
 def test_every_tap_has_the_dtype_of_the_contract(dtype: str) -> None:
     case_id = f"float32_scales/prefill/wide_experts.{dtype}"
     preset, case = golden_case(case_id)
-    kept = recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset)
+    kept = GROK_1.recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
     shown = run(case_id, taps_of(case_id))
     assert {key: str(x.dtype) for key, x in shown.items()} == {
         key: kept[split_tap(key.split("/", 1)[1])[1]] for key in shown

@@ -23,9 +23,9 @@ from grok_conformance.harness.golden.noise_record import FORMAT, STATISTICS, par
 from grok_conformance.harness.golden.provenance import record_platform, record_toolchain
 from grok_conformance.harness.golden.writing import replace_record
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.comparison import COPIES
 from grok_conformance.harness.measure.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
 from tests.fault_detection import honest_runs
 from tests.fault_detection.honest_runs import DTYPES, HonestRates, Suite
@@ -116,7 +116,7 @@ def fenced(dtype: str) -> Iterator[tuple[str, str, Exact, Fence, Array]]:
             if operation == "moe.expert_index":
                 continue
             fence = fence_of(exact, recorded, tail_factor(NUM_ELEMENTS))
-            if operation in COPIES:
+            if operation in GROK_1.copies:
                 fence = fence_of_copy(exact, fence, recorded, steps_before(case, call), evidence.config)
             mask = np.broadcast_to(evidence.masks[call, operation], exact.value.shape) & (exact.value != 0)
             yield operation, recorded, exact, fence, mask

@@ -16,7 +16,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_names
 from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors
 from grok_conformance.harness.golden.reading import Golden, open_golden, read_case, read_preset, read_taps
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.groups import Group
@@ -96,7 +96,7 @@ def noisy_taps(
 
     Another evaluator makes it a port with a fault.
     """
-    kept = {**recorded_dtypes(weights.config, preset), **(dtypes or {})}
+    kept = {**GROK_1.recorded_dtypes(weights.config, preset.weights), **(dtypes or {})}
     random = np.random.default_rng(seed)
 
     def compute(tap: str, exact: Exact) -> Array:

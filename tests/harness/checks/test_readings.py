@@ -12,9 +12,9 @@ import pytest
 from grok_conformance.harness.checks.readings import Readings, describe, possible, producers
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, split_tap
 from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.graph.table import operation_of
 from grok_conformance.harness.judging.judge import Judged, judge_candidate
 from grok_conformance.harness.measure.noise import USED_SHARE, computed
 from tests.harness.honest_port import NUM_ELEMENTS, answered, exact_weights, golden_case, group_of, honest_taps
@@ -103,12 +103,14 @@ def test_no_reading_excuses_a_fault_that_is_larger_than_a_rounding(operation: st
 
 def test_the_readings_that_assume_least_come_first() -> None:
     config = golden_case(CASE)[0].config
-    row = operation_of("layers.00.moe.expert_hidden", config)
-    tried = list(possible(row, "decode"))
+    row = GROK_1.operation_of("layers.00.moe.expert_hidden", config)
+    tried = list(possible(GROK_1, row, "decode"))
     assert len(tried) == 9
     assert [describe(readings, row.name) for readings in tried[:2]] == ["", "moe.expert_up carried in decode"]
     assert [list(readings.values()).count("recorded") for readings in tried] == [0] * 4 + [1] * 4 + [2]
-    assert len(list(possible(operation_of("layers.00.moe.expert_output", config), "prefill"))) == 3  # no expert ids
+    assert (
+        len(list(possible(GROK_1, GROK_1.operation_of("layers.00.moe.expert_output", config), "prefill"))) == 3
+    )  # no expert ids
 
 
 def test_a_carried_input_asks_for_its_producers_and_theirs() -> None:
@@ -118,6 +120,6 @@ def test_a_carried_input_asks_for_its_producers_and_theirs() -> None:
         ("decode", "moe.norm", "attention.residual"): "carried",
         ("decode", "attention.norm", "residual_stream"): "carried",
     }
-    assert producers(["router.logits"], readings, config) == {"router.logits", "moe.norm", "attention.residual"}
-    assert producers(["attention.norm"], readings, config) == {"attention.norm", "embedding", "output"}
-    assert producers(["logits"], readings, config) == {"logits"}
+    assert producers(["router.logits"], readings, GROK_1, config) == {"router.logits", "moe.norm", "attention.residual"}
+    assert producers(["attention.norm"], readings, GROK_1, config) == {"attention.norm", "embedding", "output"}
+    assert producers(["logits"], readings, GROK_1, config) == {"logits"}

@@ -16,9 +16,9 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.readings import Readings, phase_of
 from grok_conformance.harness.checks.ways import Local, choose_ways, failing_together, permitted
 from grok_conformance.harness.contract import tap_names
+from grok_conformance.harness.graph.grok_1 import CARRIED, LIKE_THE_CACHE, OPERATIONS
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import CANONICAL, Alternative
-from grok_conformance.harness.graph.table import CARRIED, LIKE_THE_CACHE, OPERATIONS
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
 from tests.harness.honest_port import NUM_ELEMENTS, golden_case

@@ -6,7 +6,7 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.faults import FAULTS
-from grok_conformance.harness.graph.table import OPERATIONS
+from grok_conformance.harness.graph.grok_1 import OPERATIONS
 from grok_conformance.harness.judging.verdict import SEVERITY
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, mutant
+from grok_conformance.harness.graph.grok_1 import CARRIED, GROK_1, PRODUCT_KEPT
 from grok_conformance.harness.graph.oracle import Alternatives
 from grok_conformance.harness.graph.row import Alternative
-from grok_conformance.harness.graph.table import CARRIED, PRODUCT_KEPT, operation_of
 from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.running.answers import Answer
 from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_case, group_of, honest_taps, taps_of
@@ -32,7 +32,9 @@ MATRICES = (
 
 def alternative(operation: str, name: str) -> Alternative:
     (found,) = (
-        a for a in operation_of(f"layers.00.{operation}", golden_case(PREFILL)[0].config).alternatives if a.name == name
+        a
+        for a in GROK_1.operation_of(f"layers.00.{operation}", golden_case(PREFILL)[0].config).alternatives
+        if a.name == name
     )
     return found
 

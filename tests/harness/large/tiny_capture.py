@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
 from grok_conformance.harness.contract.taps import SPECS
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.large.canonical import Stage
 from grok_conformance.harness.large.plan import Plan, make_calls
 
@@ -38,7 +37,7 @@ def make_plan(**changes: Any) -> Plan:
 
 def taps_of(plan: Plan, stage: str, call: int) -> dict[str, Array]:
     """Return random taps of a stage in the shapes and dtypes of the contract."""
-    recorded = recorded_dtypes(plan.config, Preset("tiny", plan.config, {}))
+    recorded = GROK_1.recorded_dtypes(plan.config, {})
     b, t = plan.calls[call].tokens.shape
     sizes = {**plan.config.axis_sizes, "b": b, "t": t}
     made = {}

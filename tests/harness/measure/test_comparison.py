@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from grok_conformance.harness.cases.case import Call, Case
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.evidence import fit_slots, recorded_dtype, shape_problem
-from grok_conformance.harness.contract import Array, CandidateInfo
+from grok_conformance.harness.contract import Array, CandidateInfo, TapSpec, split_tap
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing
@@ -27,6 +28,11 @@ SIZES = {**UNEQUAL.axis_sizes, "b": 2, "t": 6, "visible": 6}
 INFO = CandidateInfo(name="port", version="1")
 
 
+def spec_of(tap: str) -> TapSpec:
+    """Return the row of the contract for a tap."""
+    return GROK_1.specs[split_tap(tap)[1]]
+
+
 def draw(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape)
 
@@ -35,7 +41,15 @@ def judge(observed: Array, value: Array, mask: Array | None = None, recorded: st
     exact = Exact(value, spread=np.abs(value))
     everything = np.ones_like(value, bool)
     fencing = fenced(recorded, FACTOR)
-    return compare(0, TAP, exact, fencing, observed, everything if mask is None else mask, recorded)
+    return compare(
+        (0, TAP),
+        spec_of(TAP).axes,
+        exact,
+        fencing,
+        observed,
+        everything if mask is None else mask,
+        recorded,
+    )
 
 
 def rounded(x: Array) -> Array:
@@ -202,7 +216,7 @@ def test_every_operation_of_every_call_has_a_mask_with_the_axes_of_its_tap() -> 
     step = Call("decode", np.array([[7], [7]], np.int32), np.array([1, 1], np.int32))
     calls = (Call("prefill", tokens, lengths), step)
     some = Case(id="unequal/decode/some", preset="unequal", fprop_dtype="bfloat16", why="", origin="", calls=calls)
-    masks = masks_of(some, UNEQUAL)
+    masks = masks_of(some, UNEQUAL, GROK_1.taps)
     assert set(masks) == {(call, operation) for call in (0, 1) for operation in SPECS}
     assert masks[0, "embedding"][..., 0].tolist() == [[True, True, True], [True, False, False]]
     assert masks[1, "kv.keys"][:, :5, 0, 0].tolist() == [[True] * 4 + [False], [True] * 2 + [False] * 3]
@@ -228,7 +242,7 @@ def test_every_operation_of_every_call_has_a_mask_with_the_axes_of_its_tap() -> 
 def test_shapes_are_judged_before_values_and_the_key_axis_may_have_any_length_that_shows_enough(
     tap: str, shape: tuple[int, ...], problem: str
 ) -> None:
-    assert shape_problem(tap, shape, np.dtype(np.float32), "bfloat16", SIZES) == problem
+    assert shape_problem(spec_of(tap), shape, np.dtype(np.float32), "bfloat16", SIZES) == problem
 
 
 @pytest.mark.parametrize(
@@ -248,12 +262,12 @@ def test_shapes_are_judged_before_values_and_the_key_axis_may_have_any_length_th
 def test_a_dtype_may_be_wider_than_recorded_but_not_narrower_and_no_integer(
     dtype: type[np.generic], recorded: str, problem: str
 ) -> None:
-    assert shape_problem(TAP, (2, 6, 40), np.dtype(dtype), recorded, SIZES) == problem
+    assert shape_problem(spec_of(TAP), (2, 6, 40), np.dtype(dtype), recorded, SIZES) == problem
 
 
 @pytest.mark.parametrize(("dtype", "fits"), [(np.int32, True), (np.int64, True), (np.uint8, True), (np.float32, False)])
 def test_chosen_experts_are_integers(dtype: type[np.generic], *, fits: bool) -> None:
-    problem = shape_problem("layers.00.moe.expert_index", (2, 6, 2), np.dtype(dtype), "int32", SIZES)
+    problem = shape_problem(spec_of("layers.00.moe.expert_index"), (2, 6, 2), np.dtype(dtype), "int32", SIZES)
     assert (problem == "") == fits
 
 
@@ -277,15 +291,15 @@ def test_a_declared_dtype_never_narrows_what_the_contract_fixes(
         "router.logits": "float32",
         "moe.expert_index": "int32",
     }
-    assert recorded_dtype(tap, contract, replace(INFO, dtypes=dtypes), UNEQUAL) == recorded
+    assert recorded_dtype(tap, spec_of(tap), contract, replace(INFO, dtypes=dtypes), UNEQUAL) == recorded
 
 
 def test_a_narrower_cache_is_judged_by_its_declared_dtype_and_the_first_match_wins() -> None:
     config = replace(UNEQUAL, fprop_dtype="float32")
     info = replace(INFO, dtypes={"*.kv.keys": "float16", "*": "bfloat16"})
     contract = {"kv.keys": "float32", "kv.values": "float32"}
-    assert recorded_dtype("layers.00.kv.keys", contract, info, config) == "float16"
-    assert recorded_dtype("layers.00.kv.values", contract, info, config) == "bfloat16"
+    assert recorded_dtype("layers.00.kv.keys", spec_of("layers.00.kv.keys"), contract, info, config) == "float16"
+    assert recorded_dtype("layers.00.kv.values", spec_of("layers.00.kv.values"), contract, info, config) == "bfloat16"
 
 
 def test_slots_are_cropped_or_filled_with_zeros_to_the_cache() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import DTYPES
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
-from grok_conformance.harness.graph.dtypes import recorded_dtypes
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import (
     FALSE_ALARM_RATE,
@@ -54,7 +54,7 @@ def test_the_margin_is_the_reach_of_a_float32_sum() -> None:
 )
 def test_what_the_specification_records_in_which_dtype(preset: str, dtype: str, expert: str) -> None:
     drawn = make_preset(preset)
-    dtypes = recorded_dtypes(replace(drawn.config, fprop_dtype=dtype), drawn)
+    dtypes = GROK_1.recorded_dtypes(replace(drawn.config, fprop_dtype=dtype), drawn.weights)
     assert dtypes["moe.expert_activation"] == dtypes["moe.expert_up"] == expert
     assert dtypes["logits"] == dtypes["kv.keys"] == dtypes["attention.weights"] == dtype
     assert dtypes["router.logits"] == dtypes["moe.expert_hidden"] == dtypes["attention.logits"] == "float32"

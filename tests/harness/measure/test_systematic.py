@@ -113,7 +113,15 @@ def compared(exact: Exact, observed: Array, recorded: str, tap: str = "layers.00
     argument = None if exact.argument is None else exact.argument.reshape(shape)
     shaped = replace(exact, value=exact.value.reshape(shape), argument=argument)
     everything = np.ones(shaped.value.shape, bool)
-    return compare(0, tap, shaped, fenced(recorded, LAMBDA), observed.reshape(shape), everything, recorded)
+    return compare(
+        (0, tap),
+        SPECS[split_tap(tap)[1]].axes,
+        shaped,
+        fenced(recorded, LAMBDA),
+        observed.reshape(shape),
+        everything,
+        recorded,
+    )
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float16", "float32"]))

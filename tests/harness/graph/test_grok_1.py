@@ -8,8 +8,8 @@ import pytest
 
 from grok_conformance.harness.cases.suite import PRESETS, UNEQUAL, make_preset
 from grok_conformance.harness.contract import LanguageModelConfig, split_tap, tap_names, tap_specs
+from grok_conformance.harness.graph.grok_1 import GROK_1, OPERATIONS
 from grok_conformance.harness.graph.row import CANONICAL
-from grok_conformance.harness.graph.table import OPERATIONS, input_taps, operation_of, weight_names
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 CONFIGS = {"moe": UNEQUAL, "dense": DENSE}
@@ -19,19 +19,19 @@ CONFIGS = {"moe": UNEQUAL, "dense": DENSE}
 def test_every_input_of_an_operation_is_a_tap_made_earlier(config: LanguageModelConfig) -> None:
     names = tap_names(config)
     for i, tap in enumerate(names):
-        for name in input_taps(tap, config):
+        for name in GROK_1.input_taps(tap, config):
             assert name in names[:i] or name == f"previous:{tap}"
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_every_tap_but_the_last_is_read_by_some_operation(config: LanguageModelConfig) -> None:
     names = tap_names(config)
-    read = {name for tap in names for name in input_taps(tap, config)}
+    read = {name for tap in names for name in GROK_1.input_taps(tap, config)}
     assert set(names) - read == {"logits"}
 
 
 def test_the_graph_and_the_contract_on_taps_name_the_same_operations() -> None:
-    made = {operation_of(tap, config).name for config in CONFIGS.values() for tap in tap_names(config)}
+    made = {GROK_1.operation_of(tap, config).name for config in CONFIGS.values() for tap in tap_names(config)}
     assert made == {operation.name for operation in OPERATIONS}
     assert made - {spec.operation for spec in tap_specs()} == {"dense.output"}
     assert max(Counter(operation.name for operation in OPERATIONS).values()) == 1
@@ -39,22 +39,22 @@ def test_the_graph_and_the_contract_on_taps_name_the_same_operations() -> None:
 
 def test_the_residual_stream_is_the_embedding_first_and_then_the_previous_layers_output() -> None:
     for reader in ("attention.norm", "attention.residual"):
-        assert input_taps(f"layers.00.{reader}", UNEQUAL)[0] == "embedding"
-        assert input_taps(f"layers.01.{reader}", UNEQUAL)[0] == "layers.00.output"
-    assert input_taps("final_norm", UNEQUAL) == ("layers.01.output",)
+        assert GROK_1.input_taps(f"layers.00.{reader}", UNEQUAL)[0] == "embedding"
+        assert GROK_1.input_taps(f"layers.01.{reader}", UNEQUAL)[0] == "layers.00.output"
+    assert GROK_1.input_taps("final_norm", UNEQUAL) == ("layers.01.output",)
 
 
 def test_moe_output_of_a_dense_block_is_made_by_its_own_operation() -> None:
-    assert operation_of("layers.01.moe.output", DENSE).name == "dense.output"
-    assert input_taps("layers.01.moe.output", DENSE) == ("layers.01.dense.hidden",)
-    assert operation_of("layers.01.moe.output", UNEQUAL).name == "moe.output"
+    assert GROK_1.operation_of("layers.01.moe.output", DENSE).name == "dense.output"
+    assert GROK_1.input_taps("layers.01.moe.output", DENSE) == ("layers.01.dense.hidden",)
+    assert GROK_1.operation_of("layers.01.moe.output", UNEQUAL).name == "moe.output"
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_operations_of_a_preset_read_all_of_its_weights_and_no_others(name: str) -> None:
     preset = make_preset(name)
     stored = {re.sub(r"\.(weight|scales)$", "", key) for key in preset.weights}
-    read = {key for tap in tap_names(preset.config) for key in weight_names(tap, preset.config)}
+    read = {key for tap in tap_names(preset.config) for key in GROK_1.weight_names(tap, preset.config)}
     assert read == stored
 
 
@@ -68,10 +68,16 @@ def test_an_operation_names_its_section_and_its_canonical_way_first(operation: o
 
 def test_what_decides_experts_may_be_computed_in_one_way_only() -> None:
     for name in ("router.logits", "router.probabilities", "moe.expert_index", "moe.expert_gate"):
-        assert operation_of(f"layers.00.{name}", UNEQUAL).alternatives == (CANONICAL,)
+        assert GROK_1.operation_of(f"layers.00.{name}", UNEQUAL).alternatives == (CANONICAL,)
 
 
 def test_cached_keys_are_the_rotated_ones_and_values_are_not_rotated() -> None:
-    assert input_taps("layers.01.kv.keys", UNEQUAL) == ("previous:layers.01.kv.keys", "layers.01.attention.key_rotated")
-    assert input_taps("layers.01.kv.values", UNEQUAL) == ("previous:layers.01.kv.values", "layers.01.attention.value")
-    assert split_tap(input_taps("layers.01.attention.logits", UNEQUAL)[1])[1] == "kv.keys"
+    assert GROK_1.input_taps("layers.01.kv.keys", UNEQUAL) == (
+        "previous:layers.01.kv.keys",
+        "layers.01.attention.key_rotated",
+    )
+    assert GROK_1.input_taps("layers.01.kv.values", UNEQUAL) == (
+        "previous:layers.01.kv.values",
+        "layers.01.attention.value",
+    )
+    assert split_tap(GROK_1.input_taps("layers.01.attention.logits", UNEQUAL)[1])[1] == "kv.keys"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from grok_conformance.harness.contract import LanguageModelConfig, split_tap, tap_name
+from grok_conformance.harness.contract import tap_specs
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
 from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
 
@@ -22,6 +21,8 @@ TABLE = "/language_model/in_out_embed/embeddings"
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="embedding",
+        token_alone=True,
+        looks_up=True,
         section="§4.2",
         function=embedding.embedding,
         weights=(TABLE,),
@@ -34,6 +35,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.norm",
+        token_alone=True,
         section="§4.4",
         function=norm.rms_norm,
         inputs=("residual_stream",),
@@ -41,6 +43,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.query",
+        token_alone=True,
         section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
@@ -50,6 +53,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.key",
+        token_alone=True,
         section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
@@ -59,6 +63,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.value",
+        token_alone=True,
         section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
@@ -80,12 +85,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="kv.keys",
+        copies=True,
         section="§5",
         function=attention.update_cache,
         inputs=("previous:kv.keys", "attention.key_rotated"),
     ),
     Operation(
         name="kv.values",
+        copies=True,
         section="§5",
         function=attention.update_cache,
         inputs=("previous:kv.values", "attention.value"),
@@ -151,12 +158,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="router.probabilities",
+        scores=True,
         section="§4.6",
         function=router.router_probabilities,
         inputs=("router.logits",),
     ),
     Operation(
         name="moe.expert_index",
+        chooses=True,
         section="§4.6",
         function=router.expert_index,
         inputs=("router.probabilities",),
@@ -228,6 +237,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="moe.output",
+        block="moe",
         section="§4.6",
         function=experts.combine,
         inputs=("moe.expert_gate", "moe.expert_output"),
@@ -236,6 +246,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="dense.output",
+        makes="moe.output",
+        block="dense",
         section="§4.6",
         function=experts.dense_out,
         inputs=("dense.hidden",),
@@ -280,38 +292,11 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
 )
 
-_BY_NAME = {operation.name: operation for operation in OPERATIONS}
-
-
-def operation_of(tap: str, config: LanguageModelConfig) -> Operation:
-    """Return the row that makes a tap; `moe.output` of a dense block is made by `dense.output`."""
-    name = split_tap(tap)[1]
-    return _BY_NAME["dense.output" if config.dense and name == "moe.output" else name]
-
-
-def input_taps(tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
-    """Return the taps that a tap's operation reads; `previous:TAP` is the same tap of the call before."""
-    return resolve_inputs(operation_of(tap, config).inputs, tap, config)
-
-
-def resolve_inputs(names: Sequence[str], tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
-    """Return the taps that a row's names of inputs stand for beside a tap: those of its layer, or of a neighbour."""
-    layer = split_tap(tap)[0]
-    return tuple(_resolve(name, layer, config.model.num_layers) for name in names)
-
-
-def _resolve(name: str, layer: int | None, num_layers: int) -> str:
-    if name == "last_output":
-        return tap_name(num_layers - 1, "output")
-    if name == "residual_stream":
-        return tap_name(layer - 1, "output") if layer else "embedding"
-    if name.startswith("previous:"):
-        return "previous:" + tap_name(layer, name.removeprefix("previous:"))
-    return tap_name(layer, name)
-
-
-def weight_names(tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
-    """Return the stored names of the weights that a tap's operation reads (SPEC §2)."""
-    layer = split_tap(tap)[0]
-    prefix = f"transformer/decoder_layer_{layer}/"
-    return tuple(name[1:] if name.startswith("/") else prefix + name for name in operation_of(tap, config).weights)
+GROK_1 = ModelGraph(
+    operations=OPERATIONS,
+    taps=tap_specs(),
+    layer_path="transformer/decoder_layer_{layer}/",
+    stream=("embedding", "output"),
+    expert_weight="moe/linear/w",
+)
+"""The model of SPEC: the one place that knows which operations and weights Grok-1 has."""

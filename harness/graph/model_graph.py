@@ -1,0 +1,115 @@
+"""A model as a graph: its operations, wired by the taps that they read and make, and the names of its weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from grok_conformance.harness.contract import LanguageModelConfig, TapSpec, Weights, split_tap, tap_name
+from grok_conformance.harness.contract.taps import names_of
+from grok_conformance.harness.graph.row import Operation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelGraph:
+    """What the checks know of a model; everything that is true of one model alone is in its instance.
+
+    `taps` are the contract on what its operations make, `layer_path` the module path of a layer's weights. `stream`
+    names what the residual stream is before the first layer and after every layer; `expert_weight` the weight whose
+    scales' dtype is that of the experts (SPEC §9), empty where there are none.
+    """
+
+    operations: tuple[Operation, ...]
+    taps: tuple[TapSpec, ...]
+    layer_path: str
+    stream: tuple[str, str]
+    expert_weight: str = ""
+
+    @functools.cached_property
+    def specs(self) -> Mapping[str, TapSpec]:
+        """The contract on every tap, by its name without the layer."""
+        return {spec.operation: spec for spec in self.taps}
+
+    @functools.cached_property
+    def by_name(self) -> Mapping[str, Operation]:
+        """The operations by name."""
+        return {operation.name: operation for operation in self.operations}
+
+    @functools.cached_property
+    def choice(self) -> str:
+        """The tap of chosen experts, empty where a model has none."""
+        return next((operation.tap for operation in self.operations if operation.chooses), "")
+
+    @functools.cached_property
+    def scores(self) -> str:
+        """The tap of the scores by which experts are chosen, empty where a model has none."""
+        return next((operation.tap for operation in self.operations if operation.scores), "")
+
+    @functools.cached_property
+    def copies(self) -> tuple[str, ...]:
+        """The taps that are copies: the cached keys, then the cached values."""
+        return tuple(operation.tap for operation in self.operations if operation.copies)
+
+    @functools.cached_property
+    def token_alone(self) -> tuple[str, ...]:
+        """The taps that in the first layer, or before it, depend on nothing but the token."""
+        return tuple(operation.tap for operation in self.operations if operation.token_alone)
+
+    def is_real(self, tap: str) -> bool:
+        """Return whether a tap holds real numbers, which may be rounded, and not ids."""
+        return self.specs[split_tap(tap.removeprefix("previous:"))[1]].dtype != "int32"
+
+    def tap_names(self, config: LanguageModelConfig) -> tuple[str, ...]:
+        """Return every tap of a configuration, in the order in which the forward pass makes them."""
+        return names_of(self.taps, config)
+
+    def operation_of(self, tap: str, config: LanguageModelConfig) -> Operation:
+        """Return the row that makes a tap, of the kind of block that the configuration has."""
+        return self._makers["dense" if config.dense else "moe", split_tap(tap)[1]]
+
+    @functools.cached_property
+    def _makers(self) -> Mapping[tuple[str, str], Operation]:
+        blocks = ("moe", "dense")
+        return {(b, row.tap): row for b in blocks for row in self.operations if row.block in ("always", b)}
+
+    def input_taps(self, tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
+        """Return the taps that a tap's operation reads; `previous:TAP` is the same tap of the call before."""
+        return self.resolve_inputs(self.operation_of(tap, config).inputs, tap, config)
+
+    def resolve_inputs(self, names: Sequence[str], tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
+        """Return the taps that a row's names of inputs stand for beside a tap: of its layer, or of a neighbour."""
+        layer = split_tap(tap)[0]
+        return tuple(self._resolve(name, layer, config.model.num_layers) for name in names)
+
+    def _resolve(self, name: str, layer: int | None, num_layers: int) -> str:
+        first, following = self.stream
+        if name == "last_output":
+            return tap_name(num_layers - 1, following)
+        if name == "residual_stream":
+            return tap_name(layer - 1, following) if layer else first
+        if name.startswith("previous:"):
+            return "previous:" + tap_name(layer, name.removeprefix("previous:"))
+        return tap_name(layer, name)
+
+    def makers(self, name: str, config: LanguageModelConfig) -> tuple[str, ...]:
+        """Return the rows that make an input, by the name under which a row reads it."""
+        named = {"last_output": self.stream[1:], "residual_stream": self.stream}
+        return named.get(name) or (self.operation_of(name, config).name,)
+
+    def weight_names(self, tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
+        """Return the stored names of the weights that a tap's operation reads (SPEC §2)."""
+        prefix = self.layer_path.format(layer=split_tap(tap)[0])
+        names = self.operation_of(tap, config).weights
+        return tuple(name[1:] if name.startswith("/") else prefix + name for name in names)
+
+    def recorded_dtypes(self, config: LanguageModelConfig, weights: Weights) -> dict[str, str]:
+        """Return the dtype in which the specification keeps each operation's result, by operation."""
+        scales = weights.get(f"{self.layer_path.format(layer=0)}{self.expert_weight}.scales")
+        wide_experts = scales is not None and str(scales.dtype) == "float32"
+        names = {
+            "fprop": config.fprop_dtype,
+            "cache": config.fprop_dtype,
+            "expert": "float32" if wide_experts else config.fprop_dtype,
+        }
+        return {spec.operation: names.get(spec.dtype, spec.dtype) for spec in self.taps}
