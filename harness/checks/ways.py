@@ -55,7 +55,7 @@ def choose_way(
 
 def permitted(alternatives: Sequence[Alternative], shown: Sequence[Exhibit]) -> list[Alternative]:
     """Return the alternatives that a candidate's declarations allow: operands like the cache need such a cache."""
-    caches = {one.evidence.recorded[name] for one in shown for name in one.evidence.graph.copies}
+    caches = {one.evidence.recorded[name] for one in shown for name in one.evidence.graph.copies[:1]}
     return [each for each in alternatives if each.operands in ("shown", "fprop") or caches == {each.operands}]
 
 
