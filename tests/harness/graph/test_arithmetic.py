@@ -154,7 +154,8 @@ def test_each_row_is_multiplied_by_the_matrix_of_its_own_expert() -> None:
     for place in np.ndindex(2, 3, 2):
         alone = contract(x[place][None], w[index[place]])
         assert np.allclose(made.value[place], alone.value[0], rtol=1e-14)
-        assert np.allclose(np.asarray(made.spread)[place], np.asarray(alone.spread)[0], rtol=1e-14)
+        # The squares are summed in float32 (`sum_of_squares`), and some BLAS sum a lone row otherwise.
+        assert np.allclose(np.asarray(made.spread)[place], np.asarray(alone.spread)[0], rtol=1e-6)
 
 
 @settings(deadline=None)
