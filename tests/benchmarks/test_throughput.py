@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.harness.report.test_report import FAILING, PASSING, verdict
 
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.judging.baseline import conformance_digest
@@ -27,7 +28,6 @@ from tests.benchmarks.throughput import (
     spread_of,
 )
 from tests.harness.honest_port import golden
-from tests.harness.report.test_report import FAILING, PASSING, verdict
 
 
 def entries(folder: Path, found: CandidateVerdict) -> dict[str, Entry]:

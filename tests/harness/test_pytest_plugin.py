@@ -128,7 +128,7 @@ def test_a_wrong_name_is_one_line_and_status_4(folder: Path, arguments: tuple[st
 def test_without_the_option_nothing_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "test_own.py").write_text(
         "import sys\n\ndef test_own():\n"
-        "    assert not {'numpy', 'harness.contract', 'rich', 'jax', 'torch'} & set(sys.modules)\n"
+        "    assert not {'numpy', 'grok_conformance.harness.contract', 'rich', 'jax', 'torch'} & set(sys.modules)\n"
     )
     status, words = run_pytest(tmp_path)
     assert (status, "1 passed" in words) == (0, True), words
@@ -136,8 +136,10 @@ def test_without_the_option_nothing_heavy_is_imported(tmp_path: Path) -> None:
 
 def test_judging_imports_no_engine(tmp_path: Path) -> None:
     script = (
-        "import sys; from harness import pytest_checks; from harness.commands import judge, run; "
-        "sys.exit(bool({'jax', 'torch', 'haiku', 'reference', 'candidates'} & set(sys.modules)))"
+        "import sys; from grok_conformance.harness import pytest_checks; "
+        "from grok_conformance.harness.commands import judge, run; "
+        "own = {'grok_conformance.reference', 'grok_conformance.candidates'}; "
+        "sys.exit(bool({'jax', 'torch', 'haiku', *own} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(GOLDEN_DIR.parent)}
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=False)  # noqa: S603

@@ -120,7 +120,8 @@ def test_a_file_that_grows_beyond_what_is_allowed_is_not_left_behind(tmp_path: P
     """The size limit of the process is a full disk that the kernel itself reports."""
     (tmp_path / "old.json").write_text("{}")
     script = (
-        "import resource, sys; from pathlib import Path; from harness.formats.files import write_json\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from grok_conformance.harness.formats.files import write_json\n"
         "free = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, free[1]))\n"
         "try:\n    write_json(Path(sys.argv[1]) / 'old.json', 'x' * 100_000)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import COMMANDS, EXIT_STATUS
 from grok_conformance.harness.commands.list import TABLES
 
+MAIN = "from grok_conformance.harness.__main__ import main"
+JUDGE = "grok_conformance.harness.judging.judge"
 ENGINES = ("jax", "haiku", "torch")
 STARTS_AT_ONCE = [["--help"], ["run", "--help"], ["explain", "gelu_erf"], *(["list", what] for what in TABLES)]
 HOLD_FUNCTIONS = [["explain", "gelu_erf"], ["list", "faults"]]
@@ -24,8 +27,8 @@ def python(program: str, *arguments: str) -> str:
 
 def run(*arguments: str) -> str:
     """Run a command line in a fresh process that cannot import an engine, and return what it writes."""
-    blocked = "import sys; sys.modules |= dict.fromkeys({!r}); from harness.__main__ import main; sys.exit(main())"
-    return python(blocked.format(ENGINES), *arguments)
+    program = f"import sys; sys.modules |= dict.fromkeys({ENGINES!r}); {MAIN}; sys.exit(main())"
+    return python(program, *arguments)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -46,8 +49,9 @@ def test_help_names_every_command() -> None:
 
 @pytest.mark.parametrize("words", STARTS_AT_ONCE)
 def test_what_starts_at_once_imports_no_engine_no_checks_and_no_numpy_that_it_can_do_without(words: list[str]) -> None:
-    slow = {*ENGINES, "rich", "harness.judge"} | ({"numpy"} if words not in HOLD_FUNCTIONS else set())
-    watch = f"from harness.__main__ import main\nimport sys\ntry:\n main({words})\nexcept SystemExit: pass\n"
+    slow = {*ENGINES, "rich", JUDGE} | ({"numpy"} if words not in HOLD_FUNCTIONS else set())
+    assert importlib.util.find_spec(JUDGE) is not None
+    watch = f"{MAIN}\nimport sys\ntry:\n main({words})\nexcept SystemExit: pass\n"
     python(watch + f"assert not {slow} & set(sys.modules), sorted(sys.modules)")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from grok_conformance.harness.report.github import MAX_ANNOTATIONS, report_to_github, summary
 from tests.harness.report.test_html import BROKEN
-from tests.harness.report.test_report import BAD, CRASHED, FAILING, MANY, PASSING, verdict
+from tests.harness.report.test_terminal import MANY
+from tests.harness.report.verdicts import BAD, CRASHED, FAILING, PASSING, verdict
 
 
 def annotated(*verdicts: object) -> list[str]:

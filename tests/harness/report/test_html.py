@@ -22,7 +22,7 @@ from grok_conformance.harness.report.html import render
 from grok_conformance.harness.report.view import candidate_view
 from tests.harness.honest_port import golden
 from tests.harness.judging.test_baseline import KEY, OLD, against
-from tests.harness.report.test_report import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict
+from tests.harness.report.verdicts import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict
 
 COUNTS = tuple(range(len(EDGES) + 1))
 GELU = Diagnosis(("gelu_erf",), "gelu_erf", 0.99, 0.01, 0.98, 12.0, "no fault")

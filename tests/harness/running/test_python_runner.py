@@ -135,7 +135,9 @@ def test_a_compute_dtype_that_the_candidate_does_not_run_is_unsupported_before_l
     assert (answer.status, answer.reason) == ("unsupported", "fprop_dtype bfloat16; it runs float32")
 
 
-@pytest.mark.parametrize("source", ["", "INFO = 3\ndef load(config, weights): ...", "import harness\n1 / 0"])
+@pytest.mark.parametrize(
+    "source", ["", "INFO = 3\ndef load(config, weights): ...", "import grok_conformance.harness\n1 / 0"]
+)
 def test_a_module_that_is_no_candidate_is_an_error(tmp_path: Path, source: str) -> None:
     job = tiny_job.write_three_cases(tmp_path / "job")
     (tmp_path / "adapter.py").write_text(source)

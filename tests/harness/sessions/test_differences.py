@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.harness.report.test_report import BAD, DRIFT, FAILING, GOOD, PASSING, verdict
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.cases.case import tap_key
@@ -25,7 +26,6 @@ from grok_conformance.harness.sessions.differences import (
     tap_differences,
 )
 from tests.harness.honest_port import golden, golden_case, golden_taps, honest_taps
-from tests.harness.report.test_report import BAD, DRIFT, FAILING, GOOD, PASSING, verdict
 from tests.harness.tiny_golden import write_tiny
 
 TAPS = {"call0/embedding": np.ones((1, 2, 3), np.float32), "call0/logits": np.full((1, 2, 3), 2.0, np.float32)}

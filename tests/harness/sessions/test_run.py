@@ -2,51 +2,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.checks.exhibit import Ways
 from grok_conformance.harness.formats.tensors import write_tensors
-from grok_conformance.harness.golden.reading import FixtureError, case_ids
-from grok_conformance.harness.judging.groups import read_groups, run_size
-from grok_conformance.harness.judging.judge import Judged
-from grok_conformance.harness.judging.summary import summarise
-from grok_conformance.harness.judging.verdict import CaseVerdict
-from grok_conformance.harness.running.answers import Answer
+from grok_conformance.harness.golden.reading import FixtureError
+from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.run import judge_folder, run_candidates, write_jobs
-from tests.harness.honest_port import INFO, golden, golden_taps, group_of, honest_taps
+from tests.harness.honest_port import golden, group_of, honest_taps
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"
+
+
 STRESS = "stress/prefill/saturated_cap.float32"
-
-
-def test_groups_hold_every_case_once_by_preset_and_dtype() -> None:
-    groups = read_groups(golden())
-    names = [case.id for group in groups for case in group.cases]
-    assert sorted(names) == sorted(case_ids(golden()))
-    assert max(Counter((group.preset.name, group.fprop_dtype) for group in groups).values()) == 1
-    for group in groups:
-        assert {(case.preset, case.fprop_dtype) for case in group.cases} == {(group.preset.name, group.fprop_dtype)}
-
-
-def test_groups_hold_only_what_the_pattern_matches_and_something_at_least() -> None:
-    (group,) = read_groups(golden(), "stress/*.float32")
-    assert [case.id for case in group.cases] == [STRESS]
-    assert set(group.expected(STRESS)) == set(golden_taps(STRESS))
-    with pytest.raises(FixtureError, match="no case 'strees"):
-        read_groups(golden(), "strees/*")
-
-
-def test_the_size_of_a_run_is_the_number_of_elements_of_all_its_taps() -> None:
-    groups = read_groups(golden(), "unequal/*")
-    elements = sum(x.size for group in groups for case in group.cases for x in golden_taps(case.id).values())
-    assert run_size(groups) == elements
 
 
 def test_a_job_is_written_per_group_and_one_case_per_dtype_is_run_without_taps_too(tmp_path: Path) -> None:
@@ -58,32 +30,6 @@ def test_a_job_is_written_per_group_and_one_case_per_dtype_is_run_without_taps_t
     for dtype in ("float32", "bfloat16"):
         (case,) = (case for job in jobs if job.fprop_dtype == dtype for case in job.cases if case.untapped)
         assert len(case.calls) == max(len(c.calls) for job in jobs for c in job.cases)
-
-
-def verdict(case_id: str) -> CaseVerdict:
-    return CaseVerdict(case=case_id, status="pass")
-
-
-def answer(*patterns: str) -> Answer:
-    return Answer(status="answered", info=replace(INFO, taps=patterns))
-
-
-def test_a_candidates_level_is_the_lowest_of_all_presets() -> None:
-    dense = group_of("dense/decode/dense_block.float32")
-    moe = group_of(STRESS)
-    answers = [{case.id: answer("logits") for case in group.cases} for group in (dense, moe)]
-    judged = [Judged(tuple(verdict(case.id) for case in group.cases), Ways()) for group in (dense, moe)]
-    assert summarise("port", [dense], answers[:1], judged[:1], 1.0).level == "routes"
-    both = summarise("port", [dense, moe], answers, judged, 1.0)
-    assert (both.level, both.status, both.version) == ("logits", "pass", "1")
-    assert [case.case for case in both.cases] == ["dense/decode/dense_block.float32", STRESS]
-
-
-def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
-    group = group_of(STRESS)
-    refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), Ways())
-    found = summarise("port", [group], [{STRESS: Answer(status="unsupported")}], [refused], 1.0)
-    assert (found.level, found.status) == ("none", "unsupported")
 
 
 SPOILER = """
@@ -110,9 +56,6 @@ def test_a_candidate_that_spoils_its_jobs_errs_and_spoils_no_other_candidate(tmp
     spoiler, honest = (each.verdict for each in run_candidates(candidates, groups, "1.0.0", tmp_path / "run", Limits()))
     assert {case.status for case in spoiler.cases} == {"error"}
     assert {case.status for case in honest.cases} == {"pass"}
-
-
-# Folders written elsewhere.
 
 
 def write_answers(folder: Path, case_ids_answered: tuple[str, ...], job_dir: Path) -> None:

@@ -12,40 +12,8 @@ import pytest
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands.capturing_large import choose_rows, describe, draw_prompt, read_prompt
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.large import canonical, store
-from grok_conformance.harness.large.capture import Estimate, capture
-from grok_conformance.harness.large.forms import written_bytes
-from grok_conformance.harness.large.plan import Plan, make_calls, read_plan
-from tests.harness.large import tiny_capture
-from tests.harness.large.tiny_capture import CONFIG, TOKENS, make_plan
-
-
-@pytest.mark.parametrize("form", ["full", "rows", "sketch"])
-def test_what_will_be_written_is_what_is_written(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canonical, "run", tiny_capture.run)
-    plan = make_plan(form=form)
-    capture(tmp_path, plan, tmp_path)
-    written = [x for stage in plan.stages for x in store.read_stage(tmp_path, stage).values()]
-    assert written_bytes(plan) == sum(x.nbytes for x in written)
-
-
-def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    plan = make_plan(form="sketch", seed=2**64 - 1)
-    store.begin(tmp_path, plan)
-    assert read_plan(tmp_path).to_json() == plan.to_json()
-
-
-def test_the_last_tokens_are_decoded_one_by_one() -> None:
-    calls = make_calls(TOKENS, 2)
-    assert [call.kind for call in calls] == ["prefill", "decode", "decode"]
-    np.testing.assert_array_equal(np.concatenate([call.tokens for call in calls], axis=1), TOKENS)
-    assert [call.lengths.tolist() for call in calls] == [[3, 3], [1, 1], [1, 1]]
-
-
-@pytest.mark.parametrize("num_decoded", [-1, 5, 6])
-def test_something_is_left_for_the_prefill(num_decoded: int) -> None:
-    with pytest.raises(FileError, match="at least one must be left"):
-        make_calls(TOKENS, num_decoded)
+from grok_conformance.harness.large.capture import Estimate
+from tests.harness.large.tiny_capture import CONFIG
 
 
 def test_rows_are_positions_of_the_first_call() -> None:
@@ -94,9 +62,3 @@ def test_an_estimate_tells_bytes_memory_disk_and_time() -> None:
     text = describe(Estimate(318_240_000_000, 210_000_000, 62_400_000_000, 3_020_000_000, 221.0))
     for figure in ("reads 318.24 GB", "writes 0.21 GB (62.40 GB are free)", "holds 3.02 GB", "3.7 minutes"):
         assert figure in text
-
-
-def test_every_layer_of_a_plan_has_its_stage() -> None:
-    plan: Plan = make_plan(num_layers=2)
-    assert plan.stages == ("embedding", "layers.00", "layers.01")
-    assert [len(plan.taps(stage)) for stage in plan.stages] == [1, 26, 26]

@@ -1,0 +1,143 @@
+"""A run on the terminal: one table, every failure explained with all its numbers."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
+from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
+from tests.harness.report.verdicts import (
+    BAD,
+    CASE,
+    CRASHED,
+    FAILING,
+    FLIP,
+    MISSHAPEN,
+    MISSING,
+    OTHER,
+    PASSING,
+    verdict,
+)
+
+MANY = (
+    "attention.norm",
+    "attention.output",
+    "attention.output_norm",
+    "attention.residual",
+    "moe.norm",
+    "moe.output",
+    "output",
+)
+
+
+def shown(*verdicts: CandidateVerdict, detail: Detail = "normal") -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show(console, verdicts, detail)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def row_of(output: str, first: str) -> list[str]:
+    (row,) = (words for line in output.splitlines() if (words := line.split())[:1] == [first])
+    return row
+
+
+def test_the_table_of_operations_shows_verdict_ratio_and_worst_case() -> None:
+    output = shown(verdict(PASSING))
+    assert row_of(output, "attention.query") == ["attention.query", "pass", "0.91", CASE]
+    both = shown(verdict(PASSING), verdict(FAILING, name="other"))
+    assert row_of(both, "attention.query")[3:] == ["port:", CASE]
+
+
+def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_time() -> None:
+    last = shown(verdict(PASSING)).splitlines()[-1]
+    assert last == (
+        "port 2.1: pass (layers); 1 of 1 cases; end to end 0.25 of what is allowed; "
+        "1 of 1 other choices of experts excused; bitwise repeatable; 3.2 s"
+    )
+    unrepeated = replace(PASSING, repeatable=False, flips=(replace(FLIP, gap=1.0),), drifts=())
+    last = shown(verdict(unrepeated)).splitlines()[-1]
+    assert "end to end" not in last
+    assert "0 of 1 other choices of experts excused; not bitwise repeatable" in last
+
+
+def test_the_last_line_of_a_failing_candidate_names_the_operations_at_fault() -> None:
+    last = shown(verdict(FAILING)).splitlines()[-1]
+    assert last.startswith("port 2.1: fail; 0 of 1 cases; wrong at attention.key, output, logits;")
+
+
+def test_quiet_shows_the_verdicts_alone() -> None:
+    assert len(shown(verdict(FAILING), verdict(PASSING), detail="quiet").splitlines()) == 2
+
+
+def test_verbose_shows_every_candidate_at_every_operation_and_explains_every_failure() -> None:
+    output = shown(verdict(PASSING, name="first"), verdict(PASSING, name="second"), detail="verbose")
+    assert sum(line.split()[:1] == ["attention.query"] for line in output.splitlines()) == 2
+    many = replace(FAILING, comparisons=tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in MANY))
+    assert "also at fault" in shown(verdict(many))
+    assert shown(verdict(many), detail="verbose").count("reproduce") == len(MANY)
+
+
+def test_a_failure_is_explained_in_at_most_15_lines() -> None:
+    assert all(len(block.splitlines()) <= 15 for block in failures(verdict(FAILING)))
+
+
+def test_candidates_that_pass_share_a_row_and_each_that_fails_has_its_own() -> None:
+    output = shown(verdict(PASSING, name="first"), verdict(FAILING, name="second"), verdict(FAILING, name="third"))
+    rows = [
+        line.split()[:2]
+        for line in output.splitlines()
+        if line.split()[:1] and line.split()[0].startswith("attention.")
+    ]
+    assert rows == [["attention.query", "pass"], ["attention.key", "fail"], ["attention.key", "fail"]]
+
+
+def test_a_failing_operation_is_explained_with_all_its_numbers() -> None:
+    output = shown(verdict(FAILING))
+    assert "port: attention.key: fail in bfloat16, layers 1" in output
+    assert f"case      {CASE}, call 0, tap layers.01.attention.key" in output
+    assert "worst at  [1, 3, 2, 7]" in output
+    assert "observed  1.5, exact 1.25, expected 1.2500001" in output
+    assert "error     0.25, fence 0.02: 12.5 times" in output
+    assert f"nox -s conformance -- --candidate port --case '{CASE}'" in output
+
+
+def test_a_failing_operation_is_explained_with_its_likely_fault() -> None:
+    found = Diagnosis(("gqa_tiled",), "gqa_tiled", 1.0, 0.01, 0.97, 8.0, "no fault")
+    rows = by_operation((FAILING,), {CASE: "bfloat16"}, {}, {("bfloat16", "attention.key"): found})
+    output = shown(replace(verdict(FAILING), operations=rows))
+    assert "diagnosis likely gqa_tiled, coefficient 1 ± 0.01, explains 97.0%, 1e8 : 1 before no fault" in output
+    assert output.count("diagnosis") == 1
+
+
+def test_a_problem_without_a_number_is_told_in_words() -> None:
+    output = shown(verdict(FAILING))
+    assert "problem   shape [1], expected [b, t, v] = [2, 6, 101]" in output
+    assert "problem   missing: declared but not returned" in output
+    assert [format_ratio(comparison) for comparison in (BAD, MISSING, MISSHAPEN)] == ["12.5", "missing", "wrong"]
+
+
+def test_a_case_that_failed_otherwise_is_told_with_its_reason() -> None:
+    output = shown(verdict(PASSING, CRASHED))
+    assert "port: 1 cases, error: killed by signal 11" in output
+    assert f"--case '{OTHER}'" in output
+
+
+def test_no_more_failures_are_explained_than_can_be_read_and_the_rest_are_named() -> None:
+    many = tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in MANY)
+    blocks = failures(verdict(replace(FAILING, comparisons=many)))
+    assert len(blocks) == MAX_FAILURES + 1
+    assert blocks[-1] == "port: also at fault: moe.output, output"
+
+
+@pytest.mark.parametrize("status", ["pass", "fail", "missing", "unsupported", "error", "inconclusive"])
+def test_every_status_can_be_shown_and_only_a_pass_names_the_level(status: str) -> None:
+    case = replace(PASSING, status="pass") if status == "pass" else CaseVerdict(case=CASE, status="fail")
+    found = verdict(replace(case, status=status))  # type: ignore[arg-type] # a Status by its parametrisation
+    assert found.summary == ("pass (layers)" if status in ("pass", "waived") else status)
+    assert found.summary in shown(found)
