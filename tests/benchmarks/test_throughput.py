@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.harness.report.test_report import FAILING, PASSING, verdict
+from tests.harness.report.verdicts import FAILING, PASSING, verdict
 
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.judging.baseline import conformance_digest

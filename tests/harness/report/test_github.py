@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grok_conformance.harness.report.github import MAX_ANNOTATIONS, report_to_github, summary
-from tests.harness.report.test_html import BROKEN
+from tests.harness.report.pages import BROKEN
 from tests.harness.report.test_terminal import MANY
 from tests.harness.report.verdicts import BAD, CRASHED, FAILING, PASSING, verdict
 

@@ -1,49 +1,16 @@
 from __future__ import annotations
 
-import json
-import math
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
-import pytest
-
-from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
-from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
-from grok_conformance.harness.measure.histogram import EDGES, Element
-from grok_conformance.harness.report.charts import Line, line_chart
-from grok_conformance.harness.report.figures import short_ratio
-from grok_conformance.harness.report.files import report_of, write_report_json
+from grok_conformance.harness.report.files import report_of
 from grok_conformance.harness.report.html import render
-from grok_conformance.harness.report.view import candidate_view
 from tests.harness.honest_port import golden
 from tests.harness.judging.test_baseline import KEY, OLD, against
-from tests.harness.report.verdicts import BAD, CASE, CRASHED, FAILING, GOOD, PASSING, verdict
-
-COUNTS = tuple(range(len(EDGES) + 1))
-GELU = Diagnosis(("gelu_erf",), "gelu_erf", 0.99, 0.01, 0.98, 12.0, "no fault")
-
-
-def diagnosed(found: CandidateVerdict) -> CandidateVerdict:
-    rows = tuple(replace(row, diagnosis=GELU if row.status == "fail" else None) for row in found.operations)
-    return replace(found, operations=rows)
-
-
-TOKENS = (Element((1, 3, 2, 7), 1.5, 1.25, 0.02, 1.2500001), Element((0, 1, 2, 3), 2.5, 2.25, 0.02, 2.2500001))
-BROKEN = diagnosed(verdict(replace(FAILING, comparisons=(GOOD, replace(BAD, histogram=COUNTS, tokens=TOKENS)))))
-
-
-def page(*verdicts: CandidateVerdict) -> str:
-    return render(json.loads(json.dumps(report_of(verdicts, golden()))))
-
-
-def data_of(text: str) -> Any:
-    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
-    return json.loads(found)
+from tests.harness.report.pages import BROKEN, COUNTS, data_of, page
+from tests.harness.report.verdicts import CRASHED, FAILING, PASSING, verdict
 
 
 class Tags(HTMLParser):
@@ -123,43 +90,6 @@ def test_no_name_or_reason_can_break_out_of_the_page() -> None:
     assert evil in {candidate["name"] for candidate in data_of(text)["candidates"]}
 
 
-@pytest.mark.parametrize(
-    ("ratio", "shown"), [(0.994, "0.99"), (1.0, "1.00"), (12.345, "12.3"), (247000.0, "2e5"), (math.inf, "∞")]
-)
-def test_a_ratio_is_shown_in_at_most_five_characters(ratio: float, shown: str) -> None:
-    assert short_ratio(ratio) == shown
-
-
-def test_colours_beyond_the_fence_are_for_what_does_not_pass() -> None:
-    view = candidate_view(report_of([BROKEN], golden())["candidates"][0])
-    assert {cell.status for cell in view.cells.values() if cell.shade > 2} == {"fail"}
-    assert {cell.status for cell in view.cells.values() if cell.shade <= 2} == {"pass"}
-
-
-def test_a_line_chart_draws_every_figure_and_says_them_in_words() -> None:
-    drawn = line_chart(["0", "1", "2"], [Line("kl", [1e-3, math.nan, 0.0], "first")], "divergence", across="position")
-    assert drawn.count("<circle") == 2
-    assert 'aria-label="divergence: kl 0.001, nan, 0"' in drawn
-
-
-def test_the_command_writes_the_page_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report, target = tmp_path / "run.json", tmp_path / "run.html"
-    write_report_json(report, report_of([BROKEN], golden()))
-    assert main(["report", str(report), "--html", str(target)]) == 0
-    assert target.read_text() == render(json.loads(report.read_text()))
-    assert "one file" in capsys.readouterr().out
-
-
-def test_a_file_that_is_no_report_is_refused_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report = tmp_path / "run.json"
-    report.write_text('{"format": 7}')
-    assert main(["report", str(report), "--html", str(tmp_path / "run.html")]) == 2
-    assert "no report of format 1" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [report]
-
-
 def test_what_changed_since_the_baseline_is_told_and_drawn() -> None:
     regression = against(replace(OLD, taps={**OLD.taps, KEY: "c"}))
     text = render(report_of([BROKEN], golden(), {"port": asdict(regression)}))
@@ -182,7 +112,3 @@ def test_known_deviations_stand_beside_the_verdict() -> None:
     text = page(replace(verdict(PASSING), waivers=(waiver,)))
     assert "known moe.expert_gate: gates_x, until 2027-01-01 (the engine does so)" in text
     assert "known deviations apart" in text
-
-
-def test_every_case_is_read_for_its_dtype() -> None:
-    assert {cell["dtype"] for cell in data_of(page(BROKEN))["candidates"][0]["cells"]} == {CASE.rpartition(".")[2]}
