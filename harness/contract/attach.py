@@ -109,7 +109,7 @@ def _watch_torch(active: list[dict[str, Array]]) -> Callable[[Place, Any], None]
 
     def watch(place: Place, value: Any) -> None:
         for seen in active:
-            _add(seen, place, _to_numpy(_picked(place, value)))
+            _add(seen, place, to_numpy(_picked(place, value)))
 
     return watch
 
@@ -147,7 +147,7 @@ def _argument(place: Place, arguments: tuple[Any, ...], named: Mapping[str, Any]
     return arguments[int(argument)] if argument.isdigit() else named[argument]
 
 
-def _to_numpy(x: Any) -> Array:
+def to_numpy(x: Any) -> Array:
     """Copy a torch tensor, whatever its device, strides and dtype."""
     import torch  # noqa: PLC0415 - only an adapter of a torch model comes here
 

@@ -30,9 +30,15 @@ class Group:
     graph: ModelGraph = GROK_1
 
 
-def read_groups(golden: Golden, pattern: str = "*") -> tuple[Group, ...]:
-    """Read the golden cases that a glob pattern matches, grouped by preset and compute dtype; raises FixtureError."""
+def read_groups(golden: Golden, pattern: str = "*", dtype: str = "*") -> tuple[Group, ...]:
+    """Read the golden cases that a glob pattern matches, grouped by preset and compute dtype; raises FixtureError.
+
+    `dtype` keeps those of one compute dtype.
+    """
     cases = [read_case(golden, case_id) for case_id in case_ids(golden, pattern)]
+    cases = [case for case in cases if dtype in ("*", case.fprop_dtype)]
+    if not cases:
+        raise FixtureError(f"{golden.directory}: no case {pattern!a} computes in {dtype}")
     presets = {name: read_preset(golden, name) for name in sorted({case.preset for case in cases})}
     keys = sorted({(case.preset, case.fprop_dtype) for case in cases})
     return tuple(
@@ -56,6 +62,11 @@ def run_size(groups: Sequence[Group]) -> int:
         for call in range(len(case.calls))
         for tap in group.graph.tap_names(config)
     )
+
+
+def num_calls(case: Case) -> int:
+    """Return how many calls a case makes."""
+    return len(case.calls)
 
 
 def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:

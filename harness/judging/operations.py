@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit
@@ -26,13 +26,16 @@ class JudgedOperations:
     diagnoses: Mapping[str, Diagnosis]
 
 
-def judge_operations(exhibits: Sequence[Exhibit], num_elements: int) -> JudgedOperations:
+def judge_operations(
+    exhibits: Sequence[Exhibit], num_elements: int, only: Collection[str] | None = None
+) -> JudgedOperations:
     """Judge the answered cases of one compute dtype operation by operation.
 
     Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen over all
-    cases, or none if none makes every case pass. `num_elements` is the size of the whole run, which sets λ.
+    cases, or none if none makes every case pass. `num_elements` is the size of the whole run, which sets λ; `only`
+    restricts the judge to some rows of the graph.
     """
-    local = {one.case.id: check_case(one, num_elements=num_elements) for one in exhibits}
+    local = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in exhibits}
     ways, local = choose_ways(exhibits, local, num_elements)
     exhibits = [replace(one, ways=ways) for one in exhibits]
     found = [comparison for comparisons in local.values() for comparison in comparisons]

@@ -12,7 +12,7 @@ import importlib.util
 import sys
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.cases.reruns import Rerun, reruns_named
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
+from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors, write_tensors
 from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
 from grok_conformance.harness.running.jobs import Job, JobCase, read_job
@@ -32,6 +32,9 @@ MAX_TRACEBACK = 4000
 MAX_SHOWN_BYTES = 2**30
 
 REFUSED, FAILED = 1, 2
+
+FPROP_DTYPES = ("float32", "bfloat16")
+"""The compute dtypes of the cases, and hence of a candidate."""
 
 
 def main(module: str, job_dir: Path, out_dir: Path) -> int:
@@ -44,44 +47,26 @@ def main(module: str, job_dir: Path, out_dir: Path) -> int:
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
         candidate = import_candidate(module)
-        info = _info(candidate, module)
+        info = info_of(candidate, module)
         write_json(out_dir / "info.json", asdict(info))
         if job.fprop_dtype not in info.fprop_dtypes:
             raise Unsupported(f"fprop_dtype {job.fprop_dtype}; it runs {', '.join(info.fprop_dtypes)}")
         config = LanguageModelConfig.from_json(read_json(job_dir / "config.json"))
         weights = open_tensors(job_dir / "weights.safetensors")
-        model = candidate.load(config, weights)
+        model = load_model(candidate, config, weights)
         show_weights(candidate, model, config, weights, out_dir)
     except ModuleNotFoundError as error:
         return _refuse(out_dir, job, Unsupported(f"needs {error.name}, which is not installed"))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
         return _refuse(out_dir, job, error)
-    run_cases(model, job, job_dir, info.taps, out_dir)
-    return 0
-
-
-def run_cases(model: Any, job: Job, job_dir: Path, declared: Collection[str], out_dir: Path) -> None:
-    """Run every case of a job, then those that were answered once more in reverse order; write the answers."""
-    first: dict[str, Mapping[str, str]] = {}
     for case in job.cases:
-        folder = out_dir / case.folder
-        folder.mkdir(exist_ok=True)
+        (out_dir / case.folder).mkdir(exist_ok=True)
         try:
-            result, first[case.id] = run_case(model, case, open_tensors(job_dir / case.inputs), declared, folder)
+            result = run_case(model, case, open_tensors(job_dir / case.inputs), info.taps, out_dir / case.folder)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
             result = _failure(error)
-        write_json(folder / "result.json", result)
-    for case in reversed([case for case in job.cases if case.id in first]):
-        for rerun in reruns_named(case.reruns, after_all=True):
-            folder, said = out_dir / case.folder, out_dir / case.folder / f"{rerun.name}.json"
-            write_json(said, {"status": "begun"})
-            try:
-                inputs = open_tensors(job_dir / case.inputs)
-                result = {"digests": run_again(model, case, inputs, declared, folder, rerun, first[case.id])}
-                result = {"status": "answered", **result}
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
-                result = _failure(error)
-            write_json(said, result)
+        write_json(out_dir / case.folder / "result.json", result)
+    return 0
 
 
 def import_candidate(module: str) -> ModuleType:
@@ -106,14 +91,7 @@ def show_weights(
 
     Of larger models no weights are shown: they would be written to disk once more. Raises what the candidate raises.
     """
-    shown: dict[str, Array] = {}
-    if weights.data.nbytes <= MAX_SHOWN_BYTES:
-        if hasattr(model, "loaded_weights"):
-            shown |= {LOADED + name: np.array(value) for name, value in model.loaded_weights().items()}
-        if hasattr(candidate, "dequantize"):
-            names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
-            parts = {name: [np.array(weights[f"{name}.{part}"]) for part in ("weight", "scales")] for name in names}
-            shown |= {DEQUANTIZED + name: np.array(candidate.dequantize(*parts[name])) for name in names}
+    shown = shown_weights(candidate, model, weights) if weights.data.nbytes <= MAX_SHOWN_BYTES else {}
     if shown:
         write_tensors(out_dir / "weights.safetensors", shown)
     if hasattr(candidate, "partition_specs"):
@@ -121,60 +99,78 @@ def show_weights(
         write_json(out_dir / "partition_specs.json", {name: list(spec) for name, spec in specs.items()})
 
 
+def shown_weights(candidate: Any, model: Any, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the weights that a model gives back, and what the candidate makes of int8 ones; see `answers.LOADED`."""
+    shown: dict[str, Array] = {}
+    if hasattr(model, "loaded_weights"):
+        shown |= {LOADED + name: np.array(value) for name, value in model.loaded_weights().items()}
+    if hasattr(candidate, "dequantize"):
+        names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
+        parts = {name: [np.array(weights[f"{name}.{part}"]) for part in ("weight", "scales")] for name in names}
+        shown |= {DEQUANTIZED + name: np.array(candidate.dequantize(*parts[name])) for name in names}
+    return shown
+
+
 def run_case(
     model: Any, case: JobCase, inputs: Mapping[str, Array], declared: Collection[str], folder: Path
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Run a case tapped, and make its reruns that are made at once; return its result.json and its taps' digests.
+) -> dict[str, Any]:
+    """Run a case tapped, tapped again, and if asked with only logits and caches tapped; return its result.json.
 
-    Raises what the candidate raises.
+    The second run's taps are kept as digests. Raises what the candidate raises.
     """
     taps = select_taps(case.taps, declared)
     began = time.perf_counter()
-    shown = _run_calls(model, case, inputs, [taps] * len(case.calls))
+    first = run_calls(model, case, inputs, taps)
     seconds = time.perf_counter() - began
-    write_tensors(folder / "taps.safetensors", shown)
-    first = {key: digest(array) for key, array in shown.items()}
-    del shown
-    reruns = {
-        rerun.name: run_again(model, case, inputs, declared, folder, rerun, first)
-        for rerun in reruns_named(case.reruns, after_all=False)
-    }
-    return {"status": "answered", "seconds": seconds, "reruns": reruns}, first
+    write_tensors(folder / "taps.safetensors", first)
+    repeat = {key: digest(array) for key, array in run_calls(model, case, inputs, taps).items()}
+    if case.untapped:
+        untapped = run_calls(model, case, inputs, select_taps(case.untapped, declared))
+        write_tensors(folder / "untapped.safetensors", untapped)
+    return {"status": "answered", "seconds": seconds, "repeat": repeat}
 
 
-def run_again(
-    model: Any,
-    case: JobCase,
-    inputs: Mapping[str, Array],
-    declared: Collection[str],
-    folder: Path,
-    rerun: Rerun,
-    first: Mapping[str, str],
-) -> dict[str, str]:
-    """Make a rerun and return the sha256 of its taps; they are written only where one differs from the first run's."""
-    shown = select_taps(case.taps, declared)
-    taps = [select_taps(shown, patterns) for patterns in rerun.taps_by_call(len(case.calls))]
-    wanted = {tap_key(call, tap) for call, each in enumerate(taps) for tap in each}
-    found = {key: x for key, x in _run_calls(model, case, inputs, taps).items() if key in wanted}
-    digests = {key: digest(array) for key, array in found.items()}
-    if any(first.get(key) != digests[key] for key in digests):
-        write_tensors(folder / f"{rerun.name}.safetensors", found)
-    return digests
-
-
-def _run_calls(
-    model: Any, case: JobCase, inputs: Mapping[str, Array], taps: Sequence[tuple[str, ...]]
-) -> dict[str, Array]:
-    """Make the calls of a case from a fresh state, `taps` recorded in each; both sides may reuse their arrays: copy."""
+def run_calls(model: Any, case: JobCase, inputs: Mapping[str, Array], taps: tuple[str, ...]) -> dict[str, Array]:
+    """Make the calls of a case from a fresh state; everything is copied, since both sides may reuse their arrays."""
     if case.preload:
         _method(model, "preload")(*(np.array(inputs[f"preload/{name}"]) for name in ("keys", "values", "steps")))
     answers: dict[str, Array] = {}
     for index, kind in enumerate(case.calls):
         tokens, lengths = (np.array(inputs[tap_key(index, name)]) for name in ("tokens", "lengths"))
         arguments = (tokens,) if kind == "decode" else (tokens, lengths)
-        for tap, value in _method(model, kind)(*arguments, taps[index]).items():
-            answers[tap_key(index, tap)] = np.array(value)
+        returned = _method(model, kind)(*arguments, taps)
+        if not isinstance(returned, Mapping):
+            raise TypeError(
+                f"{kind} returned {type(returned).__name__}, expected {{tap: array}}: return the wanted taps"
+            )
+        answers |= {tap_key(index, tap): as_array(f"{kind}: {tap}", value) for tap, value in returned.items()}
     return answers
+
+
+def as_array(where: str, value: Any) -> Array:
+    """Copy what a candidate returned for a tap: an array, a torch tensor, or whatever NumPy takes for one.
+
+    Raises TypeError, with the cure, for a value that is none.
+    """
+    if type(value).__module__.partition(".")[0] == "torch":
+        from grok_conformance.harness.contract.attach import to_numpy  # noqa: PLC0415 - imports torch, which is there
+
+        return to_numpy(value)
+    try:
+        array: Array = np.array(value)
+    except ValueError:
+        raise TypeError(f"{where}: rows of unequal lengths are no array: pad them") from None
+    if array.dtype == object:
+        raise TypeError(f"{where}: {type(value).__name__} is no array: return a NumPy array or a tensor")
+    return array
+
+
+def load_model(candidate: Any, config: LanguageModelConfig, weights: Mapping[str, Array]) -> Any:
+    """Return the model that a candidate loads; raises TypeError for None, and what the candidate raises."""
+    model = candidate.load(config, weights)
+    if model is None:
+        raise TypeError("load(config, weights) returned None: end it with `return model`")
+    return model
 
 
 def _method(model: Any, name: str) -> Any:
@@ -184,10 +180,18 @@ def _method(model: Any, name: str) -> Any:
     return method
 
 
-def _info(candidate: ModuleType, module: str) -> CandidateInfo:
+def info_of(candidate: Any, module: str) -> CandidateInfo:
+    """Return what a candidate says of itself; raises TypeError or ValueError, with the cure, for what cannot be."""
     info = getattr(candidate, "INFO", None)
     if not isinstance(info, CandidateInfo) or not callable(getattr(candidate, "load", None)):
         raise TypeError(f"{module} must have INFO = CandidateInfo(…) and load(config, weights)")
+    for name in ("taps", "fprop_dtypes"):
+        value = getattr(info, name)
+        if isinstance(value, str):
+            raise TypeError(f"INFO: {name}={value!r} is one string, expected several: write {name}=({value!r},)")
+    for dtype in info.fprop_dtypes:
+        if dtype not in FPROP_DTYPES:
+            raise ValueError(f"INFO: fprop_dtypes: {unknown('compute dtype', dtype, FPROP_DTYPES)}")
     return info
 
 

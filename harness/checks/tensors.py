@@ -1,0 +1,61 @@
+"""All tensors of one operation as a candidate computed it, to be looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.hidden import simulate
+from grok_conformance.harness.checks.operation_by_operation import fencing_of
+from grok_conformance.harness.checks.readings import reader
+from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.graph.oracle import cached_taps, empty_cache, walk
+from grok_conformance.harness.graph.row import CANONICAL
+from grok_conformance.harness.measure.noise import margin, tail_factor
+from grok_conformance.harness.measure.scan import blocks_of
+
+
+def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) -> dict[str, Array]:
+    """Return what one operation read and gave in a case: `input/TAP`, `weight/NAME`, observed, exact, error, mask.
+
+    All are float64 but the mask, which is bool and says what is compared; `fence` is how far each element may stray, in
+    a run of `num_elements`. An input that was not shown is as it was recomputed. Raises KeyError for a tap that the
+    candidate did not show.
+    """
+    evidence, config = exhibit.evidence, exhibit.evidence.config
+    seen, operation = evidence.observed[call, tap], split_tap(tap)[1]
+    graph, factor = evidence.graph, tail_factor(num_elements)
+    row = graph.operation_of(tap, config)
+    read = reader(exhibit.ways.readings, evidence.recorded, None if exhibit.hides_taps else {row.name})
+    values: dict[str, Array] = {}
+    caches = cached_taps(graph, exhibit.case.preload or empty_cache(config, len(exhibit.case.calls[0].tokens)))
+    for at, name, result, value in walk(
+        exhibit.preset, exhibit.case, exhibit.look, weights=exhibit.weights, alternatives=exhibit.ways.alternatives,
+        evaluator=read, margin=margin(num_elements),
+    ):  # fmt: skip
+        if (at, name) == (call, tap):
+            exact = result
+            break
+        if at == call:
+            values[name] = value
+        elif graph.operation_of(name, config).copies:
+            caches["previous:" + name] = value
+    values |= caches
+    noise = simulate(exhibit).deviation.get((call, tap)) if exhibit.hides_taps else None
+    copied = steps_before(exhibit.case, call) if row.copies else None
+    fencing = fencing_of(exact, seen.recorded, factor, config, noise, copied)
+    mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
+    fence = blocks_of(seen.raw, exact, fencing, mask)(slice(0, seen.raw.size)).fence
+    alternative = exhibit.ways.alternatives.get(row.name, CANONICAL)
+    return {
+        **{f"input/{name}": values[name] for name in graph.input_taps(tap, config) if name in values},
+        **{
+            f"weight/{name}": exhibit.weights.get(name, alternative.weights) for name in graph.weight_names(tap, config)
+        },
+        "observed": seen.raw,
+        "exact": np.broadcast_to(exact.value, seen.raw.shape),
+        "error": seen.raw - exact.value,
+        "fence": fence.allowed.reshape(seen.raw.shape),
+        "mask": mask,
+    }
