@@ -21,7 +21,7 @@ from grok_conformance.harness.contract.tap_map import TapSource, shown_taps
 from grok_conformance.harness.formats.tensors import digest
 from grok_conformance.harness.running.answers import Answer
 from grok_conformance.harness.running.forward_only import ForwardOnly
-from grok_conformance.harness.running.jobs import inputs_of, job_case
+from grok_conformance.harness.running.jobs import inputs_of, job_case_of
 from grok_conformance.harness.running.python_runner import (
     import_candidate,
     info_of,
@@ -113,7 +113,7 @@ def answer(
     """Return the answer to one case; raises what the candidate raises."""
     if loaded.refusal:
         raise Unsupported(loaded.refusal)
-    described = job_case(index, case, tap_names(preset.config), again=untapped)
+    described = job_case_of(index, case, tap_names(preset.config), again=untapped)
     inputs, taps = inputs_of(case), select_taps(described.taps, adapter.info.taps)
     began = time.perf_counter()
     shown = wanted(run_calls(loaded.model, described, inputs, taps), taps, len(case.calls))

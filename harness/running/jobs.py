@@ -77,7 +77,9 @@ def write_job(
         suite,
         preset.name,
         config.fprop_dtype,
-        tuple(job_case(i, case, names, again=untapped is None or case.id in untapped) for i, case in enumerate(cases)),
+        tuple(
+            job_case_of(i, case, names, again=untapped is None or case.id in untapped) for i, case in enumerate(cases)
+        ),
     )
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.to_json())
@@ -112,7 +114,7 @@ def read_job(folder: Path) -> Job:
     return job
 
 
-def job_case(index: int, case: Case, taps: tuple[str, ...], *, again: bool) -> JobCase:
+def job_case_of(index: int, case: Case, taps: tuple[str, ...], *, again: bool) -> JobCase:
     """Return how a job describes its case number `index`; `again` asks for the run without taps too."""
     name = f"{index:03d}-" + re.sub(r"[^A-Za-z0-9_-]+", "-", case.id.removeprefix(f"{case.preset}/"))
     return JobCase(

@@ -252,4 +252,4 @@ def test_a_value_that_is_no_array_is_an_error_that_names_the_tap(tmp_path: Path)
     source = RECORDER.replace("np.array([len(taps)], np.int32)", "None")
     answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
     assert answer.status == "error"
-    assert "tensor 'call0/logits': dtype object cannot be stored" in answer.reason
+    assert "prefill: logits: NoneType is no array: return a NumPy array or a tensor" in answer.reason
