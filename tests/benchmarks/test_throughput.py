@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.harness.report.verdicts import FAILING, PASSING, verdict
 
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.judging.baseline import conformance_digest
@@ -28,6 +27,7 @@ from tests.benchmarks.throughput import (
     spread_of,
 )
 from tests.harness.honest_port import golden
+from tests.harness.report.verdicts import FAILING, PASSING, verdict
 
 
 def entries(folder: Path, found: CandidateVerdict) -> dict[str, Entry]:
