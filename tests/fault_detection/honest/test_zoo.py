@@ -1,0 +1,54 @@
+"""Every way of the zoo runs, and is what it says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from grok_conformance.harness.contract import Array, tap_specs
+from tests.conformance.torch_cases import torch_taps
+from tests.fault_detection.honest.way import Way, taps_of
+from tests.fault_detection.honest.zoo import ZOO
+from tests.harness.honest_port import golden_case
+
+OPERATIONS = {spec.operation for spec in tap_specs()}
+
+SAME_VALUES = ("base", "logits_only", "outputs_only")
+"""Ways that change no value: they are the published one, or only hide taps."""
+
+CASES_OF = {"topk_unstable": "ties/prefill/exact_ties", "blind_zero": "unequal/prefill/leading_pads"}
+
+
+@functools.cache
+def published(case_id: str) -> Mapping[str, Array]:
+    return torch_taps(*golden_case(case_id))
+
+
+@pytest.mark.parametrize("way", ZOO.values(), ids=ZOO.keys())
+def test_a_way_runs_and_changes_some_value_that_it_shows(way: Way) -> None:
+    case_id = f"{CASES_OF.get(way.id, 'unequal/decode/pads_in_cache')}.{way.dtypes[0]}"
+    preset, case = golden_case(case_id)
+    taps = taps_of(way, preset, case)
+    changed = [
+        key
+        for key, value in taps.items()
+        if value.dtype != published(case_id)[key].dtype or not np.array_equal(value, published(case_id)[key])
+    ]
+    assert bool(changed) == (way.id not in SAME_VALUES)
+
+
+@pytest.mark.parametrize("way", ZOO.values(), ids=ZOO.keys())
+def test_a_row_names_operations_that_exist_and_says_who_computes_so(way: Way) -> None:
+    assert {*way.plan, *way.hides} <= OPERATIONS
+    assert way.engines
+    assert way.does
+    assert bool(way.fault) == (way.mark == "wrong")
+
+
+def test_the_zoo_has_honest_ways_enough() -> None:
+    marks = [way.mark for way in ZOO.values()]
+    assert marks.count("honest") >= 80
+    assert marks.count("wrong") >= 15
