@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -67,9 +67,17 @@ def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, 
 
 
 def gather(
-    preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, Array], graph: ModelGraph = GROK_1
+    preset: Preset,
+    case: Case,
+    info: CandidateInfo,
+    taps: Mapping[str, Array],
+    graph: ModelGraph = GROK_1,
+    asked: Sequence[Collection[str]] | None = None,
 ) -> Evidence:
-    """Read what a candidate gave for a case, names, shapes and dtypes before values; `taps` is keyed `call0/TAP`."""
+    """Read what a candidate gave for a case, names, shapes and dtypes before values; `taps` is keyed `call0/TAP`.
+
+    `asked` are the glob patterns of the taps that each call was asked for, None for all.
+    """
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     contract = graph.recorded_dtypes(config, preset.weights)
     if case.form.kind == "log_probabilities":  # worked out in float32 from logits in any dtype
@@ -81,7 +89,8 @@ def gather(
     named: dict[int, Array] = {}
     for call in range(len(case.calls)):
         sizes = call_sizes(config, case, call)
-        for tap in select_taps(graph.tap_names(config), info.taps):
+        declared = select_taps(graph.tap_names(config), info.taps)
+        for tap in select_taps(declared, None if asked is None else asked[call]):
             operation = split_tap(tap)[1]
             spec = graph.specs[operation]
             recorded = recorded_dtype(tap, spec, contract, info, config)

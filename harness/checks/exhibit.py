@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, Preset
@@ -65,9 +65,17 @@ class Exhibit:
 
 
 def exhibit_of(
-    preset: Preset, case: Case, info: CandidateInfo, taps: Mapping[str, Array], weights: ExactWeights | None = None
+    preset: Preset,
+    case: Case,
+    info: CandidateInfo,
+    taps: Mapping[str, Array],
+    weights: ExactWeights | None = None,
+    asked: Sequence[Collection[str]] | None = None,
 ) -> Exhibit:
-    """Return what a candidate showed in a case (by `call0/TAP`) as an exhibit; `weights` are made where not given."""
+    """Return what a candidate showed in a case (by `call0/TAP`) as an exhibit; `weights` are made where not given.
+
+    `asked` are the glob patterns of the taps that each call was asked for, None for all.
+    """
     made = weights or ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
     case = replace(case, form=info.logits)
-    return Exhibit(preset, case, gather(preset, case, info, taps, made.graph), made)
+    return Exhibit(preset, case, gather(preset, case, info, taps, made.graph, asked), made)

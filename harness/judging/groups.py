@@ -64,11 +64,6 @@ def run_size(groups: Sequence[Group]) -> int:
     )
 
 
-def num_calls(case: Case) -> int:
-    """Return how many calls a case makes."""
-    return len(case.calls)
-
-
 def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:
     """Return (job, answers) folders: the two given, or those of the same name inside them."""
     jobs = sorted(path.parent for path in job_dir.glob("*/job.json"))

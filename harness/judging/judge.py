@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from grok_conformance.harness.cases.case import Case, tap_key
-from grok_conformance.harness.checks.end_to_end import Honest, drifts, flips, honest_run, per_token, route_of
-from grok_conformance.harness.checks.evidence import fit_slots
+from grok_conformance.harness.checks.end_to_end import Honest, drifts, flips, honest_run, route_of
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
 from grok_conformance.harness.checks.flips import count_flips
 from grok_conformance.harness.checks.logit_agreement import logit_agreements, routing_margins
 from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.shown_logits import golden_in_form, lay_out
-from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.checks.shown_logits import golden_in_form
+from grok_conformance.harness.contract import Array
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.judging.emulation import (
@@ -30,9 +27,8 @@ from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
-from grok_conformance.harness.measure.comparison import Comparison, widen
-from grok_conformance.harness.measure.noise import SAFETY
-from grok_conformance.harness.running.answers import Answer, unrepeated
+from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.running.answers import Answer
 
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
@@ -90,7 +86,7 @@ def shown_in(group: Group, answers: Mapping[str, Answer]) -> list[Exhibit]:
     config = replace(group.preset.config, fprop_dtype=group.fprop_dtype)
     weights = ExactWeights(config, group.preset.weights, group.graph)
     return [
-        exhibit_of(group.preset, case, answer.info, answer.taps, weights)
+        exhibit_of(group.preset, case, answer.info, answer.taps, weights, answer.asked)
         for case in group.cases
         if (answer := answers[case.id]).status == "answered" and answer.info is not None
     ]
@@ -140,9 +136,7 @@ def judge_case(
     found = drifts(evidence, honest, expected)
     routed = flips(evidence, honest, evidence.config)
     counted = count_flips(len(routed), evidence, honest)
-    observer = observer_effect(answer, exhibit, honest)
-    status, reason = case_status(comparisons, found, routed, counted, observer)
-    shown = [tap_key(call, tap) for call, tap in evidence.observed]
+    status, reason = case_status(comparisons, found, routed, counted)
     return CaseVerdict(
         case=case.id,
         status=status,
@@ -153,8 +147,6 @@ def judge_case(
         routing=counted,
         logits=logit_agreements(case, evidence, honest, expected),
         margins=routing_margins(evidence, honest),
-        repeatable=None if answer.repeat is None else not unrepeated(answer, shown),
-        observer=observer,
         waived=names,
         seconds=answer.seconds,
     )
@@ -167,30 +159,3 @@ def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comp
     golden = expected[tap_key(comparison.call, comparison.tap)]
     tokens = tuple(replace(token, expected=float(golden[token.index])) for token in comparison.tokens)
     return replace(comparison, expected=float(golden[comparison.index]), tokens=tokens)
-
-
-def observer_effect(answer: Answer, exhibit: Exhibit, honest: Honest) -> str:
-    """Return how the run without taps strays beyond honest error, an empty string where it does not.
-
-    The untapped values are held to the same end-to-end fence as the tapped ones.
-    """
-    if answer.untapped is None:
-        return ""
-    evidence = exhibit.evidence
-    for (call, tap), seen in evidence.observed.items():
-        key = tap_key(call, tap)
-        if key not in answer.untapped:
-            continue
-        spec, mask = evidence.graph.specs[split_tap(tap)[1]], evidence.masks[call, split_tap(tap)[1]]
-        untapped = answer.untapped[key]
-        if untapped.shape != answer.taps[key].shape:
-            return f"{tap}: without taps the shape is {list(untapped.shape)}, with taps {list(answer.taps[key].shape)}"
-        if tap == "logits":
-            untapped = lay_out(untapped, exhibit.case, call, evidence.config.vocab_size).values
-        num_slots = seen.raw.shape[spec.axes.index("s")] if "s" in spec.axes else 0
-        values = widen(fit_slots(untapped, spec, num_slots))
-        error = per_token(np.where(mask, values - honest.exact[call, tap], 0.0), spec.axes)
-        allowed = SAFETY * honest.error[call, tap] + np.finfo(np.float32).tiny
-        if not (error <= allowed).all():
-            return f"{tap}: the run without taps is {float((error / allowed).max()):.3g} times beyond honest error"
-    return ""

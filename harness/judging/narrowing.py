@@ -131,7 +131,7 @@ def case_verdict(
 ) -> CaseVerdict:
     """Return the verdict on one answered case at what is looked at."""
     kept = [comparison for comparison in comparisons if narrow.covers(comparison)]
-    status, reason = case_status(kept, (), (), UNCOUNTED, "")
+    status, reason = case_status(kept, (), (), UNCOUNTED)
     expected = group.expected(case_id)
     return CaseVerdict(
         case=case_id,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
@@ -33,13 +34,28 @@ MEANINGS: Mapping[str, str] = {
     "missing": "a tap that the candidate declares was not returned, or a case has no answer at all",
     "error": "the candidate crashed, hung, took too much memory, or its answer cannot be read",
     "fail": "a value lies beyond its fence, an expert was chosen without excuse, the end-to-end error is larger than "
-    "honest rounding gives, or tapping changes the result",
+    "honest rounding gives, or a further run of a case does any of this",
 }
 """What each status means, from the lightest to the gravest; only `pass` and `waived` count as one."""
 
 PASSING = ("pass", "waived")
 
+CONFIDENCE = 0.95
+
 SEVERITY: Mapping[str, int] = {name: rank for rank, name in enumerate(MEANINGS)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunVerdict:
+    """What was found in one run of a case, the first or a further one; `bitwise` tells whether it gave the same bits.
+
+    Further runs that gave others were judged by the same checks.
+    """
+
+    name: str
+    status: Status
+    reason: str
+    bitwise: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +65,9 @@ class CaseVerdict:
     `comparisons` are the local checks, `drifts` the end-to-end errors, `flips` the tokens routed otherwise than exact,
     `routing` how many of them honest rounding explains, `logits` the agreement of the logits token by token, `margins`
     how close the routing was.
-    `repeatable` tells whether a second run was bit for bit the first, None if there was none; `observer` says how the
-    run without taps differs, empty where it does not. `waived` names the known deviations that it showed, or the one by
+    `runs` are the first run and the further ones; `repeatable` tells whether those with the same taps were bit for bit
+    the first, None if there were none. `cause` says what the failure of some of them hangs on, as far as it is proven:
+    `tapping`, `history` or `randomness`. `waived` names the known deviations that it showed, or the one by
     which it may decline the case. `seconds` is the candidate's own time.
     """
 
@@ -63,8 +80,9 @@ class CaseVerdict:
     routing: FlipCount | None = None
     logits: tuple[LogitAgreement, ...] = ()
     margins: tuple[RoutingMargins, ...] = ()
+    runs: tuple[RunVerdict, ...] = ()
     repeatable: bool | None = None
-    observer: str = ""
+    cause: str = ""
     waived: tuple[str, ...] = ()
     seconds: float | None = None
 
@@ -133,6 +151,16 @@ class CandidateVerdict:
         return self.status in PASSING
 
     @property
+    def rarest_race(self) -> float | None:
+        """The least share of runs in which a race would have shown with 95 % confidence, None where one did show.
+
+        Counted are the further runs with the same taps.
+        """
+        whole = {rerun.name for rerun in RERUNS if rerun.is_whole}
+        same = [run.bitwise for case in self.cases for run in case.runs if run.name in whole]
+        return 1 - (1 - CONFIDENCE) ** (1 / len(same)) if same and all(same) else None
+
+    @property
     def summary(self) -> str:
         """The status as it is shown: a pass names its level, and how many known deviations it has."""
         if self.narrowed:
@@ -154,13 +182,11 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
     drifts: Sequence[Drift],
     flips: Sequence[Flip],
     routing: FlipCount,
-    observer: str,
 ) -> tuple[Status, str]:
     """Return the status of an answered case and, where it is no pass, the reason in one line.
 
     A tap that is declared and not returned is `missing`; anything beyond its fence, an unexcused choice of experts or
-    more excused ones than honest rounding makes, an end-to-end error beyond what it gives, or an influence of tapping
-    is a `fail`.
+    more excused ones than honest rounding makes, or an end-to-end error beyond what it gives is a `fail`.
     """
     failed = [comparison for comparison in comparisons if not comparison.passed]
     missing = [comparison for comparison in failed if comparison.problem.startswith("missing")]
@@ -181,8 +207,6 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
             "fail",
             f"{far[0].tap}: end to end {far[0].ratio:.3g} times the honest error, with every operation right",
         )
-    if observer:
-        return "fail", observer
     if not any(comparison.num_elements for comparison in comparisons):
         return "inconclusive", "nothing could be compared"
     undecided = [comparison for comparison in comparisons if comparison.undecided]

@@ -174,7 +174,7 @@ def answers_of(
         )
         pairs.append((folder / f"job{i}", folder / f"out{i}"))
         pairs[i][0].mkdir()
-        jobs.append(write_job(pairs[i][0], "drawn", experiment.preset, [case], untapped=()))
+        jobs.append(write_job(pairs[i][0], "drawn", experiment.preset, [case], reruns=()))
         cases.append(case)
     runs(candidate, pairs)
     answers = [read_answer(out, job)[case.id] for case, job, (_, out) in zip(cases, jobs, pairs, strict=True)]

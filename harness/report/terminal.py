@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -116,7 +117,6 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     """Return a candidate's verdict in one line: level, cases, end-to-end error, flips, repeatability, time."""
     passed = sum(case.status in PASSING for case in verdict.cases)
     flips = [flip for case in verdict.cases for flip in case.flips]
-    repeated = {case.repeatable for case in verdict.cases if case.repeatable is not None}
     drift = max((d.ratio for case in verdict.cases for d in case.drifts), default=math.nan)
     parts = [f"{passed} of {len(verdict.cases)} cases"]
     if declined := sum(case.status == "unsupported" and bool(case.waived) for case in verdict.cases):
@@ -130,12 +130,24 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
         parts.append(f"end to end {drift:.2g} of what is allowed")
     if flips:
         parts.append(f"{sum(flip.excused for flip in flips)} of {len(flips)} other choices of experts excused")
-    if repeated:
-        parts.append("bitwise repeatable" if repeated == {True} else "not bitwise repeatable")
+    causes = Counter(case.cause for case in verdict.cases if case.cause)
+    parts += [f"{count} cases hang on {cause}" for cause, count in causes.items()]
+    if repeatability := repeated(verdict):
+        parts.append(repeatability)
     parts.append(f"{verdict.seconds:.1f} s")
     name = " ".join(filter(None, (verdict.name, verdict.version)))
     status = (verdict.summary, STYLES[verdict.status])
     return Text.assemble(f"{name}: ", status, f"; {'; '.join(parts)}")
+
+
+def repeated(verdict: CandidateVerdict) -> str:
+    """Return whether the further runs gave the same bits, and how rare a race could have been missed in them."""
+    told = {case.repeatable for case in verdict.cases if case.repeatable is not None}
+    if not told:
+        return ""
+    rarest = verdict.rarest_race
+    missed = "" if rarest is None else f" (a race in {rarest:.1%} of runs would have been seen)"
+    return f"bitwise repeatable{missed}" if told == {True} else "not bitwise repeatable"
 
 
 def next_level(verdict: CandidateVerdict) -> str:
@@ -154,7 +166,7 @@ def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list
     others: dict[str, list[CaseVerdict]] = {}
     for case in verdict.cases:
         excused = case.status in PASSING or (case.status == "unsupported" and case.waived)
-        if not excused and case.case not in explained:
+        if not excused and (case.cause or case.case not in explained):
             others.setdefault(f"{case.status}: {case.reason}", []).append(case)
     for reason, cases in others.items():
         blocks.append(

@@ -351,11 +351,12 @@ def growth(row: Mapping[str, Any]) -> list[Growth]:
 def facts(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the plain facts of a run, in words."""
     repeated = {case["repeatable"] for case in row["cases"]} - {None}
-    observers = [case["observer"] for case in row["cases"] if case["observer"]]
+    further = sum(len(case["runs"][1:]) for case in row["cases"])
+    apart = [f"{case['case']}: {case['reason']}" for case in row["cases"] if case["cause"]]
     return {
         "level": row["level"] + (f"; the next would add {', '.join(row['next_taps'])}" if row["next_taps"] else ""),
         "repeatable": "not tried" if not repeated else "bit for bit" if repeated == {True} else "no",
-        "tapping": observers[0] if observers else "changes nothing",
+        "further runs": apart[0] if apart else f"{further}, no case passes in one and fails in another",
         "seconds": f"{row['seconds']:.1f}",
         "elements compared": f"{sum(c['num_elements'] for case in row['cases'] for c in case['comparisons']):,}",
     }

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
+from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LogitForm, select_taps, tap_name, tap_specs
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
@@ -44,20 +45,37 @@ NO_TENSORS = TensorFile(Path(), {}, np.empty(0, np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """What a candidate gave in a further run of a case: the sha256 of its taps, and their values where it wrote them.
+
+    A status other than `answered` says with its reason that the run failed.
+    """
+
+    status: Status = "answered"
+    reason: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    taps: Mapping[str, Array] = field(default_factory=lambda: NO_TENSORS)
+
+    def digest_of(self, key: str) -> str | None:
+        """Return the sha256 of a tap in this run, None where the candidate gave neither it nor the tap."""
+        return self.digests.get(key) or (digest(self.taps[key]) if key in self.taps else None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """A candidate's answer to one case.
 
-    `taps` holds only what was wanted, by `call0/TAP`; `untapped` the same of the run that tapped nothing else, None if
-    there was none. `repeat` holds the sha256 of every tap in a second run, None if there was none. `extra` names what
-    was written without being wanted. `seconds` is the time of the first run as the candidate tells it.
+    `taps` holds only what was wanted, by `call0/TAP`; `reruns` what the further runs gave, by the rerun's name, without
+    those that were not made. `extra` names what was written without being wanted. `seconds` is the time of the first
+    run as measured by the candidate.
     """
 
     status: Status
     reason: str = ""
     info: CandidateInfo | None = None
     taps: Mapping[str, Array] = field(default_factory=lambda: NO_TENSORS)
-    untapped: Mapping[str, Array] | None = None
-    repeat: Mapping[str, str] | None = None
+    reruns: Mapping[str, Repeated] = field(default_factory=dict)
+    asked: tuple[tuple[str, ...], ...] | None = None
     extra: tuple[str, ...] = ()
     seconds: float | None = None
 
@@ -104,10 +122,10 @@ def make_folders(out_dir: Path, job: Job) -> None:
             folder.chmod(stat.S_IRWXU | folder.stat().st_mode)
 
 
-def unrepeated(answer: Answer, keys: Collection[str]) -> tuple[str, ...]:
-    """Return which of these taps' second run was not bit for bit the first, those absent from it included."""
-    repeat = answer.repeat or {}
-    return tuple(key for key in keys if repeat.get(key) != digest(answer.taps[key]))
+def unrepeated(answer: Answer, rerun: str, keys: Collection[str]) -> tuple[str, ...]:
+    """Return which of these taps a further run did not give bit for bit as the first, those absent from it included."""
+    repeated = answer.reruns.get(rerun, Repeated())
+    return tuple(key for key in keys if repeated.digest_of(key) != digest(answer.taps[key]))
 
 
 def is_answered(out_dir: Path, case: JobCase) -> bool:
@@ -131,13 +149,46 @@ def _read_case(out_dir: Path, case: JobCase, unanswered: Answer | None) -> Answe
         if result.status != "answered":
             return result
         info = _read_info(out_dir)
-        taps, extra = _read_tensors(out_dir, case, "taps.safetensors", case.taps)
+        taps, extra = _read_tensors(out_dir, case, "taps.safetensors", case.keys(case.taps))
         if taps is None:
             raise FileError(f"{case.folder}/taps.safetensors was not written although the status is answered")
-        untapped, extra_untapped = _read_tensors(out_dir, case, "untapped.safetensors", case.untapped)
-        return replace(result, info=info, taps=taps, untapped=untapped, extra=extra + extra_untapped)
+        reruns, more = _read_reruns(out_dir, case, result.reruns)
+        return replace(result, info=info, taps=taps, reruns=reruns, extra=extra + more)
     except (FileError, OSError) as error:
         return Answer(status="error", reason=one_line(str(error)))
+
+
+def _read_reruns(
+    out_dir: Path, case: JobCase, told: Mapping[str, Repeated]
+) -> tuple[dict[str, Repeated], tuple[str, ...]]:
+    """Return the further runs that were made, `told` being those that result.json has, and what nobody asked for."""
+    found: dict[str, Repeated] = {}
+    extra: tuple[str, ...] = ()
+    for rerun in RERUNS:
+        repeated = told.get(rerun.name)
+        path = _plain_file(out_dir, case.folder, f"{rerun.name}.json")
+        if rerun.after_all and path is not None:
+            repeated = _read_repeated(path)
+        wanted = case.rerun_keys(rerun) if rerun.name in case.reruns else ()
+        taps, more = _read_tensors(out_dir, case, f"{rerun.name}.safetensors", wanted)
+        extra += more
+        if rerun.name in case.reruns and not (repeated is None and taps is None):
+            repeated = repeated or Repeated()
+            found[rerun.name] = repeated if taps is None else replace(repeated, taps=taps)
+    return found, extra
+
+
+def _read_repeated(path: Path) -> Repeated:
+    """Read the file of a run after all others; one that only says that it began did not end."""
+    match read_json(path, MAX_RESULT_BYTES):
+        case {"status": "answered", "digests": digests} if _is_strings(digests):
+            return Repeated(digests=digests)
+        case {"status": ("unsupported" | "error") as status, "reason": str(reason)}:
+            return Repeated(status=status, reason=one_line(reason))
+        case {"status": "begun"}:
+            return Repeated(status="error", reason="the candidate crashed or hung")
+        case _:
+            raise FileError(f"{path}: status must be begun, answered, unsupported or error")
 
 
 def _plain_file(out_dir: Path, *parts: str) -> Path | None:
@@ -155,13 +206,12 @@ def _plain_file(out_dir: Path, *parts: str) -> Path | None:
 
 
 def _read_tensors(
-    out_dir: Path, case: JobCase, name: str, taps: Collection[str]
+    out_dir: Path, case: JobCase, name: str, wanted: Collection[str]
 ) -> tuple[TensorFile | None, tuple[str, ...]]:
     path = _plain_file(out_dir, case.folder, name)
     if path is None:
         return None, ()
     file = open_tensors(path)
-    wanted = case.keys(taps)
     extra = tuple(f"{name}: {key}" for key in file if key not in wanted)
     return replace(file, headers={key: header for key, header in file.headers.items() if key in wanted}), extra
 
@@ -170,14 +220,19 @@ def _read_result(path: Path) -> Answer:
     data = read_json(path, MAX_RESULT_BYTES)
     match data:
         case {"status": ("answered" | "unsupported" | "error") as status}:
-            reason, seconds, repeat = data.get("reason", ""), data.get("seconds"), data.get("repeat")
+            reason, seconds, reruns = data.get("reason", ""), data.get("seconds"), data.get("reruns", {})
         case _:
             raise FileError(f"{path}: status must be answered, unsupported or error")
-    if not isinstance(reason, str) or not (repeat is None or _is_strings(repeat)):
-        raise FileError(f"{path}: reason must be a string, and repeat an object of strings")
+    if "repeat" in data and isinstance(reruns, dict):
+        reruns = {"again": data["repeat"], **reruns}
+    if not (isinstance(reruns, dict) and all(_is_strings(digests) for digests in reruns.values())):
+        raise FileError(f"{path}: repeat, and what reruns holds, must be objects of strings")
+    if not isinstance(reason, str):
+        raise FileError(f"{path}: reason must be a string")
     if seconds is not None and not (type(seconds) in {int, float} and 0 <= seconds <= MAX_SECONDS):
         raise FileError(f"{path}: seconds must be a number from 0 to {MAX_SECONDS:g}")
-    return Answer(status=status, reason=one_line(reason), repeat=repeat, seconds=seconds)
+    repeated = {name: Repeated(digests=digests) for name, digests in reruns.items()}
+    return Answer(status=status, reason=one_line(reason), reruns=repeated, seconds=seconds)
 
 
 def _read_info(out_dir: Path) -> CandidateInfo:

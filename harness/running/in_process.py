@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
+from grok_conformance.harness.cases.reruns import reruns_named
 from grok_conformance.harness.contract import (
     Array,
     CandidateInfo,
@@ -19,9 +20,9 @@ from grok_conformance.harness.contract import (
 )
 from grok_conformance.harness.contract.tap_map import TapSource, shown_taps
 from grok_conformance.harness.formats.tensors import digest
-from grok_conformance.harness.running.answers import Answer
+from grok_conformance.harness.running.answers import Answer, Repeated
 from grok_conformance.harness.running.forward_only import ForwardOnly
-from grok_conformance.harness.running.jobs import inputs_of, job_case_of
+from grok_conformance.harness.running.jobs import JobCase, inputs_of, job_case_of
 from grok_conformance.harness.running.python_runner import (
     import_candidate,
     info_of,
@@ -93,40 +94,46 @@ def load_adapter(adapter: Adapter, config: LanguageModelConfig, weights: Weights
         return Loaded(None, str(error))
 
 
-def answer_cases(
-    adapter: Adapter, loaded: Loaded, preset: Preset, cases: Sequence[Case], *, again: bool, untapped: bool
-) -> Iterator[tuple[Case, Answer]]:
-    """Yield the answer to every case as it is given; `again` runs each a second time, `untapped` without taps too.
+def answer(adapter: Adapter, loaded: Loaded, preset: Preset, case: Case, *, again: bool) -> Answer:
+    """Return the answer to one case, with `again` and those further runs that are made at once.
 
-    Whatever a candidate raises is raised, unless it refuses the case.
+    What the candidate refuses is an answer; whatever else it raises is raised.
     """
-    for index, case in enumerate(cases):
-        try:
-            yield case, answer(adapter, loaded, preset, case, index, again=again, untapped=untapped)
-        except Unsupported as error:
-            yield case, Answer(status="unsupported", reason=str(error), info=adapter.info)
-
-
-def answer(
-    adapter: Adapter, loaded: Loaded, preset: Preset, case: Case, index: int, *, again: bool, untapped: bool
-) -> Answer:
-    """Return the answer to one case; raises what the candidate raises."""
     if loaded.refusal:
-        raise Unsupported(loaded.refusal)
-    described = job_case_of(index, case, tap_names(preset.config), again=untapped)
-    inputs, taps = inputs_of(case), select_taps(described.taps, adapter.info.taps)
+        return Answer(status="unsupported", reason=loaded.refusal, info=adapter.info)
+    described = job_case_of(0, case, tap_names(preset.config), reruns=None if again else ())
+    taps = select_taps(described.taps, adapter.info.taps)
     began = time.perf_counter()
-    shown = wanted(run_calls(loaded.model, described, inputs, taps), taps, len(case.calls))
-    seconds = time.perf_counter() - began
-    repeat = None
-    if again:
-        repeat = {key: digest(x) for key, x in run_calls(loaded.model, described, inputs, taps).items()}
-    fewer = select_taps(described.untapped, adapter.info.taps)
-    alone = wanted(run_calls(loaded.model, described, inputs, fewer), fewer, len(case.calls)) if untapped else None
-    return Answer(status="answered", info=adapter.info, taps=shown, untapped=alone, repeat=repeat, seconds=seconds)
+    try:
+        shown = wanted(run_calls(loaded.model, described, inputs_of(case), [taps] * len(case.calls)), taps)
+        seconds = time.perf_counter() - began
+        first = Answer(status="answered", info=adapter.info, taps=shown, seconds=seconds)
+        return run_again(loaded, described, inputs_of(case), first, after_all=False)
+    except Unsupported as error:
+        return Answer(status="unsupported", reason=str(error), info=adapter.info)
 
 
-def wanted(shown: Mapping[str, Array], taps: Sequence[str], num_calls: int) -> dict[str, Array]:
+def answer_later(loaded: Loaded, preset: Preset, case: Case, first: Answer) -> Answer:
+    """Return an answer with the further runs that are made when all cases have run; a refused one stays as it is."""
+    if first.status != "answered":
+        return first
+    return run_again(
+        loaded, job_case_of(0, case, tap_names(preset.config), None), inputs_of(case), first, after_all=True
+    )
+
+
+def run_again(loaded: Loaded, case: JobCase, inputs: Mapping[str, Array], first: Answer, *, after_all: bool) -> Answer:
+    """Return an answer with further runs of the case added."""
+    found = dict(first.reruns)
+    for rerun in reruns_named(case.reruns, after_all=after_all):
+        shown = select_taps(case.taps, first.info.taps if first.info else ())
+        asked = [select_taps(shown, patterns) for patterns in rerun.taps_by_call(len(case.calls))]
+        keys = {tap_key(call, tap) for call, each in enumerate(asked) for tap in each}
+        given = {key: x for key, x in run_calls(loaded.model, case, inputs, asked).items() if key in keys}
+        found[rerun.name] = Repeated(digests={key: digest(x) for key, x in given.items()}, taps=given)
+    return replace(first, reruns=found)
+
+
+def wanted(shown: Mapping[str, Array], taps: Sequence[str]) -> dict[str, Array]:
     """Return what was asked for of what was returned."""
-    keys = {f"call{call}/{tap}" for call in range(num_calls) for tap in taps}
-    return {key: x for key, x in shown.items() if key in keys}
+    return {key: x for key, x in shown.items() if key.partition("/")[2] in taps}

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from grok_conformance.harness.cases.case import CallKind, Case, Preset, tap_key
+from grok_conformance.harness.cases.reruns import RERUNS, Rerun, reruns_of
 from grok_conformance.harness.contract import DTYPES, Array, select_taps, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.tensors import write_tensors
 
 FORMAT = 1
-UNTAPPED = ("logits", "layers.*.kv.*")
-"""The taps that a case is run for once more, alone: they must not depend on what else is tapped."""
+UNTAPPED = next(rerun.taps for rerun in RERUNS if rerun.name == "untapped")
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -27,8 +27,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class JobCase:
     """One case of a job; its answer goes to the folder `folder` of the answers.
 
-    `taps` are the taps wanted of every call, `untapped` those of the run that taps nothing else. `preload` tells
-    whether `inputs` (a path within the job folder) holds a cache to start from.
+    `taps` are the taps wanted of every call, `untapped` those of the run that taps nothing else, `reruns` the names of
+    all further runs. `preload` tells whether `inputs` (a path within the job folder) holds a cache to start from.
     """
 
     id: str
@@ -37,11 +37,19 @@ class JobCase:
     calls: tuple[CallKind, ...]
     preload: bool
     taps: tuple[str, ...]
-    untapped: tuple[str, ...]
+    untapped: tuple[str, ...] = ()
+    reruns: tuple[str, ...] = ()
 
     def keys(self, taps: Collection[str]) -> frozenset[str]:
         """Return the names under which these taps of all calls are stored."""
         return frozenset(tap_key(call, tap) for call in range(len(self.calls)) for tap in taps)
+
+    def rerun_keys(self, rerun: Rerun) -> frozenset[str]:
+        """Return the names under which the taps of a further run are stored."""
+        patterns = rerun.taps_by_call(len(self.calls))
+        return frozenset(
+            tap_key(call, tap) for call, wanted in enumerate(patterns) for tap in select_taps(self.taps, wanted)
+        )
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,13 @@ def write_job(
     preset: Preset,
     cases: Sequence[Case],
     taps: Collection[str] | None = None,
-    untapped: Collection[str] | None = None,
+    reruns: Collection[str] | None = None,
 ) -> Job:
     """Write a job folder and return what its `job.json` holds.
 
-    `taps` are glob patterns of the taps wanted of every case, None for all. `untapped` are the ids of the cases to run
-    without taps too, None for all. Raises ValueError for cases that do not
-    share the preset and one fprop_dtype.
+    `taps` are glob patterns of the taps wanted of every case, None for all. `reruns` are the names of the further runs
+    wanted, None for all that a case can have. Raises ValueError for cases that do not share the preset and one
+    fprop_dtype.
     """
     kinds = {(case.preset, case.fprop_dtype) for case in cases}
     if len(kinds) != 1 or cases[0].preset != preset.name:
@@ -77,9 +85,7 @@ def write_job(
         suite,
         preset.name,
         config.fprop_dtype,
-        tuple(
-            job_case_of(i, case, names, again=untapped is None or case.id in untapped) for i, case in enumerate(cases)
-        ),
+        tuple(job_case_of(i, case, names, reruns) for i, case in enumerate(cases)),
     )
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config.to_json())
@@ -114,8 +120,10 @@ def read_job(folder: Path) -> Job:
     return job
 
 
-def job_case_of(index: int, case: Case, taps: tuple[str, ...], *, again: bool) -> JobCase:
-    """Return how a job describes its case number `index`; `again` asks for the run without taps too."""
+def job_case_of(index: int, case: Case, taps: tuple[str, ...], reruns: Collection[str] | None) -> JobCase:
+    """Return how a job describes its case number `index`; `reruns` are the further runs wanted, None for all."""
+    possible = [rerun for rerun in reruns_of(len(case.calls)) if select_taps(taps, rerun.last_taps)]
+    asked = tuple(rerun.name for rerun in possible if reruns is None or rerun.name in reruns)
     name = f"{index:03d}-" + re.sub(r"[^A-Za-z0-9_-]+", "-", case.id.removeprefix(f"{case.preset}/"))
     return JobCase(
         id=case.id,
@@ -124,7 +132,8 @@ def job_case_of(index: int, case: Case, taps: tuple[str, ...], *, again: bool) -
         calls=tuple(call.kind for call in case.calls),
         preload=case.preload is not None,
         taps=taps,
-        untapped=select_taps(taps, UNTAPPED) if again else (),
+        untapped=select_taps(taps, UNTAPPED) if "untapped" in asked else (),
+        reruns=asked,
     )
 
 
@@ -146,13 +155,15 @@ def _write_description(folder: Path, job: Job) -> None:
 
 def _parse_case(row: dict[str, Any]) -> JobCase:
     calls = tuple(call["kind"] for call in row["calls"])
-    return JobCase(**{**row, "calls": calls, "taps": tuple(row["taps"]), "untapped": tuple(row["untapped"])})
+    lists = {name: tuple(row[name]) for name in ("taps", "untapped", "reruns") if name in row}
+    fields: dict[str, Any] = row | lists | {"calls": calls}
+    return JobCase(**fields)
 
 
 def _check(job: Job) -> None:
     strings = [job.suite, job.preset, job.fprop_dtype]
     for case in job.cases:
-        strings += [case.id, case.folder, case.inputs, *case.taps, *case.untapped]
+        strings += [case.id, case.folder, case.inputs, *case.taps, *case.untapped, *case.reruns]
         if not _PLAIN_NAME.fullmatch(case.folder) or case.inputs != f"inputs/{case.folder}.safetensors":
             raise ValueError(f"{case.folder}: not the name of a folder")
         if not set(case.calls) <= set(get_args(CallKind)) or not isinstance(case.preload, bool):

@@ -12,7 +12,7 @@ import importlib.util
 import sys
 import time
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from grok_conformance.harness.cases.case import tap_key
+from grok_conformance.harness.cases.reruns import Rerun, reruns_named
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.suggestions import unknown
@@ -59,14 +60,32 @@ def main(module: str, job_dir: Path, out_dir: Path) -> int:
         return _refuse(out_dir, job, Unsupported(f"needs {error.name}, which is not installed"))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
         return _refuse(out_dir, job, error)
+    run_cases(model, job, job_dir, info.taps, out_dir)
+    return 0
+
+
+def run_cases(model: Any, job: Job, job_dir: Path, declared: Collection[str], out_dir: Path) -> None:
+    """Run every case of a job, then those that were answered once more in reverse order; write the answers."""
+    first: dict[str, Mapping[str, str]] = {}
     for case in job.cases:
-        (out_dir / case.folder).mkdir(exist_ok=True)
+        folder = out_dir / case.folder
+        folder.mkdir(exist_ok=True)
         try:
-            result = run_case(model, case, open_tensors(job_dir / case.inputs), info.taps, out_dir / case.folder)
+            result, first[case.id] = run_case(model, case, open_tensors(job_dir / case.inputs), declared, folder)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
             result = _failure(error)
-        write_json(out_dir / case.folder / "result.json", result)
-    return 0
+        write_json(folder / "result.json", result)
+    for case in reversed([case for case in job.cases if case.id in first]):
+        for rerun in reruns_named(case.reruns, after_all=True):
+            folder, said = out_dir / case.folder, out_dir / case.folder / f"{rerun.name}.json"
+            write_json(said, {"status": "begun"})
+            try:
+                inputs = open_tensors(job_dir / case.inputs)
+                result = {"digests": run_again(model, case, inputs, declared, folder, rerun, first[case.id])}
+                result = {"status": "answered", **result}
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
+                result = _failure(error)
+            write_json(said, result)
 
 
 def import_candidate(module: str) -> ModuleType:
@@ -113,32 +132,56 @@ def shown_weights(candidate: Any, model: Any, weights: Mapping[str, Array]) -> d
 
 def run_case(
     model: Any, case: JobCase, inputs: Mapping[str, Array], declared: Collection[str], folder: Path
-) -> dict[str, Any]:
-    """Run a case tapped, tapped again, and if asked with only logits and caches tapped; return its result.json.
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Run a case tapped, and make its reruns that are made at once; return its result.json and its taps' digests.
 
-    The second run's taps are kept as digests. Raises what the candidate raises.
+    Raises what the candidate raises.
     """
     taps = select_taps(case.taps, declared)
     began = time.perf_counter()
-    first = run_calls(model, case, inputs, taps)
+    shown = run_calls(model, case, inputs, [taps] * len(case.calls))
     seconds = time.perf_counter() - began
-    write_tensors(folder / "taps.safetensors", first)
-    repeat = {key: digest(array) for key, array in run_calls(model, case, inputs, taps).items()}
-    if case.untapped:
-        untapped = run_calls(model, case, inputs, select_taps(case.untapped, declared))
-        write_tensors(folder / "untapped.safetensors", untapped)
-    return {"status": "answered", "seconds": seconds, "repeat": repeat}
+    write_tensors(folder / "taps.safetensors", shown)
+    first = {key: digest(array) for key, array in shown.items()}
+    del shown
+    reruns = {
+        rerun.name: run_again(model, case, inputs, declared, folder, rerun, first)
+        for rerun in reruns_named(case.reruns, after_all=False)
+    }
+    return {"status": "answered", "seconds": seconds, "reruns": reruns}, first
 
 
-def run_calls(model: Any, case: JobCase, inputs: Mapping[str, Array], taps: tuple[str, ...]) -> dict[str, Array]:
-    """Make the calls of a case from a fresh state; everything is copied, since both sides may reuse their arrays."""
+def run_again(
+    model: Any,
+    case: JobCase,
+    inputs: Mapping[str, Array],
+    declared: Collection[str],
+    folder: Path,
+    rerun: Rerun,
+    first: Mapping[str, str],
+) -> dict[str, str]:
+    """Make a rerun and return the sha256 of its taps; they are written only where one differs from the first run's."""
+    shown = select_taps(case.taps, declared)
+    taps = [select_taps(shown, patterns) for patterns in rerun.taps_by_call(len(case.calls))]
+    wanted = {tap_key(call, tap) for call, each in enumerate(taps) for tap in each}
+    found = {key: x for key, x in run_calls(model, case, inputs, taps).items() if key in wanted}
+    digests = {key: digest(array) for key, array in found.items()}
+    if any(first.get(key) != digests[key] for key in digests):
+        write_tensors(folder / f"{rerun.name}.safetensors", found)
+    return digests
+
+
+def run_calls(
+    model: Any, case: JobCase, inputs: Mapping[str, Array], taps: Sequence[tuple[str, ...]]
+) -> dict[str, Array]:
+    """Make the calls of a case from a fresh state, `taps` recorded in each; both sides may reuse their arrays: copy."""
     if case.preload:
         _method(model, "preload")(*(np.array(inputs[f"preload/{name}"]) for name in ("keys", "values", "steps")))
     answers: dict[str, Array] = {}
     for index, kind in enumerate(case.calls):
         tokens, lengths = (np.array(inputs[tap_key(index, name)]) for name in ("tokens", "lengths"))
         arguments = (tokens,) if kind == "decode" else (tokens, lengths)
-        returned = _method(model, kind)(*arguments, taps)
+        returned = _method(model, kind)(*arguments, taps[index])
         if not isinstance(returned, Mapping):
             raise TypeError(
                 f"{kind} returned {type(returned).__name__}, expected {{tap: array}}: return the wanted taps"

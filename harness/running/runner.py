@@ -6,6 +6,7 @@ The child process is started again for the cases that are left.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.running.answers import Answer, is_answered, make_folders, one_line
 from grok_conformance.harness.running.child_process import Exit, Limits, run_child
@@ -21,6 +23,8 @@ from grok_conformance.harness.running.registry import Candidate
 
 REFUSED = 1
 REFUSAL = "unsupported:"
+
+AFTER_ALL = tuple(rerun.name for rerun in RERUNS if rerun.after_all)
 
 Logs = tuple[BinaryIO, BinaryIO]
 """Where the candidate's stdout and stderr go."""
@@ -158,14 +162,21 @@ def _run_rest(
 
 
 def _progress(waiting: list[tuple[Path, JobCase]], on_progress: Callable[[str], None]) -> Callable[[], bool]:
-    """Return a function that reports every newly answered (answer folder, case) and returns whether there was one."""
+    """Return a function that reports every newly answered (answer folder, case) and returns whether there was one.
+
+    A run after all others that has begun is progress too, and is not reported.
+    """
+    later = [out_dir / case.folder / f"{name}.json" for out_dir, case in waiting for name in AFTER_ALL]
 
     def progressed() -> bool:
         answered = [pair for pair in waiting if is_answered(*pair)]
         for pair in answered:
             waiting.remove(pair)
             on_progress(pair[1].id)
-        return bool(answered)
+        begun = [path for path in later if os.path.lexists(path)]
+        for path in begun:
+            later.remove(path)
+        return bool(answered or begun)
 
     return progressed
 

@@ -16,14 +16,15 @@ from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_
 from grok_conformance.harness.contract import GOLDEN_DIR, Array
 from grok_conformance.harness.contract.tap_map import TapSource
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import Group, num_calls, read_groups, run_size
+from grok_conformance.harness.judging.groups import Group, read_groups, run_size
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrow_to, narrowed
+from grok_conformance.harness.judging.reruns import with_reruns
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, OperationVerdict
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
 from grok_conformance.harness.report import terminal
 from grok_conformance.harness.running.answers import Answer
-from grok_conformance.harness.running.in_process import Adapter, Loaded, adapter_of, answer_cases, load_adapter
+from grok_conformance.harness.running.in_process import Adapter, Loaded, adapter_of, answer, answer_later, load_adapter
 from grok_conformance.harness.running.python_runner import shown_weights
 from grok_conformance.harness.sessions.dumping import CaseEvidence, dump_operations, evidence_of, tensors_of
 
@@ -143,31 +144,34 @@ def judge_adapter(
     exit_first: bool = False,
     on_progress: Progress = lambda _name, _case: None,
 ) -> Report:
-    """Judge an adapter over groups, narrowed or whole; the case with the most calls is run without taps too."""
+    """Judge an adapter over groups, narrowed or whole; a whole one makes every further run of a case."""
     began, size = time.monotonic(), run_size(groups)
-    longest = {max((case for g in groups for case in g.cases), key=num_calls).id} if not narrow else set()
     known = waivers_of(waivers, adapter.name)
     weights: list[WeightProblem] = []
     done: list[tuple[Group, dict[str, Answer]]] = []
-    for group, case, answer in answers_of(adapter, groups, narrow, longest, weights):
-        on_progress(adapter.name, case.id)
+    for group, case, given in answers_of(adapter, groups, narrow, weights):
         if not done or done[-1][0] is not group:
             done.append((group, {}))
-        done[-1][1][case.id] = answer
-        if exit_first:
-            (first,) = judge_as_asked([replace(group, cases=(case,))], [{case.id: answer}], size, {}, narrow, known)
+        is_first = case.id not in done[-1][1]
+        done[-1][1][case.id] = given
+        if is_first:
+            on_progress(adapter.name, case.id)
+        if is_first and exit_first:
+            (first,) = judge_as_asked([replace(group, cases=(case,))], [{case.id: given}], size, {}, narrow, known)
             if any(verdict.status not in PASSING for verdict in first.verdicts):
                 break
     seen = [replace(g, cases=tuple(c for c in g.cases if c.id in answers)) for g, answers in done]
     answers = [each for _, each in done]
     judged = judge_as_asked(seen, answers, size, {}, narrow, known)
+    if not narrow:
+        judged = with_reruns(seen, answers, judged, size, {}, known)
     verdict = summarise(adapter.name, seen, answers, judged, time.monotonic() - began, tuple(weights), known)
     verdict = narrowed(verdict, narrow)
     return Report(verdict, evidence_of(seen, answers, judged), size)
 
 
 def answers_of(
-    adapter: Adapter, groups: Sequence[Group], narrow: Narrow, longest: set[str], weights: list[WeightProblem]
+    adapter: Adapter, groups: Sequence[Group], narrow: Narrow, weights: list[WeightProblem]
 ) -> Iterator[tuple[Group, Case, Answer]]:
     """Yield the answers of all groups as they are given; what is wrong with the weights is added to `weights`."""
     for group in groups:
@@ -176,7 +180,9 @@ def answers_of(
         if not narrow and not loaded.refusal:
             shown = shown_weights(adapter.module, loaded.model, group.preset.weights)
             weights += check_weights(group.preset.name, config, group.preset.weights, shown)
+        answers = {}
         for case in group.cases:
-            again = {"again": not narrow, "untapped": case.id in longest}
-            for one, answer in answer_cases(adapter, loaded, group.preset, [case], **again):
-                yield group, one, answer
+            answers[case.id] = answer(adapter, loaded, group.preset, case, again=not narrow)
+            yield group, case, answers[case.id]
+        for case in reversed(() if narrow else group.cases):
+            yield group, case, answer_later(loaded, group.preset, case, answers[case.id])

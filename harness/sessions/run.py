@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grok_conformance.harness.golden.reading import Golden
-from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, num_calls, run_size
+from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrowed
+from grok_conformance.harness.judging.reruns import need_replay, with_causes, with_reruns
 from grok_conformance.harness.judging.summary import judge_weights, summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
@@ -42,21 +43,12 @@ class Judgement:
 
 
 def write_jobs(groups: Sequence[Group], suite: str, folder: Path) -> tuple[Path, ...]:
-    """Write one job folder per group and return them in order.
-
-    Whether tapping disturbs an engine is asked in one case per compute dtype, the one with the most calls: a compiled
-    engine compiles each program once more for it.
-    """
-    longest = {
-        g.fprop_dtype: max((c for h in groups if h.fprop_dtype == g.fprop_dtype for c in h.cases), key=num_calls)
-        for g in groups
-    }
-    untapped = {case.id for case in longest.values()}
+    """Write one job folder per group and return them in order."""
     paths = []
     for group in groups:
         path = folder / f"{group.preset.name}.{group.fprop_dtype}"
         path.mkdir(parents=True)
-        write_job(path, suite, group.preset, group.cases, untapped=untapped)
+        write_job(path, suite, group.preset, group.cases)
         paths.append(path)
     return tuple(paths)
 
@@ -73,26 +65,20 @@ def run_candidates(
 ) -> list[Judgement]:
     """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends.
 
-    Every candidate is handed a copy of the jobs: what it makes of them is nobody else's.
+    Every candidate is handed a copy of the jobs: what it makes of them is nobody else's. One that fails in some
+    runs of a case and not in others is run once more from the start, which tells history from randomness.
     """
     jobs = write_jobs(groups, suite, folder / "jobs")
-    described = [read_job(job) for job in jobs]
     honest_runs: HonestRuns = {}
     size = run_size(groups)
 
-    def answer_folders(candidate: Candidate) -> list[Path]:
-        return [folder / "answers" / candidate.name.replace("/", "_") / job.name for job in jobs]
+    def answers_folder(candidate: Candidate) -> Path:
+        return folder / "answers" / candidate.name.replace("/", "_")
 
     def run(candidate: Candidate) -> tuple[float, list[Mapping[str, Answer]]]:
         began = time.monotonic()
-        outs = answer_folders(candidate)
-        with tempfile.TemporaryDirectory() as scratch:
-            copies = [Path(shutil.copytree(job, Path(scratch) / job.name)) for job in jobs]
-            pairs = list(zip(copies, outs, strict=True))
-            records = run_jobs(candidate, pairs, limits, lambda case: on_progress(candidate.name, case))
-        answers: list[Mapping[str, Answer]] = [
-            read_answer(out, job, record.unanswered) for out, job, record in zip(outs, described, records, strict=True)
-        ]
+        outs = [answers_folder(candidate) / job.name for job in jobs]
+        answers = ask(candidate, jobs, outs, limits, lambda case: on_progress(candidate.name, case))
         return time.monotonic() - began, answers
 
     judgements = []
@@ -100,12 +86,33 @@ def run_candidates(
         for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
             known = waivers_of(waivers, candidate.name)
             judged = judge_as_asked(groups, answers, size, honest_runs, narrow, known)
-            weights = judge_weights(groups, answer_folders(candidate))
+            if not narrow:
+                judged = with_reruns(groups, answers, judged, size, honest_runs, known)
+            if need_replay(judged):
+                with tempfile.TemporaryDirectory() as scratch:
+                    replayed = ask(candidate, jobs, [Path(scratch) / job.name for job in jobs], limits)
+                    judged = with_causes(judged, answers, replayed)
+            weights = judge_weights(groups, [answers_folder(candidate) / job.name for job in jobs])
             verdict = summarise(candidate.name, groups, answers, judged, seconds, weights, known)
-            answered = folder / "answers" / candidate.name.replace("/", "_")
             evidence = evidence_of(groups, answers, judged)
-            judgements.append(Judgement(narrowed(verdict, narrow), answered, evidence, size))
+            judgements.append(Judgement(narrowed(verdict, narrow), answers_folder(candidate), evidence, size))
     return judgements
+
+
+def ask(
+    candidate: Candidate,
+    jobs: Sequence[Path],
+    outs: Sequence[Path],
+    limits: Limits,
+    on_progress: Callable[[str], None] = lambda _case: None,
+) -> list[Mapping[str, Answer]]:
+    """Return a candidate's answers to copies of some job folders, written to as many folders."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copies = [Path(shutil.copytree(job, Path(scratch) / job.name)) for job in jobs]
+        records = run_jobs(candidate, list(zip(copies, outs, strict=True)), limits, on_progress)
+    return [
+        read_answer(out, read_job(job), record.unanswered) for out, job, record in zip(outs, jobs, records, strict=True)
+    ]
 
 
 def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence[Waiver] = ()) -> CandidateVerdict:
@@ -120,6 +127,8 @@ def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence
     names = [answer.info.name for each in answers for answer in each.values() if answer.info is not None]
     name = names[0] if names else out_dir.name
     known = waivers_of(waivers, name)
-    judged = judge_candidate(groups, answers, run_size(groups), {}, known)
+    size, honest_runs = run_size(groups), HonestRuns()
+    judged = judge_candidate(groups, answers, size, honest_runs, known)
+    judged = with_causes(with_reruns(groups, answers, judged, size, honest_runs, known), answers, None)
     weights = judge_weights(groups, [out for _, out in pairs])
     return summarise(name, groups, answers, judged, 0.0, weights, known)

@@ -14,7 +14,7 @@ from grok_conformance.harness.checks.evidence import Evidence, gather
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, CandidateInfo, split_tap, tap_names
-from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors
+from grok_conformance.harness.formats.tensors import TensorFile, open_tensors, write_tensors
 from grok_conformance.harness.golden.reading import Golden, open_golden, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
@@ -22,7 +22,7 @@ from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.noise import honest_result
-from grok_conformance.harness.running.answers import Answer
+from grok_conformance.harness.running.answers import Answer, Repeated
 
 NUM_ELEMENTS = 10**7
 """The size of the run whose λ the checks of these tests use."""
@@ -146,18 +146,14 @@ def answered(
     taps: Mapping[str, Array],
     *,
     info: CandidateInfo = INFO,
-    untapped: Mapping[str, Array] | None = None,
-    repeat: Mapping[str, Array] | None = None,
+    reruns: Mapping[str, Mapping[str, Array]] | None = None,
 ) -> Answer:
     """Return an answer whose taps lie in files of a folder, as the runner reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, tensors in (("taps", taps), ("untapped", untapped)):
-        path = folder / f"{name}.safetensors"
-        if tensors is not None:
-            write_tensors(path, tensors)
-        files.append(None if tensors is None else open_tensors(path))
-    shown, alone = files
-    assert shown is not None
-    digests = None if repeat is None else {key: digest(array) for key, array in repeat.items()}
-    return Answer(status="answered", info=info, taps=shown, untapped=alone, repeat=digests, seconds=0.5)
+
+    def stored(name: str, tensors: Mapping[str, Array]) -> TensorFile:
+        write_tensors(folder / f"{name}.safetensors", tensors)
+        return open_tensors(folder / f"{name}.safetensors")
+
+    again = {name: Repeated(taps=stored(name, tensors)) for name, tensors in (reruns or {}).items()}
+    return Answer(status="answered", info=info, taps=stored("taps", taps), reruns=again, seconds=0.5)

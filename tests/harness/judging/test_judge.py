@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import CARRIED, GROK_1, PRODUCT_KEPT
 from grok_conformance.harness.graph.oracle import Alternatives
@@ -164,65 +163,6 @@ def test_candidates_that_route_alike_share_their_honest_runs_unless_they_keep_ot
     other = answered(tmp_path / "narrow", taps, info=replace(INFO, dtypes={"*.kv.*": "float16"}))
     judge_candidate([group], [{FLOAT32: other}], NUM_ELEMENTS, runs)
     assert len(runs) == 2
-
-
-# A second run, and a run without taps.
-
-
-def untapped_of(taps: Mapping[str, Array]) -> dict[str, Array]:
-    return {
-        key: x for key, x in taps.items() if key.endswith("logits") and "router" not in key and "attention" not in key
-    }
-
-
-@pytest.mark.parametrize(("seed", "repeatable"), [(31, True), (32, False)])
-def test_a_second_run_is_told_bitwise_equal_or_not_and_is_no_fault(
-    seed: int, tmp_path: Path, *, repeatable: bool
-) -> None:
-    answer = answered(tmp_path, honest_taps(PREFILL, 31), repeat=honest_taps(PREFILL, seed))
-    (verdict,) = judge((PREFILL,), {PREFILL: answer}).verdicts
-    assert verdict.repeatable == repeatable
-    assert verdict.status == "pass"
-
-
-def test_no_second_run_is_neither_repeatable_nor_not(tmp_path: Path) -> None:
-    (verdict,) = judge((PREFILL,), {PREFILL: answered(tmp_path, honest_taps(PREFILL, 31))}).verdicts
-    assert verdict.repeatable is None
-
-
-def test_a_run_without_taps_may_round_otherwise(tmp_path: Path) -> None:
-    untapped = untapped_of(honest_taps(DECODE, 32))
-    assert len(untapped) == 2
-    answer = answered(tmp_path, honest_taps(DECODE, 31), untapped=untapped)
-    (verdict,) = judge((DECODE,), {DECODE: answer}).verdicts
-    assert (verdict.status, verdict.observer) == ("pass", "")
-
-
-@pytest.mark.parametrize("spoil", [0, 1])
-def test_a_run_without_taps_that_strays_beyond_honest_error_fails(spoil: int, tmp_path: Path) -> None:
-    untapped = untapped_of(honest_taps(DECODE, 32))
-    key = f"call{spoil}/logits"
-    untapped[key] = np.roll(untapped[key], 1, axis=-1)
-    answer = answered(tmp_path, honest_taps(DECODE, 31), untapped=untapped)
-    (verdict,) = judge((DECODE,), {DECODE: answer}).verdicts
-    assert verdict.status == "fail"
-    assert verdict.observer.startswith("logits: the run without taps is")
-    assert verdict.reason == verdict.observer
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_run_without_taps_that_is_not_finite_fails(bad: float, tmp_path: Path) -> None:
-    untapped = untapped_of(honest_taps(PREFILL, 32))
-    untapped["call0/logits"][0, 0, 0] = bad
-    answer = answered(tmp_path, honest_taps(PREFILL, 31), untapped=untapped)
-    assert judge((PREFILL,), {PREFILL: answer}).verdicts[0].status == "fail"
-
-
-def test_a_run_without_taps_of_another_shape_fails(tmp_path: Path) -> None:
-    untapped = {"call0/logits": honest_taps(PREFILL, 32)["call0/logits"][:, :, :-1].copy()}
-    answer = answered(tmp_path, honest_taps(PREFILL, 31), untapped=untapped)
-    (verdict,) = judge((PREFILL,), {PREFILL: answer}).verdicts
-    assert verdict.observer == "logits: without taps the shape is [2, 6, 100], with taps [2, 6, 101]"
 
 
 def test_every_tap_of_the_case_is_in_the_verdict(tmp_path: Path) -> None:

@@ -46,44 +46,42 @@ def verdict(*cases: CaseVerdict, level: str = "caches") -> CandidateVerdict:
 
 
 def test_a_case_within_every_fence_passes_without_a_reason() -> None:
-    assert case_status([GOOD], [DRIFT], [FLIP], FEW, "") == ("pass", "")
+    assert case_status([GOOD], [DRIFT], [FLIP], FEW) == ("pass", "")
 
 
 def test_more_flips_than_the_margins_explain_fail_though_each_is_excused() -> None:
-    status, reason = case_status([GOOD], [DRIFT], [FLIP], FlipCount(9, 0.5, 1e-9), "")
+    status, reason = case_status([GOOD], [DRIFT], [FLIP], FlipCount(9, 0.5, 1e-9))
     assert status == "fail"
     assert reason == "9 tokens chose other experts within their margins, 0.5 expected: a chance of 1.0e-09"
 
 
 @pytest.mark.parametrize(
-    ("comparisons", "drifts", "flips", "observer", "status", "reason"),
+    ("comparisons", "drifts", "flips", "status", "reason"),
     [
-        ([GOOD, FAR], [], [], "", "fail", "layers.01.attention.query: 3 times the fence"),
-        ([GOOD, BULKY], [], [], "", "fail", "layers.01.attention.query: 1.5 times the fence"),
-        ([GOOD, MISSHAPEN], [], [], "", "fail", "layers.01.output: shape [1], expected [b, t, d] = [2, 6, 40]"),
-        ([GOOD, MISSING], [], [], "", "missing", "layers.01.output: missing: declared but not returned"),
-        ([MISSING, FAR], [], [], "", "fail", "layers.01.attention.query: 3 times the fence"),
-        ([GOOD], [], [replace(FLIP, gap=0.5)], "", "fail", "layer 1 chose other experts for token [0, 3]"),
-        ([GOOD], [replace(DRIFT, ratio=1.0)], [], "", "pass", ""),
-        ([GOOD], [replace(DRIFT, ratio=1.2)], [], "", "fail", "logits: end to end 1.2 times"),
-        ([GOOD], [replace(DRIFT, ratio=math.nan)], [], "", "fail", "logits: end to end nan times"),
-        ([GOOD], [DRIFT], [FLIP], "logits: differs without taps", "fail", "logits: differs without taps"),
-        ([], [], [], "", "inconclusive", "nothing could be compared"),
-        ([replace(GOOD, num_elements=0)], [], [], "", "inconclusive", "nothing could be compared"),
-        ([GOOD, UNDECIDED], [], [], "", "inconclusive", "logits: every compared token hangs on a hidden choice"),
-        ([GOOD, KNOWN], [], [], "", "waived", ""),
-        ([BULKY, KNOWN], [], [], "", "fail", "layers.01.attention.query: 1.5 times the fence"),
+        ([GOOD, FAR], [], [], "fail", "layers.01.attention.query: 3 times the fence"),
+        ([GOOD, BULKY], [], [], "fail", "layers.01.attention.query: 1.5 times the fence"),
+        ([GOOD, MISSHAPEN], [], [], "fail", "layers.01.output: shape [1], expected [b, t, d] = [2, 6, 40]"),
+        ([GOOD, MISSING], [], [], "missing", "layers.01.output: missing: declared but not returned"),
+        ([MISSING, FAR], [], [], "fail", "layers.01.attention.query: 3 times the fence"),
+        ([GOOD], [], [replace(FLIP, gap=0.5)], "fail", "layer 1 chose other experts for token [0, 3]"),
+        ([GOOD], [replace(DRIFT, ratio=1.0)], [], "pass", ""),
+        ([GOOD], [replace(DRIFT, ratio=1.2)], [], "fail", "logits: end to end 1.2 times"),
+        ([GOOD], [replace(DRIFT, ratio=math.nan)], [], "fail", "logits: end to end nan times"),
+        ([], [], [], "inconclusive", "nothing could be compared"),
+        ([replace(GOOD, num_elements=0)], [], [], "inconclusive", "nothing could be compared"),
+        ([GOOD, UNDECIDED], [], [], "inconclusive", "logits: every compared token hangs on a hidden choice"),
+        ([GOOD, KNOWN], [], [], "waived", ""),
+        ([BULKY, KNOWN], [], [], "fail", "layers.01.attention.query: 1.5 times the fence"),
     ],
 )
 def test_the_status_of_a_case_and_its_reason(
     comparisons: list[Comparison],
     drifts: list[Drift],
     flips: list[Flip],
-    observer: str,
     status: Status,
     reason: str,
 ) -> None:
-    found, why = case_status(comparisons, drifts, flips, FEW, observer)
+    found, why = case_status(comparisons, drifts, flips, FEW)
     assert found == status
     assert why.startswith(reason)
     assert "\n" not in why

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
-from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, RunVerdict, by_operation
 from grok_conformance.harness.measure.comparison import Comparison
 
 CASE, OTHER = "unequal/prefill/padded_batch.bfloat16", "unequal/prefill/single_token.bfloat16"
@@ -43,8 +43,18 @@ def verdict(*cases: CaseVerdict, name: str = "port") -> CandidateVerdict:
     return CandidateVerdict(name=name, version="2.1", level="layers", cases=cases, operations=rows, seconds=3.25)
 
 
+RUNS = tuple(RunVerdict(name=name, status="pass", reason="", bitwise=True) for name in ("first", "again", "later"))
+
+
 PASSING = CaseVerdict(
-    case=CASE, status="pass", comparisons=(GOOD,), drifts=(DRIFT,), flips=(FLIP,), repeatable=True, seconds=0.5
+    case=CASE,
+    status="pass",
+    comparisons=(GOOD,),
+    drifts=(DRIFT,),
+    flips=(FLIP,),
+    runs=RUNS,
+    repeatable=True,
+    seconds=0.5,
 )
 
 

@@ -48,7 +48,7 @@ def test_an_answered_case_gives_its_taps_unchanged_and_who_answered(out: Path, j
     assert answer.taps["call0/logits"].tobytes() == TAPS["call0/logits"].tobytes()
     assert answer.info is not None
     assert (answer.info.name, answer.info.taps, answer.info.dtypes) == ("fake", ("logits",), {"logits": "fprop"})
-    assert (answer.untapped, answer.repeat, answer.extra, answer.seconds) == (None, None, (), None)
+    assert (answer.reruns, answer.extra, answer.seconds) == ({}, (), None)
 
 
 def test_a_case_without_a_result_is_missing(out: Path, job: Job) -> None:
@@ -100,8 +100,11 @@ def test_a_candidate_may_say_that_a_case_is_unsupported_or_failed(out: Path, job
         ({"status": "answered", "seconds": -1}, "seconds must be a number from 0 to 1e+09"),
         ({"status": "answered", "seconds": True}, "seconds must be a number from 0 to 1e+09"),
         ({"status": "answered", "reason": 3}, "reason must be a string"),
-        ({"status": "answered", "repeat": {"call0/logits": 3}}, "repeat an object of strings"),
-        ({"status": "answered", "repeat": []}, "repeat an object of strings"),
+        (
+            {"status": "answered", "repeat": {"call0/logits": 3}},
+            "repeat, and what reruns holds, must be objects of strings",
+        ),
+        ({"status": "answered", "repeat": []}, "repeat, and what reruns holds, must be objects of strings"),
     ],
 )
 def test_a_malformed_result_is_an_error(out: Path, job: Job, result: Any, complaint: str) -> None:
@@ -177,7 +180,7 @@ def test_only_what_was_wanted_is_kept_and_the_rest_is_named(out: Path, job: Job)
     write_tensors(folder / "untapped.safetensors", {"call0/embedding": extra})
     answer = first_answer(out, job)
     assert set(answer.taps) == {"call0/logits"}
-    assert set(answer.untapped or ()) == set()
+    assert set(answer.reruns["untapped"].taps) == set()
     assert set(answer.extra) == {
         "taps.safetensors: call1/logits",
         "taps.safetensors: call0/typo",
@@ -244,8 +247,43 @@ def test_a_malformed_record_of_the_run_is_an_error_of_every_case(out: Path, job:
 def test_unrepeated_names_the_taps_whose_second_run_differs_or_is_absent(out: Path, job: Job) -> None:
     path = out / job.cases[0].folder / "result.json"
     write_json_text(path, {"status": "answered", "repeat": {"call0/logits": digest(TAPS["call0/logits"])}})
-    assert unrepeated(first_answer(out, job), ["call0/logits"]) == ()
+    assert unrepeated(first_answer(out, job), "again", ["call0/logits"]) == ()
     write_json_text(path, {"status": "answered", "repeat": {"call0/logits": digest(-TAPS["call0/logits"])}})
-    assert unrepeated(first_answer(out, job), ["call0/logits"]) == ("call0/logits",)
+    assert unrepeated(first_answer(out, job), "again", ["call0/logits"]) == ("call0/logits",)
     write_json_text(path, {"status": "answered", "repeat": {}})
-    assert unrepeated(first_answer(out, job), ["call0/logits"]) == ("call0/logits",)
+    assert unrepeated(first_answer(out, job), "again", ["call0/logits"]) == ("call0/logits",)
+
+
+def test_a_further_run_is_read_from_its_digests_its_values_or_both(out: Path, job: Job) -> None:
+    folder, key = out / job.cases[0].folder, "call0/logits"
+    write_json_text(folder / "result.json", {"status": "answered", "reruns": {"again": {key: "f" * 64}}})
+    write_tensors(folder / "again.safetensors", {key: -TAPS[key]})
+    write_tensors(folder / "untapped.safetensors", TAPS)
+    reruns = first_answer(out, job).reruns
+    assert set(reruns) == {"again", "untapped"}
+    assert reruns["again"].digest_of(key) == "f" * 64
+    assert reruns["again"].taps[key].tobytes() == (-TAPS[key]).tobytes()
+    assert unrepeated(first_answer(out, job), "untapped", [key]) == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "reason"),
+    [
+        ({"status": "begun"}, "error", "the candidate crashed or hung"),
+        ({"status": "error", "reason": "KeyError"}, "error", "KeyError"),
+        ({"status": "answered", "digests": {}}, "answered", ""),
+    ],
+)
+def test_a_run_after_all_others_has_a_file_of_its_own(
+    out: Path, job: Job, told: dict[str, Any], status: str, reason: str
+) -> None:
+    write_json_text(out / job.cases[0].folder / "later.json", told)
+    later = first_answer(out, job).reruns["later"]
+    assert (later.status, later.reason) == (status, reason)
+
+
+def test_a_run_after_all_others_that_says_nothing_is_an_error_of_its_case(out: Path, job: Job) -> None:
+    write_json_text(out / job.cases[0].folder / "later.json", {"status": "answered"})
+    answer = first_answer(out, job)
+    assert answer.status == "error"
+    assert "status must be begun, answered, unsupported or error" in answer.reason

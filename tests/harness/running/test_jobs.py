@@ -50,16 +50,21 @@ def test_a_job_wants_every_tap_of_the_configuration_unless_told_which(tmp_path: 
     asked = [case("tiny/a", call("prefill", [1]))]
     (row,) = write_job(tmp_path / "all", "1.0.0", PRESET, asked).cases
     assert row.taps == tap_names(CONFIG)
-    assert row.untapped == ("layers.00.kv.keys", "layers.00.kv.values", "logits")
+    assert (row.untapped, row.reruns) == (("logits",), ("again", "untapped", "later"))
     (row,) = write_job(tmp_path / "some", "1.0.0", PRESET, asked, ("*.router.*",)).cases
     assert row.taps == ("layers.00.router.logits", "layers.00.router.probabilities")
-    assert row.untapped == ()
+    assert (row.untapped, row.reruns) == ((), ("again", "later"))
 
 
-def test_the_cases_named_alone_are_run_without_taps_too(tmp_path: Path) -> None:
-    asked = [case(f"tiny/{name}", call("prefill", [1])) for name in "ab"]
-    job = write_job(tmp_path, "1.0.0", PRESET, asked, ("logits",), untapped={"tiny/b"})
-    assert [row.untapped for row in job.cases] == [(), ("logits",)]
+def test_a_case_is_run_again_in_every_way_that_its_calls_allow_or_only_as_asked(tmp_path: Path) -> None:
+    asked = [case("tiny/a", call("prefill", [1])), case("tiny/b", call("prefill", [1]), call("decode", [2]))]
+    job = write_job(tmp_path / "all", "1.0.0", PRESET, asked, ("logits",))
+    assert [row.reruns for row in job.cases] == [
+        ("again", "untapped", "later"),
+        ("again", "untapped", "silent", "later"),
+    ]
+    job = write_job(tmp_path / "some", "1.0.0", PRESET, asked, ("logits",), ("silent",))
+    assert [(row.untapped, row.reruns) for row in job.cases] == [((), ()), ((), ("silent",))]
 
 
 def test_cases_whose_ids_differ_only_in_punctuation_have_folders_of_their_own(tmp_path: Path) -> None:

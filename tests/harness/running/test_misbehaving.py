@@ -18,6 +18,7 @@ from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.groups import Group, read_groups, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
+from grok_conformance.harness.judging.reruns import with_reruns
 from grok_conformance.harness.judging.verdict import CaseVerdict
 from grok_conformance.harness.running.answers import read_answer
 from grok_conformance.harness.running.child_process import Limits
@@ -177,10 +178,12 @@ ROWS: Mapping[str, Row] = {
         edited("header['call9/logits'] = {'dtype': 'F32', 'shape': [1], 'data_offsets': [len(data), len(data) + 4]}\n"
         "    data.extend(bytes(4))"), "pass", "",
     ),
-    "repeat_of_another_run": Row(COPIED + "finish(case, repeat={'call0/logits': 'f' * 64})", "pass", ""),
+    "repeat_without_its_values": Row(
+        COPIED + "finish(case, repeat={'call0/logits': 'f' * 64})", "missing", "run a second time: ",
+    ),
     "seconds_beyond_time": Row(COPIED + "finish(case, seconds=1e300)", "error", "seconds must be a number from 0 to"),
     "bad_untapped_run": Row(
-        COPIED + "copy(case, job['cases'][0]['id'], 'untapped')\nfinish(case)", "fail", "the run without taps is",
+        COPIED + "copy(case, job['cases'][0]['id'], 'untapped')\nfinish(case)", "fail", "run with only its logits",
     ),
 }  # fmt: skip
 
@@ -205,7 +208,8 @@ def run(body: str, folder: Path) -> list[CaseVerdict]:
     job = write_job(folder / "job", "1.0.0", group().preset, group().cases)
     record = run_job(find_candidate(str(program)), folder / "job", folder / "out", LIMITS)
     answers = read_answer(folder / "out", job, record.unanswered)
-    (judged,) = judge_candidate([group()], [answers], run_size([group()]), HONEST_RUNS)
+    first = judge_candidate([group()], [answers], run_size([group()]), HONEST_RUNS)
+    (judged,) = with_reruns([group()], [answers], first, run_size([group()]), HONEST_RUNS)
     return list(judged.verdicts)
 
 

@@ -45,8 +45,10 @@ def test_every_call_of_every_case_is_answered_with_the_declared_taps(tmp_path: P
     assert set(last.taps) == {f"call{i}/{tap}" for i in (0, 1) for tap in ("layers.00.kv.keys", "logits")}
     assert np.all(last.taps["call0/logits"] == 7)
     assert np.all(last.taps["call1/logits"] == 5)
-    assert set(last.untapped or ()) == set(last.taps)
-    assert unrepeated(last, last.taps) == ()
+    assert set(last.reruns) == {"again", "untapped", "silent", "later"}
+    assert unrepeated(last, "again", last.taps) == unrepeated(last, "later", last.taps) == ()
+    assert unrepeated(last, "untapped", ["call0/logits", "call1/logits"]) == ()
+    assert set(last.reruns["silent"].digests) == {"call1/layers.00.kv.keys", "call1/logits"}
     assert last.seconds is not None
     assert last.extra == ()
     assert last.info == CandidateInfo(name="fake", version="1.0", taps=("logits", "layers.*.kv.*"))
@@ -200,20 +202,20 @@ def test_an_engine_that_reuses_its_arrays_spoils_neither_earlier_calls_nor_the_s
     answer = answer_one(tmp_path, STATEFUL, asked, ("layers.*.kv.keys",))
     assert answer.taps["call0/layers.00.kv.keys"][0, :, 0, 0].tolist() == [0, 4, 7, 8, 16]
     assert answer.taps["call1/layers.00.kv.keys"][0, :, 0, 0].tolist() == [0, 4, 7, 8, 9]
-    assert unrepeated(answer, answer.taps) == ()
+    assert unrepeated(answer, "again", answer.taps) == ()
 
 
 def test_every_prefill_starts_afresh(tmp_path: Path) -> None:
     answer = answer_one(tmp_path, STATEFUL, case("tiny/a", call("prefill", [7])), ("layers.*.kv.keys",))
     assert answer.taps["call0/layers.00.kv.keys"][0, :, 0, 0].tolist() == [7, 0, 0, 0, 0]
-    assert unrepeated(answer, answer.taps) == ()
+    assert unrepeated(answer, "again", answer.taps) == ()
 
 
 def test_a_candidate_that_answers_differently_the_second_time_is_seen(tmp_path: Path) -> None:
     source = write_adapter(tmp_path).read_text().replace("tokens.sum()", "time.perf_counter_ns() % 1_000_003")
     answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
     assert answer.status == "answered"
-    assert unrepeated(answer, answer.taps) == ("call0/logits",)
+    assert unrepeated(answer, "again", answer.taps) == ("call0/logits",)
 
 
 RECORDER = """
@@ -233,19 +235,18 @@ class Model:
 """
 
 
-def test_the_untapped_run_wants_logits_and_caches_alone_and_a_misspelt_tap_is_named(tmp_path: Path) -> None:
+def test_the_untapped_run_wants_logits_alone_and_a_misspelt_tap_is_named(tmp_path: Path) -> None:
     wanted = ("logits", "embedding", "output", "layers.*.kv.*")
     answer = answer_one(tmp_path, RECORDER, case("tiny/a", call("prefill", [1])), wanted)
     assert answer.taps["call0/logits"].tolist() == [2]
-    assert answer.untapped is not None
-    assert answer.untapped["call0/logits"].tolist() == [1]
+    assert answer.reruns["untapped"].taps["call0/logits"].tolist() == [1]
     assert "taps.safetensors: call0/embeding" in answer.extra
 
 
-def test_a_case_that_wants_no_logits_and_caches_is_answered_without_an_untapped_run(tmp_path: Path) -> None:
+def test_a_case_that_wants_no_logits_is_answered_without_an_untapped_run(tmp_path: Path) -> None:
     answer = answer_one(tmp_path, RECORDER, case("tiny/a", call("prefill", [1])), ("embedding",))
     assert answer.status == "answered"
-    assert answer.untapped is None
+    assert set(answer.reruns) == {"again", "later"}
 
 
 def test_a_value_that_is_no_array_is_an_error_that_names_the_tap(tmp_path: Path) -> None:
@@ -253,3 +254,54 @@ def test_a_value_that_is_no_array_is_an_error_that_names_the_tap(tmp_path: Path)
     answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
     assert answer.status == "error"
     assert "prefill: logits: NoneType is no array: return a NumPy array or a tensor" in answer.reason
+
+
+COUNTER = """
+import os
+import numpy as np
+from grok_conformance.harness.contract import CandidateInfo
+
+INFO = CandidateInfo(name="counter", version="1", taps=("logits",))
+
+def load(config, weights):
+    return Model()
+
+class Model:
+    num_calls = 0
+
+    def prefill(self, tokens, lengths, taps):
+        self.num_calls += 1
+        {when_called}
+        return {{"logits": np.array([tokens[0, 0], self.num_calls], np.int32)}}
+
+    def decode(self, tokens, taps):
+        return self.prefill(tokens, None, taps)
+"""
+
+
+def counted(tmp_path: Path, when_called: str = "pass") -> dict[str, Answer]:
+    path = tmp_path / "adapter.py"
+    path.write_text(COUNTER.format(when_called=when_called))
+    asked = [case(f"tiny/{token}", call("prefill", [token])) for token in (1, 2)]
+    job = write_job(tmp_path / "job", "1.0.0", PRESET, asked, ("logits",))
+    return answers_of(path, tmp_path, job)
+
+
+def test_every_case_is_run_once_more_on_the_same_model_after_all_others_in_another_order(tmp_path: Path) -> None:
+    answers = counted(tmp_path)
+    later = {case_id: answer.reruns["later"].taps["call0/logits"].tolist() for case_id, answer in answers.items()}
+    assert later == {"tiny/1": [1, 8], "tiny/2": [2, 7]}
+
+
+def test_values_of_a_further_run_are_written_only_where_they_differ(tmp_path: Path) -> None:
+    answers = counted(tmp_path, "self.num_calls = 1")
+    assert {len(rerun.taps) for answer in answers.values() for rerun in answer.reruns.values()} == {0}
+    assert not list(tmp_path.glob("out/*/again.safetensors"))
+
+
+def test_a_candidate_that_raises_when_it_is_run_again_has_answered_and_the_run_says_so(tmp_path: Path) -> None:
+    answers = counted(tmp_path, "assert self.num_calls < 8, 'worn out'")
+    assert {answer.status for answer in answers.values()} == {"answered"}
+    assert answers["tiny/2"].reruns["later"].status == "answered"
+    assert answers["tiny/1"].reruns["later"].status == "error"
+    assert "worn out" in answers["tiny/1"].reruns["later"].reason
