@@ -16,7 +16,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
-from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
 from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
 
 
@@ -74,12 +74,13 @@ def honest_run(
     weights: ExactWeights,
     recorded: Mapping[str, str],
     evaluator: Evaluator = evaluate,
+    plans: Plans | None = None,
 ) -> Honest:
     """Walk the exact model along a route (float64 expert indices by (call, tap)), and measure honest errors on it.
 
     `recorded` is the dtype in which each operation's result is kept. A route may hold other taps too, from whose values
-    the model then goes on; `evaluator` applies the operations. No token's honest error is less than the median, or with
-    another evaluator than the mean, over its tap.
+    the model then goes on; `evaluator` applies the operations, by their `plans`. No token's honest error is less than
+    the median, or with another evaluator than the mean, over its tap.
     """
     random = np.random.default_rng(0)
 
@@ -87,7 +88,8 @@ def honest_run(
         return route.get((call, tap))
 
     exact = {
-        (call, tap): value for call, tap, _, value in walk(preset, case, forced, weights=weights, evaluator=evaluator)
+        (call, tap): value
+        for call, tap, _, value in walk(preset, case, forced, weights=weights, plans=plans, evaluator=evaluator)
     }
     squares: dict[Key, Array] = {}
     num_runs, floor = (NUM_RUNS, np.median) if evaluator is evaluate else (NUM_DEVIATING_RUNS, np.mean)
@@ -97,6 +99,7 @@ def honest_run(
             case,
             forced,
             weights=weights,
+            plans=plans,
             evaluator=evaluator,
             perturb=lambda tap, result: disturb(result, recorded[split_tap(tap)[1]], random),
         )

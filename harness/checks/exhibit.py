@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.checks.evidence import Evidence, Key, gather, has_gaps
-from grok_conformance.harness.checks.readings import Readings, describe, phase_of
+from grok_conformance.harness.checks.readings import Readings, describe, phase_of, producers
 from grok_conformance.harness.contract import Array, CandidateInfo
-from grok_conformance.harness.graph.grok_1 import GROK_1
-from grok_conformance.harness.graph.model_graph import ModelGraph
-from grok_conformance.harness.graph.oracle import ExactWeights
-from grok_conformance.harness.graph.row import Alternative
+from grok_conformance.harness.graph.oracle import ExactWeights, Plans
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
+from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How a candidate computes: an alternative by row, and a reading by edge, none where the published way holds."""
+    """How a candidate computes: a rounding plan by row, and a reading by edge, none where the published way holds."""
 
-    alternatives: Mapping[str, Alternative] = field(default_factory=dict)
+    plans: Plans = field(default_factory=dict)
     readings: Readings = field(default_factory=dict)
 
-    def describe(self, operation: str, graph: ModelGraph = GROK_1) -> str:
-        """Return in words how an operation is computed, an empty string for the published way."""
-        rows = [row.name for row in graph.operations if row.tap == operation]
-        parts = [self.alternatives[row].name for row in rows if row in self.alternatives]
-        parts += [describe(self.readings, row) for row in rows]
-        return ", ".join(part for part in dict.fromkeys(parts) if part)
+    def without_one(self) -> Iterator[Ways]:
+        """Yield these ways with one choice, or all that was read of one input, taken back."""
+        for name, plan in self.plans.items():
+            for point in plan.choices:
+                kept = {each: choice for each, choice in plan.choices.items() if each != point}
+                others = {each: made for each, made in self.plans.items() if each != name}
+                yield replace(self, plans={**others, name: RoundingPlan(kept)} if kept else others)
+        for edge in dict.fromkeys((row, name) for _, row, name in self.readings):
+            yield replace(self, readings={at: read for at, read in self.readings.items() if at[1:] != edge})
+
+    def describe(self, row: Operation) -> str:
+        """Return in words how a row is computed, an empty string for the published way."""
+        plan = self.plans.get(row.name, AS_PUBLISHED)
+        return ", ".join(part for part in (plan.words(row.points), describe(self.readings, row.name)) if part)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,18 @@ class Exhibit:
     def hides_taps(self) -> bool:
         """Whether any tap of the case is not shown."""
         return has_gaps(self.evidence.graph, self.evidence.config, self.case, self.evidence.observed)
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The rows of which some tap is not shown."""
+        graph, config, calls = self.evidence.graph, self.evidence.config, range(len(self.case.calls))
+        names = graph.tap_names(config)
+        taps = [tap for tap in names if any((call, tap) not in self.evidence.observed for call in calls)]
+        return frozenset(graph.operation_of(tap, config).name for tap in taps)
+
+    def needed(self, rows: Collection[str]) -> frozenset[str]:
+        """Return the rows that must be worked out for some rows: also what was carried to them, and what is hidden."""
+        return producers(rows, self.ways.readings, self.evidence.graph, self.evidence.config, self.hidden)
 
     @property
     def look(self) -> Callable[[int, str], Array | None]:

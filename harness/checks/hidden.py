@@ -39,7 +39,7 @@ class Segments:
     undecided: Mapping[int, Array]
 
 
-def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate) -> Segments:
+def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate, num_draws: int = NUM_SIMULATIONS) -> Segments:
     """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray."""
     case, evidence, look = exhibit.case, exhibit.evidence, exhibit.look
     random = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate) -> Segments:
         exhibit.preset,
         case,
         weights=exhibit.weights,
-        alternatives=exhibit.ways.alternatives,
+        plans=exhibit.ways.plans,
         evaluator=evaluator,
     )
     exact = {(call, tap): (result, value) for call, tap, result, value in in_its_ways(shown=look)}
@@ -57,13 +57,13 @@ def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate) -> Segments:
         return exact[call, tap][1] if split_tap(tap)[1] == exhibit.evidence.graph.choice else look(call, tap)
 
     squares: dict[Key, Array] = {}
-    for _ in range(NUM_SIMULATIONS):
+    for _ in range(num_draws):
         noisy = in_its_ways(
             shown=forced, perturb=lambda tap, result: disturb(result, evidence.recorded[split_tap(tap)[1]], random)
         )
         for call, tap, result, _ in noisy:
             difference = np.square(result.value - exact[call, tap][0].value)
-            squares[call, tap] = squares.get((call, tap), 0.0) + difference / NUM_SIMULATIONS
+            squares[call, tap] = squares.get((call, tap), 0.0) + difference / num_draws
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
     undecided = {call: undecided_from(exhibit, call, exact, deviation) for call in range(len(case.calls))}
     return Segments(deviation, undecided)

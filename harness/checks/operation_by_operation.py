@@ -48,13 +48,14 @@ def check_case(
     graph = evidence.graph
     places = {tap: i for i, tap in enumerate(graph.tap_names(config))}
     factor, reach = tail_factor(num_elements), margin(num_elements)
-    segments = simulate(exhibit, evaluator) if exhibit.hides_taps else None
+    needed = None if only is None else exhibit.needed(only)
+    read = reader(exhibit.ways.readings, evidence.recorded, needed, evaluator)
+    segments = simulate(exhibit, read) if exhibit.hides_taps else None
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}
-    read = reader(exhibit.ways.readings, evidence.recorded, only if segments is None else None, evaluator)
     for call, tap, exact, value in walk(
-        exhibit.preset, case, exhibit.look, weights=exhibit.weights, alternatives=exhibit.ways.alternatives,
+        exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans,
         evaluator=read, margin=reach,
     ):  # fmt: skip
         key, operation = (call, tap), split_tap(tap)[1]

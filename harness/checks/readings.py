@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -14,7 +13,8 @@ from grok_conformance.harness.contract import Array, LanguageModelConfig, split_
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
-from grok_conformance.harness.graph.row import Alternative, Exact, Operation, Scope
+from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.noise import fence_of
 
 Reading = Literal["rounded", "carried", "recorded"]
@@ -40,71 +40,62 @@ def phase_of(num_tokens: int) -> str:
     return PHASES[num_tokens == 1]
 
 
-def possible(graph: ModelGraph, operation: Operation, phase: str) -> Iterator[Readings]:
-    """Yield the readings of an operation's edges, the canonical one first, then those that assume the least."""
-    ids = {graph.choice}  # no real numbers, and hence the same however they are kept
-    unread = {name for name in operation.inputs if name in ids or name.startswith("previous:")}
-    edges = [(phase, operation.name, name) for name in operation.inputs if name not in unread]
-    order: list[Reading] = ["rounded", "carried", "recorded"]
-    combinations = sorted(
-        itertools.product(order, repeat=len(edges)), key=lambda each: (each.count("recorded"), each.count("carried"))
-    )
-    for readings in combinations:
-        yield {edge: reading for edge, reading in zip(edges, readings, strict=True) if reading != "rounded"}
-
-
 def describe(readings: Readings, operation: str) -> str:
     """Return the readings of one row in words: `moe.norm carried in decode`."""
     by_input: dict[tuple[str, str], list[str]] = {}
-    for (phase, row, name), reading in readings.items():
+    for (phase, row, name), reading in sorted(readings.items(), key=lambda edge: PHASES.index(edge[0][0])):
         if row == operation:
             by_input.setdefault((name, reading), []).append(phase)
     return ", ".join(
         f"{name} {reading}" + ("" if len(phases) == len(PHASES) else f" in {phases[0]}")
-        for (name, reading), phases in by_input.items()
+        for (name, reading), phases in sorted(by_input.items())
     )
 
 
 def producers(
-    operations: Collection[str], readings: Readings, graph: ModelGraph, config: LanguageModelConfig
+    operations: Collection[str],
+    readings: Readings,
+    graph: ModelGraph,
+    config: LanguageModelConfig,
+    hidden: Collection[str] = (),
 ) -> frozenset[str]:
-    """Return the rows that must be worked out for some rows: themselves, and what was carried to them."""
-    needed = set(operations)
-    while True:
-        carried = {
-            name
-            for (_, row, source), reading in readings.items()
-            if row in needed and reading == "carried"
-            for name in graph.makers(source, config)
-        }
-        if carried <= needed:
-            return frozenset(needed)
-        needed |= carried
+    """Return the rows that must be worked out for some: themselves, what was carried to them, and what is hidden."""
+    carried = {(row, source) for (_, row, source), reading in readings.items() if reading == "carried"}
+    needed: set[str] = set()
+    following = set(operations)
+    while following:
+        needed |= following
+        following = {
+            maker
+            for row in following
+            for source in graph.by_name[row].inputs
+            for maker in graph.makers(source, config)
+            if maker in hidden or (row, source) in carried
+        } - needed
+    return frozenset(needed)
 
 
 def reader(
-    readings: Readings, recorded: Mapping[str, str], only: Collection[str] | None, evaluator: Evaluator = evaluate
+    readings: Readings,
+    recorded: Mapping[str, str],
+    needed: Collection[str] | None,
+    evaluator: Evaluator = evaluate,
+    num_draws: int = NUM_DRAWS,
 ) -> Evaluator:
     """Return an evaluator that gives every operation the inputs that it really used, and applies it by another one.
 
-    `recorded` is the dtype in which each operation's result is kept. With `only`, just those rows are worked out, and
-    what is carried to them; the others are left blank, and must be shown.
+    `recorded` is the dtype in which each operation's result is kept. Only `needed` rows are worked out, all if None
+    (see `producers`); the others are left blank, and must be shown.
     """
-    if not readings and only is None:
+    if not readings and needed is None:
         return evaluator
     carried: dict[str, Exact] = {}  # of the call at hand
     random = np.random.default_rng(0)
-    needed: frozenset[str] | None = None
 
-    def read(
-        tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative
-    ) -> Exact:
-        nonlocal needed
+    def read(tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan) -> Exact:
         row = weights.graph.operation_of(tap, scope.config)
-        if only is not None:
-            needed = needed or producers(only, readings, weights.graph, scope.config)
-            if row.name not in needed:
-                return Exact(np.empty(0))
+        if needed is not None and row.name not in needed:
+            return Exact(np.empty(0))
         phase = phase_of(scope.tokens.shape[1])
         used, noise = dict(values), {}
         for name, source in zip(row.inputs, weights.graph.input_taps(tap, scope.config), strict=True):
@@ -115,13 +106,13 @@ def reader(
             elif reading == "recorded":
                 roundoff = UNIT_ROUNDOFF[recorded[split_tap(source)[1]]]
                 noise[source] = roundoff / math.sqrt(3) * np.abs(values[source])
-        exact = evaluator(tap, scope, weights, used, alternative)
+        exact = evaluator(tap, scope, weights, used, plan)
         if noise:
             squares = np.zeros_like(exact.value)
-            for _ in range(NUM_DRAWS):
+            for _ in range(num_draws):
                 drawn = {s: used[s] + x * random.standard_normal(x.shape) for s, x in noise.items()}
-                other = evaluator(tap, scope, weights, {**used, **drawn}, alternative)
-                squares += np.square(other.value - exact.value) / NUM_DRAWS
+                other = evaluator(tap, scope, weights, {**used, **drawn}, plan)
+                squares += np.square(other.value - exact.value) / num_draws
             exact = replace(exact, inherited=np.sqrt(np.maximum(squares, squares.mean(-1, keepdims=True))))
         carried[tap] = exact
         return exact

@@ -11,7 +11,7 @@ from grok_conformance.harness.checks.operation_by_operation import fencing_of
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import cached_taps, empty_cache, walk
-from grok_conformance.harness.graph.row import CANONICAL
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, WEIGHTS
 from grok_conformance.harness.measure.noise import margin, tail_factor
 from grok_conformance.harness.measure.scan import blocks_of
 
@@ -27,11 +27,11 @@ def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) 
     seen, operation = evidence.observed[call, tap], split_tap(tap)[1]
     graph, factor = evidence.graph, tail_factor(num_elements)
     row = graph.operation_of(tap, config)
-    read = reader(exhibit.ways.readings, evidence.recorded, None if exhibit.hides_taps else {row.name})
+    read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed([row.name]))
     values: dict[str, Array] = {}
     caches = cached_taps(graph, exhibit.case.preload or empty_cache(config, len(exhibit.case.calls[0].tokens)))
     for at, name, result, value in walk(
-        exhibit.preset, exhibit.case, exhibit.look, weights=exhibit.weights, alternatives=exhibit.ways.alternatives,
+        exhibit.preset, exhibit.case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans,
         evaluator=read, margin=margin(num_elements),
     ):  # fmt: skip
         if (at, name) == (call, tap):
@@ -42,17 +42,15 @@ def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) 
         elif graph.operation_of(name, config).copies:
             caches["previous:" + name] = value
     values |= caches
-    noise = simulate(exhibit).deviation.get((call, tap)) if exhibit.hides_taps else None
+    noise = simulate(exhibit, read).deviation.get((call, tap)) if exhibit.hides_taps else None
     copied = steps_before(exhibit.case, call) if row.copies else None
     fencing = fencing_of(exact, seen.recorded, factor, config, noise, copied)
     mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
     fence = blocks_of(seen.raw, exact, fencing, mask)(slice(0, seen.raw.size)).fence
-    alternative = exhibit.ways.alternatives.get(row.name, CANONICAL)
+    plan = exhibit.ways.plans.get(row.name, AS_PUBLISHED)
     return {
         **{f"input/{name}": values[name] for name in graph.input_taps(tap, config) if name in values},
-        **{
-            f"weight/{name}": exhibit.weights.get(name, alternative.weights) for name in graph.weight_names(tap, config)
-        },
+        **{f"weight/{name}": exhibit.weights.get(name, plan.at(WEIGHTS)) for name in graph.weight_names(tap, config)},
         "observed": seen.raw,
         "exact": np.broadcast_to(exact.value, seen.raw.shape),
         "error": seen.raw - exact.value,

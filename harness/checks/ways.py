@@ -1,115 +1,171 @@
-"""Which permitted way a candidate computes each operation: one alternative, and one reading of every edge.
+"""Which ways a candidate computes each operation in: a rounding plan, and what it read of every input.
 
-Ways are tried only where an operation fails as the specification asks for it. What is chosen holds for all the data of
-one compute dtype, readings for one phase of it; it is never mixed, and always reported.
+Ways are looked for only where an operation fails as the specification asks for it. What is found holds for all the data
+of one compute dtype and stored form of the weights; it is never mixed, and always reported. The search tells ways apart
+by likelihood in a few cases, one change at a time; what it finds must then pass every check on all the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
+from grok_conformance.harness.checks.likelihood import Score, score
+from grok_conformance.harness.checks.moves import (
+    STREAM,
+    approximations,
+    coarse,
+    numbers_of_sums,
+    only_recorded,
+    orders_of_sums,
+    with_ways,
+)
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
-from grok_conformance.harness.checks.readings import PHASES, possible
-from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
+from grok_conformance.harness.graph.oracle import Evaluator, evaluate
+from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
 
 Local = dict[str, list[Comparison]]
 """The local check of every case, by case id."""
 
+NUM_TELLING = 2
+"""Cases in which ways are told apart at first; one in which what was found fails joins them."""
 
-def choose_ways(shown: Sequence[Exhibit], local: Local, num_elements: int) -> tuple[Ways, Local]:
-    """Return for every row that fails canonically the first way that passes everywhere, and the comparisons then.
+NUM_ROUNDS = 3
 
-    Rows are taken in the order of the graph, since what a row carries to the next depends on what it read itself.
+LARGEST_SEGMENT = 8
+"""Rows that one search may involve: around more hidden taps their plans cannot be told apart."""
+
+
+def choose_ways(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> tuple[list[Exhibit], Local]:
+    """Return the exhibits with the ways found for every row that fails as published, and the comparisons then.
+
+    Rows are taken in the order of the graph, since what a row carries to the next depends on what it read itself; the
+    residual stream, which runs through all layers, comes before. What is found may explain a row that was tried before.
     """
-    ways = Ways()
-    for row in shown[0].evidence.graph.operations if shown else ():
-        if fails(row.name, shown, local):
-            ways, local = choose_way(row, ways, shown, local, num_elements)
-    return ways, local
+    found = list(exhibits)
+    for _ in range(NUM_ROUNDS if found else 0):
+        known = [one.ways for one in found]
+        found, local = choose_once(found, local, num_elements)
+        if known == [one.ways for one in found]:
+            break
+    return found, local
+
+
+def choose_once(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> tuple[list[Exhibit], Local]:
+    """Return the exhibits with the ways found for every row that fails, each tried once, and the comparisons then."""
+    found = {one.case.id: one for one in exhibits}
+    graph = exhibits[0].evidence.graph
+    for row in sorted(graph.operations, key=lambda row: row.name not in dict(STREAM)):
+        for form in dict.fromkeys(graph.stored_form(row, one.preset.weights) for one in exhibits):
+            own = [one for one in found.values() if graph.stored_form(row, one.preset.weights) == form]
+            if fails(row.name, own, local):
+                chosen, local = choose_way(row, own, local, num_elements)
+                found |= {one.case.id: one for one in chosen}
+    return list(found.values()), local
 
 
 def choose_way(
-    row: Operation, ways: Ways, shown: Sequence[Exhibit], local: Local, num_elements: int
-) -> tuple[Ways, Local]:
-    """Return the ways with that of one row added, if there is one that passes, and all comparisons then.
-
-    Readings are tried where a compiler may keep more than it shows; taps in float32 leave it nothing to keep, and
-    around hidden taps nothing can be told apart.
-    """
-    fused = all(
-        one.evidence.fused and one.evidence.config.fprop_dtype != "float32" and not one.hides_taps for one in shown
-    )
-    for alternative in permitted(row.alternatives, shown):
-        named = ways if alternative == CANONICAL else Ways({**ways.alternatives, row.name: alternative}, ways.readings)
-        found = None if named is ways else passing(row, PHASES, named, shown, local, num_elements)
-        if found is None and fused:
-            named, found = read_edges(row, named, shown, local, num_elements)
-        if found is not None and not fails_together(row.name, shown, found):
-            return named, found
-    return ways, local
-
-
-def permitted(alternatives: Sequence[Alternative], shown: Sequence[Exhibit]) -> list[Alternative]:
-    """Return the alternatives that a candidate's declarations allow: operands like the cache need such a cache."""
-    caches = {one.evidence.recorded[name] for one in shown for name in one.evidence.graph.copies[:1]}
-    return [each for each in alternatives if each.operands in ("shown", "fprop") or caches == {each.operands}]
-
-
-def read_edges(
-    row: Operation, ways: Ways, shown: Sequence[Exhibit], local: Local, num_elements: int
-) -> tuple[Ways, Local | None]:
-    """Return the ways with the first readings of a row's edges that pass, phase by phase, and all comparisons then."""
-    found: Local | None = local
-    for phase in PHASES:
-        for readings in possible(shown[0].evidence.graph, row, phase):
-            tried = Ways(ways.alternatives, {**ways.readings, **readings})
-            found = passing(row, (phase,), tried, shown, local, num_elements)
-            if found is not None:
-                ways, local = tried, found
-                break
-        if found is None:
+    row: Operation, own: Sequence[Exhibit], local: Local, num_elements: int
+) -> tuple[Sequence[Exhibit], Local]:
+    """Return the exhibits of one stored form with the way of a row added if one passes, and all comparisons then."""
+    told, ways = telling(row.name, own, local), Ways()
+    for _ in range(NUM_ROUNDS):
+        ways = identify(row, told)
+        tried = [with_ways(one, ways) for one in own]
+        checked = recheck({row.name, *ways.plans}, tried, local, num_elements) if ways != Ways() else local
+        if not fails(row.name, tried, checked):
+            return tried, checked
+        worse = sorted(own, key=lambda one: -worst(row.name, one, checked))
+        others = [one for one in worse if one not in told and worst(row.name, one, checked) > 1]
+        if not others:
             break
-    return ways, found
+        told = [*told, others[0]]
+    for unknown in only_recorded(row, ways, told):
+        tried = [with_ways(one, unknown) for one in own]
+        checked = recheck({row.name, *unknown.plans}, tried, local, num_elements)
+        if not fails(row.name, tried, checked):
+            return tried, checked
+    return own, local
 
 
-def fails(row: str, shown: Sequence[Exhibit], local: Local) -> bool:
-    """Return whether a row fails in a way that another way to compute it could mend."""
-    own = [c for one in shown for c in local[one.case.id] if one.row_of(c) == row]
-    return any(not c.passed and not c.problem for c in own) or fails_together(row, shown, local)
+def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Ways:
+    """Return the ways of a row, and of hidden ones before it, that are likeliest in some cases.
+
+    One change is made at a time, as long as one makes what was shown decisively likelier; partial sums are tried where
+    nothing else explains it. Changes that turn out not to be needed are taken back.
+    """
+    if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
+        return Ways()
+    ways, best = Ways(), score(row.name, told, evaluator)
+    for kind in (coarse, numbers_of_sums, orders_of_sums, approximations):
+        while kind is coarse or not best.explained:
+            scored = [
+                (score(row.name, [with_ways(one, each) for one in told], evaluator), each)
+                for each in kind(row, ways, told)
+            ]
+            if not scored:
+                break
+            likeliest, each = min(scored, key=lambda pair: pair[0].surprise)
+            if not likeliest.beats(best):
+                break
+            ways, best = each, likeliest
+    return needed_only(row, ways, best, told, evaluator)
 
 
-def fails_together(row: str, shown: Sequence[Exhibit], local: Local) -> bool:
-    """Return whether the systematic statistic of a row fails over all its comparisons."""
-    own = [(one.case.id, c) for one in shown for c in local[one.case.id] if one.row_of(c) == row]
-    return any(not one.ratio <= 1 for one in pooled_systematic(own, shown[0].evidence.graph))
+def needed_only(row: Operation, ways: Ways, best: Score, told: Sequence[Exhibit], evaluator: Evaluator) -> Ways:
+    """Return ways without what makes no difference."""
+    for each in ways.without_one():
+        other = score(row.name, [with_ways(one, each) for one in told], evaluator)
+        if not best.beats(other):
+            return needed_only(row, each, other, told, evaluator)
+    return ways
 
 
-def passing(
-    row: Operation, phases: Sequence[str], ways: Ways, shown: Sequence[Exhibit], local: Local, num_elements: int
-) -> Local | None:
-    """Return all comparisons with those of a row and some phases made anew, None as soon as one of them fails."""
+def telling(row: str, own: Sequence[Exhibit], local: Local) -> list[Exhibit]:
+    """Return the cases in which a row is worst, or where none fails alone those with the most of it."""
+    having = [one for one in own if any(one.row_of(c) == row and not c.problem for c in local[one.case.id])]
+
+    def rank(one: Exhibit) -> tuple[bool, float]:
+        size = sum(c.num_elements for c in local[one.case.id] if one.row_of(c) == row)
+        return worst(row, one, local) <= 1, -size
+
+    return sorted(having, key=rank)[:NUM_TELLING]
+
+
+def recheck(rows: Collection[str], tried: Sequence[Exhibit], local: Local, num_elements: int) -> Local:
+    """Return all comparisons with those made again that depend on some rows."""
     better = dict(local)
-    for one in sorted(shown, key=lambda one: -worst(row.name, one, local)):
-        if not any(one.row_of(comparison) == row.name for comparison in local[one.case.id]):
+    for one in tried:
+        rows_of = one.evidence.graph.rows_of(one.evidence.config)
+        affected = {row.name for row in rows_of if not one.needed([row.name]).isdisjoint(rows)}
+        if not any(one.row_of(comparison) in affected for comparison in local[one.case.id]):
             continue
-        found = check_case(replace(one, ways=ways), num_elements=num_elements, only=(row.name,))
-        own = {(c.call, c.tap): c for c in found if one.row_of(c) == row.name and one.phase(c) in phases}
-        if any(not comparison.passed and not comparison.problem for comparison in own.values()):
-            return None
+        made = check_case(one, num_elements=num_elements, only=affected)
+        own = {(c.call, c.tap): c for c in made if one.row_of(c) in affected}
         better[one.case.id] = [own.get((c.call, c.tap), c) for c in local[one.case.id]]
     return better
 
 
+def fails(row: str, exhibits: Sequence[Exhibit], local: Local) -> bool:
+    """Return whether a row fails in a way that another way to compute it could explain."""
+    own = [c for one in exhibits for c in local[one.case.id] if one.row_of(c) == row]
+    return any(not c.passed and not c.problem for c in own) or fails_together(row, exhibits, local)
+
+
+def fails_together(row: str, exhibits: Sequence[Exhibit], local: Local) -> bool:
+    """Return whether the systematic statistic of a row fails over all its comparisons."""
+    own = [(one.case.id, c) for one in exhibits for c in local[one.case.id] if one.row_of(c) == row]
+    return any(not one.ratio <= 1 for one in pooled_systematic(own, exhibits[0].evidence.graph))
+
+
 def worst(row: str, one: Exhibit, local: Local) -> float:
-    """Return the worst measured / allowed of a row in a case."""
-    return max((c.ratio for c in local[one.case.id] if one.row_of(c) == row), default=0.0)
+    """Return the worst measured / allowed of a row in a case, problems that no number can say apart."""
+    return max((c.ratio for c in local[one.case.id] if one.row_of(c) == row and not c.problem), default=0.0)
 
 
-def failing_together(shown: Sequence[Exhibit], local: Local) -> set[str]:
+def failing_together(exhibits: Sequence[Exhibit], local: Local) -> set[str]:
     """Return the operations whose systematic statistic fails over all cases."""
-    rows = {(one.row_of(c), c.operation) for one in shown for c in local[one.case.id]}
-    return {operation for row, operation in rows if fails_together(row, shown, local)}
+    rows = {(one.row_of(c), c.operation) for one in exhibits for c in local[one.case.id]}
+    return {operation for row, operation in rows if fails_together(row, exhibits, local)}

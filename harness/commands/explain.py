@@ -73,8 +73,9 @@ def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
     yield line("reads", ", ".join((*operation.inputs, *operation.weights)) or "tokens")
     yield line("compared", read_json(GOLDEN_DIR / "schema" / "taps.json")["compared"][spec.compared])
     yield line("honest runs", validated(spec.operation))
-    for alternative in operation.alternatives[1:]:
-        yield line("may also be", alternative.name)
+    for point in operation.points:
+        for words in list(point.choices.values())[1:]:
+            yield line("may also be", words)
     for fault in faults_at(operation.name):
         yield line("can have", f"{fault.id}: {fault.title}")
 

@@ -14,7 +14,8 @@ from grok_conformance.harness.checks.hidden import before, simulate, widened
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.faults import Fault, change_of, mutant
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Evaluator, ExactWeights, evaluate, walk
-from grok_conformance.harness.graph.row import Alternative, Exact, Scope
+from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.noise import Fence, fence_of
 
 
@@ -77,7 +78,7 @@ def predict(
             case,
             lambda call, tap: shown.get((call, tap)),
             weights=exhibit.weights,
-            alternatives=exhibit.ways.alternatives,
+            plans=exhibit.ways.plans,
             evaluator=only(taps, evaluator),
             margin=margin,
         )
@@ -122,8 +123,8 @@ def only(taps: Collection[str], evaluator: Evaluator) -> Evaluator:
     """Return an evaluator that works out some taps and leaves the others, which are shown, blank."""
 
     def evaluate_some(
-        tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative
+        tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan
     ) -> Exact:
-        return evaluator(tap, scope, weights, values, alternative) if tap in taps else Exact(np.empty(0))
+        return evaluator(tap, scope, weights, values, plan) if tap in taps else Exact(np.empty(0))
 
     return evaluate_some

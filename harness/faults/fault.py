@@ -9,7 +9,8 @@ from typing import Literal
 from grok_conformance.harness.contract import Array, Weights, split_tap
 from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
-from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Function, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, WEIGHTS, RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Function, Scope
 
 Kind = Literal["operation", "weights", "state", "execution"]
 
@@ -79,15 +80,15 @@ def mutant(fault: Fault) -> Evaluator:
         scope: Scope,
         weights: ExactWeights,
         values: Mapping[str, Array],
-        alternative: Alternative = CANONICAL,
+        plan: RoundingPlan = AS_PUBLISHED,
     ) -> Exact:
         change = change_of(fault, tap, weights)
         if change is None:
-            return evaluate(tap, scope, weights, values, alternative)
-        faulty = apply(change, tap, scope, weights, values, alternative)
+            return evaluate(tap, scope, weights, values, plan)
+        faulty = apply(change, tap, scope, weights, values, plan)
         if fault.dose == 1.0:
             return faulty
-        exact = evaluate(tap, scope, weights, values, alternative)
+        exact = evaluate(tap, scope, weights, values, plan)
         return replace(exact, value=exact.value + fault.dose * (faulty.value - exact.value))
 
     return evaluate_faulty
@@ -99,16 +100,16 @@ def apply(
     scope: Scope,
     weights: ExactWeights,
     values: Mapping[str, Array],
-    alternative: Alternative,
+    plan: RoundingPlan,
 ) -> Exact:
     """Apply the changed operation of a tap to given inputs."""
     config, graph = scope.config, weights.graph
     row = graph.operation_of(tap, config)
     names = graph.resolve_inputs(change.inputs or row.inputs, tap, config)
-    inputs = [consumed(values[name], graph.is_real(name), scope, alternative) for name in names]
-    matrices = [read(change, weights, name, alternative.weights) for name in graph.weight_names(tap, config)]
+    inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in names]
+    matrices = [read(change, weights, name, plan.at(WEIGHTS)) for name in graph.weight_names(tap, config)]
     function, changed = change.function or row.function, change.scope(scope) if change.scope else scope
-    return as_shown(tap, function(*inputs, *matrices, scope=changed, alternative=alternative), changed)
+    return as_shown(tap, function(*inputs, *matrices, scope=changed, plan=plan), changed)
 
 
 def read(change: Change, weights: ExactWeights, name: str, rounding: str) -> Array:

@@ -17,7 +17,8 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import contract, round_to, rounding_jump, softmax
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
 from grok_conformance.harness.graph.operations.attention import LOGIT_CAP, ROPE_BASE
-from grok_conformance.harness.graph.row import Alternative, Exact, Function, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Function, Scope
 
 TF32_BITS = 11
 """Significant bits of a TF32 operand, the hidden one included."""
@@ -44,8 +45,8 @@ def round_to_tf32(x: Array) -> Array:
 def changed(function: Function, change: Elementwise) -> Function:
     """Return an operation whose result is changed afterwards."""
 
-    def faulty(*inputs: Array, scope: Scope, alternative: Alternative) -> Exact:
-        exact = function(*inputs, scope=scope, alternative=alternative)
+    def faulty(*inputs: Array, scope: Scope, plan: RoundingPlan) -> Exact:
+        exact = function(*inputs, scope=scope, plan=plan)
         return replace(exact, value=change(exact.value))
 
     return faulty
@@ -54,9 +55,9 @@ def changed(function: Function, change: Elementwise) -> Function:
 # Router
 
 
-def renormalised_gate(probabilities: Array, index: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def renormalised_gate(probabilities: Array, index: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Divide the gates [b, t, c] by their sum, which rounds c - 1 times."""
-    gate = router.expert_gate(probabilities, index, scope=scope, alternative=alternative).value
+    gate = router.expert_gate(probabilities, index, scope=scope, plan=plan).value
     total = gate.sum(-1, keepdims=True)
     value = np.divide(gate, total, out=np.zeros_like(gate), where=total > 0)  # pads hold no probabilities
     return Exact(value, bound=(1 + gate.shape[-1]) * value)
@@ -82,8 +83,8 @@ def router_logits_tf32(x: Array, w: Array, **_: Any) -> Exact:
 def chosen(ranks: Callable[[int], slice], *, highest_first: bool = False) -> Function:
     """Return a choice of experts by ranks, a slice given the k of top-k; ties may go to the highest index."""
 
-    def expert_index(probabilities: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-        del alternative
+    def expert_index(probabilities: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+        del plan
         num_experts = probabilities.shape[-1]
         if highest_first:
             order = num_experts - 1 - np.argsort(-probabilities[..., ::-1], axis=-1, kind="stable")
@@ -143,9 +144,9 @@ def hidden(activate: Elementwise) -> Function:
 def dense_hidden(activate: Elementwise) -> Function:
     """Return activate(activation)·up of a dense block, whose activation is rounded to the compute dtype."""
 
-    def gated(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+    def gated(activation: Array, up: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
         inner = activate(activation)
-        if scope.rounds and alternative.inner == "rounded":
+        if scope.rounds and plan.at(experts.DENSE_GELU) == "rounded":
             inner = round_to(inner, scope.config.fprop_dtype)
         return Exact(inner * up, bound=4 * np.abs(activation * up))
 
@@ -162,9 +163,9 @@ def ungated(activation: Array, _up: Array, **_: Any) -> Exact:
     return Exact(experts.gelu(activation), bound=4 * np.abs(activation))
 
 
-def over_capacity_dropped(inner: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def over_capacity_dropped(inner: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Give 0 to the tokens that come to an expert after it has had its even share of them."""
-    exact = experts.expert_out(inner, index, w, scope=scope, alternative=alternative)
+    exact = experts.expert_out(inner, index, w, scope=scope, plan=plan)
     flat = index.astype(np.int64).ravel()  # [b·t·c]
     capacity = max(1, flat.size // len(w))
     earlier = np.array([np.count_nonzero(flat[:i] == expert) for i, expert in enumerate(flat)])
@@ -172,19 +173,19 @@ def over_capacity_dropped(inner: Array, index: Array, w: Array, *, scope: Scope,
     return replace(exact, value=np.where(kept, exact.value, 0.0))
 
 
-def transposed_out(inner: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def transposed_out(inner: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Take the memory of w [e, f, d] for [e, d, f] and transpose it; of square matrices this is the transpose."""
     e, f, d = w.shape
-    return experts.expert_out(inner, index, np.swapaxes(w.reshape(e, d, f), 1, 2), scope=scope, alternative=alternative)
+    return experts.expert_out(inner, index, np.swapaxes(w.reshape(e, d, f), 1, 2), scope=scope, plan=plan)
 
 
 def first_half(function: Function) -> Function:
     """Return a contraction over the first half of its terms: what one of two shards holds."""
 
-    def partial(x: Array, *others: Array, scope: Scope, alternative: Alternative) -> Exact:
+    def partial(x: Array, *others: Array, scope: Scope, plan: RoundingPlan) -> Exact:
         flat = x.reshape(*x.shape[:2], -1) if function is attention.project_output else x
         kept = np.where(np.arange(flat.shape[-1]) < flat.shape[-1] // 2, flat, 0.0)
-        return function(kept.reshape(x.shape), *others, scope=scope, alternative=alternative)
+        return function(kept.reshape(x.shape), *others, scope=scope, plan=plan)
 
     return partial
 
@@ -240,20 +241,20 @@ def tiled_heads(weights: Array, values: Array, *, scope: Scope, **_: Any) -> Exa
     """Give query head j the value head j mod g."""
     b, g, r, t, s = weights.shape
     value = np.einsum("bqts,bsqh->btqh", weights.reshape(b, g * r, t, s), tiled(values, g * r))
-    honest = attention.attend(weights, values, scope=scope, alternative=Alternative("canonical"))
+    honest = attention.attend(weights, values, scope=scope, plan=AS_PUBLISHED)
     return replace(honest, value=value)
 
 
-def logits_of_unrotated(query: Array, keys: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def logits_of_unrotated(query: Array, keys: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Rotate the cached keys [b, s, g, h] by their slots, once more, before they are used."""
     start = replace(scope, steps=np.zeros_like(scope.steps))
-    rotated = attention.rotate(keys, scope=start, alternative=alternative).value
-    return attention.attention_logits(query, rotated, scope=scope, alternative=alternative)
+    rotated = attention.rotate(keys, scope=start, plan=plan).value
+    return attention.attention_logits(query, rotated, scope=scope, plan=plan)
 
 
-def masked_before_cap(logits: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def masked_before_cap(logits: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Cap the masked logits: -1e30 becomes -30, and every slot up to the last keeps a weight."""
-    del alternative
+    del plan
     capped = cap(np.where(scope.visible[:, None, None], logits, -1e30))
     return softmax(capped, np.broadcast_to(attended_slots(scope)[:, None, None, None], logits.shape))
 
@@ -265,15 +266,15 @@ def attended_slots(scope: Scope) -> Array:
     return np.arange(num_slots) < reach[:, None]
 
 
-def softmax_bf16(logits: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def softmax_bf16(logits: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Take the softmax of bf16 logits, and keep it in bf16."""
-    exact = attention.attention_weights(round_to(logits, "bfloat16"), scope=scope, alternative=alternative)
+    exact = attention.attention_weights(round_to(logits, "bfloat16"), scope=scope, plan=plan)
     return replace(exact, value=round_to(exact.value, "bfloat16"))
 
 
-def output_scaled(heads: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def output_scaled(heads: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Multiply the attention output by attn_output_multiplier."""
-    exact = attention.project_output(heads, w, scope=scope, alternative=alternative)
+    exact = attention.project_output(heads, w, scope=scope, plan=plan)
     factor = scope.config.model.attn_output_multiplier
     return Exact(exact.value * factor, spread=exact.spread * factor)
 
@@ -309,11 +310,11 @@ def unrotated(x: Array, **_: Any) -> Exact:
     return Exact(x)
 
 
-def rotated_values(cache: Array, new: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def rotated_values(cache: Array, new: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Write rotated values into the cache."""
-    turned = attention.rotate(new, scope=scope, alternative=alternative).value
+    turned = attention.rotate(new, scope=scope, plan=plan).value
     turned = round_to(turned, scope.config.fprop_dtype)
-    return attention.update_cache(cache, turned, scope=scope, alternative=alternative)
+    return attention.update_cache(cache, turned, scope=scope, plan=plan)
 
 
 # Norms, embedding, logits
@@ -330,21 +331,21 @@ def norm_with(epsilon: float = norm.EPSILON, *, offset: float = 0.0, centred: bo
     return rms_norm
 
 
-def logits_of_bucket_end(x: Array, table: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def logits_of_bucket_end(x: Array, table: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Take the last real position's logits from the end of the padded bucket."""
     num_tokens = x.shape[1]
     real = scope.tokens > scope.config.pad_token  # [b, t]
     last = num_tokens - 1 - np.argmax(real[:, ::-1], axis=1)  # [b]
     where = np.arange(num_tokens) == last[:, None]
     leaked = np.where(where[..., None], x[:, -1:], x)
-    return embedding.logits(leaked, table, scope=scope, alternative=alternative)
+    return embedding.logits(leaked, table, scope=scope, plan=plan)
 
 
 # Cache
 
 
-def fp8_without_scale(cache: Array, new: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def fp8_without_scale(cache: Array, new: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Store new / scale in fp8, scale = max|new| / 448, and read it without the scale."""
     scaled = new / (np.abs(new).max(initial=SMALLEST_SCALE) / FP8_MAX)
     stored = scaled.astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
-    return attention.update_cache(cache, stored, scope=scope, alternative=alternative)
+    return attention.update_cache(cache, stored, scope=scope, plan=plan)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array
-from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.graph.rounding import ACCUMULATOR, RESULT, SUMS, RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 0.0}
 SMALLEST_NORMAL = {
@@ -15,6 +22,9 @@ SMALLEST_NORMAL = {
     "bfloat16": 2.0**-126,
     "int32": 0.0,
 }
+
+TANH_APPROXIMATE_UNITS = 2.0**13
+"""Largest relative error of PTX's tanh.approx.f32, 2⁻¹¹ (PTX ISA), in units of u(float32)."""
 
 
 def round_to(x: Array, dtype: str) -> Array:
@@ -57,46 +67,121 @@ def sum_of_squares(x: Array, w: Array) -> Array:
     return summed
 
 
-def contract_sharded(x: Array, w: Array, shards: int, dtype: str, reach: float) -> Exact:
-    """Multiply x [..., k] by w [k, n] in so many shards of k, whose partial sums are rounded and added in a dtype.
+def rounded(exact: Exact, dtype: str, margin: float) -> Exact:
+    """Round a result inside an operation to a dtype; its own error is left as what the rounding can jump by.
 
-    `reach` is λ·u(float32)/√3, within which a partial sum may round either way. What the additions round is in random
-    order like any sum, but of few terms and in the narrow dtype; the last rounding is that of the result.
+    `margin` is λ·u(float32)/√3, within which a sum of many terms is known.
     """
-    if shards == 1 or dtype == "float32" or x.shape[-1] % shards:
-        return contract(x, w)
-    parts = [contract(a, b) for a, b in zip(np.split(x, shards, -1), np.split(w, shards, -2), strict=True)]
-    rounded = [round_to(part.value, dtype) for part in parts]
-    total = np.sum(rounded, axis=0)
-    jump = sum(np.abs(rounding_jump(part.value, reach * np.asarray(part.spread), dtype)) for part in parts)
-    squares = np.sum(np.square(rounded), axis=0)
-    added = contraction_spread(squares, total, shards) if shards > 2 else 0.0  # noqa: PLR2004 - one addition, of two
-    return Exact(total, spread=added * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"], jump=jump)
+    reach = UNIT_ROUNDOFF["float32"] * np.asarray(exact.bound) + margin * np.asarray(exact.spread) + exact.jump
+    jump = np.abs(rounding_jump(exact.value, reach, dtype))
+    return Exact(round_to(exact.value, dtype), jump=jump, argument=exact.argument)
 
 
-def contract_by_expert(x: Array, w: Array, index: Array) -> Exact:
+def add_rounded(terms: Sequence[Exact], dtype: str) -> Exact:
+    """Add terms of one shape in turn, every sum but the last rounded to a dtype.
+
+    Rounding keeps the order of numbers, so that the ends of an interval bound what the roundings can jump by.
+    """
+    value, low, high = ([term.value + sign * np.asarray(term.jump) for term in terms] for sign in (0, -1, 1))
+    ends = [functools.reduce(lambda total, term: round_to(total, dtype) + term, each) for each in (value, low, high)]
+    return Exact(ends[0], jump=np.maximum(ends[2] - ends[0], ends[0] - ends[1]))
+
+
+def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) -> Exact:
+    """Multiply x [..., k] by w [k, n] in shards of k, whose partial sums are rounded to a dtype and then added.
+
+    `sums` is a choice at the point of that name: how many, and in which order.
+    """
+    count, _, order = sums.partition(" ")
+    num_parts, num_terms = int(count), x.shape[-1]
+    ends = [min(num_terms, -(-num_terms // num_parts) * i) for i in range(num_parts + 1)]
+    shards = [slice(first, last) for first, last in itertools.pairwise(ends) if last > first]
+    parts = [rounded(contract(x[..., at], w[..., at, :]), dtype, margin) for at in shards]
+    if order == "at once":
+        total = np.sum([part.value for part in parts], axis=0)
+        jump = sum(np.asarray(part.jump) for part in parts)
+        return Exact(total, bound=len(parts) * np.abs(total), jump=jump)
+    if order == "in turn":
+        return add_rounded(parts, dtype)
+    return add_as_tree(parts, dtype) if order == "as tree" else add_as_ring(parts, dtype)
+
+
+def add_as_tree(parts: Sequence[Exact], dtype: str) -> Exact:
+    """Add neighbours in pairs until one sum is left, every sum but the last rounded."""
+    level = list(parts)
+    while len(level) > 1:
+        pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
+        last = len(pairs) == 1
+        level = [
+            pair[0] if len(pair) == 1 else added if last else rounded(added, dtype, 0.0)
+            for pair in pairs
+            for added in [add_rounded(pair, dtype)]
+        ]
+    return level[0]
+
+
+def add_as_ring(parts: Sequence[Exact], dtype: str) -> Exact:
+    """Add around a ring: the sum of every chunk of features starts at another part, as a reduce-scatter does it."""
+    num_parts, num_features = len(parts), parts[0].value.shape[-1]
+    size = -(-num_features // num_parts)
+    value, jump = np.empty_like(parts[0].value), np.empty_like(parts[0].value)
+    for chunk in range(num_parts):
+        at = slice(chunk * size, (chunk + 1) * size)
+        turned = [parts[(chunk + 1 + i) % num_parts] for i in range(num_parts)]
+        total = add_rounded([Exact(p.value[..., at], jump=np.asarray(p.jump)[..., at]) for p in turned], dtype)
+        value[..., at], jump[..., at] = total.value, total.jump
+    return Exact(value, jump=jump)
+
+
+BLOCK = 8
+"""Products that a tensor core aligns and truncates together; published sizes are 4, 8 and 16."""
+
+
+def truncated(exact: Exact, num_terms: int) -> Exact:
+    """Return a sum whose accumulator truncates after every block of products instead of rounding: a bias.
+
+    Every block loses up to two units of its partial sum, and of its largest product what lies below the common
+    exponent (Fasi et al., Numerical behavior of NVIDIA tensor cores, 2021).
+    """
+    size = np.abs(exact.value) + np.asarray(exact.spread) / math.sqrt(num_terms / 2 + 1)
+    return replace(exact, bound=exact.bound + 2 * math.ceil(num_terms / BLOCK) * size)
+
+
+def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
+    """Multiply x [..., k] by w [k, n] as a plan says: partial sums, accumulator, and what becomes of the result."""
+    dtype = scope.config.fprop_dtype
+    in_parts = scope.rounds and plan.at(SUMS) != SUMS.published
+    exact = contract_in_parts(x, w, plan.at(SUMS), dtype, scope.margin) if in_parts else contract(x, w)
+    if plan.at(ACCUMULATOR) == "truncates":
+        exact = truncated(exact, x.shape[-1])
+    return rounded(exact, dtype, scope.margin) if scope.rounds and plan.at(RESULT) == "rounded" else exact
+
+
+def product_by_expert(x: Array, w: Array, index: Array, scope: Scope, plan: RoundingPlan) -> Exact:
     """Multiply each chosen row x [b, t, c, k] by its expert's matrix w [e, k, n]; index int [b, t, c]."""
     value = np.zeros((*index.shape, w.shape[-1]))  # [b, t, c, n]
-    spread = np.zeros_like(value)
+    bound, spread, jump = np.zeros_like(value), np.zeros_like(value), np.zeros_like(value)
     for expert in np.unique(index):
         chosen = index == expert
-        product = contract(x[chosen], w[expert])  # [rows, n]
-        value[chosen], spread[chosen] = product.value, product.spread
-    return Exact(value, spread=spread)
+        made = product(x[chosen], w[expert], scope, plan)  # [rows, n]
+        value[chosen], bound[chosen], spread[chosen], jump[chosen] = made.value, made.bound, made.spread, made.jump
+    return Exact(value, bound=bound if bound.any() else 0.0, spread=spread, jump=jump if jump.any() else 0.0)
 
 
-def softmax(logits: Array, visible: Array) -> Exact:
+def softmax(logits: Array, visible: Array, ceiling: float | None = None) -> Exact:
     """Softmax over the last axis among the visible entries; the others are exactly 0.
 
-    The error of p = exp(l - m)/Σ is p times that of the argument, of the exponential and of the sum.
+    The error of p = exp(l - m)/Σ is p times that of the argument, of the exponential and of the sum. A `ceiling` that
+    no logit exceeds takes the place of the maximum m: the argument is then larger, and so is its rounding.
     """
     maximum = np.where(visible, logits, -np.inf).max(-1, keepdims=True)
     distance = np.where(visible, maximum - logits, 0.0)
     value = np.exp(-distance)
     value *= visible
     value /= value.sum(-1, keepdims=True)
+    # Of the argument of exp(l - m): logits kept with one rounding, and the subtraction.
     error = np.abs(logits)
-    error += distance  # of the argument of exp(l - m): logits kept with one rounding, and the subtraction
+    error += distance if ceiling is None else np.where(visible, ceiling - logits, 0.0)
     error += 4 + np.einsum("...s,...s->...", value, error)[..., None]
     error *= value
     num_terms = visible.sum(-1, keepdims=True)

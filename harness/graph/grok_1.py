@@ -5,16 +5,11 @@ from __future__ import annotations
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
-from grok_conformance.harness.graph.row import CANONICAL, Alternative, Operation
+from grok_conformance.harness.graph.rounding import ACCUMULATOR, LIKE_THE_CACHE, OPERANDS, RESULT, SUMS, WEIGHTS
+from grok_conformance.harness.graph.row import Operation
 
-CARRIED = Alternative("inner value not rounded", inner="kept")
-PRODUCT_KEPT = Alternative("int8 times scale not rounded", weights="kept")
-PRODUCT_ROUNDED = Alternative("int8 times scale rounded to the scales' dtype", weights="rounded")
-OPERANDS_ROUNDED = Alternative("activations rounded to the compute dtype", operands="fprop")
-ANY_WEIGHTS = (CANONICAL, PRODUCT_KEPT, PRODUCT_ROUNDED, OPERANDS_ROUNDED)
-LIKE_THE_CACHE = Alternative("operands rounded to float16, like the cache", inner="kept", operands="float16")
-SHARDED = tuple(Alternative(f"{n} partial sums, each rounded", shards=n) for n in (2, 4, 8))
-"""Of a row-parallel product whose partial sums travel between shards in the compute dtype."""
+PRODUCT = (WEIGHTS, OPERANDS, SUMS, ACCUMULATOR)
+"""The points of a product with a stored matrix."""
 
 TABLE = "/language_model/in_out_embed/embeddings"
 
@@ -26,12 +21,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.2",
         function=embedding.embedding,
         weights=(TABLE,),
-        alternatives=(
-            CANONICAL,
-            CARRIED,
-            Alternative("multiplier not rounded", constant="kept"),
-            Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept"),
-        ),
+        points=(embedding.ROWS, embedding.MULTIPLIER),
     ),
     Operation(
         name="attention.norm",
@@ -40,6 +30,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("residual_stream",),
         weights=("rms_norm/scale",),
+        points=(norm.NORMALISED,),
     ),
     Operation(
         name="attention.query",
@@ -48,7 +39,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=attention.project_heads,
         inputs=("attention.norm",),
         weights=("multi_head_attention/query/w",),
-        alternatives=ANY_WEIGHTS,
+        points=PRODUCT,
         products="btdqh",
     ),
     Operation(
@@ -58,7 +49,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=attention.project_heads,
         inputs=("attention.norm",),
         weights=("multi_head_attention/key/w",),
-        alternatives=ANY_WEIGHTS,
+        points=PRODUCT,
         products="btdgh",
     ),
     Operation(
@@ -68,7 +59,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=attention.project_heads,
         inputs=("attention.norm",),
         weights=("multi_head_attention/value/w",),
-        alternatives=ANY_WEIGHTS,
+        points=PRODUCT,
         products="btdgh",
     ),
     Operation(
@@ -102,7 +93,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.attention_logits,
         inputs=("attention.query_rotated", "kv.keys"),
-        alternatives=(CANONICAL, CARRIED, LIKE_THE_CACHE),
+        points=(LIKE_THE_CACHE, attention.SCALE, attention.QUERY_KEY, ACCUMULATOR, attention.CAP),
         products="btqsh",
     ),
     Operation(
@@ -110,13 +101,14 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.attention_weights,
         inputs=("attention.logits",),
+        points=(attention.MAXIMUM,),
     ),
     Operation(
         name="attention.heads",
         section="§4.4",
         function=attention.attend,
         inputs=("attention.weights", "kv.values"),
-        alternatives=(CANONICAL, LIKE_THE_CACHE),
+        points=(LIKE_THE_CACHE, ACCUMULATOR),
         products="btqsh",
     ),
     Operation(
@@ -125,7 +117,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=attention.project_output,
         inputs=("attention.heads",),
         weights=("multi_head_attention/linear/w",),
-        alternatives=(*ANY_WEIGHTS, *SHARDED),
+        points=PRODUCT,
         products="btqhd",
     ),
     Operation(
@@ -134,6 +126,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("attention.output",),
         weights=("rms_norm_1/scale",),
+        points=(norm.NORMALISED,),
     ),
     Operation(
         name="attention.residual",
@@ -147,6 +140,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("attention.residual",),
         weights=("rms_norm_2/scale",),
+        points=(norm.NORMALISED,),
     ),
     Operation(
         name="router.logits",
@@ -182,7 +176,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.expert_in,
         inputs=("moe.norm", "moe.expert_index"),
         weights=("moe/linear/w",),
-        alternatives=ANY_WEIGHTS,
+        points=(*PRODUCT, RESULT),
         products="btcdf",
     ),
     Operation(
@@ -191,7 +185,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.expert_in,
         inputs=("moe.norm", "moe.expert_index"),
         weights=("moe/linear_v/w",),
-        alternatives=ANY_WEIGHTS,
+        points=(*PRODUCT, RESULT),
         products="btcdf",
     ),
     Operation(
@@ -199,7 +193,8 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.gated_hidden,
         inputs=("moe.expert_activation", "moe.expert_up"),
-        alternatives=(CANONICAL, Alternative("product rounded to the compute dtype", product="rounded")),
+        points=(experts.TANH, experts.GELU, experts.HIDDEN),
+        stored_as="moe/linear_1/w",
     ),
     Operation(
         name="moe.expert_output",
@@ -207,7 +202,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.expert_out,
         inputs=("moe.expert_hidden", "moe.expert_index"),
         weights=("moe/linear_1/w",),
-        alternatives=ANY_WEIGHTS,
+        points=(*PRODUCT, RESULT),
         products="btcfd",
     ),
     Operation(
@@ -216,7 +211,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.dense_in,
         inputs=("moe.norm",),
         weights=("linear/w",),
-        alternatives=ANY_WEIGHTS,
+        points=PRODUCT,
         products="btdf",
     ),
     Operation(
@@ -225,7 +220,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.dense_in,
         inputs=("moe.norm",),
         weights=("linear_v/w",),
-        alternatives=ANY_WEIGHTS,
+        points=PRODUCT,
         products="btdf",
     ),
     Operation(
@@ -233,15 +228,17 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.dense_hidden,
         inputs=("dense.activation", "dense.up"),
-        alternatives=(CANONICAL, CARRIED),
+        points=(experts.TANH, experts.DENSE_GELU),
+        stored_as="linear_1/w",
     ),
     Operation(
         name="moe.output",
         block="moe",
         section="§4.6",
         function=experts.combine,
-        inputs=("moe.expert_gate", "moe.expert_output"),
-        alternatives=(CANONICAL, CARRIED),
+        inputs=("moe.expert_gate", "moe.expert_output", "moe.expert_index"),
+        points=(experts.GATE, experts.TERMS, experts.SUM),
+        stored_as="moe/linear_1/w",
         products="btcd",
     ),
     Operation(
@@ -252,7 +249,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.dense_out,
         inputs=("dense.hidden",),
         weights=("linear_1/w",),
-        alternatives=(*ANY_WEIGHTS, *SHARDED),
+        points=PRODUCT,
         products="btfd",
     ),
     Operation(
@@ -261,6 +258,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("moe.output",),
         weights=("rms_norm_3/scale",),
+        points=(norm.NORMALISED,),
     ),
     Operation(
         name="output",
@@ -274,6 +272,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("last_output",),
         weights=("/language_model/rms_norm/scale",),
+        points=(norm.NORMALISED,),
     ),
     Operation(
         name="logits",
@@ -281,13 +280,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=embedding.logits,
         inputs=("final_norm",),
         weights=(TABLE,),
-        alternatives=(
-            CANONICAL,
-            CARRIED,
-            Alternative("multiplier not rounded", constant="kept"),
-            Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept"),
-            Alternative("only the activations rounded", inner="kept", constant="kept", operands="fprop"),
-        ),
+        points=(OPERANDS, embedding.HEAD, embedding.LOGITS_MULTIPLIER, embedding.LOGITS_PRODUCT, SUMS, ACCUMULATOR),
         products="btdv",
     ),
 )

@@ -95,7 +95,21 @@ class ModelGraph:
     def makers(self, name: str, config: LanguageModelConfig) -> tuple[str, ...]:
         """Return the rows that make an input, by the name under which a row reads it."""
         named = {"last_output": self.stream[1:], "residual_stream": self.stream}
-        return named.get(name) or (self.operation_of(name, config).name,)
+        return named.get(name) or (self.operation_of(name.removeprefix("previous:"), config).name,)
+
+    def rows_of(self, config: LanguageModelConfig) -> tuple[Operation, ...]:
+        """Return the rows that a configuration has, in order."""
+        names = {self.operation_of(tap, config).name for tap in self.tap_names(config)}
+        return tuple(row for row in self.operations if row.name in names)
+
+    def stored_form(self, row: Operation, weights: Weights) -> str:
+        """Return in which form those weights are stored that a row's plan may follow, in words; empty for none."""
+        path = row.stored_as or next(iter(row.weights), "")
+        if not path:
+            return ""
+        name = path[1:] if path.startswith("/") else self.layer_path.format(layer=0) + path
+        scales = weights.get(f"{name}.scales")
+        return "float weights" if scales is None else f"int8 with {scales.dtype} scales"
 
     def weight_names(self, tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
         """Return the stored names of the weights that a tap's operation reads (SPEC §2)."""

@@ -18,19 +18,20 @@ from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.model_graph import ModelGraph
-from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, OPERANDS, WEIGHTS, RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 
 DEFAULT_MARGIN = 8 * 2.0**-24
 """λ·u(float32) for the jumps of inner roundings where no run has set its own λ."""
 
-Alternatives = Mapping[str, Alternative]
-"""The permitted alternative in force, by row; canonical where none is named."""
+Plans = Mapping[str, RoundingPlan]
+"""The rounding plan in force, by row; as published where none is named."""
 
 Perturb = Callable[[str, Exact], Array]
 """Turns an exact result into the value that flows on: itself, or itself with modelled noise."""
 
 
-Evaluator = Callable[[str, Scope, "ExactWeights", Mapping[str, Array], Alternative], Exact]
+Evaluator = Callable[[str, Scope, "ExactWeights", Mapping[str, Array], RoundingPlan], Exact]
 """Applies the operation of a tap to given inputs, as `evaluate` does: another one has a fault, or leaves work out."""
 
 
@@ -50,50 +51,51 @@ class ExactWeights:
     _made: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     def get(self, name: str, rounding: str) -> Array:
-        """Return one weight as the operations use it; `rounding` is canonical, kept or rounded."""
+        """Return one weight as the operations use it; `rounding` is a choice at `WEIGHTS`."""
         if (name, rounding) not in self._made:
             self._made[name, rounding] = dequantised(self.config, self.stored, name, rounding)
         return self._made[name, rounding]
 
 
 def dequantised(config: LanguageModelConfig, stored: Weights, name: str, rounding: str) -> Array:
-    """Return a stored weight in float64 (SPEC §3, §4.6, §9).
+    """Return a stored weight in float64 (SPEC §3, §4.6, §9); `rounding` is a choice at `WEIGHTS`.
 
-    Canonically int8 · scale is rounded to the dtype of the scales, then to the compute dtype except for the experts;
+    As published int8 · scale is rounded to the dtype of the scales, then to the compute dtype except for the experts;
     in float32 nothing is narrower than float32. Plain matrices are rounded to the compute dtype.
     """
-    narrow = config.fprop_dtype != "float32" and rounding == "canonical"
+    compute = config.fprop_dtype
+    narrow = compute != "float32" and rounding in ("published", "compute")
     if name in stored:
         plain = stored[name].astype(np.float64)
         matrix = name.endswith("/w") and not name.endswith("router/w")
-        return round_to(plain, config.fprop_dtype) if narrow and matrix else plain
+        return round_to(plain, compute) if narrow and matrix else plain
     weight, scales = stored[f"{name}.weight"], stored[f"{name}.scales"]
     groups = weight.reshape(*weight.shape[:-2], scales.shape[-2], -1, weight.shape[-1])  # [.., G, k/G, n]
     product = np.multiply(groups, scales.astype(np.float64)[..., None, :]).reshape(weight.shape)
     if narrow or rounding == "rounded":
         product = round_to(product, str(scales.dtype))
-    if narrow and "/moe/" not in name:
-        product = round_to(product, config.fprop_dtype)
+    if narrow and ("/moe/" not in name or rounding == "compute"):
+        product = round_to(product, compute)
     return product
 
 
 def evaluate(
-    tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], alternative: Alternative = CANONICAL
+    tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan = AS_PUBLISHED
 ) -> Exact:
     """Apply one operation to given inputs; `values` holds float64 arrays by tap, earlier caches as `previous:TAP`."""
     graph, config = weights.graph, scope.config
     operation = graph.operation_of(tap, config)
-    inputs = [consumed(values[name], graph.is_real(name), scope, alternative) for name in graph.input_taps(tap, config)]
-    matrices = [weights.get(name, alternative.weights) for name in graph.weight_names(tap, config)]
-    return as_shown(tap, operation.function(*inputs, *matrices, scope=scope, alternative=alternative), scope)
+    inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in graph.input_taps(tap, config)]
+    matrices = [weights.get(name, plan.at(WEIGHTS)) for name in graph.weight_names(tap, config)]
+    return as_shown(tap, operation.function(*inputs, *matrices, scope=scope, plan=plan), scope)
 
 
-def consumed(value: Array, is_real: bool, scope: Scope, alternative: Alternative) -> Array:  # noqa: FBT001 - of an input
+def consumed(value: Array, is_real: bool, scope: Scope, plan: RoundingPlan) -> Array:  # noqa: FBT001 - of an input
     """Return an input as an operation reads it; what is no real number, like chosen experts, is read as it is."""
-    if alternative.operands == "shown" or not is_real:
+    choice = plan.at(OPERANDS)
+    if choice == "shown" or not is_real:
         return value
-    dtype = scope.config.fprop_dtype if alternative.operands == "fprop" else alternative.operands
-    return round_to(value, dtype)
+    return round_to(value, scope.config.fprop_dtype if choice == "compute" else choice)
 
 
 def empty_cache(config: LanguageModelConfig, batch_size: int) -> Cache:
@@ -118,7 +120,7 @@ def walk_call(
     previous: Mapping[str, Array],
     shown: Mapping[str, Array],
     *,
-    alternatives: Alternatives | None = None,
+    plans: Plans | None = None,
     perturb: Perturb = undisturbed,
     evaluator: Evaluator = evaluate,
 ) -> Iterator[tuple[str, Exact, Array]]:
@@ -128,9 +130,8 @@ def walk_call(
     """
     values = dict(previous)
     for tap in weights.graph.tap_names(scope.config):
-        row = weights.graph.operation_of(tap, scope.config)
-        alternative = (alternatives or {}).get(row.name, CANONICAL)
-        exact = evaluator(tap, scope, weights, values, alternative)
+        plan = (plans or {}).get(weights.graph.operation_of(tap, scope.config).name, AS_PUBLISHED)
+        exact = evaluator(tap, scope, weights, values, plan)
         values[tap] = shown[tap] if tap in shown else perturb(tap, exact)
         yield tap, exact, values[tap]
 
@@ -148,7 +149,7 @@ def walk(
     shown: Callable[[int, str], Array | None] = lambda _call, _tap: None,
     *,
     weights: ExactWeights | None = None,
-    alternatives: Alternatives | None = None,
+    plans: Plans | None = None,
     perturb: Perturb = undisturbed,
     evaluator: Evaluator = evaluate,
     margin: float = DEFAULT_MARGIN,
@@ -167,7 +168,7 @@ def walk(
         values = {tap: value for tap in weights.graph.tap_names(config) if (value := shown(call, tap)) is not None}
         following = {}
         for tap, exact, value in walk_call(
-            scope, weights, previous, values, alternatives=alternatives, perturb=perturb, evaluator=evaluator
+            scope, weights, previous, values, plans=plans, perturb=perturb, evaluator=evaluator
         ):
             if weights.graph.operation_of(tap, config).copies:
                 following["previous:" + tap] = value

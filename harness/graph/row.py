@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from grok_conformance.harness.contract import ALL_LOGITS, Array, LanguageModelConfig, LogitForm
+from grok_conformance.harness.graph.rounding import Point
 
 
 @dataclass(frozen=True)
@@ -51,39 +52,20 @@ class Scope:
         return self.config.fprop_dtype != "float32"
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """A permitted way to compute an operation: which of the specification's inner roundings it really does.
-
-    `operands` says how it reads the activations: as they are shown, rounded to the compute dtype ("fprop"), or rounded
-    to the dtype of a cache that is kept in float16. `shards` are partial sums, each rounded to the compute dtype before
-    they are added in it. `product` "rounded" rounds a float32 result to the compute dtype.
-    """
-
-    name: str
-    weights: str = "canonical"
-    shards: int = 1
-    inner: str = "rounded"
-    constant: str = "rounded"
-    operands: Literal["shown", "fprop", "float16"] = "shown"
-    product: Literal["kept", "rounded"] = "kept"
-
-
-CANONICAL = Alternative("canonical")
-
 Function = Callable[..., Exact]
-"""`function(*inputs, *weights, scope=…, alternative=…) -> Exact`."""
+"""`function(*inputs, *weights, scope=…, plan=…) -> Exact`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One row: the tap it makes, the taps and weights it reads, its function, and its permitted alternatives.
+    """One row: the tap it makes, the taps and weights it reads, its function, and its points.
 
     Inputs are operations of the same layer, or `residual_stream` (the embedding or the previous layer's output),
     `previous:TAP` (the tap of the call before, or the preloaded cache) and `last_output`. Weights are paths below
-    the layer's module. `alternatives` never widen a fence: one is chosen per candidate over all data. `products` are
-    the axes of a contraction, kept and summed ones: it multiplies and adds once per element of all of them together.
-    `makes` is the tap it makes where that has another name, `block` the kind of model that it is part of.
+    the layer's module. `points` are the values inside it that a port may keep otherwise than published: one plan is
+    found per candidate, compute dtype and stored form of its weights, or of those at `stored_as` where it has none.
+    `products` are the axes of a contraction, kept and summed ones: it multiplies and adds once per element of all of
+    them together. `makes` is the tap it makes where that has another name, `block` the kind of model it is part of.
 
     Traits: it `chooses` experts by the scores that another row, which `scores`, gives; it `copies`, so that nothing may
     round; in layer 0 it depends on the `token_alone`; it reads one row of its weights per token (`looks_up`).
@@ -94,7 +76,8 @@ class Operation:
     function: Function
     inputs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
-    alternatives: tuple[Alternative, ...] = (CANONICAL,)
+    points: tuple[Point, ...] = ()
+    stored_as: str = ""
     products: str = ""
     makes: str = ""
     block: Literal["always", "moe", "dense"] = "always"

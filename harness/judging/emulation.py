@@ -10,7 +10,8 @@ from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
-from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 
@@ -24,10 +25,10 @@ def emulating(waivers: Sequence[Waiver]) -> Evaluator:
         scope: Scope,
         weights: ExactWeights,
         values: Mapping[str, Array],
-        alternative: Alternative = CANONICAL,
+        plan: RoundingPlan = AS_PUBLISHED,
     ) -> Exact:
         evaluator = next((mutated for waiver, mutated in faulty if waiver.covers(tap)), evaluate)
-        return evaluator(tap, scope, weights, values, alternative)
+        return evaluator(tap, scope, weights, values, plan)
 
     return evaluate_deviating
 

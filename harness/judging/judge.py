@@ -24,13 +24,13 @@ from grok_conformance.harness.judging.emulation import (
     waive,
 )
 from grok_conformance.harness.judging.groups import Group
-from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
+from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, ways_in_words
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.running.answers import Answer
 
-HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]], Honest]
+HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
 
 
@@ -38,12 +38,14 @@ HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]
 class Judged:
     """The verdicts on one group, and what was found of each operation over all groups of its compute dtype.
 
-    The way chosen where it is not canonical, the diagnosis where it failed.
+    The ways of the group's preset, the diagnosis of each operation that failed, and by operation the way in which it is
+    computed in `words`, where that is not as published.
     """
 
     verdicts: tuple[CaseVerdict, ...]
     ways: Ways
     diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge_candidate(
@@ -76,9 +78,14 @@ def judge_candidate(
             one = exhibits[case.id]
             comparisons = waive_known(one, found.local[case.id], diagnosed(known, found.diagnoses), num_elements)
             verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
-        ways = next((one.ways for one in found.exhibits), Ways())
-        results.append(Judged(tuple(verdicts), ways, found.diagnoses))
+        results.append(judged_group(group, verdicts, found))
     return results
+
+
+def judged_group(group: Group, verdicts: Sequence[CaseVerdict], found: JudgedOperations) -> Judged:
+    """Return the verdicts on a group with the ways of its preset, and what was found over its compute dtype."""
+    own = [one.ways for one in found.exhibits if one.preset.name == group.preset.name]
+    return Judged(tuple(verdicts), own[0] if own else Ways(), found.diagnoses, ways_in_words(found.exhibits))
 
 
 def shown_in(group: Group, answers: Mapping[str, Answer]) -> list[Exhibit]:
@@ -126,10 +133,17 @@ def judge_case(
     names = tuple(waiver.name for waiver in used)
     route = {**route_of(evidence), **taken_as_they_are(used, evidence)}
     taken = b"".join(route[key].tobytes() for key in sorted(route))
-    signature = (case.id, taken, tuple(evidence.recorded.items()), names)
+    plans = tuple(f"{row}: {sorted(plan.choices.items())}" for row, plan in sorted(exhibit.ways.plans.items()))
+    signature = (case.id, taken, tuple(evidence.recorded.items()), names, plans)
     if signature not in honest_runs:
         honest_runs[signature] = honest_run(
-            exhibit.preset, case, route, exhibit.weights, evidence.recorded, emulating(used) if used else evaluate
+            exhibit.preset,
+            case,
+            route,
+            exhibit.weights,
+            evidence.recorded,
+            emulating(used) if used else evaluate,
+            exhibit.ways.plans,
         )
     honest = honest_runs[signature]
     expected = golden_in_form(expected, case.form)

@@ -9,7 +9,6 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from grok_conformance.harness.checks.exhibit import Ways
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.contract import split_tap, tap_specs
 from grok_conformance.harness.formats.files import FileError
@@ -19,6 +18,7 @@ from grok_conformance.harness.judging.judge import (
     HonestRuns,
     Judged,
     judge_candidate,
+    judged_group,
     shown_in,
     unanswered,
     with_expected,
@@ -114,8 +114,7 @@ def judge_narrowly(
             else unanswered(case, answer[case.id], ())
             for case in group.cases
         )
-        ways = next((one.ways for one in judged.exhibits), Ways())
-        results.append(Judged(verdicts, ways, judged.diagnoses))
+        results.append(judged_group(group, verdicts, judged))
     return results
 
 

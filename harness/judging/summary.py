@@ -44,9 +44,9 @@ def summarise(
     cases = tuple(verdict for each in judged for verdict in each.verdicts)
     dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
     chosen = {
-        (group.fprop_dtype, operation): each.ways.describe(operation, group.graph)
+        (group.fprop_dtype, operation): words
         for group, each in zip(groups, judged, strict=True)
-        for operation in group.graph.specs
+        for operation, words in each.words.items()
     }
     diagnoses = {
         (group.fprop_dtype, operation): diagnosis

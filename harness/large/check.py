@@ -23,7 +23,8 @@ from grok_conformance.harness.graph.grok_1 import GROK_1, TABLE
 from grok_conformance.harness.graph.masks import compared, expand, visible_keys
 from grok_conformance.harness.graph.operations import embedding
 from grok_conformance.harness.graph.oracle import ExactWeights, dequantised, evaluate
-from grok_conformance.harness.graph.row import CANONICAL, Exact, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
@@ -69,7 +70,7 @@ class SampledExperts:
         """Return one expert's columns float64 [k, channels]."""
         names = [name for name in (self.name, f"{self.name}.weight", f"{self.name}.scales") if name in self.stored]
         columns = {name: self.stored[name][expert][..., self.channels] for name in names}
-        return dequantised(self.config, columns, self.name, "canonical")
+        return dequantised(self.config, columns, self.name, "published")
 
 
 def check_stage(
@@ -159,16 +160,16 @@ def _evaluate(
         num_channels = config.model.emb_size if operation.name == "moe.expert_output" else config.axis_sizes["f"]
         channels = sample.channels(num_channels)
         sampled = SampledExperts(config, weights.stored, name, channels)
-        return operation.function(*inputs, sampled, scope=scope, alternative=CANONICAL), channels
+        return operation.function(*inputs, sampled, scope=scope, plan=AS_PUBLISHED), channels
     if operation.name == "embedding":
         ids, places = np.unique(scope.tokens, return_inverse=True)
         local = replace(scope, tokens=places.reshape(scope.tokens.shape))
         table = weights.stored[TABLE[1:]][ids].astype(np.float64)
-        return embedding.embedding(table, scope=local, alternative=CANONICAL), None
+        return embedding.embedding(table, scope=local, plan=AS_PUBLISHED), None
     if operation.name == "logits":
         channels = sample.channels(config.vocab_size)
         table = weights.stored[TABLE[1:]][channels].astype(np.float64)
-        return embedding.logits(inputs[0], table, scope=scope, alternative=CANONICAL), channels
+        return embedding.logits(inputs[0], table, scope=scope, plan=AS_PUBLISHED), channels
     return evaluate(tap, scope, weights, values), None
 
 

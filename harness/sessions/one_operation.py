@@ -27,7 +27,8 @@ from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of, visible_keys
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate, walk
-from grok_conformance.harness.graph.row import CANONICAL, Alternative, Exact, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan, single_choices
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import fence_of, margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
@@ -214,22 +215,21 @@ def named_weights(tap: str, config: LanguageModelConfig, given: Mapping[str, Arr
 def best_way(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, Array]) -> tuple[Comparison, str]:
     """Return the comparison in the first permitted way that passes, and its name; the canonical one if none does."""
     row = GROK_1.operation_of(tap, scope.config)
-    canonical = compared_with(tap, scope, exhibit, values, CANONICAL)
+    canonical = compared_with(tap, scope, exhibit, values, AS_PUBLISHED)
     if canonical.passed or canonical.problem:
         return canonical, ""
-    for alternative in row.alternatives:
-        if alternative.operands in ("shown", "fprop"):
-            found = compared_with(tap, scope, exhibit, values, alternative)
-            if found.passed:
-                return found, alternative.name
+    for plan in single_choices(row.points):
+        found = compared_with(tap, scope, exhibit, values, plan)
+        if found.passed:
+            return found, plan.words(row.points)
     return canonical, ""
 
 
 def compared_with(
-    tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, Array], alternative: Alternative
+    tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, Array], plan: RoundingPlan
 ) -> Comparison:
     """Compare what was observed with the operation in one way; raises ValueError for another shape."""
-    exact = evaluate(tap, scope, exhibit.weights, values, alternative)
+    exact = evaluate(tap, scope, exhibit.weights, values, plan)
     seen = exhibit.evidence.observed[0, tap]
     mask = exhibit.evidence.masks[0, split_tap(tap)[1]]
     factor = tail_factor(seen.raw.size)
@@ -253,7 +253,7 @@ def diagnosis_of(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, 
     for name, fault in FAULTS.items():
         if change_of(fault, tap, exhibit.weights) is not None:
             try:
-                faulty[name] = mutant(fault)(tap, scope, exhibit.weights, values, CANONICAL)
+                faulty[name] = mutant(fault)(tap, scope, exhibit.weights, values, AS_PUBLISHED)
             except KeyError:  # it reads a tap, or a weight, that was not given
                 continue
     fence, mask = fence_of(exact, seen.recorded, 1.0), exhibit.evidence.masks[0, split_tap(tap)[1]]

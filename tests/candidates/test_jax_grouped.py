@@ -18,12 +18,13 @@ from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.checks.exhibit import Ways, exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, Unsupported, tap_names
-from grok_conformance.harness.graph.grok_1 import OPERATIONS, PRODUCT_KEPT
+from grok_conformance.harness.graph.grok_1 import OPERATIONS
+from grok_conformance.harness.graph.rounding import WEIGHTS, RoundingPlan
 from tests.harness.honest_port import at_fault, golden_case
 
 TOKENS, LENGTHS = np.array([[5, 9, 60, 3], [91, 4, 0, 0]], np.int32), np.array([4, 2], np.int32)
 NUM_ELEMENTS = 10**7
-SCALED_SUMS = {row.name: PRODUCT_KEPT for row in OPERATIONS if PRODUCT_KEPT in row.alternatives}
+SCALED_SUMS = {row.name: RoundingPlan({"weights": "kept"}) for row in OPERATIONS if WEIGHTS in row.points}
 
 
 def mesh(data: int, model: int) -> jax.sharding.Mesh:

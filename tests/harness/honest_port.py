@@ -17,7 +17,7 @@ from grok_conformance.harness.contract import DTYPES, GOLDEN_DIR, Array, Candida
 from grok_conformance.harness.formats.tensors import TensorFile, open_tensors, write_tensors
 from grok_conformance.harness.golden.reading import Golden, open_golden, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.grok_1 import GROK_1
-from grok_conformance.harness.graph.oracle import Alternatives, Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.measure.comparison import Comparison
@@ -68,7 +68,7 @@ def honest_taps(
     case_id: str,
     seed: int,
     *,
-    alternatives: Alternatives | None = None,
+    plans: Plans | None = None,
     dtypes: Mapping[str, str] | None = None,
     shown: Shown = lambda _call, _tap: None,
     evaluator: Evaluator = evaluate,
@@ -76,9 +76,7 @@ def honest_taps(
     """Return what an honest port shows in a golden case; see `noisy_taps`."""
     preset, case = golden_case(case_id)
     weights = exact_weights(preset.name, case.fprop_dtype)
-    return noisy_taps(
-        preset, case, weights, seed, alternatives=alternatives, dtypes=dtypes, shown=shown, evaluator=evaluator
-    )
+    return noisy_taps(preset, case, weights, seed, plans=plans, dtypes=dtypes, shown=shown, evaluator=evaluator)
 
 
 def noisy_taps(
@@ -87,7 +85,7 @@ def noisy_taps(
     weights: ExactWeights,
     seed: int,
     *,
-    alternatives: Alternatives | None = None,
+    plans: Plans | None = None,
     dtypes: Mapping[str, str] | None = None,
     shown: Shown = lambda _call, _tap: None,
     evaluator: Evaluator = evaluate,
@@ -102,7 +100,7 @@ def noisy_taps(
     def compute(tap: str, exact: Exact) -> Array:
         return honest_result(exact, kept[split_tap(tap)[1]], random)
 
-    made = walk(preset, case, shown, weights=weights, alternatives=alternatives, perturb=compute, evaluator=evaluator)
+    made = walk(preset, case, shown, weights=weights, plans=plans, perturb=compute, evaluator=evaluator)
     return {tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, value in made}
 
 
@@ -121,13 +119,13 @@ def check(
     taps: Mapping[str, Array],
     patterns: Collection[str] = ("*",),
     *,
-    alternatives: Alternatives | None = None,
+    plans: Plans | None = None,
     dtypes: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
     preset, case = golden_case(case_id)
     evidence = evidence_of(case_id, taps, patterns, dtypes)
     weights = exact_weights(preset.name, case.fprop_dtype)
-    exhibit = Exhibit(preset, case, evidence, weights, Ways(alternatives or {}))
+    exhibit = Exhibit(preset, case, evidence, weights, Ways(plans or {}))
     return check_case(exhibit, num_elements=NUM_ELEMENTS)
 
 

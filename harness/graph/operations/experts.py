@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import (
-    contract,
-    contract_by_expert,
-    contract_sharded,
+    TANH_APPROXIMATE_UNITS,
+    add_rounded,
+    product,
+    product_by_expert,
     round_to,
-    rounding_jump,
+    rounded,
 )
-from grok_conformance.harness.graph.row import Alternative, Exact, Scope
+from grok_conformance.harness.graph.rounding import Point, RoundingPlan, rounding_point
+from grok_conformance.harness.graph.row import Exact, Scope
 
 GELU_FACTOR = math.sqrt(2 / math.pi)
+
+TANH = Point(
+    "tanh",
+    {"exact": "", "approximate": "tanh of gelu approximated to 2⁻¹¹ (tanh.approx)"},
+    narrow=False,
+    approximation=True,
+)
+GELU = rounding_point("gelu", "kept", "gelu rounded to the compute dtype")
+DENSE_GELU = rounding_point("gelu", "rounded", "gelu not rounded")
+HIDDEN = rounding_point("hidden", "kept", "gated hidden rounded to the compute dtype")
+GATE = rounding_point("gate", "rounded", "gate not rounded")
+TERMS = rounding_point("terms", "kept", "gate times output rounded for every expert")
+SUM = Point(
+    "sum",
+    {
+        "float32": "",
+        "by rank": "sum over experts rounded after every one, in the order of their ranks",
+        "by id": "sum over experts rounded after every one, in the order of their ids",
+    },
+)
 
 
 def gelu(x: Array) -> Array:
@@ -25,61 +48,76 @@ def gelu(x: Array) -> Array:
     return activated
 
 
-def expert_in(x: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def expert_in(x: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Multiply x [b, t, d] by the chosen experts' matrices w [e, d, f]: [b, t, c, f] (SPEC §4.6)."""
-    del scope, alternative
     rows = np.broadcast_to(x[:, :, None, :], (*index.shape, x.shape[-1]))  # [b, t, c, d]
-    return contract_by_expert(rows, w, index.astype(np.int64))
+    return product_by_expert(rows, w, index.astype(np.int64), scope, plan)
 
 
-def gated_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Return gelu(activation)·up, elementwise (SPEC §4.6).
-
-    In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value. The
-    product is float32; a port may round it to the compute dtype.
-    """
-    value, bound = gelu(activation) * up, 4 * np.abs(activation * up)
-    if not scope.rounds or alternative.product == "kept":
-        return Exact(value, bound=bound, argument=activation)
-    dtype = scope.config.fprop_dtype
-    jump = np.abs(rounding_jump(value, scope.margin * bound, dtype))
-    return Exact(round_to(value, dtype), jump=jump, argument=activation)
+def gated_hidden(activation: Array, up: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+    """Return gelu(activation)·up, elementwise, in float32 (SPEC §4.6)."""
+    return gated(activation, up, scope, plan, GELU)
 
 
-def dense_hidden(activation: Array, up: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def dense_hidden(activation: Array, up: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Return gelu(activation)·up of a dense block, gelu rounded to the compute dtype (SPEC §4.6, §9)."""
-    if not scope.rounds:
-        return gated_hidden(activation, up, scope=scope, alternative=alternative)
+    return gated(activation, up, scope, plan, DENSE_GELU)
+
+
+def gated(activation: Array, up: Array, scope: Scope, plan: RoundingPlan, point: Point) -> Exact:
+    """Return gelu(activation)·up; `point` says whether gelu itself is rounded.
+
+    In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value.
+    """
     dtype = scope.config.fprop_dtype
-    inner = gelu(activation)
-    if alternative.inner == "kept":
-        return Exact(inner * up, bound=4 * np.abs(activation * up), argument=activation)
-    jump = rounding_jump(inner, scope.margin * 4 * np.abs(activation), dtype)
-    return Exact(
-        round_to(inner, dtype) * up, bound=np.abs(activation * up), jump=np.abs(jump * up), argument=activation
-    )
+    units: Array | float = 4.0
+    if plan.at(TANH) == "approximate":
+        units = units + TANH_APPROXIMATE_UNITS / 2 * np.abs(np.tanh(GELU_FACTOR * activation))
+    inner = Exact(gelu(activation), bound=units * np.abs(activation), argument=activation)
+    if scope.rounds and plan.at(point) == "rounded":
+        inner = rounded(inner, dtype, scope.margin)
+        hidden = Exact(inner.value * up, bound=np.abs(activation * up), jump=np.abs(inner.jump * up))
+    else:
+        hidden = Exact(inner.value * up, bound=units * np.abs(activation * up))
+    hidden = replace(hidden, argument=activation)
+    return rounded(hidden, dtype, scope.margin) if scope.rounds and plan.at(HIDDEN) == "rounded" else hidden
 
 
-def expert_out(hidden: Array, index: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def expert_out(hidden: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Multiply hidden [b, t, c, f] by the chosen experts' matrices w [e, f, d]: [b, t, c, d] (SPEC §4.6)."""
-    del scope, alternative
-    return contract_by_expert(hidden, w, index.astype(np.int64))
+    return product_by_expert(hidden, w, index.astype(np.int64), scope, plan)
 
 
-def combine(gate: Array, outputs: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    """Sum the outputs [b, t, c, d] times the gates [b, t, c], which are rounded to the compute dtype (SPEC §4.6)."""
-    if scope.rounds and alternative.inner == "rounded":
-        gate = round_to(gate, scope.config.fprop_dtype)
-    terms = gate[..., None] * outputs
-    return Exact(terms.sum(-2), bound=(1 + terms.shape[-2]) * np.abs(terms).sum(-2))
+def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+    """Sum the outputs [b, t, c, d] times the gates [b, t, c], which are rounded to the compute dtype (SPEC §4.6).
+
+    Chosen experts index [b, t, c] matter only where the sum is rounded in the order of their ids.
+    """
+    dtype = scope.config.fprop_dtype
+    if scope.rounds and plan.at(GATE) == "rounded":
+        gate = round_to(gate, dtype)
+    terms = Exact(gate[..., None] * outputs)
+    size, num_terms = np.abs(terms.value).sum(-2), outputs.shape[-2]
+    if not scope.rounds or (plan.at(TERMS) == "kept" and plan.at(SUM) == "float32"):
+        return Exact(terms.value.sum(-2), bound=(1 + num_terms) * size)
+    terms = replace(terms, bound=np.abs(terms.value))
+    if plan.at(TERMS) == "rounded":
+        terms = rounded(terms, dtype, scope.margin)
+    if plan.at(SUM) == "float32":
+        return Exact(terms.value.sum(-2), bound=num_terms * size, jump=np.sum(terms.jump, -2))
+    value, jump = terms.value, np.broadcast_to(terms.jump, terms.value.shape)
+    if plan.at(SUM) == "by id":
+        order = np.argsort(index, axis=-1, kind="stable")[..., None]
+        value, jump = (np.take_along_axis(each, order, -2) for each in (value, jump))
+    added = add_rounded([Exact(value[..., c, :], jump=jump[..., c, :]) for c in range(num_terms)], dtype)
+    return replace(added, bound=num_terms * size)
 
 
-def dense_in(x: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def dense_in(x: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Multiply x [b, t, d] by a dense block's matrix [d, f] (SPEC §4.6)."""
-    del scope, alternative
-    return contract(x, w)
+    return product(x, w, scope, plan)
 
 
-def dense_out(hidden: Array, w: Array, *, scope: Scope, alternative: Alternative) -> Exact:
+def dense_out(hidden: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Multiply hidden [b, t, f] by a dense block's last matrix [f, d] (SPEC §4.6)."""
-    return contract_sharded(hidden, w, alternative.shards, scope.config.fprop_dtype, scope.margin)
+    return product(hidden, w, scope, plan)

@@ -38,7 +38,7 @@ def test_an_operation_says_how_far_honest_runs_go(capsys: pytest.CaptureFixture[
 
 def test_an_operation_names_its_permitted_alternatives(capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", "attention.logits"])
-    assert "may also be  inner value not rounded" in capsys.readouterr().out
+    assert "may also be  q·k not rounded before it is scaled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -8,16 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.graph.arithmetic import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
     contract,
-    contract_by_expert,
+    product_by_expert,
     round_to,
     rounding_jump,
     softmax,
 )
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED
+from grok_conformance.harness.graph.row import Scope
 from grok_conformance.harness.measure.noise import fence_of, tail_factor
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -150,7 +153,8 @@ def test_each_row_is_multiplied_by_the_matrix_of_its_own_expert() -> None:
     random = np.random.default_rng(0)
     x, w = random.standard_normal((2, 3, 2, 5)), random.standard_normal((4, 5, 6))
     index = random.integers(0, 4, (2, 3, 2))
-    made = contract_by_expert(x, w, index)
+    scope = Scope(UNEQUAL, np.zeros((2, 3), np.int32), np.zeros(2, np.int32), np.ones((2, 3, 3), bool), 0.0)
+    made = product_by_expert(x, w, index, scope, AS_PUBLISHED)
     for place in np.ndindex(2, 3, 2):
         alone = contract(x[place][None], w[index[place]])
         assert np.allclose(made.value[place], alone.value[0], rtol=1e-14)

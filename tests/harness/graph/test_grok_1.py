@@ -9,7 +9,6 @@ import pytest
 from grok_conformance.harness.cases.suite import PRESETS, UNEQUAL, make_preset
 from grok_conformance.harness.contract import LanguageModelConfig, split_tap, tap_names, tap_specs
 from grok_conformance.harness.graph.grok_1 import GROK_1, OPERATIONS
-from grok_conformance.harness.graph.row import CANONICAL
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 CONFIGS = {"moe": UNEQUAL, "dense": DENSE}
@@ -59,16 +58,18 @@ def test_the_operations_of_a_preset_read_all_of_its_weights_and_no_others(name: 
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: str(operation.name))
-def test_an_operation_names_its_section_and_its_canonical_way_first(operation: object) -> None:
+def test_an_operation_names_its_section_and_at_every_point_the_published_choice_first(operation: object) -> None:
     assert isinstance(operation, type(OPERATIONS[0]))
     assert re.fullmatch(r"§[45](\.\d)?", operation.section)
-    assert operation.alternatives[0] is CANONICAL
-    assert max(Counter(alternative.name for alternative in operation.alternatives).values()) == 1
+    assert max(Counter(point.name for point in operation.points).values(), default=1) == 1
+    for point in operation.points:
+        assert point.choices[point.published] == ""
+        assert all(words for choice, words in point.choices.items() if choice != point.published)
 
 
-def test_what_decides_experts_may_be_computed_in_one_way_only() -> None:
+def test_what_decides_experts_has_no_point_at_which_a_port_may_round_otherwise() -> None:
     for name in ("router.logits", "router.probabilities", "moe.expert_index", "moe.expert_gate"):
-        assert GROK_1.operation_of(f"layers.00.{name}", UNEQUAL).alternatives == (CANONICAL,)
+        assert GROK_1.operation_of(f"layers.00.{name}", UNEQUAL).points == ()
 
 
 def test_cached_keys_are_the_rotated_ones_and_values_are_not_rotated() -> None:

@@ -13,24 +13,25 @@ from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array, TapSpec
 from grok_conformance.harness.graph.arithmetic import contract
 from grok_conformance.harness.graph.model_graph import ModelGraph
-from grok_conformance.harness.graph.row import Alternative, Exact, Operation, Scope
+from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Operation, Scope
 
 CONFIG = replace(UNEQUAL, model=replace(UNEQUAL.model, num_layers=2))
 WIDTH = CONFIG.model.emb_size
 
 
-def look_up(table: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    del alternative
+def look_up(table: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+    del plan
     return Exact(table[scope.tokens])
 
 
-def mix(x: Array, matrix: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    del scope, alternative
+def mix(x: Array, matrix: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+    del scope, plan
     return contract(x, matrix)
 
 
-def halve(x: Array, *, scope: Scope, alternative: Alternative) -> Exact:
-    del scope, alternative
+def halve(x: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+    del scope, plan
     return Exact(x / 2, bound=np.abs(x))
 
 

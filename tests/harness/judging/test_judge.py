@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.faults import FAULTS, mutant
-from grok_conformance.harness.graph.grok_1 import CARRIED, GROK_1, PRODUCT_KEPT
-from grok_conformance.harness.graph.oracle import Alternatives
-from grok_conformance.harness.graph.row import Alternative
+from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.oracle import Plans
+from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
 from grok_conformance.harness.running.answers import Answer
-from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_case, group_of, honest_taps, taps_of
+from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, group_of, honest_taps, taps_of
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/pad_token.bfloat16"
 FLOAT32 = "unequal/decode/pad_token.float32"
 
+NORMS = ("attention.norm", "attention.output_norm", "moe.norm", "moe.output_norm", "final_norm")
 MATRICES = (
     "attention.query",
     "attention.key",
@@ -29,33 +30,37 @@ MATRICES = (
 )
 
 
-def alternative(operation: str, name: str) -> Alternative:
-    (found,) = (
-        a
-        for a in GROK_1.operation_of(f"layers.00.{operation}", golden_case(PREFILL)[0].config).alternatives
-        if a.name == name
-    )
-    return found
+KEPT = RoundingPlan({"weights": "kept"})
+MULTIPLIER = RoundingPlan({"multiplier": "kept"})
+PRODUCT = RoundingPlan({"query · key": "kept"})
 
-
-MULTIPLIER = Alternative("multiplier not rounded", constant="kept")
-
-HONEST_WAYS: dict[str, Alternatives] = {
+HONEST_WAYS: dict[str, Plans] = {
     "78.38 for 78.5": {"embedding": MULTIPLIER},
-    "embedding rounded once": {"embedding": CARRIED},
-    "neither": {"embedding": Alternative("neither inner value nor multiplier rounded", inner="kept", constant="kept")},
-    "query times key not rounded": {"attention.logits": CARRIED},
-    "int8 times scale not rounded": dict.fromkeys(MATRICES, PRODUCT_KEPT),
-    "gate not rounded": {"moe.output": CARRIED},
-    "logits rounded once": {"logits": CARRIED},
+    "embedding rounded once": {"embedding": RoundingPlan({"rows": "kept"})},
+    "neither": {"embedding": RoundingPlan({"rows": "kept", "multiplier": "kept"})},
+    "query times key not rounded": {"attention.logits": PRODUCT},
+    "int8 times scale not rounded": dict.fromkeys(MATRICES, KEPT),
+    "gate not rounded": {"moe.output": RoundingPlan({"gate": "kept"})},
+    "logits rounded once": {"logits": RoundingPlan({"product": "kept"})},
     "everything kept": {
-        **dict.fromkeys(MATRICES, PRODUCT_KEPT),
+        **dict.fromkeys(MATRICES, KEPT),
         "embedding": MULTIPLIER,
-        "attention.logits": CARRIED,
-        "moe.output": CARRIED,
-        "logits": CARRIED,
+        "attention.logits": PRODUCT,
+        "moe.output": RoundingPlan({"gate": "kept"}),
+        "logits": RoundingPlan({"product": "kept"}),
     },
+    "experts in bf16": {
+        "moe.expert_hidden": RoundingPlan({"gelu": "rounded", "hidden": "rounded"}),
+        "moe.expert_output": RoundingPlan({"result": "rounded"}),
+        "moe.output": RoundingPlan({"terms": "rounded"}),
+    },
+    "partial sums": {"attention.output": RoundingPlan({"sums": "4 in turn"})},
+    "norms rounded before the gain": dict.fromkeys(NORMS, RoundingPlan({"normalised": "rounded"})),
 }
+
+
+def in_words(ways: Plans) -> dict[str, str]:
+    return {row: plan.words(GROK_1.by_name[row].points) for row, plan in ways.items()}
 
 
 def judge(case_ids: Sequence[str], answers: Mapping[str, Answer]) -> Judged:
@@ -63,9 +68,9 @@ def judge(case_ids: Sequence[str], answers: Mapping[str, Answer]) -> Judged:
     return judged
 
 
-def honest_answers(folder: Path, case_ids: Sequence[str], ways: Mapping[str, Alternatives]) -> dict[str, Answer]:
+def honest_answers(folder: Path, case_ids: Sequence[str], ways: Mapping[str, Plans]) -> dict[str, Answer]:
     return {
-        case_id: answered(folder / str(i), honest_taps(case_id, 31, alternatives=ways.get(case_id)))
+        case_id: answered(folder / str(i), honest_taps(case_id, 31, plans=ways.get(case_id)))
         for i, case_id in enumerate(case_ids)
     }
 
@@ -77,7 +82,7 @@ def statuses(judged: Judged) -> list[str]:
 def test_an_honest_port_passes_the_canonical_way(tmp_path: Path) -> None:
     judged = judge((PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), {}))
     assert statuses(judged) == ["pass", "pass"]
-    assert judged.ways.alternatives == {}
+    assert judged.words == {}
     assert all(verdict.comparisons and verdict.drifts and verdict.seconds == 0.5 for verdict in judged.verdicts)
 
 
@@ -88,28 +93,39 @@ def test_a_permitted_alternative_passes_and_only_what_was_computed_so_is_reporte
         (PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), dict.fromkeys((PREFILL, DECODE), ways))
     )
     assert statuses(judged) == ["pass", "pass"]
-    assert judged.ways.alternatives.items() <= dict(ways).items()
+    assert judged.words.items() <= in_words(ways).items()
 
 
-@pytest.mark.parametrize("way", ["78.38 for 78.5", "embedding rounded once", "neither", "query times key not rounded"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "78.38 for 78.5",
+        "embedding rounded once",
+        "neither",
+        "query times key not rounded",
+        "experts in bf16",
+        "partial sums",
+        "norms rounded before the gain",
+    ],
+)
 def test_an_alternative_that_the_data_can_tell_apart_is_reported(way: str, tmp_path: Path) -> None:
     ways = HONEST_WAYS[way]
     judged = judge(
         (PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), dict.fromkeys((PREFILL, DECODE), ways))
     )
-    assert dict(judged.ways.alternatives) == ways
+    assert judged.words == in_words(ways)
 
 
 @pytest.mark.parametrize("way", ["78.38 for 78.5", "neither", "query times key not rounded"])
 def test_an_alternative_in_one_case_and_the_canonical_way_in_another_fails(way: str, tmp_path: Path) -> None:
     judged = judge((PREFILL, DECODE), honest_answers(tmp_path, (PREFILL, DECODE), {DECODE: HONEST_WAYS[way]}))
     assert statuses(judged) == ["pass", "fail"]
-    assert judged.ways.alternatives == {}
+    assert judged.words == {}
 
 
 def test_an_alternative_that_the_specification_does_not_permit_fails(tmp_path: Path) -> None:
-    wrong = {"embedding": Alternative("78.38 in float32", constant="kept")}
-    taps = honest_taps(FLOAT32, 31, alternatives=wrong)
+    wrong = {"embedding": MULTIPLIER}
+    taps = honest_taps(FLOAT32, 31, plans=wrong)
     judged = judge((FLOAT32,), {FLOAT32: answered(tmp_path / "same", taps)})
     assert statuses(judged) == ["pass"]  # in float32 the multiplier is the float32 constant either way
     rounded = {
@@ -188,5 +204,5 @@ def test_an_expert_product_rounded_to_bf16_is_permitted_in_bf16_and_a_fault_in_f
     taps = honest_taps(case_id, 31, evaluator=mutant(FAULTS["expert_hidden_bf16"]))
     judged = judge((case_id,), {case_id: answered(tmp_path, taps)})
     assert statuses(judged) == [status]
-    chosen = {name: x.name for name, x in judged.ways.alternatives.items()}
-    assert chosen == ({"moe.expert_hidden": "product rounded to the compute dtype"} if status == "pass" else {})
+    words = {"moe.expert_hidden": "gated hidden rounded to the compute dtype"}
+    assert judged.words == (words if status == "pass" else {})

@@ -11,7 +11,8 @@ import pytest
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.operations import attention
-from grok_conformance.harness.graph.row import CANONICAL, Alternative, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
+from grok_conformance.harness.graph.row import Scope
 from tests.harness.graph.operations.drawn_values import (
     bf16,
     divided,
@@ -22,7 +23,7 @@ from tests.harness.graph.operations.drawn_values import (
     wide,
 )
 
-KEPT = Alternative("kept", inner="kept")
+KEPT = RoundingPlan({"query · key": "kept"})
 
 
 def by_reciprocal(half: int) -> Array:
@@ -59,14 +60,14 @@ def test_an_honest_float32_rope_stays_within_its_fence_at_large_positions(
         x = draw(1, 6, 3, 2 * half, seed=start)
         observed = rotated(x, start, frequencies(half))
         assert observed.dtype == np.float32
-        exact = attention.rotate(wide(x), scope=scope_of(steps=np.array([start])), alternative=CANONICAL)
+        exact = attention.rotate(wide(x), scope=scope_of(steps=np.array([start])), plan=AS_PUBLISHED)
         assert excess(observed, exact) <= 1
 
 
 @pytest.mark.parametrize("start", [300, 2100, 4090])
 def test_positions_or_phases_in_bf16_leave_the_fence(start: int) -> None:
     x = draw(1, 6, 3, 8)
-    exact = attention.rotate(wide(x), scope=scope_of(steps=np.array([start])), alternative=CANONICAL)
+    exact = attention.rotate(wide(x), scope=scope_of(steps=np.array([start])), plan=AS_PUBLISHED)
     narrow = by_power(4).astype(bf16).astype(np.float32)
     assert excess(rotated(x, start, narrow), exact) > 100
     assert excess(rotated(x, start + 1, by_power(4)), exact) > 100
@@ -88,9 +89,7 @@ def test_honest_attention_logits_stay_within_their_fence_up_to_the_cap(dtype: st
         inner = product.astype(bf16).astype(np.float32) if rounds and dtype == "bfloat16" else product
         observed = f32(30) * np.tanh(inner * multiplier / f32(30))
         assert observed.dtype == np.float32
-        exact = attention.attention_logits(
-            wide(query), wide(keys), scope=scope, alternative=CANONICAL if rounds else KEPT
-        )
+        exact = attention.attention_logits(wide(query), wide(keys), scope=scope, plan=AS_PUBLISHED if rounds else KEPT)
         assert excess(observed, exact) <= 1
     if size == 25.0:
         assert np.abs(observed).max() > 29
@@ -99,7 +98,7 @@ def test_honest_attention_logits_stay_within_their_fence_up_to_the_cap(dtype: st
 @pytest.mark.parametrize("size", [5.0, 25.0])
 def test_a_missing_or_hard_cap_leaves_the_fence(size: float) -> None:
     query, keys = draw(1, 7, 12, 8, size=size), draw(1, 9, 3, 8, seed=1)
-    exact = attention.attention_logits(wide(query), wide(keys), scope=scope_of(), alternative=CANONICAL)
+    exact = attention.attention_logits(wide(query), wide(keys), scope=scope_of(), plan=AS_PUBLISHED)
     plain = np.einsum("btgrh,bsgh->bgrts", query.reshape(1, 7, 3, 4, 8), keys) * UNEQUAL.model.attn_output_multiplier
     assert excess(plain, exact) > 100
     assert excess(np.clip(plain, -30, 30), exact) > 100
@@ -110,18 +109,18 @@ def test_a_query_that_sees_no_key_averages_over_the_slots_reached_and_in_decode_
     visible = np.zeros((1, 2, 9), bool)
     visible[0, 1, :4] = True
     prefill = Scope(UNEQUAL, np.ones((1, 2), np.int32), np.array([3], np.int32), visible, 0.0)
-    weights = attention.attention_weights(logits, scope=prefill, alternative=CANONICAL).value
+    weights = attention.attention_weights(logits, scope=prefill, plan=AS_PUBLISHED).value
     assert np.allclose(weights[..., 0, :], [0.2] * 5 + [0.0] * 4)
     assert (weights[..., 1, 4:] == 0).all()
     decode = Scope(UNEQUAL, np.zeros((1, 1), np.int32), np.array([3], np.int32), np.zeros((1, 1, 9), bool), 0.0)
-    weights = attention.attention_weights(logits[..., :1, :], scope=decode, alternative=CANONICAL).value
+    weights = attention.attention_weights(logits[..., :1, :], scope=decode, plan=AS_PUBLISHED).value
     assert np.allclose(weights, 1 / 9)
 
 
 def test_the_cache_takes_new_rows_at_each_rows_step_and_keeps_the_rest() -> None:
     cache, new = np.full((2, 5, 1, 1), 7.0), np.arange(4.0).reshape(2, 2, 1, 1)
     scope = scope_of(tokens=np.ones((2, 2), np.int32), steps=np.array([0, 3]))
-    made = attention.update_cache(cache, new, scope=scope, alternative=CANONICAL).value
+    made = attention.update_cache(cache, new, scope=scope, plan=AS_PUBLISHED).value
     assert made[..., 0, 0].tolist() == [[0, 1, 7, 7, 7], [7, 7, 7, 2, 3]]
     assert (cache == 7).all()
 
@@ -130,7 +129,7 @@ def test_query_heads_share_the_key_head_of_their_contiguous_group() -> None:
     query, keys = np.zeros((1, 1, 12, 8)), np.zeros((1, 1, 3, 8))
     query[..., 0] = 1
     keys[0, 0, :, 0] = [1, 2, 3]
-    made = attention.attention_logits(query, keys, scope=scope_of(), alternative=CANONICAL).value
+    made = attention.attention_logits(query, keys, scope=scope_of(), plan=AS_PUBLISHED).value
     ratios = made[0, :, :, 0, 0] / made[0, 0, 0, 0, 0]  # [g, r]
     assert np.allclose(ratios, np.repeat([[1], [2], [3]], 4, axis=1), rtol=1e-4)
 
@@ -140,5 +139,5 @@ def test_attention_over_values_stays_within_its_fence_whatever_the_unused_slots(
     observed = np.zeros((1, 5, 3, 4, 8), np.float32)
     for s in range(300):
         observed += np.einsum("bgrt,bgh->btgrh", weights[..., s], values[:, s])
-    exact = attention.attend(wide(weights), wide(values), scope=scope_of(), alternative=CANONICAL)
+    exact = attention.attend(wide(weights), wide(values), scope=scope_of(), plan=AS_PUBLISHED)
     assert excess(observed.reshape(1, 5, 12, 8), exact) <= 1

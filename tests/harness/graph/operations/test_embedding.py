@@ -8,7 +8,7 @@ import pytest
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.operations import embedding
-from grok_conformance.harness.graph.row import CANONICAL, Alternative
+from grok_conformance.harness.graph.rounding import RoundingPlan
 from tests.harness.graph.operations.drawn_values import (
     bf16,
     draw,
@@ -31,8 +31,8 @@ def test_an_honest_bf16_embedding_stays_within_its_fence(inner: str, constant: s
     table, tokens = draw(101, 40, size=0.0127), np.arange(100, dtype=np.int32).reshape(4, 25)
     rows = table[tokens].astype(bf16).astype(np.float32) if inner == "rounded" else table[tokens]
     multiplier = f32(78.5) if constant == "rounded" else f32(UNEQUAL.embedding_multiplier_scale)
-    alternative = Alternative("a test", inner=inner, constant=constant)
-    exact = embedding.embedding(wide(table), scope=scope_of("bfloat16", tokens=tokens), alternative=alternative)
+    plan = RoundingPlan({"rows": inner, "multiplier": constant})
+    exact = embedding.embedding(wide(table), scope=scope_of("bfloat16", tokens=tokens), plan=plan)
     assert excess((rows * multiplier).astype(bf16), exact, "bfloat16") <= 1
 
 
@@ -43,15 +43,14 @@ def test_honest_bf16_output_logits_stay_within_their_fence(inner: str) -> None:
     if inner == "rounded":
         product = product.astype(bf16).astype(np.float32)
     observed = (product * f32(0.578125)).astype(bf16)
-    alternative = Alternative("a test", inner=inner)
-    exact = embedding.logits(wide(hidden), wide(table), scope=scope_of("bfloat16"), alternative=alternative)
+    plan = RoundingPlan({"product": inner})
+    exact = embedding.logits(wide(hidden), wide(table), scope=scope_of("bfloat16"), plan=plan)
     assert excess(observed, exact, "bfloat16") <= 1
 
 
 def test_multipliers_are_78_5_and_0_578125_in_bf16_and_unrounded_in_float32() -> None:
     narrow, float32 = scope_of("bfloat16"), scope_of("float32")
-    assert embedding.multiplier(78.38367176906169, narrow, CANONICAL) == 78.5
-    assert embedding.multiplier(0.5773502691896257, narrow, CANONICAL) == 0.578125
-    assert embedding.multiplier(78.38367176906169, float32, CANONICAL) == np.float32(78.38367176906169)
-    unrounded = Alternative("kept", constant="kept")
-    assert embedding.multiplier(78.38367176906169, narrow, unrounded) == np.float32(78.38367176906169)
+    assert embedding.constant(78.38367176906169, narrow, "rounded") == 78.5
+    assert embedding.constant(0.5773502691896257, narrow, "rounded") == 0.578125
+    assert embedding.constant(78.38367176906169, float32, "rounded") == np.float32(78.38367176906169)
+    assert embedding.constant(78.38367176906169, narrow, "kept") == np.float32(78.38367176906169)

@@ -9,7 +9,7 @@ import pytest
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.operations import experts
-from grok_conformance.harness.graph.row import CANONICAL, Alternative
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from tests.harness.graph.operations.drawn_values import (
     Elementwise,
     bf16,
@@ -19,6 +19,9 @@ from tests.harness.graph.operations.drawn_values import (
     scope_of,
     wide,
 )
+
+INDEX = np.zeros((1, 1, 1))
+"""Chosen experts, where their order does not matter."""
 
 
 def by_tanh(x: Array) -> Array:
@@ -52,14 +55,14 @@ def test_an_honest_float32_gelu_stays_within_its_fence_in_the_left_tail_too(gelu
     up = draw(len(GELU_INPUTS), seed=1)
     observed = gelu(GELU_INPUTS) * up
     assert observed.dtype == np.float32
-    exact = experts.gated_hidden(wide(GELU_INPUTS), wide(up), scope=scope_of(), alternative=CANONICAL)
+    exact = experts.gated_hidden(wide(GELU_INPUTS), wide(up), scope=scope_of(), plan=AS_PUBLISHED)
     assert excess(observed, exact) <= 1
 
 
 def test_gelu_by_erf_leaves_its_fence() -> None:
     x, up = GELU_INPUTS, np.ones_like(GELU_INPUTS)
     observed = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()])
-    exact = experts.gated_hidden(wide(x), wide(up), scope=scope_of(), alternative=CANONICAL)
+    exact = experts.gated_hidden(wide(x), wide(up), scope=scope_of(), plan=AS_PUBLISHED)
     assert excess(observed, exact) > 100
 
 
@@ -70,8 +73,8 @@ def test_an_honest_bf16_dense_block_stays_within_its_fence(inner: str) -> None:
     if inner == "rounded":
         gated = gated.astype(bf16).astype(np.float32)
     observed = (gated * up.astype(np.float32)).astype(bf16)
-    alternative = Alternative("a test", inner=inner)
-    exact = experts.dense_hidden(wide(activation), wide(up), scope=scope_of("bfloat16"), alternative=alternative)
+    plan = RoundingPlan({"gelu": inner})
+    exact = experts.dense_hidden(wide(activation), wide(up), scope=scope_of("bfloat16"), plan=plan)
     assert excess(observed, exact, "bfloat16") <= 1
 
 
@@ -83,13 +86,13 @@ def test_an_honest_bf16_sum_of_experts_stays_within_its_fence(num_chosen: int, i
     observed = np.zeros((1, 200, 40), np.float32)
     for c in range(num_chosen):
         observed += held[..., c, None] * outputs[..., c, :]
-    alternative = Alternative("a test", inner=inner)
-    exact = experts.combine(wide(gate), wide(outputs), scope=scope_of("bfloat16"), alternative=alternative)
+    plan = RoundingPlan({"gate": inner})
+    exact = experts.combine(wide(gate), wide(outputs), INDEX, scope=scope_of("bfloat16"), plan=plan)
     assert excess(observed.astype(bf16), exact, "bfloat16") <= 1
 
 
 def test_gates_in_bf16_leave_the_fence_of_a_float32_model() -> None:
     gate, outputs = np.abs(draw(1, 200, 2)), draw(1, 200, 2, 40, seed=1)
     observed = np.einsum("btc,btcd->btd", gate.astype(bf16).astype(np.float32), outputs)
-    exact = experts.combine(wide(gate), wide(outputs), scope=scope_of("float32"), alternative=CANONICAL)
+    exact = experts.combine(wide(gate), wide(outputs), INDEX, scope=scope_of("float32"), plan=AS_PUBLISHED)
     assert excess(observed, exact) > 100

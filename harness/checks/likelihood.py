@@ -1,0 +1,88 @@
+"""How likely what was shown of a row is, if it was computed in given ways: what tells rounding plans apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.hidden import before, simulate, widened
+from grok_conformance.harness.checks.readings import reader
+from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
+from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.noise import fence_of
+from grok_conformance.harness.measure.rounding_grid import share_on_grid
+
+DECISIVE = 12.0
+"""By how much less surprising one way must be than another, in units of ln likelihood: 1 : 160,000."""
+
+NUM_DRAWS = 4
+"""Walks from which the noise of hidden operations is estimated while ways are told apart."""
+
+FACTOR = 7.0
+"""λ of a usual run, within which the search takes what was shown as explained."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How surprising some taps are, in units of −ln likelihood, and the worst error over its fence."""
+
+    surprise: float
+    worst: float
+
+    @property
+    def explained(self) -> bool:
+        """Whether nothing is left to explain."""
+        return self.worst <= 1
+
+    def beats(self, other: Score) -> bool:
+        """Return whether this way is decisively likelier."""
+        return self.surprise < other.surprise - DECISIVE
+
+
+def score(row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Score:
+    """Return how surprising the taps of a row are in some cases, each in the ways it is taken to compute.
+
+    Errors are taken as Cauchy-distributed about the modelled deviation: a fault or a rare jump does not outweigh the
+    many elements that a right way explains to the last bit.
+    """
+    parts = [part for one in exhibits for part in _parts(row, one, evaluator)]
+    return Score(sum(part.surprise for part in parts), max((part.worst for part in parts), default=0.0))
+
+
+def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator) -> list[Score]:
+    case, evidence, graph = exhibit.case, exhibit.evidence, exhibit.evidence.graph
+    read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed([row]), evaluator, NUM_DRAWS)
+    segments = simulate(exhibit, read, NUM_DRAWS) if not exhibit.hidden.isdisjoint(exhibit.needed([row])) else None
+    parts = []
+    for call, tap, exact, _ in walk(
+        exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans, evaluator=read
+    ):
+        key, operation = (call, tap), split_tap(tap)[1]
+        if graph.operation_of(tap, evidence.config).name != row or key not in evidence.observed:
+            continue
+        seen, mask = evidence.observed[key], evidence.masks[call, operation]
+        deviation = None if segments is None else segments.deviation.get(key)
+        if segments is not None:
+            steps = steps_before(case, call)
+            mask = mask & before(segments.undecided[call], steps, seen.raw, graph.specs[operation].axes)
+        parts.append(_score_tap(exact, seen.raw, seen.recorded, np.broadcast_to(mask, seen.raw.shape), deviation))
+    return parts
+
+
+def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviation: Array | None) -> Score:
+    if exact.value.shape != observed.shape:  # of a fault that gives another shape
+        return Score(math.inf, math.inf)
+    finer = recorded != "float32" and share_on_grid(observed, recorded) < 1
+    fence = fence_of(exact, "float32" if finer else recorded, FACTOR)
+    if deviation is not None:
+        fence = widened(fence, deviation, FACTOR)
+    mask = mask & (fence.deviation > 0) & np.isfinite(observed)
+    error, sigma = np.abs(observed - exact.value)[mask], fence.deviation[mask]
+    surprise = float((np.log(sigma) + np.log1p(np.square(error / sigma))).sum())
+    return Score(surprise, float((error / fence.allowed[mask]).max(initial=0.0)))

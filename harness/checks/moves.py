@@ -1,0 +1,118 @@
+"""What may be tried to explain a row: a change of its plan, of hidden rows before it, or of what it read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways
+from grok_conformance.harness.checks.readings import PHASES, Reading, Readings
+from grok_conformance.harness.contract import split_tap
+from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, Point
+from grok_conformance.harness.graph.row import Operation
+
+STREAM = (("attention.residual", "residual_stream"), ("output", "attention.residual"))
+"""The edges of the residual stream: one that is kept in float32 flows unrounded through all of them."""
+
+
+def with_ways(exhibit: Exhibit, ways: Ways) -> Exhibit:
+    """Return an exhibit with some ways more."""
+    own = exhibit.ways
+    return replace(exhibit, ways=Ways({**own.plans, **ways.plans}, {**own.readings, **ways.readings}))
+
+
+def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with one change more: a rounding other than of partial sums, or what was read of an input."""
+    yield from _at_points(row, ways, told, lambda point, _choice: point != SUMS and not point.approximation)
+    yield from _of_edges(row, ways, told)
+
+
+def numbers_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with another number of partial sums, each rounded: most of it shows whatever the order."""
+    yield from _at_points(row, ways, told, lambda point, choice: point == SUMS and choice.endswith("at once"))
+
+
+def orders_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with as many partial sums, added in another order."""
+    counts = {plan.at(SUMS).partition(" ")[0] for plan in ways.plans.values()}
+    yield from _at_points(row, ways, told, lambda point, choice: point == SUMS and choice.partition(" ")[0] in counts)
+
+
+def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with a function or an accumulator approximated."""
+    yield from _at_points(row, ways, told, lambda point, _choice: point.approximation)
+
+
+def _at_points(
+    row: Operation, ways: Ways, told: Sequence[Exhibit], wanted: Callable[[Point, str], bool]
+) -> Iterator[Ways]:
+    settled = told[0].ways.plans
+    for name in sorted(told[0].needed([row.name])):
+        if name in settled or (name != row.name and name not in told[0].hidden):
+            continue
+        plan = ways.plans.get(name, AS_PUBLISHED)
+        for point in told[0].evidence.graph.by_name[name].points:
+            for choice in point.choices:
+                if wanted(point, choice) and choice != plan.at(point) and permitted(point, choice, name, told):
+                    yield replace(ways, plans={**ways.plans, name: plan.but(point, choice)})
+
+
+def permitted(point: Point, choice: str, row: str, told: Sequence[Exhibit]) -> bool:
+    """Return whether a choice means anything: a narrow one in a narrow compute dtype, a dtype for such a cache.
+
+    A wide result is one that is recorded in float32.
+    """
+    graph = told[0].evidence.graph
+    operation = graph.by_name[row].tap
+    if point.wide and any(one.evidence.recorded[operation] != "float32" for one in told):
+        return False
+    if choice == point.published:
+        return True
+    if choice in UNIT_ROUNDOFF:
+        return all(one.evidence.recorded[name] == choice for one in told for name in graph.copies[:1])
+    return not point.narrow or all(one.evidence.config.fprop_dtype != "float32" for one in told)
+
+
+def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    config = told[0].evidence.config
+    if config.fprop_dtype == "float32":  # it leaves nothing to keep back
+        return
+    kinds: tuple[Reading, ...] = ("rounded", "carried")
+    phases = sorted(itertools.product(kinds, repeat=len(PHASES)), key=lambda pair: len(set(pair)))
+    edges = [[(row.name, name)] for name in row.inputs if carriable(name, told)]
+    if (row.name, row.inputs[:1]) in [(name, (source,)) for name, source in STREAM]:
+        edges.append([*STREAM])
+    for edge in edges:
+        for pair in phases:
+            changed: Readings = {
+                (phase, *at): reading for at in edge for phase, reading in zip(PHASES, pair, strict=True)
+            }
+            readings = {**ways.readings, **changed}
+            kept: Readings = {at: reading for at, reading in readings.items() if reading != "rounded"}
+            if kept != ways.readings:
+                yield replace(ways, readings=kept)
+
+
+def only_recorded(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways in which the taps that a row reads are no more than records, in one phase or in both.
+
+    A port must say of itself that it is fused: nothing is then known of how the values were rounded.
+    """
+    if not all(one.evidence.fused and one.evidence.config.fprop_dtype != "float32" for one in told):
+        return
+    names = [name for name in row.inputs if carriable(name, told)]
+    for phases in (*((phase,) for phase in PHASES), PHASES):
+        unknown: Readings = {(phase, row.name, name): "recorded" for phase in phases for name in names}
+        yield replace(ways, readings={**ways.readings, **unknown})
+
+
+def carriable(name: str, told: Sequence[Exhibit]) -> bool:
+    """Return whether what an input's producer computed may be wider than what is shown of it."""
+    graph, recorded = told[0].evidence.graph, told[0].evidence.recorded
+    if name == graph.choice or name.startswith("previous:"):
+        return False
+    operations = {graph.by_name[maker].tap for maker in graph.makers(name, told[0].evidence.config)}
+    shown = {split_tap(tap)[1] for _, tap in told[0].evidence.observed}
+    return all(recorded[each] != "float32" and each in shown for each in operations)

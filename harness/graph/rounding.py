@@ -1,0 +1,113 @@
+"""Rounding plans: where a port may keep a value otherwise than published, chosen per operation and never per element.
+
+An operation names its points, the values inside it. At each a plan has one choice, the published one where it names
+none: no plan widens a fence, it says what is computed. Approximations of functions and truncating sums are choices
+that add their documented error.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value inside an operation, and the ways to keep it with the words a report has for each, the published first.
+
+    `narrow` choices mean something only where the compute dtype is narrower than float32. Those of an `approximation`
+    add a documented error instead of a rounding, and are thought of last. A point is of a `wide` result where it means
+    something only if that is recorded in float32.
+    """
+
+    name: str
+    choices: Mapping[str, str]
+    narrow: bool = True
+    approximation: bool = False
+    wide: bool = False
+
+    @property
+    def published(self) -> str:
+        """The choice that the published model makes."""
+        return next(iter(self.choices))
+
+
+@dataclass(frozen=True)
+class RoundingPlan:
+    """What a port does at the points of one operation: the choice by point, where it is not the published one."""
+
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def at(self, point: Point) -> str:
+        """Return the choice at a point."""
+        return self.choices.get(point.name, point.published)
+
+    def but(self, point: Point, choice: str) -> RoundingPlan:
+        """Return the plan with another choice at one point."""
+        others = {name: made for name, made in self.choices.items() if name != point.name}
+        return RoundingPlan(others if choice == point.published else {**others, point.name: choice})
+
+    def words(self, points: Sequence[Point]) -> str:
+        """Return what is done at some points in words, empty where all is as published."""
+        return ", ".join(point.choices[self.at(point)] for point in points if self.at(point) != point.published)
+
+
+AS_PUBLISHED = RoundingPlan()
+
+
+def single_choices(points: Sequence[Point]) -> list[RoundingPlan]:
+    """Return the plans with another choice at one point, then those with two exact ones."""
+    singles = [
+        (point, choice) for point in points for choice in point.choices if choice not in (point.published, "float16")
+    ]
+    exact = [(point, choice) for point, choice in singles if point != SUMS and not point.approximation]
+    pairs = [(one, other) for one, other in itertools.combinations(exact, 2) if one[0] != other[0]]
+    return [AS_PUBLISHED.but(*each) for each in singles] + [AS_PUBLISHED.but(*one).but(*other) for one, other in pairs]
+
+
+def rounding_point(name: str, published: str, words: str) -> Point:
+    """Return a point that is either kept in float32 or rounded to the compute dtype; `words` for the other of both."""
+    other = "kept" if published == "rounded" else "rounded"
+    return Point(name, {published: "", other: words})
+
+
+# Points that several operations have
+
+WEIGHTS = Point(
+    "weights",
+    {
+        "published": "",
+        "kept": "weights kept in float32",
+        "rounded": "int8 times scale rounded to the scales' dtype",
+        "compute": "weights rounded to the compute dtype",
+    },
+    narrow=False,
+)
+OPERANDS = Point("operands", {"shown": "", "compute": "activations rounded to the compute dtype"})
+LIKE_THE_CACHE = Point(
+    "operands", {**OPERANDS.choices, "float16": "operands rounded to float16, like the cache"}, narrow=False
+)
+RESULT = Point(
+    "result", {"kept": "", "rounded": "result rounded to the compute dtype, as a bf16 GEMM gives"}, wide=True
+)
+ACCUMULATOR = Point(
+    "accumulator",
+    {"rounds": "", "truncates": "sums truncated, as the accumulators of tensor cores do"},
+    narrow=False,
+    approximation=True,
+)
+
+SHARDS = (*range(2, 17), 24, 32, 48, 64)
+"""Numbers of partial sums: split-K and tensor parallelism."""
+
+SUMS = Point(
+    "sums",
+    {
+        "whole": "",
+        **{f"{n} at once": f"{n} partial sums, each rounded, added in float32" for n in SHARDS},
+        **{f"{n} in turn": f"{n} partial sums, each rounded, added one by one in the compute dtype" for n in SHARDS},
+        **{f"{n} as tree": f"{n} partial sums, each rounded, added pairwise in the compute dtype" for n in SHARDS},
+        **{f"{n} as ring": f"{n} partial sums, each rounded, added around a ring" for n in SHARDS},
+    },
+)
