@@ -22,6 +22,7 @@ from grok_conformance.harness.checks.moves import (
 )
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
+from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
@@ -75,7 +76,7 @@ def choose_way(
         ways = identify(row, told)
         tried = [with_ways(one, ways) for one in own]
         checked = recheck({row.name, *ways.plans}, tried, local, num_elements) if ways != Ways() else local
-        if not fails(row.name, tried, checked):
+        if not fails(row.name, tried, checked) and not faulty(row, ways, told):
             return tried, checked
         worse = sorted(own, key=lambda one: -worst(row.name, one, checked))
         others = [one for one in worse if one not in told and worst(row.name, one, checked) > 1]
@@ -85,9 +86,17 @@ def choose_way(
     for unknown in only_recorded(row, ways, told):
         tried = [with_ways(one, unknown) for one in own]
         checked = recheck({row.name, *unknown.plans}, tried, local, num_elements)
-        if not fails(row.name, tried, checked):
+        if not fails(row.name, tried, checked) and not faulty(row, unknown, told):
             return tried, checked
     return own, local
+
+
+def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
+    """Return whether a known fault of a row, or of a hidden one before it, is decisively likelier than ways of it."""
+    tried = [with_ways(one, ways) for one in told]
+    found, rows = score(row.name, tried), told[0].needed([row.name])
+    rivals = [mutant(fault) for fault in FAULTS.values() if not fault.harmless and not rows.isdisjoint(fault.changes)]
+    return any(score(row.name, each, rival).beats(found) for rival in rivals for each in (told, tried))
 
 
 def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Ways:
