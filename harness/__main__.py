@@ -6,36 +6,87 @@ Exit status 0: pass; 1: a candidate does not conform, or is missing; 2: wrong us
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from grok_conformance.harness.commands import BROKEN, COMMANDS, EXIT_STATUS, PASS
 from grok_conformance.harness.formats.suggestions import unknown
 
 DISTRIBUTION = "grok-conformance"
 PROGRAM = "python -m grok_conformance"
+MAX_MESSAGE = 500
+"""Characters of a refusal."""
+
+OUTPUTS = ("json", "html", "junit")
+"""The options that name a file to write; each is proved writable before the work begins."""
+
 PURPOSE = "Is a port of Grok-1 numerically right, and if not, which operation is wrong?"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
+    """Run one command and return the exit status; whatever the machine refuses is one line, and status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = command_line(words).parse_args(words)
-    from grok_conformance.harness.formats.files import FileError  # noqa: PLC0415 - `--help` has ended by now, and needs none of it
+    from grok_conformance.harness.formats.files import FileError, check_writable  # noqa: PLC0415 - `--help` needs none of it
     from grok_conformance.harness.running.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
 
     try:
-        status: int = options.execute(options)
-        sys.stdout.flush()
+        with interrupted_by_signals():
+            for path in filter(None, (getattr(options, name, None) for name in OUTPUTS)):
+                check_writable(path)
+            status: int = options.execute(options)
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PASS
     except (FileError, UnknownCandidateError) as error:
-        sys.stderr.write(f"{error}\n")
-        return BROKEN
+        return refused(str(error))
+    except KeyboardInterrupt:
+        return refused("interrupted: nothing was judged, and nothing is left running")
+    except (OSError, MemoryError, RecursionError) as error:
+        return refused(one_line_of(error))
     return status
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Let signals that end a program end it as Ctrl-C does, so that children and temporary folders go with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    names = (signal.SIGTERM, signal.SIGHUP)
+    earlier = [signal.signal(name, interrupt) for name in names]
+    try:
+        yield
+    finally:
+        for name, handler in zip(names, earlier, strict=True):
+            signal.signal(name, handler)
+
+
+def refused(message: str) -> int:
+    """Write why a command cannot go on, on one line of at most MAX_MESSAGE characters, and return status 2."""
+    line = message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
+    sys.stderr.write(f"{line}\n")
+    return BROKEN
+
+
+def one_line_of(error: BaseException) -> str:
+    """Return what the machine refused in one line: the file and the reason, or that memory or nesting ran out."""
+    if isinstance(error, OSError):
+        name = str(error.filename or "a file")
+        return f"{name[:300]}: {error.strerror or error}: make room, or give another place"
+    if isinstance(error, MemoryError):
+        return "out of memory: judge fewer cases at once (--case GLOB), or on a larger machine"
+    return "nested too deeply: one of the files given is no configuration, report or waiver"
 
 
 def command_line(words: Sequence[str]) -> argparse.ArgumentParser:

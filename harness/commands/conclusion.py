@@ -36,7 +36,8 @@ def conclude(
     """
     required = required or {}
     verdicts = [with_outdated(verdict, waivers, golden) for verdict in verdicts]
-    terminal.show(terminal.wide_console(), verdicts, options.detail)
+    with github.commands_off(os.environ):
+        terminal.show(terminal.wide_console(), verdicts, options.detail)
     sys.stdout.writelines(f"{line}\n" for line in github.report_to_github(verdicts, os.environ))
     regressions = regressions or {}
     for name, regression in regressions.items():

@@ -18,12 +18,12 @@ from grok_conformance.harness.judging.baseline import (
     History,
     Record,
     Regression,
+    append_history,
     compare_runs,
     read_baseline,
     read_history,
     record_of,
     write_baseline,
-    write_history,
 )
 from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.known_deviations import known_deviations
@@ -121,7 +121,7 @@ def compare_with_baselines(
         old, history = earlier[record.candidate]
         date = datetime.now(UTC).isoformat(timespec="seconds")
         regressions[record.candidate] = compared = compare_runs(old or record, record, history, date)
-        write_history(directory, record.candidate, compared.history)
+        append_history(directory, record.candidate, compared.history[-1], afresh=update)
         if update:
             write_baseline(directory, record)
     return regressions

@@ -6,6 +6,9 @@ import contextlib
 import json
 import math
 import os
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +19,16 @@ MAX_REPORT_BYTES = 2**30
 """The most that is read of what holds figures of every tap of every case."""
 
 
+STANDARD_OUTPUT = Path("-")
+"""The name under which a report goes to standard output."""
+
+MAX_STEM = 100
+"""Characters of a file's name that its unfinished copy takes over; a file system allows 255 bytes in all."""
+
+MAX_SHOWN_PATH = 300
+"""Characters of a path that a message shows."""
+
+
 class FileError(ValueError):
     """A file that does not hold what it should; the message is one line that names the file."""
 
@@ -24,18 +37,68 @@ class FileError(ValueError):
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the name `path` only once it is complete and on disk.
 
-    If the block raises, nothing is left behind and a file of that name stays as it was.
+    If the block raises, nothing is left behind and a file of that name stays as it was; a new one takes its mode and
+    owner. What is no regular file (a device, a pipe) is written to as it is, never replaced; `-` is standard output.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
+    if path == STANDARD_OUTPUT:
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    earlier = _status(path)
+    if earlier is not None and not stat.S_ISREG(earlier.st_mode):
+        with path.open("wb") as file:
+            yield file
+        return
+    number, name = tempfile.mkstemp(prefix=f".{path.name[:MAX_STEM]}.", suffix=".partial", dir=path.parent)
+    partial = Path(name)
     try:
-        with partial.open("xb") as file:
+        with os.fdopen(number, "wb") as file:
             yield file
             file.flush()
+            _take_over(file.fileno(), earlier)
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return what there is under a name, its link followed, None where there is nothing."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _take_over(number: int, earlier: os.stat_result | None) -> None:
+    """Give a new file the mode and owner of the one that it replaces, or the mode that the umask asks for."""
+    if earlier is None:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.fchmod(number, 0o666 & ~umask)
+        return
+    os.fchmod(number, stat.S_IMODE(earlier.st_mode))
+    with contextlib.suppress(PermissionError):  # only root may give a file away
+        os.fchown(number, earlier.st_uid, earlier.st_gid)
+
+
+def check_writable(path: Path) -> None:
+    """Raise FileError unless a file of that name could be written, before the work that it is to hold."""
+    if path == STANDARD_OUTPUT:
+        return
+    problem = ""
+    try:
+        if path.is_dir():
+            problem = "a folder: give the name of a file"
+        elif not path.parent.is_dir():
+            problem = f"{path.parent} is no folder: make it first"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            problem = "may not be written: give another place"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        raise FileError(f"{str(path)[:MAX_SHOWN_PATH]}: cannot be written: {problem}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,7 +136,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
             raise FileError(f"{path}: larger than {max_bytes} bytes, the most that is read")
         return parse_json(text)
     except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror}") from None
+        raise FileError(f"{str(path)[:MAX_SHOWN_PATH]}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         if isinstance(error, FileError):
             raise

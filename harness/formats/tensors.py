@@ -1,4 +1,4 @@
-"""Tensor files: the safetensors format, read lazily after every check, written deterministically.
+"""Tensor files: the safetensors format, opened after every check, written deterministically.
 
 A file is an 8-byte little-endian header length, a JSON header `{name: {dtype, shape, data_offsets}}`, and the raw
 little-endian tensors without holes. This module needs NumPy alone, keeps bfloat16 bit for bit, and writes no metadata,
@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -36,6 +36,7 @@ STORED_DTYPES: Mapping[str, np.dtype[Any]] = {
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSOR_BYTES = 2**62
+MAX_READ_BYTES = 2**30
 MAX_RANK = 32
 MAX_SHOWN = 200
 METADATA = "__metadata__"
@@ -53,7 +54,7 @@ class TensorHeader:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorFile(Mapping[str, Array]):
-    """The tensors of a file by name: read-only views of the mapped file, made when asked for.
+    """The tensors of a file by name: read-only views of its bytes, made when asked for.
 
     `headers` tells dtypes and shapes without touching a value; dropping names from it hides those tensors.
     """
@@ -116,9 +117,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Map a tensor file; the whole header is checked against the file's size, and no value is read.
+    """Open a tensor file; the whole header is checked against the file's size.
 
-    Raises FileError, which names the file and the tensor.
+    Files of up to MAX_READ_BYTES are read, so that whoever cuts them short meanwhile harms nobody; larger ones are
+    mapped. Raises FileError, which names the file and the tensor.
     """
     if not path.is_file():
         raise FileError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
@@ -129,10 +131,22 @@ def open_tensors(path: Path) -> TensorFile:
             if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
                 raise FileError(f"{path}: truncated or no tensor file: a header of {length} bytes in a file of {size}")
             headers = _parse_header(path, file.read(length), size - LENGTH_BYTES - length)
-        data = np.asarray(np.memmap(path, np.uint8, "r"))[LENGTH_BYTES + length :]
+            data = _data(path, file, size - LENGTH_BYTES - length)
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     return TensorFile(path, headers, data)
+
+
+def _data(path: Path, file: BinaryIO, num_bytes: int) -> Array:
+    """Return the bytes uint8 that follow a header, read-only; the file stands where they begin."""
+    if num_bytes > MAX_READ_BYTES:
+        mapped: Array = np.asarray(np.memmap(path, np.uint8, "r"))[file.tell() :]
+        return mapped
+    data = np.fromfile(file, np.uint8, num_bytes)
+    if data.size != num_bytes:
+        raise FileError(f"{path}: truncated while it was read: {data.size} of {num_bytes} bytes")
+    data.flags.writeable = False
+    return data
 
 
 def _stored_dtype(path: Path, name: str, dtype: np.dtype[Any]) -> str:

@@ -26,6 +26,9 @@ SMALLEST_NORMAL = {
 TANH_APPROXIMATE_UNITS = 2.0**13
 """Largest relative error of PTX's tanh.approx.f32, 2⁻¹¹ (PTX ISA), in units of u(float32)."""
 
+SMALLEST_SQUARED = 1e-15
+"""The size below which, and above whose inverse, a column is scaled before it is squared in float32."""
+
 
 def round_to(x: Array, dtype: str) -> Array:
     """Round to the nearest value of a narrower dtype, ties to even, and return it as float64."""
@@ -58,13 +61,18 @@ def contract(x: Array, w: Array) -> Exact:
 def sum_of_squares(x: Array, w: Array) -> Array:
     """Return Σ (x_k w_kn)² for x [..., k] and w [k, n], to within float32 rounding: a spread needs no more digits.
 
-    Rows are brought to a largest element of 1 before they are squared, so that none underflows.
+    Rows, and columns of unusual size, are brought to a largest element of 1 before they are squared, so that none
+    underflows and none overflows.
     """
     size = np.max(np.abs(x), axis=-1, keepdims=True, initial=0.0)
     size = np.where(size > 0, size, 1.0)
-    squares = np.square((x / size).astype(np.float32)) @ np.square(w, dtype=np.float32, casting="same_kind")
+    largest = np.maximum(w.max(-2, initial=0.0), -w.min(-2, initial=0.0))  # [n]
+    usual = bool(np.all((largest == 0) | ((largest > SMALLEST_SQUARED) & (largest < 1 / SMALLEST_SQUARED))))
+    column = np.ones_like(largest) if usual else np.where(largest > 0, largest, 1.0)
+    scaled = w if usual else w / column
+    squares = np.square((x / size).astype(np.float32)) @ np.square(scaled, dtype=np.float32, casting="same_kind")
     summed: Array = np.square(size) * squares  # float64 again
-    return summed
+    return summed if usual else summed * np.square(column)
 
 
 def rounded(exact: Exact, dtype: str, margin: float) -> Exact:

@@ -6,6 +6,7 @@ A folder of baselines holds for every candidate `baseline.json`, which only `--u
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -201,12 +202,24 @@ def parse_line(text: bytes, what: str) -> Mapping[str, Any]:
             raise FileError(f"{what}: not the record of a run: {REMEDY}")
 
 
-def write_history(directory: Path, candidate: str, history: History) -> None:
-    """Write the lines of all runs of a candidate, whole or not at all."""
+def append_history(directory: Path, candidate: str, line: Mapping[str, Any], *, afresh: bool = False) -> None:
+    """Add the line of a run to a candidate's history, whole or not at all; runs at the same time wait for each other.
+
+    What earlier runs left is read again, since another may have ended meanwhile. A history that cannot be read is a
+    FileError, or begun `afresh`.
+    """
     path = folder_of(directory, candidate) / "history.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        file.writelines(f"{json.dumps(line)}\n".encode() for line in history)
+    with (path.parent / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            earlier = read_history(directory, candidate)
+        except FileError:
+            if not afresh:
+                raise
+            earlier = ()
+        with whole_file(path) as file:
+            file.writelines(f"{json.dumps(each)}\n".encode() for each in (*earlier, line))
 
 
 def line_of(record: Record, date: str, slowdown: float | None, *, flagged: bool) -> Mapping[str, Any]:

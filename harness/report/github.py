@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
+import re
+import secrets
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,21 +39,43 @@ def summary(verdicts: Sequence[CandidateVerdict]) -> str:
         faults = ", ".join(dict.fromkeys(filter(None, map(likely, failing.values()))))
         passed = sum(case.status in PASSING for case in verdict.cases)
         cells = (verdict.name, verdict.summary, f"{passed} of {len(verdict.cases)}", faults, ", ".join(failing))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(in_a_cell(cell) for cell in cells) + " |")
     for verdict in verdicts:
         for operation, rows in failing_operations(verdict).items():
             worst = max((row.worst for row in rows), key=lambda each: each.ratio)
             head = f"{verdict.name}: {operation}, {format_ratio(worst)}"
+            text = explain(verdict, rows)
+            fence = "`" * (2 + max(map(len, re.findall("`+", text)), default=1))
             lines += [
                 "",
-                f"<details><summary>{head}</summary>",
+                f"<details><summary>{html.escape(head)}</summary>",
                 "",
-                "```text",
-                explain(verdict, rows),
-                "```",
+                f"{fence}text",
+                text,
+                fence,
                 "</details>",
             ]
     return "\n".join(lines) + "\n"
+
+
+def in_a_cell(text: str) -> str:
+    """Return a text as a cell of a markdown table shows it: on one line, none of it markup."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return html.escape(line, quote=False).replace("|", "\\|").replace("`", "&#96;")
+
+
+@contextlib.contextmanager
+def commands_off(environment: Mapping[str, str]) -> Iterator[None]:
+    """Let GitHub take nothing that is written meanwhile for a command: a port's words reach the log too."""
+    if not environment.get("GITHUB_ACTIONS"):
+        yield
+        return
+    token = secrets.token_hex(16)
+    sys.stdout.write(f"::stop-commands::{token}\n")
+    try:
+        yield
+    finally:
+        sys.stdout.write(f"\n::{token}::\n")
 
 
 def error_commands(verdicts: Sequence[CandidateVerdict]) -> Iterator[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import secrets
 import selectors
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +34,29 @@ STAT_STATE, STAT_SESSION, STAT_RESIDENT_PAGES = 0, 3, 21
 
 MARK = "GROK_CONFORMANCE_CHILD"
 """An environment variable by which a process that left its session is known as a child's all the same."""
+
+PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TEMP|TMP|TERM|VIRTUAL_ENV|CONDA_\w+|XDG_CACHE_HOME"
+    r"|(?:PYTHON|COVERAGE|JAX|XLA|TORCH|PYTORCH|TRITON|OMP|MKL|OPENBLAS|GOTO|BLIS|KMP|NUMBA|NUMEXPR|VECLIB|TF|ONNX|ORT|MLX"
+    r"|IREE|GGML|LLAMA|CUDA|CUBLAS|CUDNN|NCCL|NVIDIA|HIP|ROCR|ROCM|HSA|DYLD|MALLOC|GLIBC|ASAN|UBSAN)\w*|LD_LIBRARY_PATH"
+)
+"""The environment variables that a candidate is given: those by which engines are set up, and no token of a CI."""
+
+MORTAL = """
+import ctypes, os, signal, sys
+parent, pipe = int(sys.argv[1]), int(sys.argv[2])
+os.set_inheritable(pipe, False)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() != parent:
+    os._exit(1)
+try:
+    os.execvp(sys.argv[3], sys.argv[3:])
+except OSError as error:
+    os.write(pipe, (error.strerror or str(error)).encode())
+    os._exit(127)
+"""
+"""Becomes a command that ends with whoever started it, however that ends; says through a pipe why it could not."""
 
 MAX_KILLS = 100
 """So often what is left of a child is killed, a moment apart: it may start processes meanwhile."""
@@ -129,18 +154,27 @@ def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Pope
     """Start a command in a new session, able to import this package wherever it was started."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     name, _, value = mark.partition("=")
+    given = {key: text for key, text in os.environ.items() if PASSED_ON.fullmatch(key)}
+    reading, writing = os.pipe()
+    mortal = (sys.executable, "-I", "-S", "-c", MORTAL, str(os.getpid()), str(writing))
     try:
         process = subprocess.Popen(  # noqa: S603 - running the user's candidate is the purpose
-            command,
+            (*mortal, *command),
             bufsize=0,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": path, name: value},
+            pass_fds=(writing,),
+            env=given | {"PYTHONPATH": path, name: value},
         )
-    except OSError as error:
-        raise FileError(f"{command[0]}: cannot be started: {error.strerror}") from None
+    finally:
+        os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        problem = pipe.read(MAX_LOG_BYTES).decode(errors="replace")
+    if problem:
+        process.communicate()
+        raise FileError(f"{command[0]}: cannot be started: {problem}")
     if hasattr(resource, "prlimit"):  # Linux
         with contextlib.suppress(OSError, ValueError):  # it ended already, or a lower limit is in force
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))

@@ -254,3 +254,34 @@ def test_a_waiver_of_a_tap_that_does_not_exist_is_wrong_usage(
     status, text = run_broken(["run", "--case", CASE, "--candidate", "numpy_float64", "--waivers", str(known)], capsys)
     assert status == 2
     assert "no tap or operation 'moe.nrom'; did you mean moe.norm" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "/full/run.json"), "/full/run.json: No space left on device"),
+        (MemoryError(), "out of memory: judge fewer cases at once"),
+        (RecursionError(), "nested too deeply"),
+        (KeyboardInterrupt(), "interrupted: nothing was judged"),
+        (OSError(36, "File name too long", "n" * 5000), "n" * 300 + ": File name too long"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_short_line_and_status_2(
+    error: BaseException, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_options: object) -> int:
+        raise error
+
+    monkeypatch.setattr("grok_conformance.harness.commands.check_golden.execute", fail)
+    assert main(["check-golden"]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(line)
+    assert len(told) <= 500
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert main(["run", "--candidate", "numpy_float64", "--json", str(tmp_path / "folder")]) == 2
+    assert "cannot be written: a folder" in capsys.readouterr().err

@@ -1,8 +1,18 @@
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.formats.files import FileError, parse_json, read_json, whole_file, write_json
+from grok_conformance.harness.formats.files import (
+    FileError,
+    check_writable,
+    parse_json,
+    read_json,
+    whole_file,
+    write_json,
+)
 
 
 def test_whole_file_leaves_the_old_content_and_nothing_else_when_writing_fails(tmp_path: Path) -> None:
@@ -68,3 +78,62 @@ def test_read_json_names_the_file_that_is_malformed_absent_or_too_large(tmp_path
         read_json(path)
     with pytest.raises(FileError, match=r"value\.json: larger than 1 bytes"):
         read_json(path, max_bytes=1)
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "null"
+    path.symlink_to("/dev/null")
+    write_json(path, 1)
+    assert path.is_symlink()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(path.read_text)
+        write_json(path, {"a": 1})
+        assert json.loads(read.result(timeout=10)) == {"a": 1}
+    assert path.is_fifo()
+
+
+def test_a_hyphen_is_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    write_json(Path("-"), [1])
+    assert json.loads(capfdbinary.readouterr().out) == [1]
+
+
+def test_a_file_keeps_its_mode_and_a_new_one_has_that_of_the_umask(tmp_path: Path) -> None:
+    kept, new = tmp_path / "kept.json", tmp_path / "new.json"
+    kept.write_text("old")
+    kept.chmod(0o640)
+    umask = os.umask(0o022)
+    try:
+        write_json(kept, 1)
+        write_json(new, 1)
+    finally:
+        os.umask(umask)
+    assert [path.stat().st_mode & 0o777 for path in (kept, new)] == [0o640, 0o644]
+
+
+def test_a_name_of_255_characters_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250 + ".json")
+    write_json(path, 1)
+    assert read_json(path) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("folder", "a folder: give the name of a file"),
+        ("none/x.json", "is no folder"),
+        ("n" * 5000, "File name too long"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path: Path, name: str, problem: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileError, match=problem) as caught:
+        check_writable(tmp_path / name)
+    assert len(str(caught.value)) <= 500
+    check_writable(tmp_path / "new.json")
+    check_writable(Path("-"))

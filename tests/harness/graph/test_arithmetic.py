@@ -18,6 +18,7 @@ from grok_conformance.harness.graph.arithmetic import (
     round_to,
     rounding_jump,
     softmax,
+    sum_of_squares,
 )
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import Scope
@@ -181,3 +182,11 @@ def test_softmax_ignores_what_masked_entries_hold() -> None:
     calm, wild = softmax(np.array([[0.0, 1.0, 0.0]]), visible), softmax(np.array([[0.0, 1.0, 1e30]]), visible)
     assert np.array_equal(calm.value, wild.value)
     assert np.array_equal(np.asarray(calm.bound), np.asarray(wild.bound))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-24, 1.0, 1e20, 1e30])
+def test_squares_are_summed_at_every_size_and_beside_columns_of_another(size: float) -> None:
+    random = np.random.default_rng(0)
+    x, w = random.standard_normal((3, 8)) * size, random.standard_normal((8, 5))
+    w[:, 0] *= size
+    assert np.allclose(sum_of_squares(x, w), np.square(x) @ np.square(w), rtol=1e-5)

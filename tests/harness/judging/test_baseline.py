@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from grok_conformance.harness.judging.baseline import (
     History,
     Record,
     Regression,
+    append_history,
     compare_runs,
     describe,
     read_baseline,
     read_history,
     write_baseline,
-    write_history,
 )
 from tests.harness.test_main import CASE, GOOD
 
@@ -162,10 +163,18 @@ def test_only_the_compute_dtype_that_fails_is_beyond_fences() -> None:
 
 def test_a_baseline_and_its_history_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_baseline(tmp_path, OLD)
-    write_history(tmp_path, "port", STEADY)
+    for line in STEADY:
+        append_history(tmp_path, "port", line)
     assert read_baseline(tmp_path, "port") == OLD
     assert read_history(tmp_path, "port") == STEADY
     assert read_history(tmp_path, "another_port") == ()
+
+
+def test_runs_at_the_same_time_lose_no_line(tmp_path: Path) -> None:
+    lines = [{**STEADY[0], "date": f"2026-01-{day:02}"} for day in range(1, 17)]
+    with ThreadPoolExecutor(8) as runs:
+        list(runs.map(lambda line: append_history(tmp_path, "port", line), lines))
+    assert sorted(line["date"] for line in read_history(tmp_path, "port")) == [line["date"] for line in lines]
 
 
 STORED = {"format": 1, **asdict(OLD)}
@@ -202,7 +211,8 @@ def test_a_file_that_holds_something_else_is_refused_in_one_line_until_it_is_wri
 
 
 def test_a_history_of_an_older_version_is_kept_and_no_noise_is_taken_from_it(tmp_path: Path) -> None:
-    write_history(tmp_path, "port", (AN_OLDER_VERSION,) * 3)
+    for _ in range(3):
+        append_history(tmp_path, "port", AN_OLDER_VERSION)
     found = against(taking(2.0), read_history(tmp_path, "port"))
     assert len(found.history) == 4
     assert found.notes == (f"the noise of times is known from {MIN_RUNS} runs on: 1 so far",)

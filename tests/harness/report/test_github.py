@@ -3,7 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from grok_conformance.harness.report.github import MAX_ANNOTATIONS, report_to_github, summary
+import pytest
+
+from grok_conformance.harness.report.github import MAX_ANNOTATIONS, commands_off, report_to_github, summary
 from tests.harness.report.pages import BROKEN
 from tests.harness.report.test_terminal import MANY
 from tests.harness.report.verdicts import BAD, CRASHED, FAILING, PASSING, verdict
@@ -46,3 +48,23 @@ def test_a_candidate_that_crashed_is_annotated_with_its_reason() -> None:
 def test_no_more_annotations_are_written_than_github_shows() -> None:
     many = replace(FAILING, comparisons=tuple(replace(BAD, tap=f"layers.01.{name}", index=(0, 0, 0)) for name in MANY))
     assert len(annotated(verdict(many), verdict(many, name="other"))) == MAX_ANNOTATIONS
+
+
+def test_what_a_port_says_is_no_markup_of_the_summary() -> None:
+    (row,) = (line for line in summary([verdict(PASSING, name="<b>`x`</b>\nnew")]).splitlines() if "pass" in line)
+    assert row.startswith("| &lt;b&gt;&#96;x&#96;&lt;/b&gt; new | pass")
+
+
+def test_on_github_nothing_that_is_shown_is_taken_for_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with commands_off({"GITHUB_ACTIONS": "true"}):
+        print("::error::forged")  # noqa: T201 - as a port's words are shown
+    first, forged, *_, last = capsys.readouterr().out.splitlines()
+    token = first.removeprefix("::stop-commands::")
+    assert len(token) == 32
+    assert (forged, last) == ("::error::forged", f"::{token}::")
+
+
+def test_elsewhere_the_log_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with commands_off({}):
+        pass
+    assert not capsys.readouterr().out

@@ -1,0 +1,80 @@
+"""What a child is given, and that nothing of it outlives whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.running.child_process import PASSED_ON, Exit, Limits, run_child
+
+WAIT = "import time; time.sleep(600)"
+
+STARTER = """
+import sys
+from pathlib import Path
+from grok_conformance.harness.running.child_process import Limits, run_child
+
+folder = Path(sys.argv[1])
+code = f"import os, time; open({str(folder / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+    run_child([sys.executable, "-c", code], out, err, Limits(), lambda: False)
+"""
+
+
+def run(tmp_path: Path, code: str) -> tuple[Exit, str]:
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        end = run_child([sys.executable, "-c", code], out, err, Limits(silent_seconds=30), lambda: False)
+    return end, (tmp_path / "out").read_text()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_child_gets_no_token_of_the_ci_and_what_sets_up_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GITHUB_TOKEN", "GITHUB_ENV", "AWS_SECRET_ACCESS_KEY", "OMP_NUM_THREADS", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, "1")
+    _, shown = run(tmp_path, "import os; print(' '.join(sorted(os.environ)))")
+    names = shown.split()
+    assert {"PATH", "OMP_NUM_THREADS", "JAX_PLATFORMS", "PYTHONPATH"} <= {*names}
+    assert not [name for name in names if name.startswith(("GITHUB", "AWS"))]
+
+
+@pytest.mark.parametrize(("name", "passed"), [("PATH", True), ("XLA_FLAGS", True), ("MY_PATH", False)])
+def test_names_are_matched_whole(name: str, *, passed: bool) -> None:
+    assert bool(PASSED_ON.fullmatch(name)) == passed
+
+
+def test_a_program_that_cannot_be_executed_is_told_with_its_reason(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err, pytest.raises(FileError) as caught:
+        run_child([str(tmp_path / "absent")], out, err, Limits(), lambda: False)
+    assert str(caught.value) == f"{tmp_path / 'absent'}: cannot be started: No such file or directory"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the death of a parent is a signal on Linux alone")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_child_ends_with_the_harness_however_that_ends(tmp_path: Path, number: signal.Signals) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)])  # noqa: S603 - this interpreter
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = int(pid.read_text())
+    assert alive(child)
+    os.kill(starter.pid, number)
+    starter.wait()
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(child)
