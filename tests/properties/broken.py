@@ -6,17 +6,14 @@ A property that no broken implementation fails is vacuous: `test_kills.py` puts 
 from __future__ import annotations
 
 from tests.properties import (
-    test_attention,
     test_config,
-    test_layers,
-    test_memory,
-    test_moe,
     test_partitioning,
     test_quantization,
 )
 from tests.properties.broken_layers import ATTENTION, LAYERS, MEMORY, MOE
 from tests.properties.broken_parameters import CONFIG, PARTITIONING, QUANTIZATION
 from tests.properties.kill import Kill
+from tests.reference import test_attention, test_layers, test_memory, test_moe
 
 KILLS: tuple[Kill, ...] = tuple(
     Kill(getattr(module, law), fault, patches, traced)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from grok_conformance.reference import attention, layers, moe
 from grok_conformance.reference.memory import KVMemory
-from tests.properties import test_moe
 from tests.properties.kill import Patches
+from tests.reference import test_moe
 
 # Layers
 

@@ -67,7 +67,7 @@ def test_no_property_is_without_a_fault_that_it_kills() -> None:
     laws = {
         law
         for module in modules
-        if module.__name__.startswith("tests.properties.test_")
+        if module.__name__.rpartition(".")[2].startswith("test_")
         for name, law in vars(module).items()
         if name.startswith("test_")
     }

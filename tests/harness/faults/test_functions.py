@@ -10,7 +10,7 @@ import pytest
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.faults import functions
 from grok_conformance.harness.graph.operations import experts
-from grok_conformance.harness.graph.row import CANONICAL, Scope
+from grok_conformance.harness.graph.row import CANONICAL, Exact, Scope
 
 SCOPE = Scope(UNEQUAL, np.ones((1, 1), np.int32), np.zeros(1, np.int32), np.ones((1, 1, 1), bool), 0.0)
 
@@ -36,8 +36,8 @@ def test_one_shard_of_two_sums_over_half_the_terms() -> None:
     x, w = np.ones((1, 1, 8)), np.ones((8, 3))
     scope = SCOPE
 
-    def product(x: np.ndarray, w: np.ndarray, **_: object) -> functions.Exact:
-        return functions.Exact(x @ w)
+    def product(x: np.ndarray, w: np.ndarray, **_: object) -> Exact:
+        return Exact(x @ w)
 
     assert functions.first_half(product)(x, w, scope=scope, alternative=CANONICAL).value.tolist() == [[[4.0] * 3]]
     assert math.isclose(product(x, w).value[0, 0, 0], 8.0)

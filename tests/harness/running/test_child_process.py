@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.running.child_process import PASSED_ON, Exit, Limits, run_child
+from grok_conformance.harness.running.child_process import (
+    MAX_LOG_BYTES,
+    PASSED_ON,
+    TAIL_BYTES,
+    Exit,
+    Limits,
+    run_child,
+)
 
 WAIT = "import time; time.sleep(600)"
 
@@ -78,3 +87,57 @@ def test_a_child_ends_with_the_harness_however_that_ends(tmp_path: Path, number:
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(child)
+
+
+def run_within(
+    program: str, limits: Limits | None = None, progressed: Callable[[], bool] = lambda: False
+) -> tuple[Exit, bytes, bytes]:
+    out, err = io.BytesIO(), io.BytesIO()
+    end = run_child([sys.executable, "-c", program], out, err, limits or Limits(), progressed)
+    return end, out.getvalue(), err.getvalue()
+
+
+def test_status_and_both_outputs_are_kept() -> None:
+    end, out, err = run_within("import sys; print('one'); sys.stderr.write('two'); sys.exit(3)")
+    assert (end.status, end.broke, out, err, end.stderr_tail) == (3, None, b"one\n", b"two", "two")
+
+
+def test_a_signal_is_a_negative_status() -> None:
+    assert run_within("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")[0].status == -15
+
+
+def test_one_that_is_silent_for_too_long_is_ended_and_one_that_gets_on_is_not() -> None:
+    limits = Limits(silent_seconds=1.0)
+    assert run_within("import time; time.sleep(60)", limits)[0].broke == "time"
+    assert run_within("import time; time.sleep(3)", limits, lambda: True)[0].broke is None
+
+
+def test_one_that_takes_too_much_memory_is_ended() -> None:
+    end, _, _ = run_within("import time; x = b'1' * 300_000_000; time.sleep(60)", Limits(memory_bytes=200_000_000))
+    assert end.broke == "memory"
+    assert end.peak_bytes > 200_000_000
+
+
+def test_a_log_ends_where_it_is_full_and_the_tail_is_the_last_that_was_said() -> None:
+    end, _, err = run_within(f"import sys; sys.stderr.write('x' * {2 * MAX_LOG_BYTES}); sys.stderr.write('the end')")
+    assert len(err) == MAX_LOG_BYTES
+    assert end.stderr_tail.endswith("the end")
+    assert len(end.stderr_tail) == TAIL_BYTES
+
+
+def test_a_grandchild_that_left_the_session_is_not_left_behind() -> None:
+    program = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
+        " start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); print(child.pid)"
+    )
+    _, out, _ = run_within(program)
+    stat = Path("/proc") / out.decode().strip() / "stat"
+    deadline = time.monotonic() + 5
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":  # a zombie is dead
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.05)
+
+
+def test_a_command_that_cannot_be_started_is_one_line() -> None:
+    with pytest.raises(FileError, match="no/such/program: cannot be started: No such file"):
+        run_child(["no/such/program"], io.BytesIO(), io.BytesIO(), Limits(), lambda: False)

@@ -1,0 +1,50 @@
+"""The end of a command: reports are written, and the exit status says what counts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.commands.conclusion import conclude
+from grok_conformance.harness.judging.verdict import CandidateVerdict
+from tests.harness.honest_port import golden
+from tests.harness.report.verdicts import FAILING, PASSING, verdict
+
+GOOD, BAD = verdict(PASSING, name="good"), verdict(FAILING, name="bad")
+
+
+def options(**files: Path) -> argparse.Namespace:
+    return argparse.Namespace(**{"json": None, "html": None, "junit": None, "detail": "quiet", **files})
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "required", "optional", "status"),
+    [
+        ([GOOD], {}, [], PASS),
+        ([GOOD, BAD], {}, [], NONCONFORMING),
+        ([GOOD, BAD], {}, ["bad"], PASS),
+        ([BAD], {}, ["bad"], NONCONFORMING),
+        ([], {}, [], NONCONFORMING),
+        ([GOOD], {"good": "layers"}, [], PASS),
+        ([GOOD], {"good": "caches"}, [], NONCONFORMING),
+    ],
+)
+def test_every_candidate_that_counts_must_pass_at_its_level_and_there_must_be_one(
+    verdicts: list[CandidateVerdict], required: Mapping[str, str], optional: list[str], status: int
+) -> None:
+    assert conclude(verdicts, golden(), options(), required, optional) == status
+
+
+def test_a_level_that_is_not_reached_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    conclude([GOOD], golden(), options(), {"good": "caches"})
+    assert capsys.readouterr().err == "good: its level is below the required caches\n"
+
+
+def test_every_file_that_was_asked_for_is_written(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"run.{name}" for name in ("json", "html", "junit")}
+    conclude([GOOD, BAD], golden(), options(**files))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.html", "run.json", "run.junit"]

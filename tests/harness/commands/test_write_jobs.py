@@ -1,0 +1,31 @@
+"""`write-jobs`: job folders to carry elsewhere, and the commands to go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.running.jobs import read_job
+
+
+def test_a_job_and_a_folder_for_its_answers_are_written_per_preset_and_dtype(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["write-jobs", str(tmp_path / "run"), "--case", "stress/*"]) == 0
+    jobs = sorted((tmp_path / "run" / "jobs").iterdir())
+    assert [job.name for job in jobs] == ["stress.bfloat16", "stress.float32"]
+    for job in jobs:
+        answers = tmp_path / "run" / "answers" / job.name
+        assert all((answers / case.folder).is_dir() for case in read_job(job).cases)
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("PROGRAM ")]) == 2
+    assert lines[-1] == f"python -m grok_conformance judge {tmp_path}/run/jobs {tmp_path}/run/answers"
+
+
+def test_a_folder_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").write_text("kept")
+    assert main(["write-jobs", str(tmp_path)]) == 2
+    assert "exists already: give a new folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
