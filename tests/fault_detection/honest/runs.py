@@ -51,7 +51,7 @@ def verdict_of(way: Way, groups: Sequence[Group]) -> CandidateVerdict:
     """Run a way over some groups in this process, and judge it as a run does."""
     answers = [
         {
-            case.id: Answer(status="answered", info=way.shown(group.preset), taps=taps_of(way, group.preset, case))
+            case.id: Answer(status="answered", info=way.shown, taps=taps_of(way, group.preset, case))
             for case in group.cases
         }
         for group in groups

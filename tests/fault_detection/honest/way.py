@@ -13,7 +13,7 @@ from torch import Tensor
 from grok_conformance.candidates import torch_eager
 from grok_conformance.candidates.torch_eager import model, operations, parameters
 from grok_conformance.harness.cases.case import Case, Preset
-from grok_conformance.harness.contract import Array, CandidateInfo, select_taps, split_tap, tap_names
+from grok_conformance.harness.contract import Array, CandidateInfo, select_taps, tap_names, tap_specs
 from tests.conformance.torch_cases import torch_taps
 
 Mark = Literal["honest", "declared", "quirk", "wrong"]
@@ -52,9 +52,10 @@ class Way:
     plan: tuple[str, ...] = ()
     fault: str = ""
 
-    def shown(self, preset: Preset) -> CandidateInfo:
-        """Return the INFO of the port on one preset: all taps but the hidden ones."""
-        taps = tuple(tap for tap in tap_names(preset.config) if split_tap(tap)[1] not in self.hides)
+    @property
+    def shown(self) -> CandidateInfo:
+        """The INFO of the port: all taps but the hidden ones."""
+        taps = tuple(spec.name for spec in tap_specs() if spec.operation not in self.hides)
         return replace(torch_eager.INFO, name=self.id, taps=taps, **self.info)
 
 
@@ -72,7 +73,7 @@ def taps_of(way: Way, preset: Preset, case: Case) -> dict[str, Array]:
     """Run the torch port in a way over a case, and return what it shows, by `call0/TAP`."""
     with computing(way):
         taps = way.showing(torch_taps(preset, case), preset, case)
-    wanted = way.shown(preset).taps
+    wanted = select_taps(tap_names(preset.config), way.shown.taps)
     return {key: value for key, value in taps.items() if key.partition("/")[2] in wanted}
 
 
