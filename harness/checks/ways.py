@@ -96,7 +96,15 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     tried = [with_ways(one, ways) for one in told]
     found, rows = score(row.name, tried), told[0].needed([row.name])
     rivals = [mutant(fault) for fault in FAULTS.values() if not fault.harmless and not rows.isdisjoint(fault.changes)]
-    return any(score(row.name, each, rival).beats(found) for rival in rivals for each in (told, tried))
+    return any(likelier(row, each, rival, found) for rival in rivals for each in (told, tried))
+
+
+def likelier(row: Operation, told: Sequence[Exhibit], rival: Evaluator, found: Score) -> bool:
+    """Return whether a row is decisively likelier by another evaluator; one of another shape cannot be worked out."""
+    try:
+        return score(row.name, told, rival).beats(found)
+    except (IndexError, ValueError):
+        return False
 
 
 def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Ways:

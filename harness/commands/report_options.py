@@ -21,6 +21,11 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="deviations that are known and accepted, in TOML: see harness/judging/waivers.py",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail a candidate that rounds elsewhere than published",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at, one file")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report")

@@ -37,6 +37,10 @@ TOLERANCE = 0.1
 """How far the coefficient of the right fault may be from 1, beyond four standard errors."""
 
 
+MAX_STANDARD_ERROR = 0.15
+"""Standard error of a coefficient beyond which a fault is not named, unless it explains most of what is left."""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """What the matched filter says of one operation.
@@ -215,9 +219,11 @@ def explains(best: Fit, observed: Array, log10_ratio: float) -> bool:
     """
     total = float(observed @ observed)
     strength = abs(best.coefficient - 1) <= TOLERANCE + 4 * best.standard_error
+    known = best.standard_error <= MAX_STANDARD_ERROR or 1 - best.remainder / total > 1 / 2
     return (
         log10_ratio > DECISIVE
         and strength
+        and known
         and (best.remainder <= observed.size or best.remainder <= DISTANCE**2 * total)
     )
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways
+from grok_conformance.harness.checks.likelihood import score
+from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.ways import Local, choose_ways, failing_together
+from grok_conformance.harness.checks.ways import Local, choose_ways, failing_together, identify, recheck, telling
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
+from grok_conformance.harness.faults import FAULTS, mutant
+from grok_conformance.harness.graph.oracle import evaluate
+from grok_conformance.harness.graph.row import Operation
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,77 @@ def judge_operations(
     found = [comparison for comparisons in local.values() for comparison in comparisons]
     failing = {one.operation for one in found if not one.passed} | failing_together(exhibits, local)
     noted = {one.operation for one in found if one.note} - failing
-    blamed = failing | noted
-    diagnoses = diagnose(exhibits, [local[one.case.id] for one in exhibits], blamed) if blamed else {}
+    diagnoses = diagnosed(exhibits, local, failing | noted)
+    for operation in sorted(failing):
+        if not (operation in diagnoses and diagnoses[operation].faults):
+            nearer, checked = nearest(operation, exhibits, local, num_elements)
+            again = diagnosed(nearer, checked, {operation}) if nearer is not exhibits else {}
+            if operation in again and (again[operation].faults or much_nearer(operation, checked, local)):
+                exhibits, local, diagnoses = nearer, checked, {**diagnoses, **again}
     return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(noted), diagnoses)
+
+
+def diagnosed(exhibits: Sequence[Exhibit], local: Local, operations: Collection[str]) -> dict[str, Diagnosis]:
+    """Return the diagnosis of some operations; one whose values are not finite, or cannot be worked out, has none."""
+    comparisons = [local[one.case.id] for one in exhibits]
+    infinite = {c.operation for found in comparisons for c in found if c.problem.endswith("not finite")}
+    diagnoses: dict[str, Diagnosis] = {}
+    for operation in sorted(set(operations) - infinite):
+        try:
+            diagnoses |= diagnose(exhibits, comparisons, {operation})
+        except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
+            continue
+    return diagnoses
+
+
+NEARER = 2.0
+"""How many times nearer a way must be to be shown for an operation that fails in every way."""
+
+
+def much_nearer(operation: str, local: Local, before: Local) -> bool:
+    """Return whether an operation that still fails errs far less than before."""
+    worst, published = (
+        max((c.ratio for found in each.values() for c in found if c.operation == operation), default=0.0)
+        for each in (local, before)
+    )
+    return worst * NEARER < published
+
+
+def nearest(
+    operation: str, exhibits: Sequence[Exhibit], local: Local, num_elements: int
+) -> tuple[Sequence[Exhibit], Local]:
+    """Return the exhibits in the ways nearest to what an operation that fails in every way shows, and the comparisons.
+
+    A port may round elsewhere and be wrong besides: every known fault of the operation is tried with the ways that
+    explain the rest, and the likeliest pair gives the ways.
+    """
+    graph = exhibits[0].evidence.graph
+    found = {one.case.id: one for one in exhibits}
+    for row in [row for row in graph.operations if row.tap == operation]:
+        for form in dict.fromkeys(graph.stored_form(row, one.preset.weights) for one in exhibits):
+            own = [one for one in found.values() if graph.stored_form(row, one.preset.weights) == form]
+            ways = likeliest_ways(row, telling(row.name, own, local))
+            found |= {one.case.id: with_ways(one, ways) for one in own}
+            if ways != Ways():
+                local = recheck({row.name, *ways.plans}, [found[one.case.id] for one in own], local, num_elements)
+    nearer = list(found.values())
+    return (exhibits if nearer == list(exhibits) else nearer), local
+
+
+def likeliest_ways(row: Operation, told: Sequence[Exhibit]) -> Ways:
+    """Return the ways of a row that are likeliest, be it right or have one of the known faults."""
+    if not told:
+        return Ways()
+    rows = told[0].needed([row.name])
+    evaluators = [evaluate, *(mutant(fault) for fault in FAULTS.values() if not rows.isdisjoint(fault.changes))]
+    scored: list[tuple[float, Ways]] = []
+    for evaluator in evaluators:
+        try:
+            ways = identify(row, told, evaluator)
+            scored.append((score(row.name, [with_ways(one, ways) for one in told], evaluator).surprise, ways))
+        except (IndexError, KeyError, ValueError):  # a fault of another shape
+            continue
+    return min(scored, key=lambda pair: pair[0])[1]
 
 
 def ways_in_words(exhibits: Sequence[Exhibit]) -> dict[str, str]:

@@ -91,9 +91,9 @@ class CaseVerdict:
 class OperationVerdict:
     """One operation over all cases of one compute dtype: its worst comparison, and the layers at fault.
 
-    `systematic` pools what its taps err in common, and may fail where no single tap does. `alternative` names the
-    permitted way in which the candidate computes it, empty for the canonical one; `diagnosis` the likely fault, None
-    where nothing is wrong.
+    `systematic` pools what its taps err in common, and may fail where no single tap does. `alternative` says in words
+    in which way the candidate computes it, of one that fails the nearest way; empty for the published one. `diagnosis`
+    is the likely fault, None where nothing is wrong.
     """
 
     operation: str
@@ -151,6 +151,16 @@ class CandidateVerdict:
         return self.status in PASSING
 
     @property
+    def rounding_elsewhere(self) -> tuple[OperationVerdict, ...]:
+        """The operations that are right, but round elsewhere than published."""
+        return tuple(row for row in self.operations if row.alternative and row.status != "fail")
+
+    @property
+    def as_published(self) -> bool:
+        """Whether it passed and rounds as published everywhere: what `--strict` asks for."""
+        return self.passed and not self.rounding_elsewhere
+
+    @property
     def rarest_race(self) -> float | None:
         """The least share of runs in which a race would have shown with 95 % confidence, None where one did show.
 
@@ -162,14 +172,16 @@ class CandidateVerdict:
 
     @property
     def summary(self) -> str:
-        """The status as it is shown: a pass names its level, and how many known deviations it has."""
+        """The status as it is shown: a pass names its level, where it rounds elsewhere, and its known deviations."""
         if self.narrowed:
             return f"{self.status}, of {self.narrowed} alone"
         if not self.passed:
             return self.status
         num_deviations = sum(bool(waiver.tap) for waiver in self.waivers)
         known = f" with {num_deviations} known deviation{'s' * (num_deviations > 1)}" if num_deviations else ""
-        return f"pass ({self.level}){known}"
+        places = list(dict.fromkeys(row.operation for row in self.rounding_elsewhere))
+        elsewhere = f", rounds elsewhere: {', '.join(places)}" if places else ""
+        return f"pass ({self.level}){known}{elsewhere}"
 
 
 def worst_status(statuses: Iterable[Status]) -> Status:

@@ -54,7 +54,11 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
     if detail != "quiet":
         console.print(operations_table(verdicts, pooled=detail == "normal"))
         for verdict in verdicts:
-            blocks = [*known_deviations(verdict), *failures(verdict, MAX_FAILURES if detail == "normal" else None)]
+            blocks = [
+                *known_deviations(verdict),
+                *rounding_plan(verdict),
+                *failures(verdict, MAX_FAILURES if detail == "normal" else None),
+            ]
             for block in blocks:
                 console.print(block, highlight=False, markup=False)
         for line in power_lines(verdicts):
@@ -96,7 +100,8 @@ def operations_table(verdicts: Sequence[CandidateVerdict], *, pooled: bool = Tru
 
 def add_operation(table: Table, candidate: str, row: OperationVerdict, layers: str) -> None:
     """Add one operation's row."""
-    alternative = f" ({row.alternative})" if row.alternative else ""
+    nearest = "nearest: " if row.status == "fail" else ""
+    alternative = f" ({nearest}{row.alternative})" if row.alternative else ""
     table.add_row(
         row.operation,
         Text(row.status, style=STYLES[row.status]),
@@ -104,6 +109,17 @@ def add_operation(table: Table, candidate: str, row: OperationVerdict, layers: s
         layers,
         f"{candidate}{row.worst_case}{alternative}",
     )
+
+
+def rounding_plan(verdict: CandidateVerdict) -> list[str]:
+    """Return a block that says where a candidate rounds elsewhere than published, a line for each operation and way."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in verdict.rounding_elsewhere:
+        lines.setdefault((row.operation, row.alternative), []).append(row.fprop_dtype)
+    if not lines:
+        return []
+    plan = [f"  {operation} in {' and '.join(dtypes)}: {words}" for (operation, words), dtypes in lines.items()]
+    return ["\n".join([f"{verdict.name} rounds elsewhere than published:", *plan])]
 
 
 def format_ratio(comparison: Comparison) -> str:

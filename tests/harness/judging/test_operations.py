@@ -1,11 +1,16 @@
-"""Operations of one compute dtype are judged together: what fails is found, and likely faults are named."""
+"""Operations of one compute dtype are judged together: what fails is found, likely faults and other roundings named."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.faults import FAULTS, mutant
-from grok_conformance.harness.graph.oracle import evaluate
-from grok_conformance.harness.judging.operations import judge_operations
+from grok_conformance.harness.graph.oracle import Plans, evaluate
+from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.judging.operations import judge_operations, ways_in_words
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps
 
 CASES = ("unequal/prefill/padded_batch.float32", "unequal/prefill/single_token.float32")
@@ -31,3 +36,55 @@ def test_a_fault_fails_at_its_operation_alone_and_is_named() -> None:
     found = judge_operations(exhibits("norm_scale_plus_one"), NUM_ELEMENTS)
     assert found.failing == frozenset(FAULTS["norm_scale_plus_one"].operations)
     assert {found.diagnoses[name].likeliest for name in found.failing} == {"norm_scale_plus_one"}
+
+
+# Ports that round elsewhere, and may have a fault besides
+
+CASE = "stress/prefill/saturated_cap.bfloat16"
+
+TRANSFORMERS: Plans = {
+    "moe.expert_hidden": RoundingPlan({"gelu": "rounded", "hidden": "rounded"}),
+    "moe.expert_output": RoundingPlan({"result": "rounded"}),
+    "moe.norm": RoundingPlan({"normalised": "rounded"}),
+    "attention.logits": RoundingPlan({"query · key": "kept"}),
+}
+
+
+def port(fault: str = "", plans: Plans = TRANSFORMERS) -> Exhibit:
+    preset, case = golden_case(CASE)
+    evaluator = mutant(FAULTS[fault]) if fault else evaluate
+    evidence = evidence_of(CASE, honest_taps(CASE, 3, plans=plans, evaluator=evaluator))
+    return Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype))
+
+
+def test_a_port_that_rounds_elsewhere_passes_with_its_plan_in_words() -> None:
+    found = judge_operations([port()], NUM_ELEMENTS)
+    assert not found.failing
+    assert ways_in_words(found.exhibits) == {
+        "moe.norm": "normalised value rounded before the gain",
+        "moe.expert_hidden": "gelu rounded to the compute dtype, gated hidden rounded to the compute dtype",
+        "moe.expert_output": "result rounded to the compute dtype, as a bf16 GEMM gives",
+        "attention.logits": "q·k not rounded before it is scaled",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "operation"),
+    [("gelu_erf", "moe.expert_hidden"), ("norm_scale_plus_one", "moe.norm"), ("attention_cap_50", "attention.logits")],
+)
+def test_a_fault_in_a_port_that_rounds_elsewhere_is_found_and_named(fault: str, operation: str) -> None:
+    found = judge_operations([port(fault)], NUM_ELEMENTS)
+    assert operation in found.failing
+    assert fault in found.diagnoses[operation].faults
+
+
+def test_values_that_are_not_finite_have_no_likely_fault() -> None:
+    one = port()
+    key = (0, "layers.00.moe.expert_hidden")
+    seen = one.evidence.observed[key]
+    raw = seen.raw.copy()
+    raw[0, 0] = float("nan")
+    broken = replace(one.evidence, observed={**one.evidence.observed, key: replace(seen, raw=raw)})
+    found = judge_operations([replace(one, evidence=broken)], NUM_ELEMENTS)
+    assert "moe.expert_hidden" in found.failing
+    assert "moe.expert_hidden" not in found.diagnoses

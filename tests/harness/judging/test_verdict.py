@@ -278,3 +278,25 @@ def test_an_error_in_common_of_exactly_what_is_allowed_passes() -> None:
     (row,) = by_operation([case("a", replace(GOOD, systematic=(even,)))], DTYPES, {})
     assert row.systematic[0].ratio == 1.0
     assert row.status == "pass"
+
+
+def of_operation(alternative: str, comparison: Comparison = GOOD) -> CandidateVerdict:
+    case = CaseVerdict(case="a", status="pass" if comparison.passed else "fail", comparisons=(comparison,))
+    rows = by_operation([case], {"a": "bfloat16"}, {("bfloat16", "attention.query"): alternative})
+    return replace(verdict(case), operations=rows)
+
+
+def test_a_pass_that_rounds_elsewhere_says_where_and_is_not_as_published() -> None:
+    elsewhere = of_operation("2 partial sums")
+    assert elsewhere.passed
+    assert elsewhere.summary == "pass (caches), rounds elsewhere: attention.query"
+    assert not elsewhere.as_published
+    assert of_operation("").summary == "pass (caches)"
+    assert of_operation("").as_published
+
+
+def test_the_nearest_way_of_an_operation_that_fails_is_no_pass_that_rounds_elsewhere() -> None:
+    failing = of_operation("2 partial sums", FAR)
+    assert failing.rounding_elsewhere == ()
+    assert failing.summary == "fail"
+    assert not failing.as_published
