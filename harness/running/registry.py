@@ -43,9 +43,13 @@ def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
 
 
 def default_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
-    """Return the built-in candidates that a run judges unless told otherwise: all but those marked `by_name`."""
+    """Return the built-in candidates that a run judges unless told otherwise: all but those marked `by_name`.
+
+    Those that compile their programs come last: a verdict on the others need not wait for them.
+    """
     needs = tomllib.loads((folder / EXTRAS).read_text())
-    return tuple(name for name in builtin_names(folder) if not needs.get(name, {}).get("by_name", False))
+    names = [name for name in builtin_names(folder) if not needs.get(name, {}).get("by_name", False)]
+    return tuple(sorted(names, key=lambda name: needs.get(name, {}).get("compiles", False)))
 
 
 def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:

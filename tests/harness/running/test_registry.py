@@ -8,6 +8,7 @@ from grok_conformance.harness.running.registry import (
     CANDIDATES_DIR,
     UnknownCandidateError,
     builtin_names,
+    default_names,
     find_candidate,
     missing_extra,
 )
@@ -21,6 +22,13 @@ def test_modules_and_packages_of_the_folder_are_built_in_and_private_ones_are_no
     for name in ("__init__.py", "port/__init__.py", "reference.py", "_shared.py", "notes.md"):
         (tmp_path / name).touch()
     assert builtin_names(tmp_path) == ("port", "reference")
+
+
+def test_what_compiles_is_judged_last_and_what_is_marked_by_name_only_when_it_is_asked_for(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py", "c.py", "d.py"):
+        (tmp_path / name).touch()
+    (tmp_path / "extras.toml").write_text("[a]\ncompiles = true\n[c]\nby_name = true\n")
+    assert default_names(tmp_path) == ("b", "d", "a")
 
 
 def test_a_built_in_candidate_is_found_by_its_name() -> None:
