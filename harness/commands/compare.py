@@ -11,7 +11,7 @@ from rich.table import Table
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.formats.tensors import open_tensors
 from grok_conformance.harness.report.terminal import LOOK, wide_console
-from grok_conformance.harness.sessions.differences import TapDifference, tap_differences
+from grok_conformance.harness.sessions.tap_differences import TapDifference, tap_differences
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.evidence import Key, safe
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.hidden import before, simulate, widened
+from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.faults import Fault, change_of, mutant
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Evaluator, ExactWeights, evaluate, walk
@@ -60,9 +60,7 @@ def predict(
         key: safe(graph.specs[split_tap(key[1])[1]], seen.raw, evidence.config)
         for key, seen in evidence.observed.items()
     }
-    segments = None
-    if exhibit.hides_taps:
-        segments = simulate(exhibit)
+    segments = simulate(exhibit) if exhibit.hides_taps else None
     hidden = {tap for call in range(len(case.calls)) for tap in names if (call, tap) not in shown}
     wanted = {
         tap
@@ -98,25 +96,31 @@ def predict(
     for key, (honest, _) in exact.items():
         if key[1] not in wanted or not (key in evidence.observed or key in evidence.misshapen):
             continue
-        call, (layer, operation) = key[0], split_tap(key[1])
-        recorded = evidence.observed[key].recorded if key in evidence.observed else evidence.recorded[operation]
-        fence, noise = fence_of(honest, recorded, factor), None
-        mask = np.broadcast_to(evidence.masks[call, operation], honest.value.shape)
-        if segments is not None:
-            steps = steps_before(case, call)
-            mask = mask & before(segments.undecided[call], steps, honest.value, graph.specs[operation].axes)
-            noise = segments.deviation.get(key)
-            fence = fence if noise is None else widened(fence, noise, factor)
-        chosen_by = exact.get((call, tap_name(layer, graph.scores))) if operation == graph.choice else None
+        layer, operation = split_tap(key[1])
+        fence, mask = fenced(exhibit, key, honest, segments, factor)
+        chosen_by = exact.get((key[0], tap_name(layer, graph.scores))) if operation == graph.choice else None
         yield Prediction(
             key=key,
             exact=honest,
             faulty={name: found[key][0] for name, found in faulty.items()},
             fence=fence,
             mask=mask,
-            noise=noise,
+            noise=None if segments is None else segments.deviation.get(key),
             probabilities=None if chosen_by is None else chosen_by[1],
         )
+
+
+def fenced(exhibit: Exhibit, key: Key, exact: Exact, segments: Segments | None, factor: float) -> tuple[Fence, Array]:
+    """Return the fence of a tap, and the mask of what is compared of it."""
+    evidence, (call, tap) = exhibit.evidence, key
+    operation = split_tap(tap)[1]
+    recorded = evidence.observed[key].recorded if key in evidence.observed else evidence.recorded[operation]
+    fence, mask = fence_of(exact, recorded, factor), np.broadcast_to(evidence.masks[call, operation], exact.value.shape)
+    if segments is None:
+        return fence, mask
+    axes, noise = evidence.graph.specs[operation].axes, segments.deviation.get(key)
+    decided = before(segments.undecided[call], steps_before(exhibit.case, call), exact.value, axes)
+    return fence if noise is None else widened(fence, noise, factor), mask & decided
 
 
 def only(taps: Collection[str], evaluator: Evaluator) -> Evaluator:

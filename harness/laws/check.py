@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before
-from grok_conformance.harness.checks.end_to_end import Honest, honest_run, per_token
+from grok_conformance.harness.checks.end_to_end import Honest, honest_run
 from grok_conformance.harness.checks.evidence import Evidence, Key, gather
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.laws.draws import Draw, drawn, smaller, smallest_of
+from grok_conformance.harness.laws.findings import SEVERITY, SILENT, Finding, Status, compare, held_to_bits
 from grok_conformance.harness.laws.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
 from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.running.answers import Answer, read_answer
@@ -33,28 +32,10 @@ MAX_ROUNDS = 8
 
 WHY = "a law of every model, for a drawn one"
 
-Status = Literal["pass", "fail", "error", "unsupported", "inconclusive"]
-SEVERITY: tuple[Status, ...] = ("pass", "inconclusive", "unsupported", "error", "fail")
-SILENT: tuple[Status, ...] = ("inconclusive", "unsupported")
 
 Pairs = Sequence[tuple[Path, Path]]
 Runs = Callable[[Candidate, Pairs], object]
 """Answers (job, answers) folders with a candidate."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a law came to on one draw; `ratio` is the worst difference over what honest rounding allows two runs.
-
-    `bitwise` tells whether all compared values were equal; `where` names the worst tap, row and position.
-    """
-
-    law: Law
-    draw: Draw
-    status: Status
-    ratio: float = 0.0
-    bitwise: bool = True
-    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,13 +194,6 @@ def judge(draw: Draw, base: Shown, changed: Sequence[tuple[Law, Shown]]) -> list
     return [held_to_bits(finding, repeats=repeats) for finding in found]
 
 
-def held_to_bits(finding: Finding, *, repeats: bool) -> Finding:
-    """Fail a bitwise law that held only within rounding, for a candidate that repeats itself bit for bit."""
-    if finding.law.bitwise and repeats and finding.status == "pass" and not finding.bitwise:
-        return replace(finding, status="fail")
-    return finding
-
-
 def observed(evidence: Evidence) -> dict[Key, Array]:
     """Return what a candidate showed, as it is."""
     return {key: seen.raw for key, seen in evidence.observed.items()}
@@ -256,48 +230,3 @@ def decided_positions(base: Shown, honest: Honest, num_positions: int) -> Array:
         close = (gaps <= 2 * SAFETY * error[tap][..., None]).any(-1)
         num_decided = np.minimum(num_decided, np.where(close.any(-1), close.argmax(-1), num_positions))
     return num_decided
-
-
-def compare(
-    law: Law,
-    draw: Draw,
-    experiment: Experiment,
-    base: Mapping[str, Array],
-    found: Mapping[str, Array],
-    error: Mapping[str, Array],
-    decided: Array,
-) -> Finding:
-    """Compare a changed run with what the unchanged one says it must be, at the positions that the law speaks of."""
-    rows = list(experiment.rows)
-    num_positions = np.minimum(experiment.num_positions, decided[rows])  # [changed rows]
-    worst, where, bitwise = 0.0, "", True
-    for tap, x in base.items():
-        operation = split_tap(tap)[1]
-        shared = min(x.shape[1], found[tap].shape[1])
-        compared = np.arange(shared) < num_positions[:, None]  # [changed rows, position]
-        expected, seen = predicted(operation, x[rows], experiment)[:, :shared], found[tap][:, :shared]
-        difference = np.where(expected == seen, 0.0, seen - expected)
-        with np.errstate(all="ignore"):
-            strayed: Array = per_token(difference, ("b", "t", *SPECS[operation].axes[2:]))
-            allowed = 2 * SAFETY * error[tap][rows][:, :shared] * experiment.factors.get(operation, 1.0)
-            ratio = np.where(compared & (strayed != 0), strayed / (allowed + np.finfo(np.float32).tiny), 0.0)
-        ratio = np.where(np.isnan(ratio), math.inf, ratio)
-        bitwise = bitwise and not ratio.any()
-        if ratio.size and ratio.max() > worst:
-            row, position = np.unravel_index(int(ratio.argmax()), ratio.shape)
-            worst, where = float(ratio.max()), f"{tap}, row {row}, position {position}"
-    if not num_positions.any():
-        return Finding(law, draw, "inconclusive", where="every position hangs on a choice of experts within rounding")
-    return Finding(law, draw, "pass" if worst <= 1 else "fail", worst, bitwise, where)
-
-
-def predicted(operation: str, x: Array, experiment: Experiment) -> Array:
-    """Return what an operation's result [b, position, …] must be in the changed run."""
-    if operation == "moe.expert_index" and "e" in experiment.order:
-        renamed: Array = np.argsort(experiment.order["e"])[x.astype(int)]
-        return renamed.astype(np.float64)
-    for i, axis in enumerate(SPECS[operation].axes):
-        if axis in experiment.order:
-            x = np.take(x, experiment.order[axis], axis=i)
-    scaled: Array = x * experiment.factors.get(operation, 1.0)
-    return scaled

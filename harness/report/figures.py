@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from grok_conformance.harness.contract import DTYPES
+from grok_conformance.harness.measure.histogram import EDGES
 
 
 def number(value: Any) -> float:
@@ -33,3 +36,17 @@ def short_ratio(ratio: float) -> str:
     if ratio < 1000:  # noqa: PLR2004 - three digits
         return f"{ratio:.2f}" if ratio <= 1 else f"{ratio:.3g}"
     return f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
+
+
+def dtype_of(case: str) -> str:
+    """Return the compute dtype that a case's id ends with, an empty string where it names none."""
+    dtype = case.rpartition(".")[2]
+    return dtype if dtype in DTYPES else ""
+
+
+def added(histograms: Iterable[Sequence[int]]) -> list[int]:
+    """Return the sum of some histograms; an empty one adds nothing."""
+    total = [0] * (len(EDGES) + 1)
+    for counts in histograms:
+        total = [a + b for a, b in zip(total, counts or [0] * len(total), strict=True)]
+    return total

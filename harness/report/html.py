@@ -18,9 +18,10 @@ from grok_conformance.harness.formats.files import whole_file
 from grok_conformance.harness.judging.baseline import Regression
 from grok_conformance.harness.judging.baseline import describe as since
 from grok_conformance.harness.judging.verdict import MEANINGS, PASSING, SEVERITY
+from grok_conformance.harness.report.agreement import Growth
 from grok_conformance.harness.report.charts import BIN_LABELS, STYLES, WITHIN, Line, by_category, key, line_chart
 from grok_conformance.harness.report.files import Report
-from grok_conformance.harness.report.view import SHADES, CandidateView, Cell, Growth, candidate_view
+from grok_conformance.harness.report.view import SHADES, CandidateView, Cell, candidate_view
 
 FOLDER = Path(__file__).parent / "page"
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grok_conformance.harness.contract import DTYPES, split_tap, tap_name, tap_specs
+from grok_conformance.harness.contract import split_tap, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
 from grok_conformance.harness.judging.baseline import Regression
 from grok_conformance.harness.judging.verdict import PASSING
-from grok_conformance.harness.measure.histogram import EDGES
-from grok_conformance.harness.report.figures import number, ratio_of, short_ratio
+from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
+from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
 """Upper edges of the colours of measured / allowed: three within the fence, three beyond it."""
-
-STREAM = ("attention.residual", "output")
-"""The taps of every layer that are the residual stream."""
-
-CLOSE = EDGES.index(1.0) + 1
-"""Bins of routing margins within honest noise."""
 
 
 @dataclass(frozen=True)
@@ -72,43 +66,6 @@ class Fault:
     name: str
     operations: Sequence[str]
     layers: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The routing of one layer: compared tokens, those within noise of another choice, and other choices made."""
-
-    layer: int
-    num_tokens: int
-    num_close: int
-    excused: int
-    unexcused: int
-    histogram: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """How the logits agree in one kind of call and compute dtype; KL divergences in nats."""
-
-    kind: str
-    dtype: str
-    num_tokens: int
-    mean_kl: float
-    worst_kl: float
-    expected_kl: float
-    top_1: float
-
-
-@dataclass(frozen=True)
-class Growth:
-    """End-to-end error along the residual stream in the deepest case of one dtype, worst token of each tap."""
-
-    dtype: str
-    case: str
-    taps: Sequence[str]
-    observed: Sequence[float]
-    honest: Sequence[float]
-    expected: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -183,12 +140,6 @@ def deviation(waiver: Mapping[str, Any]) -> str:
     return f"{waiver['tap'] or 'declines'}: {what}, until {waiver['expires']} ({waiver['reason']})"
 
 
-def dtype_of(case: str) -> str:
-    """Return the compute dtype that a case's id ends with, an empty string where it names none."""
-    dtype = case.rpartition(".")[2]
-    return dtype if dtype in DTYPES else ""
-
-
 def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
     """Yield the pooled comparisons of every operation, layer and compute dtype."""
     pooled: dict[tuple[str, str, str], list[tuple[str, Mapping[str, Any]]]] = {}
@@ -216,14 +167,6 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
             tokens=[figures(each) for each in worst["tokens"] or [worst] if each["index"]],
             diagnosis=diagnoses.get((operation, dtype), "") if not ratio <= 1 else "",
         )
-
-
-def added(histograms: Iterable[Sequence[int]]) -> list[int]:
-    """Return the sum of some histograms; an empty one adds nothing."""
-    total = [0] * (len(EDGES) + 1)
-    for counts in histograms:
-        total = [a + b for a, b in zip(total, counts or [0] * len(total), strict=True)]
-    return total
 
 
 def figures(element: Mapping[str, Any]) -> Figures:
@@ -273,79 +216,6 @@ def other_reasons(row: Mapping[str, Any]) -> list[str]:
             counts[reason] = counts.get(reason, 0) + 1
     weights = [f"weights of {each['preset']}: {each['tensor']}: {each['problem']}" for each in row["weights"]]
     return [*row["outdated"], *weights, *(f"{count} cases, {reason}" for reason, count in counts.items())]
-
-
-def routing(row: Mapping[str, Any]) -> list[Layer]:
-    """Return the routing of every layer over all cases."""
-    flips = [flip for case in row["cases"] for flip in case["flips"]]
-    margins = [margin for case in row["cases"] for margin in case["margins"]]
-    found = []
-    for layer in sorted({margin["layer"] for margin in margins}):
-        histogram = added(margin["histogram"] for margin in margins if margin["layer"] == layer)
-        excused = [number(flip["gap"]) <= number(flip["allowed"]) for flip in flips if flip["layer"] == layer]
-        found.append(
-            Layer(layer, sum(histogram), sum(histogram[:CLOSE]), sum(excused), len(excused) - sum(excused), histogram)
-        )
-    return found
-
-
-def tokens_of(row: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (compute dtype, agreement) of every token whose logits were compared."""
-    for case in row["cases"]:
-        for token in case["logits"]:
-            yield dtype_of(case["case"]), token
-
-
-def phases(row: Mapping[str, Any]) -> list[Phase]:
-    """Return how the logits agree in every kind of call, prefill beside decode."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for dtype, token in tokens_of(row):
-        groups.setdefault((dtype, token["kind"]), []).append(token)
-    return [
-        Phase(
-            kind,
-            dtype,
-            len(tokens),
-            sum(number(token["kl_divergence"]) for token in tokens) / len(tokens),
-            max(number(token["kl_divergence"]) for token in tokens),
-            max(number(token["expected_kl"]) for token in tokens),
-            sum(token["top_1"] for token in tokens) / len(tokens),
-        )
-        for (dtype, kind), tokens in sorted(groups.items())
-    ]
-
-
-def by_position(row: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the largest KL divergence at every position: {compute dtype: {kind of call: {position: nats}}}."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for dtype, token in sorted(tokens_of(row), key=lambda pair: (pair[0], pair[1]["position"])):
-        kind, position = token["kind"], str(token["position"])
-        worst = found.setdefault(dtype, {}).setdefault(kind, {})
-        worst[position] = max(worst.get(position, 0.0), number(token["kl_divergence"]))
-    return found
-
-
-def growth(row: Mapping[str, Any]) -> list[Growth]:
-    """Return the end-to-end error along the residual stream, of the deepest case of each compute dtype."""
-    deepest: dict[str, tuple[int, Mapping[str, Any]]] = {}
-    for case in row["cases"]:
-        layers = [split_tap(drift["tap"])[0] for drift in case["drifts"]]
-        depth = max((layer for layer in layers if layer is not None), default=-1)
-        if depth > deepest.get(dtype_of(case["case"]), (-1, case))[0]:
-            deepest[dtype_of(case["case"])] = depth, case
-    found = []
-    for dtype, (depth, case) in sorted(deepest.items()):
-        stream = [
-            "embedding",
-            *(tap_name(i, name) for i in range(depth + 1) for name in STREAM),
-        ]
-        drifts = {drift["tap"]: drift for drift in case["drifts"] if drift["call"] == 0}
-        taps = [tap for tap in stream if tap in drifts]
-        observed, honest, expected = (
-            [number(drifts[tap][key]) for tap in taps] for key in ("observed_error", "honest_error", "expected_error")
-        )
-        found.append(Growth(dtype, case["case"], taps, observed, honest, expected))
-    return found
 
 
 def facts(row: Mapping[str, Any]) -> dict[str, str]:

@@ -6,8 +6,9 @@ import io
 
 from rich.console import Console
 
-from grok_conformance.harness.laws.check import Finding, Result
+from grok_conformance.harness.laws.check import Result
 from grok_conformance.harness.laws.draws import Draw
+from grok_conformance.harness.laws.findings import Finding
 from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.report.laws import explain, show
 
