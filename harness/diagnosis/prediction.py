@@ -54,20 +54,13 @@ def predict(
     jumps of inner roundings. A fault of a hidden operation is carried on to the taps that show it.
     """
     preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
-    graph, names = evidence.graph, evidence.graph.tap_names(evidence.config)
+    graph, config, specs = evidence.graph, evidence.config, evidence.graph.specs
     # What no check compares is shown too: a fault may let a masked key or a pad in.
-    shown = {
-        key: safe(graph.specs[split_tap(key[1])[1]], seen.raw, evidence.config)
-        for key, seen in evidence.observed.items()
-    }
+    shown = {key: safe(specs[split_tap(key[1])[1]], seen.raw, config) for key, seen in evidence.observed.items()}
+    names = graph.tap_names(config)
     segments = simulate(exhibit) if exhibit.hides_taps else None
     hidden = {tap for call in range(len(case.calls)) for tap in names if (call, tap) not in shown}
-    wanted = {
-        tap
-        for tap in names
-        for layer, operation in [split_tap(tap)]
-        if operation in layers and (not layers[operation] or layer in layers[operation])
-    }
+    wanted = {tap for tap in names if is_in(layers, *split_tap(tap))}
     reachable = {split_tap(tap)[1] for tap in hidden | wanted}
 
     def results(evaluator: Evaluator, taps: Collection[str]) -> dict[Key, tuple[Exact, Array]]:
@@ -108,6 +101,11 @@ def predict(
             noise=None if segments is None else segments.deviation.get(key),
             probabilities=None if chosen_by is None else chosen_by[1],
         )
+
+
+def is_in(layers: Mapping[str, Collection[int | None]], layer: int | None, operation: str) -> bool:
+    """Return whether a layer of an operation is of interest; no layers of it stand for all."""
+    return operation in layers and (not layers[operation] or layer in layers[operation])
 
 
 def fenced(exhibit: Exhibit, key: Key, exact: Exact, segments: Segments | None, factor: float) -> tuple[Fence, Array]:
