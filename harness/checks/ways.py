@@ -79,7 +79,8 @@ def choose_way(
         if not fails(row.name, tried, checked) and not faulty(row, ways, told):
             return tried, checked
         worse = sorted(own, key=lambda one: -worst(row.name, one, checked))
-        others = [one for one in worse if one not in told and worst(row.name, one, checked) > 1]
+        seen = {one.case.id for one in told}
+        others = [one for one in worse if one.case.id not in seen and worst(row.name, one, checked) > 1]
         if not others:
             break
         told = [*told, others[0]]

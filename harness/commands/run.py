@@ -39,6 +39,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check the laws of every model on drawn ones, not the golden cases; goes with --candidate alone",
     )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="draw what an earlier run drew (default: something else)",
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
     parser.add_argument(
         "--baseline", type=Path, metavar="DIR", help="compare with each candidate's earlier run, kept in this folder"

@@ -25,7 +25,7 @@ from grok_conformance.harness.judging.baseline import (
     record_of,
     write_baseline,
 )
-from grok_conformance.harness.judging.groups import read_groups
+from grok_conformance.harness.judging.groups import any_seed, read_groups, with_drawn
 from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.judging.summary import refuse
 from grok_conformance.harness.laws.check import NUM_DRAWS
@@ -54,7 +54,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
     absent = absences(names)
     candidates = [find_candidate(name) for name in names if name not in absent]
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
-    groups = read_groups(golden, options.case)
+    groups = with_drawn(read_groups(golden, options.case), any_seed() if options.seed is None else options.seed)
     waivers = known_deviations(options.waivers, golden)
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
     if options.keep is not None and options.keep.exists():

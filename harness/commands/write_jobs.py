@@ -10,7 +10,7 @@ from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.report_options import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import read_groups
+from grok_conformance.harness.judging.groups import any_seed, read_groups, with_drawn
 from grok_conformance.harness.running.answers import make_folders
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.sessions import run
@@ -20,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("out", type=Path, metavar="DIR", help="a new folder, for jobs/NAME and answers/NAME")
     parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
+    parser.add_argument("--seed", type=int, metavar="N", help="draw what an earlier run drew (default: something else)")
     parser.add_argument(
         "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"
     )
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Write a job folder per preset and compute dtype, and say how to go on."""
     golden = open_golden(options.golden)
-    groups = read_groups(golden, options.case)
+    groups = with_drawn(read_groups(golden, options.case), any_seed() if options.seed is None else options.seed)
     if options.out.exists():
         raise FileError(f"{options.out}: exists already: give a new folder")
     jobs, answers = options.out / "jobs", options.out / "answers"

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.formats.files import (
     MAX_REPORT_BYTES,
@@ -100,6 +101,7 @@ class Regression:
 def record_of(verdict: CandidateVerdict, answers: Path, suite: str) -> Record:
     """Return what is kept of a run, given the folder of its answers, one folder per job in it."""
     runs = [read_json(path) for path in sorted(answers.glob("*/run.json"))]
+    stored = [case for case in verdict.cases if drawn_as(case.case) is None]
     return Record(
         candidate=verdict.name,
         version=verdict.version,
@@ -108,8 +110,8 @@ def record_of(verdict: CandidateVerdict, answers: Path, suite: str) -> Record:
         status=verdict.status,
         platform=record_platform(),
         operations={f"{row.operation} {row.fprop_dtype}": row.status for row in verdict.operations},
-        taps=dict(tap_digests(answers)),
-        seconds={case.case: case.seconds for case in verdict.cases if case.seconds is not None},
+        taps={key: value for key, value in tap_digests(answers) if drawn_as(key) is None},
+        seconds={case.case: case.seconds for case in stored if case.seconds is not None},
         peak_bytes=max((end["peak_bytes"] for each in runs for end in each["exits"]), default=0),
     )
 

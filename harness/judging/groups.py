@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.cases.drawn import drawn_as, random_of, redraw, reweight, stored_id
 from grok_conformance.harness.checks.evidence import call_sizes
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.golden.reading import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
@@ -20,7 +22,7 @@ from grok_conformance.harness.running.jobs import read_job
 class Group:
     """The cases of one preset in one compute dtype, with their golden taps: what one job holds.
 
-    `expected(case id)` gives the golden taps by `call0/TAP`.
+    `expected(case id)` gives the golden taps by `call0/TAP`, nothing for a case that has none.
     """
 
     preset: Preset
@@ -71,16 +73,76 @@ def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:
 
 
 def group_of_job(golden: Golden, job_dir: Path) -> Group:
-    """Return the golden cases of a job; raises FixtureError where the golden set does not hold them."""
+    """Return the cases of a job, stored or drawn; raises FixtureError where the golden set does not hold them."""
     job = read_job(job_dir)
     if job.suite != golden.manifest.suite:
         raise FixtureError(
             f"{job_dir}: made from suite {job.suite}, but {golden.directory} holds {golden.manifest.suite}: "
             "write the job again"
         )
-    wanted = [case.id for case in job.cases]
     for group in read_groups(golden):
-        cases = tuple(case for case in group.cases if case.id in wanted)
-        if (group.preset.name, group.fprop_dtype) == (job.preset, job.fprop_dtype) and len(cases) == len(wanted):
-            return replace(group, cases=cases)
+        stored = {case.id: case for case in group.cases}
+        if (group.preset.name, group.fprop_dtype) == (job.preset, job.fprop_dtype) and {
+            stored_id(case.id) for case in job.cases
+        } <= set(stored):
+            return group_again(group, [case.id for case in job.cases])
     raise FixtureError(f"{job_dir}: names cases that {golden.directory} does not hold: write the job again")
+
+
+def group_again(group: Group, case_ids: Sequence[str]) -> Group:
+    """Return a group with some of its cases, those drawn from it drawn once more as their ids say."""
+    stored = {case.id: case for case in group.cases}
+    preset, cases = group.preset, []
+    for case_id in case_ids:
+        case, drawn = stored[stored_id(case_id)], drawn_as(case_id)
+        cases.append(case if drawn is None else redraw(case, group.preset.config, drawn[1], drawn[0]))
+        if drawn is not None and drawn[0] == "reweighted":
+            preset = reweight(group.preset, drawn[1])
+    return replace(group, preset=preset, cases=tuple(cases), expected=stored_only(group))
+
+
+def any_seed() -> int:
+    """Return a seed that no earlier run need have had; it is short enough to be typed."""
+    return secrets.randbelow(10**6)
+
+
+def with_drawn(groups: Sequence[Group], seed: int) -> tuple[Group, ...]:
+    """Add to some groups what a seed draws.
+
+    Every case once more with other tokens, in one of its compute dtypes, in the same job as the stored one; and for
+    each compute dtype one model with other weights.
+    """
+    dtypes: dict[str, list[str]] = {}
+    for group in groups:
+        for case in group.cases:
+            dtypes.setdefault(name_of(case), []).append(group.fprop_dtype)
+    drawn = []
+    for group in groups:
+        chosen = [case for case in group.cases if group.fprop_dtype == one_of(dtypes[name_of(case)], case, seed)]
+        twins = tuple(redraw(case, group.preset.config, seed) for case in chosen)
+        drawn.append(replace(group, cases=(*group.cases, *twins), expected=stored_only(group)))
+    return (*drawn, *(reweighted(groups, dtype, seed) for dtype in sorted({group.fprop_dtype for group in groups})))
+
+
+def name_of(case: Case) -> str:
+    """Return what the ids of a case in all compute dtypes have in common."""
+    return case.id.rpartition(".")[0]
+
+
+def one_of(dtypes: Sequence[str], case: Case, seed: int) -> str:
+    """Return the compute dtype in which a case is drawn again."""
+    return sorted(dtypes)[int(random_of(name_of(case), seed).integers(len(dtypes)))]
+
+
+def stored_only(group: Group) -> Callable[[str], Mapping[str, Array]]:
+    """Return the golden taps of a group's stored cases; drawn ones have none."""
+    return lambda case_id: group.expected(case_id) if drawn_as(case_id) is None else {}
+
+
+def reweighted(groups: Sequence[Group], dtype: str, seed: int) -> Group:
+    """Return one group of a compute dtype with other weights, and its case with the most calls with other tokens."""
+    own = [group for group in groups if group.fprop_dtype == dtype]
+    group = own[int(random_of(dtype, seed).integers(len(own)))]
+    longest = max(group.cases, key=lambda case: len(case.calls))
+    case = redraw(longest, group.preset.config, seed, "reweighted")
+    return replace(group, preset=reweight(group.preset, seed), cases=(case,), expected=stored_only(group))

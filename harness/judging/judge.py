@@ -146,7 +146,7 @@ def judge_case(
             exhibit.ways.plans,
         )
     honest = honest_runs[signature]
-    expected = golden_in_form(expected, case.form)
+    expected = golden_in_form(expected or {tap_key(*key): x for key, x in honest.exact.items()}, case.form)
     found = drifts(evidence, honest, expected)
     routed = flips(evidence, honest, evidence.config)
     counted = count_flips(len(routed), evidence, honest)
@@ -167,9 +167,10 @@ def judge_case(
 
 
 def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comparison:
-    """Add the golden values at the elements that a comparison names; `expected` holds them by `call0/TAP`."""
-    if not comparison.index or comparison.problem:
+    """Add the golden values at the elements that a comparison names; `expected` holds them by `call0/TAP`, if any."""
+    key = tap_key(comparison.call, comparison.tap)
+    if not comparison.index or comparison.problem or key not in expected:
         return comparison
-    golden = expected[tap_key(comparison.call, comparison.tap)]
+    golden = expected[key]
     tokens = tuple(replace(token, expected=float(golden[token.index])) for token in comparison.tokens)
     return replace(comparison, expected=float(golden[comparison.index]), tokens=tokens)

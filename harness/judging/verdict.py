@@ -67,8 +67,8 @@ class CaseVerdict:
     how close the routing was.
     `runs` are the first run and the further ones; `repeatable` tells whether those with the same taps were bit for bit
     the first, None if there were none. `cause` says what the failure of some of them hangs on, as far as it is proven:
-    `tapping`, `history` or `randomness`. `waived` names the known deviations that it showed, or the one by
-    which it may decline the case. `seconds` is the candidate's own time.
+    `tapping`, `history` or `randomness`; of a drawn case `memory`. `waived` names the known deviations that it showed,
+    or the one by which it may decline the case. `seconds` is the candidate's own time.
     """
 
     case: str

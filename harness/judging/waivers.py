@@ -30,6 +30,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from grok_conformance.harness.cases.drawn import stored_id
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.faults import FAULTS
@@ -129,8 +130,8 @@ def waivers_of(waivers: Iterable[Waiver], candidate: str) -> tuple[Waiver, ...]:
 
 
 def in_case(waivers: Iterable[Waiver], case_id: str) -> tuple[Waiver, ...]:
-    """Return the waivers that hold in a case."""
-    return tuple(waiver for waiver in waivers if fnmatch.fnmatchcase(case_id, waiver.case))
+    """Return the waivers that hold in a case; in a drawn one those of the stored case from which it was drawn."""
+    return tuple(waiver for waiver in waivers if fnmatch.fnmatchcase(stored_id(case_id), waiver.case))
 
 
 def outdated(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grok_conformance.harness.cases.drawn import drawn_as, stored_id
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
@@ -135,6 +136,8 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     flips = [flip for case in verdict.cases for flip in case.flips]
     drift = max((d.ratio for case in verdict.cases for d in case.drifts), default=math.nan)
     parts = [f"{passed} of {len(verdict.cases)} cases"]
+    if drawn := [seed for case in verdict.cases if (seed := drawn_as(case.case))]:
+        parts.append(f"{len(drawn)} of them drawn by --seed {drawn[0][1]}")
     if declined := sum(case.status == "unsupported" and bool(case.waived) for case in verdict.cases):
         parts.append(f"{declined} known to be unsupported")
     by_fault: dict[str, list[str]] = {}
@@ -254,4 +257,6 @@ def likely(rows: Sequence[OperationVerdict]) -> str:
 
 def reproduce(candidate: str, case: str) -> str:
     """Return the command that judges one candidate in one case."""
-    return f"nox -s conformance -- --candidate {candidate} --case '{case}'"
+    drawn = drawn_as(case)
+    seed = "" if drawn is None else f" --seed {drawn[1]}"
+    return f"nox -s conformance -- --candidate {candidate} --case '{stored_id(case)}'{seed}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
+from grok_conformance.harness.judging.memory import with_memory
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrowed
 from grok_conformance.harness.judging.reruns import need_replay, with_causes, with_reruns
 from grok_conformance.harness.judging.summary import judge_weights, summarise
@@ -47,6 +48,8 @@ def write_jobs(groups: Sequence[Group], suite: str, folder: Path) -> tuple[Path,
     paths = []
     for group in groups:
         path = folder / f"{group.preset.name}.{group.fprop_dtype}"
+        if path.exists():  # the same model with other weights
+            path = path.with_name(f"{path.name}.reweighted")
         path.mkdir(parents=True)
         write_job(path, suite, group.preset, group.cases)
         paths.append(path)
@@ -92,6 +95,7 @@ def run_candidates(
                 with tempfile.TemporaryDirectory() as scratch:
                     replayed = ask(candidate, jobs, [Path(scratch) / job.name for job in jobs], limits)
                     judged = with_causes(judged, answers, replayed)
+            judged = with_memory(judged, groups, answers)
             weights = judge_weights(groups, [answers_folder(candidate) / job.name for job in jobs])
             verdict = summarise(candidate.name, groups, answers, judged, seconds, weights, known)
             evidence = evidence_of(groups, answers, judged)
@@ -130,5 +134,6 @@ def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence
     size, honest_runs = run_size(groups), HonestRuns()
     judged = judge_candidate(groups, answers, size, honest_runs, known)
     judged = with_causes(with_reruns(groups, answers, judged, size, honest_runs, known), answers, None)
+    judged = with_memory(judged, groups, answers)
     weights = judge_weights(groups, [out for _, out in pairs])
     return summarise(name, groups, answers, judged, 0.0, weights, known)
