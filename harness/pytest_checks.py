@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.contract import GOLDEN_DIR, split_tap, tap_names, tap_specs
+from grok_conformance.harness.contract import split_tap, tap_names, tap_specs
+from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
@@ -17,8 +18,6 @@ from grok_conformance.harness.report import terminal
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.run import run_candidates
-
-GOLDEN = GOLDEN_DIR / "v1"
 
 Check = Callable[[CandidateVerdict], str]
 """Returns why a test fails, an empty string where it passes."""

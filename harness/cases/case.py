@@ -72,3 +72,15 @@ def steps_before(case: Case, call: int) -> Array:
 def tap_key(call: int, tap: str) -> str:
     """Return the name under which a call's tap is stored in taps.safetensors: `call0/layers.03.router.logits`."""
     return f"call{call}/{tap}"
+
+
+def input_tensors(case: Case) -> dict[str, Array]:
+    """Return the tensors of a case's inputs by the names that they have in a file."""
+    tensors = {
+        tap_key(index, name): getattr(call, name)
+        for index, call in enumerate(case.calls)
+        for name in ("tokens", "lengths")
+    }
+    if case.preload is not None:
+        tensors |= {f"preload/{name}": getattr(case.preload, name) for name in ("keys", "values", "steps")}
+    return tensors

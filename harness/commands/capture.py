@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from grok_conformance.harness.commands import PASS, capturing_large
-from grok_conformance.harness.commands.report_options import GOLDEN
+from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.sessions import capture

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grok_conformance.harness.commands import PASS
-from grok_conformance.harness.commands.report_options import GOLDEN
 from grok_conformance.harness.contract import Array, LanguageModelConfig
+from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.large.plan import Plan, make_calls
 from grok_conformance.harness.large.sketch import splitmix64

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Iterator
 
 from grok_conformance.harness.commands import PASS
-from grok_conformance.harness.contract.taps import GOLDEN_DIR, TapSpec, tap_specs
+from grok_conformance.harness.contract.taps import GOLDEN, GOLDEN_DIR, TapSpec, tap_specs
 from grok_conformance.harness.faults import FAULTS, Fault, faults_at
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
@@ -84,7 +84,7 @@ def validated(operation: str) -> str:
     """Return how far honest runs were found to go at an operation, by compute dtype."""
     from grok_conformance.harness.golden.manifest import NOISE
 
-    worst = read_json(GOLDEN_DIR / "v1" / NOISE)["validation"]["worst"][operation]
+    worst = read_json(GOLDEN / NOISE)["validation"]["worst"][operation]
     found = {dtype: max((float(one["ratio"]), name) for name, one in row.items()) for dtype, row in worst.items()}
     reached = (f"{ratio:.3f} in {dtype} ({statistic})" for dtype, (ratio, statistic) in found.items())
     return f"reach at most this share of what is allowed: {', '.join(reached)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.contract.configuration import LanguageModelConfig
-from grok_conformance.harness.contract.taps import GOLDEN_DIR, MANIFEST, tap_specs
+from grok_conformance.harness.contract.taps import GOLDEN, MANIFEST, tap_specs
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.running.registry import CANDIDATES_DIR, builtin_names
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", type=known_table, metavar="WHAT", help=", ".join(TABLES))
     parser.add_argument("pattern", nargs="?", default="*", metavar="GLOB", help="only the names that match")
     parser.add_argument(
-        "--golden", type=Path, default=GOLDEN_DIR / "v1", metavar="DIR", help="the golden set (default: golden/v1)"
+        "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"
     )
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grok_conformance.harness.contract.taps import GOLDEN_DIR
-
-GOLDEN = GOLDEN_DIR / "v1"
+from grok_conformance.harness.contract.taps import GOLDEN
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from grok_conformance.harness.commands import PASS
-from grok_conformance.harness.commands.report_options import GOLDEN
+from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.groups import any_seed, read_groups, with_drawn

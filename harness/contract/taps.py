@@ -13,6 +13,9 @@ from grok_conformance.harness.contract.configuration import LanguageModelConfig
 
 GOLDEN_DIR = Path(__file__).resolve().parents[2] / "golden"
 
+GOLDEN = GOLDEN_DIR / "v1"
+"""The golden set that comes along."""
+
 MANIFEST = "manifest.json"
 """The file of a golden set that tells all others; named here, where reading it needs no NumPy."""
 

@@ -33,6 +33,21 @@ class FileError(ValueError):
     """A file that does not hold what it should; the message is one line that names the file."""
 
 
+ABSENT = "no such file"
+
+
+def plain_path(folder: Path, *parts: str) -> tuple[Path, str]:
+    """Return a path below a folder, and why it is no plain file reached by no link, an empty string where it is."""
+    path = folder
+    for part in parts:
+        path /= part
+        if path.is_symlink():
+            return path, "a link"
+    if not path.exists():
+        return path, ABSENT
+    return path, "" if path.is_file() else "not a regular file"
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the name `path` only once it is complete and on disk.

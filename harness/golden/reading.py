@@ -16,7 +16,7 @@ from typing import Any
 from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset, tap_key
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 from grok_conformance.harness.contract.taps import MANIFEST
-from grok_conformance.harness.formats.files import MAX_JSON_BYTES, FileError, parse_json
+from grok_conformance.harness.formats.files import MAX_JSON_BYTES, FileError, parse_json, plain_path
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
@@ -130,15 +130,9 @@ def broken(directory: Path, path: Path, detail: str) -> FixtureError:
 
 def _plain_file(directory: Path, name: str) -> Path:
     """Return the path of a file of a golden set; raises FixtureError unless it is a regular file reached by no link."""
-    path = directory
-    for part in Path(name).parts:
-        path /= part
-        if path.is_symlink():
-            raise broken(directory, path, "a link, expected a plain file or folder")
-    if not path.exists():
-        raise broken(directory, path, "no such file")
-    if not path.is_file():
-        raise broken(directory, path, "not a regular file")
+    path, problem = plain_path(directory, *Path(name).parts)
+    if problem:
+        raise broken(directory, path, problem)
     return path
 
 

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.contract import GOLDEN_DIR, Array
+from grok_conformance.harness.cases.case import Case, Preset, input_tensors
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import read_json, write_json
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.tensors import write_tensors
@@ -49,7 +50,7 @@ def write_golden(
     FixtureError for what may not be stored or replaced, and then the present set stays as it was.
     """
     by_name = {preset.name: preset for preset in presets}
-    record = read_json(GOLDEN_DIR / "v1" / NOISE)
+    record = read_json(GOLDEN / NOISE)
     with whole_folder(directory) as folder:
         manifest = Manifest(
             suite=suite,
@@ -174,18 +175,6 @@ def _write_case(golden: Path, case: Case, preset: Preset | None, taps: Mapping[s
     write_tensors(folder / "inputs.safetensors", inputs)
     write_tensors(folder / "taps.safetensors", taps)
     return StoredCase(file_digest(folder / "case.json"), describe(inputs), stored_taps)
-
-
-def input_tensors(case: Case) -> dict[str, Array]:
-    """Return the tensors of a case's inputs.safetensors, by name."""
-    tensors = {
-        tap_key(index, name): getattr(call, name)
-        for index, call in enumerate(case.calls)
-        for name in ("tokens", "lengths")
-    }
-    if case.preload is not None:
-        tensors |= {f"preload/{name}": getattr(case.preload, name) for name in ("keys", "values", "steps")}
-    return tensors
 
 
 def _check(what: str, data: Any, schema: str) -> None:

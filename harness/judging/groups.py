@@ -42,13 +42,20 @@ def read_groups(golden: Golden, pattern: str = "*", dtype: str = "*") -> tuple[G
     if not cases:
         raise FixtureError(f"{golden.directory}: no case {pattern!a} computes in {dtype}")
     presets = {name: read_preset(golden, name) for name in sorted({case.preset for case in cases})}
+    return grouped(cases, presets, lambda case_id: read_taps(golden, case_id))
+
+
+def grouped(
+    cases: Sequence[Case], presets: Mapping[str, Preset], expected: Callable[[str], Mapping[str, Array]]
+) -> tuple[Group, ...]:
+    """Return cases grouped by preset and compute dtype; `expected` gives the golden taps of a case."""
     keys = sorted({(case.preset, case.fprop_dtype) for case in cases})
     return tuple(
         Group(
             presets[preset],
             dtype,
             tuple(case for case in cases if (case.preset, case.fprop_dtype) == (preset, dtype)),
-            lambda case_id: read_taps(golden, case_id),
+            expected,
         )
         for preset, dtype in keys
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from grok_conformance.harness.cases.case import Call, Case
-from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name, tap_names
+from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.schema import validate
 
@@ -145,11 +145,6 @@ def differences(old: Plan, new: Plan) -> list[str]:
     """Return the keys in which two plans differ."""
     before, after = old.to_json(), new.to_json()
     return [key for key in before if before[key] != after[key]]
-
-
-def previous_cache(tap: str) -> str:
-    """Return the name under which an operation reads the cache of the call before."""
-    return "previous:" + tap_name(*split_tap(tap))
 
 
 def _parse_call(row: Mapping[str, Sequence[Any]]) -> Call:

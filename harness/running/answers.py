@@ -18,7 +18,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LogitForm, select_taps, tap_name, tap_specs
-from grok_conformance.harness.formats.files import FileError, read_json
+from grok_conformance.harness.formats.files import ABSENT, FileError, plain_path, read_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
 from grok_conformance.harness.running.jobs import Job, JobCase
@@ -193,16 +193,10 @@ def _read_repeated(path: Path) -> Repeated:
 
 def _plain_file(out_dir: Path, *parts: str) -> Path | None:
     """Return a file below the answer folder, None where there is none; raises FileError for a link or a non-file."""
-    path = out_dir
-    for part in parts:
-        path /= part
-        if path.is_symlink():
-            raise FileError(f"{path}: a link; answers must be plain files")
-    if not path.exists():
-        return None
-    if not path.is_file():
-        raise FileError(f"{path}: not a regular file")
-    return path
+    path, problem = plain_path(out_dir, *parts)
+    if problem and problem != ABSENT:
+        raise FileError(f"{path}: {problem}; answers must be plain files")
+    return None if problem else path
 
 
 def _read_tensors(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grok_conformance.harness.cases.case import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, input_tensors, tap_key
 from grok_conformance.harness.cases.reruns import reruns_named
 from grok_conformance.harness.contract import (
     Array,
@@ -22,7 +22,7 @@ from grok_conformance.harness.contract.tap_map import TapSource, shown_taps
 from grok_conformance.harness.formats.tensors import digest
 from grok_conformance.harness.running.answers import Answer, Repeated
 from grok_conformance.harness.running.forward_only import ForwardOnly
-from grok_conformance.harness.running.jobs import JobCase, inputs_of, job_case_of
+from grok_conformance.harness.running.jobs import JobCase, job_case_of
 from grok_conformance.harness.running.python_runner import (
     import_candidate,
     info_of,
@@ -105,10 +105,10 @@ def answer(adapter: Adapter, loaded: Loaded, preset: Preset, case: Case, *, agai
     taps = select_taps(described.taps, adapter.info.taps)
     began = time.perf_counter()
     try:
-        shown = wanted(run_calls(loaded.model, described, inputs_of(case), [taps] * len(case.calls)), taps)
+        shown = wanted(run_calls(loaded.model, described, input_tensors(case), [taps] * len(case.calls)), taps)
         seconds = time.perf_counter() - began
         first = Answer(status="answered", info=adapter.info, taps=shown, seconds=seconds)
-        return run_again(loaded, described, inputs_of(case), first, after_all=False)
+        return run_again(loaded, described, input_tensors(case), first, after_all=False)
     except Unsupported as error:
         return Answer(status="unsupported", reason=str(error), info=adapter.info)
 
@@ -118,7 +118,7 @@ def answer_later(loaded: Loaded, preset: Preset, case: Case, first: Answer) -> A
     if first.status != "answered":
         return first
     return run_again(
-        loaded, job_case_of(0, case, tap_names(preset.config), None), inputs_of(case), first, after_all=True
+        loaded, job_case_of(0, case, tap_names(preset.config), None), input_tensors(case), first, after_all=True
     )
 
 

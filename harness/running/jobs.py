@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from grok_conformance.harness.cases.case import CallKind, Case, Preset, tap_key
+from grok_conformance.harness.cases.case import CallKind, Case, Preset, input_tensors, tap_key
 from grok_conformance.harness.cases.reruns import RERUNS, Rerun, reruns_of
-from grok_conformance.harness.contract import DTYPES, Array, select_taps, tap_names
+from grok_conformance.harness.contract import DTYPES, select_taps, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.tensors import write_tensors
 
@@ -91,7 +91,7 @@ def write_job(
     write_json(folder / "config.json", config.to_json())
     write_tensors(folder / "weights.safetensors", preset.weights)
     for job_case, case in zip(job.cases, cases, strict=True):
-        write_tensors(folder / job_case.inputs, inputs_of(case))
+        write_tensors(folder / job_case.inputs, input_tensors(case))
     _write_description(folder, job)
     return job
 
@@ -135,17 +135,6 @@ def job_case_of(index: int, case: Case, taps: tuple[str, ...], reruns: Collectio
         untapped=select_taps(taps, UNTAPPED) if "untapped" in asked else (),
         reruns=asked,
     )
-
-
-def inputs_of(case: Case) -> dict[str, Array]:
-    """Return the tensors of a case's inputs by the names that they have in a job."""
-    arrays: dict[str, Array] = {}
-    for index, call in enumerate(case.calls):
-        arrays[tap_key(index, "tokens")] = call.tokens
-        arrays[tap_key(index, "lengths")] = call.lengths
-    if case.preload is not None:
-        arrays |= {f"preload/{name}": getattr(case.preload, name) for name in ("keys", "values", "steps")}
-    return arrays
 
 
 def _write_description(folder: Path, job: Job) -> None:

@@ -18,7 +18,7 @@ from grok_conformance.harness.golden.manifest import Manifest
 from grok_conformance.harness.golden.provenance import PRECISION, record_provenance, specification_digest
 from grok_conformance.harness.golden.reading import FixtureError, case_ids, open_golden, read_taps
 from grok_conformance.harness.golden.writing import write_golden
-from grok_conformance.harness.judging.groups import Group, run_size
+from grok_conformance.harness.judging.groups import Group, grouped, run_size
 from grok_conformance.harness.judging.judge import judge_candidate
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
@@ -38,17 +38,7 @@ CANONICAL = "reference"
 def suite_groups() -> tuple[Group, ...]:
     """Return the suite's cases grouped by preset and compute dtype, with no golden taps yet."""
     presets = {name: make_preset(name) for name in PRESETS}
-    cases = suite_cases()
-    keys = sorted({(case.preset, case.fprop_dtype) for case in cases})
-    return tuple(
-        Group(
-            presets[preset],
-            dtype,
-            tuple(case for case in cases if (case.preset, case.fprop_dtype) == (preset, dtype)),
-            lambda _case_id: {},
-        )
-        for preset, dtype in keys
-    )
+    return grouped(suite_cases(), presets, lambda _case_id: {})
 
 
 def capture(

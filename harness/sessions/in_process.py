@@ -13,8 +13,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_weights
-from grok_conformance.harness.contract import GOLDEN_DIR, Array
+from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.tap_map import TapSource
+from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.groups import Group, read_groups, run_size
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrow_to, narrowed
@@ -117,7 +118,7 @@ def judge(
     operations: str | Sequence[str] = (),
     layers: int | Sequence[int] = (),
     dtype: str = "*",
-    golden: Path = GOLDEN_DIR / "v1",
+    golden: Path = GOLDEN,
     exit_first: bool = False,
 ) -> Report:
     """Judge a candidate over the golden cases that a glob pattern matches, in this process.

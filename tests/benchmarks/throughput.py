@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.graph.cost import Cost, call_cost
 from grok_conformance.harness.judging.verdict import Status, worst_status
 from grok_conformance.harness.report.files import read_report
 from grok_conformance.harness.running.registry import find_candidate
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
+from tests.benchmarks.cost import Cost, call_cost
 from tests.benchmarks.presets import LOADS, Load, prompt, write_load
 from tests.benchmarks.results import markdown, record, say
 from tests.benchmarks.worker import read_load

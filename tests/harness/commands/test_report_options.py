@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.commands.report_options import GOLDEN, add_report_options
+from grok_conformance.harness.commands.report_options import add_report_options
+from grok_conformance.harness.contract.taps import GOLDEN
 
 
 def parsed(*words: str) -> argparse.Namespace:

@@ -219,7 +219,7 @@ def test_a_pipe_in_the_place_of_a_result_is_an_error_and_not_waited_for(out: Pat
     path = out / job.cases[0].folder / "result.json"
     path.unlink()
     os.mkfifo(path)
-    assert first_answer(out, job).reason == f"{path}: not a regular file"
+    assert first_answer(out, job).reason == f"{path}: not a regular file; answers must be plain files"
 
 
 def test_a_result_too_large_to_read_is_an_error(out: Path, job: Job) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from grok_conformance.harness.cases.suite import UNEQUAL, make_preset
 from grok_conformance.harness.contract import split_tap
-from grok_conformance.harness.graph.cost import call_cost, operation_costs
 from grok_conformance.harness.graph.grok_1 import OPERATIONS
+from tests.benchmarks.cost import call_cost, operation_costs
 
 PRESET = make_preset("unequal")
 D, F, H, Q, G, E, C, V, S = 40, 160, 8, 12, 3, 5, 2, 101, 9
