@@ -181,7 +181,7 @@ def test_a_record_that_does_not_vouch_for_this_harness_is_not_written(tmp_path: 
 
 
 def test_a_set_is_not_written_without_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "GOLDEN", tmp_path)
+    monkeypatch.setattr(writing, "GOLDEN", tmp_path / "v1")
     with pytest.raises(FileError, match=r"v1/noise\.json: cannot be read: No such file"):
         write_tiny(tmp_path / "new")
     assert not list(tmp_path.iterdir())
