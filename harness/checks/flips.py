@@ -13,11 +13,9 @@ import numpy as np
 
 from grok_conformance.harness.checks.end_to_end import Honest
 from grok_conformance.harness.checks.evidence import Evidence
+from grok_conformance.harness.checks.hidden import TIED
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
-
-TIED = 1e-12
-"""Exact scores closer than this are one score: which of them comes first is the port's to choose."""
 
 erfc = np.vectorize(math.erfc, otypes=[np.float64])
 

@@ -26,6 +26,9 @@ from grok_conformance.harness.measure.noise import (
     disturb,
 )
 
+TIED = 1e-12
+"""Exact scores closer than this are one score: which comes first is the port's to choose unless the tie rule binds."""
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -81,7 +84,7 @@ def undecided_from(
         if (call, tap_name(layer, graph.choice)) in exhibit.evidence.observed or key not in deviation:
             continue
         gap, fence = boundary_gap(exact[key][1], config), 2 * SAFETY * deviation[key].max(-1)
-        undecided |= gap <= fence
+        undecided |= (gap <= fence) & ~(exhibit.case.tie_rule & (gap <= TIED))
     first: Array = np.where(undecided.any(-1), undecided.argmax(-1), t)
     return first
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.hidden import before, simulate, widened
+from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.checks.shown_logits import with_order
 from grok_conformance.harness.contract import (
@@ -37,12 +37,18 @@ from grok_conformance.harness.measure.scan import Fencing, fenced, fenced_by
 
 
 def check_case(
-    exhibit: Exhibit, *, num_elements: int, only: Collection[str] | None = None, evaluator: Evaluator = evaluate
+    exhibit: Exhibit,
+    *,
+    num_elements: int,
+    only: Collection[str] | None = None,
+    evaluator: Evaluator = evaluate,
+    segments: Segments | None = None,
 ) -> list[Comparison]:
     """Compare every tap that a candidate showed in a case with its operation applied to what the candidate showed.
 
     `num_elements` is the size of the whole run, which sets λ. Around taps that are not shown the operations are
-    composed and checked as one. `only` restricts the check to some rows; `evaluator` applies the operations.
+    composed and checked as one. `only` restricts the check to some rows; `evaluator` applies the operations; `segments`
+    are the noise of hidden operations where it is known already.
     """
     case, evidence, config = exhibit.case, exhibit.evidence, exhibit.evidence.config
     graph = evidence.graph
@@ -50,7 +56,8 @@ def check_case(
     factor, reach = tail_factor(num_elements), margin(num_elements)
     needed = None if only is None else exhibit.needed(only)
     read = reader(exhibit.ways.readings, evidence.recorded, needed, evaluator)
-    segments = simulate(exhibit, read) if exhibit.hides_taps else None
+    if segments is None and exhibit.hides_taps:
+        segments = simulate(exhibit, read)
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}
@@ -84,14 +91,19 @@ def check_case(
         if tap == "logits" and call in evidence.named:
             fence = fence_of(exact, seen.recorded, factor)
             fence = fence if deviation is None else widened(fence, deviation, factor)
-            decided = np.arange(case.calls[call].tokens.shape[1]) < case.calls[call].lengths[:, None]
-            if segments is not None:
-                decided &= np.arange(decided.shape[1]) < segments.undecided[call][:, None]
-            result = with_order(result, exact, fence, evidence.named[call], decided)
+            result = with_order(result, exact, fence, evidence.named[call], decided(case, call, segments))
         results[key] = replace(
             result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
         )
     return [results[key] for key in sorted(results, key=lambda key: (key[0], places[key[1]]))]
+
+
+def decided(case: Case, call: int, segments: Segments | None) -> Array:
+    """Return which tokens of a call bool [b, t] are real and hang on no hidden choice that may go either way."""
+    asked = case.calls[call]
+    ends = asked.lengths if segments is None else np.minimum(asked.lengths, segments.undecided[call])
+    before_end: Array = np.arange(asked.tokens.shape[1]) < ends[:, None]
+    return before_end
 
 
 def slack_of(exact: Exact, deviation: Array | float | None, factor: float) -> Array:

@@ -47,6 +47,11 @@ COMMANDS: Mapping[str, Command] = {
     "diff": Command("tell which operations moved between two golden sets or two runs", "old.json new.json"),
     "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),
     "explain": Command("explain a fault, an operation or a verdict", "moe.expert_hidden"),
+    "design-probes": Command(
+        "search for probes that show more faults in the logits alone",
+        "probe_moe/prefill/rows.bfloat16 --faults gelu_erf router_tf32 --trials 20",
+    ),
+    "export": Command("write a preset as the checkpoint of an engine", "probe_moe moe.gguf --format gguf"),
     "capture": Command("write golden fixtures with the canonical JAX model", "--out golden/v1"),
     "check-large": Command(
         "judge a large capture layer by layer, and tell how far it lies from another", "capture --checkpoint DIR"

@@ -18,6 +18,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="built-in name, package.module, path/to/file.py or a program; repeatable (default: all built-in)",
     )
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="judge a running server with a completions API, which holds the preset asked for",
+    )
+    parser.add_argument("--model", default="served", metavar="NAME", help="the model to ask of the endpoint")
+    parser.add_argument(
+        "--top-logprobs", type=int, default=10**6, metavar="N", help="log probabilities it gives (default: all)"
+    )
     parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
     parser.add_argument(
         "--require",

@@ -33,7 +33,7 @@ from grok_conformance.harness.laws.draws import drawn
 from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.running.child_process import Limits
-from grok_conformance.harness.running.registry import absences, default_names, find_candidate
+from grok_conformance.harness.running.registry import absences, default_names, find_candidate, served
 from grok_conformance.harness.sessions import run
 
 T = TypeVar("T")
@@ -50,11 +50,16 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.update_baseline and options.baseline is None:
         raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
     golden = open_golden(options.golden)
-    names = list(dict.fromkeys([*(options.candidate or default_names()), *(name for name, _ in options.require)]))
+    asked = options.candidate or (() if options.endpoint else default_names())
+    names = list(dict.fromkeys([*asked, *(name for name, _ in options.require if name != options.model)]))
     absent = absences(names)
     candidates = [find_candidate(name) for name in names if name not in absent]
+    if options.endpoint:
+        candidates.append(served(options.endpoint, options.model, options.top_logprobs))
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
-    groups = with_drawn(read_groups(golden, options.case), any_seed() if options.seed is None else options.seed)
+    groups = read_groups(golden, options.case)
+    if options.endpoint is None:  # a server has one model, whose weights are not drawn again
+        groups = with_drawn(groups, any_seed() if options.seed is None else options.seed)
     waivers = known_deviations(options.waivers, golden)
     num_cases = sum(len(group.cases) for group in groups) * len(candidates)
     if options.keep is not None and options.keep.exists():

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grok_conformance.harness.cases.probes import PREFIX
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.faults import FAULTS
 
@@ -57,6 +58,8 @@ def power_of_run(level: str, cases: Iterable[tuple[str, str]], table: Table | No
     powers = (table or power_table()).get(level, {})
     by_dtype: dict[str, list[str]] = {}
     for case, dtype in cases:
+        if case.startswith(PREFIX):  # of probes the rates are told in tests/fault_detection/PROBES.md
+            continue
         by_dtype.setdefault(dtype, []).append(case)
     return tuple(_power(dtype, ids, powers) for dtype, ids in sorted(by_dtype.items()))
 

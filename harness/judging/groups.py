@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.cases.drawn import drawn_as, random_of, redraw, reweight, stored_id
+from grok_conformance.harness.cases.probes import PREFIX, PROBES, make_probe, probe_cases
 from grok_conformance.harness.checks.evidence import call_sizes
-from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.contract import DTYPES, Array, split_tap
 from grok_conformance.harness.golden.reading import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.model_graph import ModelGraph
+from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.running.jobs import read_job
 
 
@@ -35,8 +38,11 @@ class Group:
 def read_groups(golden: Golden, pattern: str = "*", dtype: str = "*") -> tuple[Group, ...]:
     """Read the golden cases that a glob pattern matches, grouped by preset and compute dtype; raises FixtureError.
 
-    `dtype` keeps those of one compute dtype.
+    `dtype` keeps those of one compute dtype. A pattern that begins with `probe_` selects probes, which are drawn
+    and not stored.
     """
+    if pattern.startswith(PREFIX):
+        return probe_groups(pattern, dtype)
     cases = [read_case(golden, case_id) for case_id in case_ids(golden, pattern)]
     cases = [case for case in cases if dtype in ("*", case.fprop_dtype)]
     if not cases:
@@ -61,6 +67,38 @@ def grouped(
     )
 
 
+def probe_groups(pattern: str, dtype: str = "*") -> tuple[Group, ...]:
+    """Draw the probes that a glob pattern matches, grouped likewise; raises FixtureError where there are none.
+
+    What is expected of a probe is what exact arithmetic gives, rounded to the dtypes of the taps.
+    """
+    cases = {case.id: case for case in probe_cases(pattern) if dtype in ("*", case.fprop_dtype)}
+    if not cases:
+        raise FixtureError(f"no probe matches {pattern!r}; there are {', '.join(PROBES)}")
+    presets = {name: make_probe(name) for name in dict.fromkeys(case.preset for case in cases.values())}
+
+    @functools.cache
+    def expected(case_id: str) -> Mapping[str, Array]:
+        case = cases[case_id]
+        preset = presets[case.preset]
+        kept = GROK_1.recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+        return {
+            tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]])
+            for call, tap, _, value in walk(preset, case)
+        }
+
+    return tuple(
+        Group(
+            presets[name],
+            dtype,
+            tuple(case for case in cases.values() if (case.preset, case.fprop_dtype) == key),
+            expected,
+        )
+        for key in dict.fromkeys((case.preset, case.fprop_dtype) for case in cases.values())
+        for name, dtype in [key]
+    )
+
+
 def run_size(groups: Sequence[Group]) -> int:
     """Return how many elements a run over some groups compares: the number of tests, which sets λ."""
     return sum(
@@ -82,12 +120,12 @@ def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:
 def group_of_job(golden: Golden, job_dir: Path) -> Group:
     """Return the cases of a job, stored or drawn; raises FixtureError where the golden set does not hold them."""
     job = read_job(job_dir)
-    if job.suite != golden.manifest.suite:
+    if job.suite != golden.manifest.suite and not job.preset.startswith(PREFIX):
         raise FixtureError(
             f"{job_dir}: made from suite {job.suite}, but {golden.directory} holds {golden.manifest.suite}: "
             "write the job again"
         )
-    for group in read_groups(golden):
+    for group in read_groups(golden, f"{job.preset}/*"):
         stored = {case.id: case for case in group.cases}
         if (group.preset.name, group.fprop_dtype) == (job.preset, job.fprop_dtype) and {
             stored_id(case.id) for case in job.cases
@@ -117,8 +155,10 @@ def with_drawn(groups: Sequence[Group], seed: int) -> tuple[Group, ...]:
     """Add to some groups what a seed draws.
 
     Every case once more with other tokens, in one of its compute dtypes, in the same job as the stored one; and for
-    each compute dtype one model with other weights.
+    each compute dtype one model with other weights. Probes stay as they were designed.
     """
+    if any(group.preset.name.startswith(PREFIX) for group in groups):
+        return tuple(groups)
     dtypes: dict[str, list[str]] = {}
     for group in groups:
         for case in group.cases:

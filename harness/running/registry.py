@@ -96,6 +96,12 @@ def find_candidate(name: str) -> Candidate:
     )
 
 
+def served(url: str, model: str, top: int) -> Candidate:
+    """Return a running server as a candidate (`running.endpoint`)."""
+    module = "grok_conformance.harness.running.endpoint"
+    return Candidate(model, (sys.executable, "-m", module, url, model, str(top)))
+
+
 def _from_file(name: str, path: Path) -> Candidate:
     if path.suffix == ".py" and not _is_script(path):
         return _python(name, str(path.resolve()))

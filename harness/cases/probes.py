@@ -1,0 +1,266 @@
+"""Probes: small models designed so that the logits alone show what an engine does, in bfloat16 too.
+
+An engine in production shows its logits and little else, and in bfloat16 most faults drown there in honest rounding.
+But weights and prompts are ours to choose. A probe makes the network transparent for one class of operations:
+
+* a block is silenced by values or outputs of zero, whose post-norm is zero;
+* the rows of the embedding are orthonormal, so that the final hidden state can be read off the logits;
+* a block's output is made as small as √eps, so that its post-norm keeps scalars that a larger one divides away: gates,
+  multipliers, eps itself;
+* one feature of the embedding is the same for every token; through it activations are moved to the tail in which erf
+  and tanh differ, and router logits to a size at which their own rounding shows while softmax takes the shift away;
+* queries are so large that attention logits pass the cap, and prompts so long that bf16 and TF32 lack positions.
+
+Weights are int8 with bf16 scales, finite, in sizes that engines ask for: heads times head width is the model's width,
+head width 64, eight experts. They are drawn by a recipe from a seed and not stored; `digest` fixes them. The recipes
+were found with `python -m grok_conformance design-probes`, by the harness's own prediction of what it would see.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.cases.suite import UNEQUAL, CallRow, draw_call
+from grok_conformance.harness.cases.synthesis import Statistics, synthesize
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+
+PRODUCER = "harness.probes"
+PREFIX = "probe_"
+"""What the names of probes begin with; a pattern of cases selects them only if it begins so too."""
+
+CONSTANT_FEATURE = 0
+"""The feature of the embedding that every token has alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a probe's weights are drawn.
+
+    `constant` is the size of the feature that all tokens have in common, against 1 of the others; `activation` and
+    `router` are what it adds to every expert activation and to every router logit. `attention_output` and
+    `expert_output` are gains of the blocks' last matrices. A `silent` block gives zeros.
+    """
+
+    seed: int
+    query_gain: float = 1.0
+    attention_output: float = 1.0
+    expert_output: float = 1.0
+    constant: float = 1.0
+    activation: float = 0.0
+    activation_gain: float = 1.0
+    router: float = 0.0
+    router_deviation: float = 4.0
+    attention_update: float = 1.0
+    moe_update: float = 1.0
+    tied_experts: tuple[int, ...] = ()
+    silent: Literal["", "attention", "experts"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeCase:
+    """What is asked of a probe: the last part of the case's name, why, its calls, and whether the tie rule binds."""
+
+    name: str
+    why: str
+    calls: tuple[CallRow, ...]
+    tie_rule: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A probe's configuration and recipe, why it exists, its cases, and the sha256 of its weights."""
+
+    config: LanguageModelConfig
+    recipe: Recipe
+    why: str
+    cases: tuple[ProbeCase, ...]
+    digest: str
+
+
+def sized(*, num_layers: int = 1, width: int = 256, sequence_len: int = 16, selected: int = 2) -> LanguageModelConfig:
+    """Return a configuration of the published constants in sizes that engines take: head width 64, eight experts."""
+    model = TransformerConfig(
+        emb_size=width,
+        widening_factor=1.5,
+        key_size=64,
+        num_q_heads=width // 64,
+        num_kv_heads=max(width // 128, 1),
+        num_layers=num_layers,
+        attn_output_multiplier=UNEQUAL.model.attn_output_multiplier,
+        num_experts=8,
+        num_selected_experts=selected,
+    )
+    return LanguageModelConfig(
+        model=model,
+        vocab_size=256,
+        pad_token=0,
+        eos_token=2,
+        sequence_len=sequence_len,
+        embedding_multiplier_scale=UNEQUAL.embedding_multiplier_scale,
+        output_multiplier_scale=UNEQUAL.output_multiplier_scale,
+        fprop_dtype="bfloat16",
+    )
+
+
+def full(rows: int, length: int) -> CallRow:
+    """Return a prefill of rows of one length, without padding."""
+    return CallRow("prefill", (length,) * rows, length)
+
+
+STEP = CallRow("decode", (1,) * 8, 1)
+UNEVEN = (12, 7, 9, 12, 4, 11, 5, 8)
+
+PROBES: Mapping[str, Probe] = {
+    "probe_moe": Probe(
+        config=sized(),
+        recipe=Recipe(
+            seed=1, constant=8.0, activation=-3.0, activation_gain=0.4, router=600.0, router_deviation=2.0,
+            expert_output=0.75, moe_update=2.0, silent="attention",
+        ),
+        why="attention silent, outputs near √eps, activations where erf and tanh differ, large router logits",
+        cases=(
+            ProbeCase(name="prefill/rows", why="many short rows, so that few near-ties cost few tokens",
+                      calls=(full(24, 4),)),
+        ),
+        digest="1de5ba980733395fcb7eb4f4c92171bf987c00dd5e5dc0141bc98de63a21a1fb",
+    ),
+    "probe_attention": Probe(
+        config=sized(num_layers=2, selected=8),
+        recipe=Recipe(seed=2, query_gain=60.0, attention_output=2.0**-9, silent="experts"),
+        why="experts silent, all of them chosen so that no choice is undecided; attention logits beyond the cap",
+        cases=(
+            ProbeCase(name="prefill/rows", why="rows of one length without padding, which every engine takes",
+                      calls=(full(8, 12),)),
+            ProbeCase(name="decode/unequal", why="padded rows of unequal lengths, then two steps",
+                      calls=(CallRow("prefill", UNEVEN, 12), STEP, STEP)),
+            ProbeCase(name="prefill/pads_inside", why="pads between tokens, whose keys are masked",
+                      calls=(CallRow("prefill", UNEVEN, 12, pads=tuple((row, 2) for row in range(8))),)),
+        ),
+        digest="ef2182f9c77003b8164ea05f3527e50fb0331f0e0cba517fa4d852c8bb399527",
+    ),
+    "probe_whole": Probe(
+        config=sized(num_layers=2),
+        recipe=Recipe(seed=3),
+        why="both blocks at their usual sizes in two layers: what is misread, exchanged or left out",
+        cases=(
+            ProbeCase(name="decode/unequal", why="padded rows of unequal lengths, then two steps",
+                      calls=(CallRow("prefill", (5, 3, 4, 5, 2, 4, 3, 5), 5), STEP, STEP)),
+        ),
+        digest="967cfa689121d2a9ca4fedb91fefbb5b93afabdebe9114165205373cf8355622",
+    ),
+    "probe_ties": Probe(
+        config=sized(),
+        recipe=Recipe(seed=4, tied_experts=(1, 3, 6), silent="attention"),
+        why="three experts share one router column: which of them is taken shows in the logits",
+        cases=(
+            ProbeCase(name="prefill/tie_rule", why="exactly equal scores go to the lowest index, as published",
+                      calls=(full(24, 4),), tie_rule=True),
+        ),
+        digest="5b7342a59e6adaeb6ed9c72aa0723f260376044875884a2e90a76d45e8f4fc26",
+    ),
+    "probe_long": Probe(
+        config=sized(width=128, sequence_len=2112, selected=8),
+        recipe=Recipe(seed=5, query_gain=25.0, attention_output=2.0**-9, silent="experts"),
+        why="positions beyond the integers of bf16 (256) and TF32 (2048) in one prompt",
+        cases=(ProbeCase(name="prefill/prompt", why="one prompt of 2,100 tokens", calls=(full(1, 2100),)),),
+        digest="7a21464e480120925e07a7cb00d40ddf7dedcb52f145ebcfe74b8df85c9bd583",
+    ),
+}  # fmt: skip
+
+
+def make_probe(name: str) -> Preset:
+    """Draw a probe's weights."""
+    probe = PROBES[name]
+    return Preset(name, probe.config, draw(probe.config, probe.recipe))
+
+
+def draw(config: LanguageModelConfig, recipe: Recipe) -> dict[str, Array]:
+    """Draw the weights of a recipe, by stored name (SPEC §2)."""
+    weights = synthesize(
+        config,
+        Statistics(
+            seed=recipe.seed,
+            num_groups=4,
+            query_gain=recipe.query_gain,
+            router_deviation=recipe.router_deviation,
+            attention_update=recipe.attention_update,
+            moe_update=recipe.moe_update,
+            tied_experts=recipe.tied_experts,
+        ),
+    )
+    random = np.random.default_rng(recipe.seed)
+    width = config.model.emb_size
+    shared = recipe.constant / np.sqrt(1 + (recipe.constant**2 - 1) / width)  # the feature after a norm of gain 1
+    weights["language_model/in_out_embed/embeddings"] = embeddings(random, config, recipe.constant)
+    for layer in range(config.model.num_layers):
+        below = f"transformer/decoder_layer_{layer}/"
+        weights[f"{below}rms_norm_2/scale"][CONSTANT_FEATURE] = 1.0
+        weights[f"{below}router/w"][CONSTANT_FEATURE] += np.float32(recipe.router / shared)
+        linear = random.standard_normal((config.model.num_experts, width, config.axis_sizes["f"]))
+        linear *= recipe.activation_gain / np.sqrt(width)
+        linear[:, CONSTANT_FEATURE] += recipe.activation / shared
+        weights |= quantised(f"{below}moe/linear/w", linear)
+        silence(weights, below, recipe.silent)
+        scaled(weights, f"{below}multi_head_attention/linear/w.scales", recipe.attention_output)
+        scaled(weights, f"{below}moe/linear_1/w.scales", recipe.expert_output)
+    return weights
+
+
+def embeddings(random: np.random.Generator, config: LanguageModelConfig, constant: float) -> Array:
+    """Draw rows [v, d] of RMS 1 after the multiplier, orthonormal if v ≤ d, with the constant feature."""
+    v, d = config.vocab_size, config.model.emb_size
+    square = random.standard_normal((max(v, d), d))
+    rows = np.linalg.qr(square)[0] if v <= d else square / np.linalg.norm(square, axis=-1, keepdims=True)
+    rows = rows[:v] * np.sqrt(d)
+    rows[:, CONSTANT_FEATURE] = constant
+    made: Array = (rows / config.embedding_multiplier_scale).astype(np.float32)
+    return made
+
+
+def silence(weights: dict[str, Array], below: str, block: str) -> None:
+    """Make a block of a layer give zeros: values of zero, or experts whose last matrix is."""
+    name = {"attention": "multi_head_attention/value/w.weight", "experts": "moe/linear_1/w.weight"}.get(block)
+    if name is not None:
+        weights[below + name] = np.zeros_like(weights[below + name])
+
+
+def scaled(weights: dict[str, Array], name: str, gain: float) -> None:
+    """Multiply the scales of a matrix, which keep their dtype."""
+    weights[name] = (weights[name].astype(np.float32) * np.float32(gain)).astype(weights[name].dtype)
+
+
+def quantised(name: str, matrix: Array) -> dict[str, Array]:
+    """Return a matrix [.., k, n] as it is stored: int8 with one bf16 scale per output channel (SPEC §3)."""
+    scales = (np.abs(matrix).max(-2, keepdims=True) / 127).astype(DTYPES["bfloat16"])
+    weight = np.clip(np.rint(matrix / scales.astype(np.float64)), -127, 127).astype(np.int8)
+    return {f"{name}.weight": weight, f"{name}.scales": scales}
+
+
+def digest_of(weights: Mapping[str, Array]) -> str:
+    """Return the sha256 of all weights, names included, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].tobytes())
+    return digest.hexdigest()
+
+
+def probe_cases(pattern: str) -> Iterator[Case]:
+    """Yield the cases of probes that a glob pattern matches, in float32 and bfloat16; the tokens are the same."""
+    for name, probe in PROBES.items():
+        for row in probe.cases:
+            for dtype in ("float32", "bfloat16"):
+                case_id = f"{name}/{row.name}.{dtype}"
+                if fnmatch.fnmatchcase(case_id, pattern):
+                    random = np.random.default_rng(probe.recipe.seed)
+                    calls = tuple(draw_call(call, random, probe.config) for call in row.calls)
+                    yield Case(
+                        id=case_id, preset=name, fprop_dtype=dtype, why=row.why, origin=PRODUCER, calls=calls,
+                        tie_rule=row.tie_rule,
+                    )  # fmt: skip

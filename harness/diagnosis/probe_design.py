@@ -1,0 +1,137 @@
+"""What a probe shows of every fault in the logits alone, by the noise model, and the search for better recipes.
+
+A port is emulated: the exact model with modelled noise, with a fault put in or without. Its logits, in the form in
+which they are shown, are held to the local check as in a run. A fault's strength is measured / allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import Case, Preset, tap_key
+from grok_conformance.harness.cases.probes import PROBES, Recipe, draw
+from grok_conformance.harness.checks.exhibit import exhibit_of
+from grok_conformance.harness.checks.hidden import Segments, simulate
+from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.contract import ALL_LOGITS, DTYPES, Array, CandidateInfo, LogitForm, split_tap
+from grok_conformance.harness.faults import Fault, mutant
+from grok_conformance.harness.graph.forms import log_softmax
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.measure.noise import honest_result
+
+HONEST = ""
+"""The name under which the strength of an honest port is told: it must stay below 1."""
+
+NUM_ELEMENTS = 10**6
+"""Elements of a run over the probes."""
+
+STRONG = 3.0
+"""A fault as strong as this gains nothing by being stronger."""
+
+TUNED = ("query_gain", "attention_output", "expert_output", "activation", "activation_gain", "router", "moe_update",
+         "router_deviation", "attention_update", "constant")  # fmt: skip
+"""The fields of a recipe that the search may change, by factors."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A case of a probe, ready to be judged in one form: what hidden operations pass on is measured once."""
+
+    preset: Preset
+    case: Case
+    weights: ExactWeights
+    info: CandidateInfo
+    segments: Segments
+
+
+def prepare(preset: Preset, case: Case, form: LogitForm = ALL_LOGITS) -> Shown:
+    """Measure the noise of a case whose logits alone are shown, in a form."""
+    weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    info = CandidateInfo(name="probe", version="", taps=("logits",), logits=form)
+    exact = emulated(preset, case, weights, evaluate, seed=0)
+    exhibit = exhibit_of(preset, case, info, in_form(exact, case, form), weights)
+    return Shown(preset, case, weights, info, simulate(exhibit))
+
+
+def emulated(preset: Preset, case: Case, weights: ExactWeights, evaluator: Evaluator, seed: int) -> dict[str, Array]:
+    """Return the logits of an emulated port, by `call0/logits`."""
+    random = np.random.default_rng(seed)
+    kept = weights.graph.recorded_dtypes(weights.config, preset.weights)
+    walked = walk(
+        preset, case, weights=weights, evaluator=evaluator,
+        perturb=lambda tap, exact: honest_result(exact, kept[split_tap(tap)[1]], random),
+    )  # fmt: skip
+    return {tap_key(call, tap): x.astype(DTYPES[kept[tap]]) for call, tap, _, x in walked if tap == "logits"}
+
+
+def in_form(logits: Mapping[str, Array], case: Case, form: LogitForm) -> dict[str, Array]:
+    """Return logits as a port gives them in a form, by `call0/logits`."""
+    return {key: _shown(x, case.calls[i].lengths, form) for i, (key, x) in enumerate(logits.items())}
+
+
+def _shown(logits: Array, lengths: Array, form: LogitForm) -> Array:
+    x: Array = logits if form.kind == "logits" else log_softmax(logits.astype(np.float64)).astype(np.float32)
+    if form.positions == "last":
+        x = x[np.arange(len(x)), lengths - 1][:, None]
+    if form.kind == "tokens":
+        greedy: Array = np.argmax(x, -1).astype(np.int32)
+        return greedy
+    if form.top is not None and form.top < x.shape[-1]:
+        x = np.where(x >= np.sort(x, -1)[..., -form.top, None], x, np.float32(-np.inf))
+    return x
+
+
+def strength(shown: Shown, logits: Mapping[str, Array]) -> float:
+    """Return measured / allowed of the worst statistic of a port's logits in a case."""
+    taps = in_form(logits, shown.case, shown.info.logits)
+    exhibit = exhibit_of(shown.preset, shown.case, shown.info, taps, shown.weights)
+    found = check_case(exhibit, num_elements=NUM_ELEMENTS, segments=shown.segments)
+    return max(comparison.ratio for comparison in found)
+
+
+def strengths(shown: Collection[Shown], faults: Mapping[str, Fault], seed: int = 1) -> dict[str, list[float]]:
+    """Return the strength of every fault, and of no fault, in one case shown in several forms, in their order."""
+    first = next(iter(shown))
+    found = {}
+    for name, fault in {HONEST: None, **faults}.items():
+        evaluator = evaluate if fault is None else mutant(fault)
+        logits = emulated(first.preset, first.case, first.weights, evaluator, seed)
+        found[name] = [strength(each, logits) for each in shown]
+    return found
+
+
+def score(found: Mapping[str, list[float]]) -> float:
+    """Return how good a probe is: the mean of its faults' strengths up to `STRONG`, 0 if an honest port fails."""
+    if max(found[HONEST]) > 1:
+        return 0.0
+    return float(np.mean([min(max(ratios), STRONG) for name, ratios in found.items() if name != HONEST]))
+
+
+def search(
+    probe: str,
+    case: Case,
+    faults: Mapping[str, Fault],
+    num_trials: int,
+    seed: int,
+    on_trial: Callable[[float, Recipe], None] = lambda _score, _recipe: None,
+) -> tuple[float, Recipe]:
+    """Change a probe's recipe at random for so many trials, keep what scores best, and return it with its score."""
+    random = np.random.default_rng(seed)
+    config, best = PROBES[probe].config, PROBES[probe].recipe
+
+    def scored(recipe: Recipe) -> float:
+        preset = Preset(probe, config, draw(config, recipe))
+        return score(strengths([prepare(preset, case)], faults))
+
+    best_score = scored(best)
+    for _ in range(num_trials):
+        changed = {name: getattr(best, name) * float(np.exp(0.4 * random.standard_normal())) for name in TUNED}
+        recipe = replace(best, **changed)
+        found = scored(recipe)
+        on_trial(found, recipe)
+        if found > best_score:
+            best_score, best = found, recipe
+    return best_score, best

@@ -1,0 +1,106 @@
+"""A preset as a GGUF file, as llama.cpp's architecture `grok` reads it: float32, bfloat16 or Q8_0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
+
+EPSILON, ROPE_BASE, LOGIT_CAP = 1e-5, 10000.0, 30.0
+"""SPEC §4: constants of the model that no configuration holds."""
+
+TENSORS = {
+    "token_embd": "language_model/in_out_embed/embeddings",
+    "output_norm": "language_model/rms_norm/scale",
+    "blk.{}.attn_norm": "rms_norm/scale",
+    "blk.{}.attn_q": "multi_head_attention/query/w",
+    "blk.{}.attn_k": "multi_head_attention/key/w",
+    "blk.{}.attn_v": "multi_head_attention/value/w",
+    "blk.{}.attn_output": "multi_head_attention/linear/w",
+    "blk.{}.attn_output_norm": "rms_norm_1/scale",
+    "blk.{}.ffn_norm": "rms_norm_2/scale",
+    "blk.{}.ffn_gate_inp": "router/w",
+    "blk.{}.ffn_gate_exps": "moe/linear/w",
+    "blk.{}.ffn_up_exps": "moe/linear_v/w",
+    "blk.{}.ffn_down_exps": "moe/linear_1/w",
+    "blk.{}.layer_output_norm": "rms_norm_3/scale",
+}
+"""The engine's name by layer -> the stored name below the layer's module; the output matrix is the embedding."""
+
+PRECISIONS = ("float32", "bfloat16", "q8_0")
+NORMAL, UNKNOWN, CONTROL = 1, 2, 3
+
+
+def dequantised(weights: Weights, name: str) -> Array:
+    """Return a stored weight in float32: plain, or int8 times the scales of its groups of rows (SPEC §3)."""
+    if name in weights:
+        return np.asarray(weights[name], np.float32)
+    weight, scales = (np.asarray(weights[f"{name}.{part}"], np.float32) for part in ("weight", "scales"))
+    product: Array = weight * np.repeat(scales, weight.shape[-2] // scales.shape[-2], axis=-2)
+    return product
+
+
+def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precision: str) -> None:
+    """Write a GGUF file; norms and the router stay float32. Raises ImportError without the package gguf."""
+    import gguf  # noqa: PLC0415 - an optional extra
+
+    writer = gguf.GGUFWriter(path, "grok")
+    write_configuration(writer, config)
+    write_tokenizer(writer, config)
+    for pattern, stored in TENSORS.items():
+        for layer in range(config.model.num_layers) if "{}" in pattern else (None,):
+            below = "" if layer is None else f"transformer/decoder_layer_{layer}/"
+            x = dequantised(weights, below + stored)
+            x = np.ascontiguousarray(np.swapaxes(x, -1, -2) if stored.endswith("/w") else x)  # [.., out, in]
+            wide = precision == "float32" or stored.endswith("/scale") or stored == "router/w"
+            kind = gguf.GGMLQuantizationType.F32 if wide else kind_of(precision)
+            writer.add_tensor(f"{pattern.format(layer)}.weight", gguf.quants.quantize(x, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def kind_of(precision: str) -> Any:
+    """Return GGUF's type of a precision."""
+    import gguf  # noqa: PLC0415 - an optional extra
+
+    kinds = gguf.GGMLQuantizationType
+    return kinds.Q8_0 if precision == "q8_0" else kinds.BF16
+
+
+def write_configuration(writer: Any, config: LanguageModelConfig) -> None:
+    """Write a configuration under GGUF's names."""
+    model = config.model
+    writer.add_block_count(model.num_layers)
+    writer.add_context_length(config.sequence_len)
+    writer.add_embedding_length(model.emb_size)
+    writer.add_feed_forward_length(config.axis_sizes["f"])
+    writer.add_head_count(model.num_q_heads)
+    writer.add_head_count_kv(model.num_kv_heads)
+    writer.add_layer_norm_rms_eps(EPSILON)
+    writer.add_expert_count(model.num_experts)
+    writer.add_expert_used_count(model.num_selected_experts)
+    writer.add_rope_freq_base(ROPE_BASE)
+    writer.add_rope_dimension_count(model.key_size)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_embedding_scale(config.embedding_multiplier_scale)
+    writer.add_logit_scale(config.output_multiplier_scale)
+    writer.add_attn_output_scale(model.attn_output_multiplier)
+    writer.add_attn_logit_softcapping(LOGIT_CAP)
+
+
+def write_tokenizer(writer: Any, config: LanguageModelConfig) -> None:
+    """Write a tokenizer in which every id has a name of its own: a server needs one, though prompts are ids."""
+    names = [f"t{token:x}" for token in range(config.vocab_size)]
+    names[:3] = ["<unk>", "<s>", "</s>"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([name.encode() for name in names])
+    writer.add_token_scores([0.0] * len(names))
+    writer.add_token_types([UNKNOWN, CONTROL, CONTROL] + [NORMAL] * (len(names) - 3))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(config.eos_token)
+    writer.add_add_bos_token(False)  # noqa: FBT003 - the writer's own signature
