@@ -136,8 +136,10 @@ def scaled_after(*, operand: bool, shown: bool) -> dict[str, Any]:
 
 
 def weights_wide(weight: Tensor, scales: Tensor) -> Tensor:
-    """Keep int8 · scale in float32."""
-    return original_scales(weight, scales.float())
+    """Keep int8 · scale in float32; the product still has the dtype that the scales give it."""
+    made = original_scales(weight, scales.float())
+    made.scales_dtype = scales.dtype  # type: ignore[attr-defined]
+    return made
 
 
 original_scales = operations.apply_scales
@@ -148,8 +150,9 @@ def linear_wide(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def expert_linear_rounded(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply wide weights, and give the published dtype of the first products."""
-    return (x.float() @ weight.float()).to(x.dtype)
+    """Multiply wide weights, and give the published dtype of the product: float32 where the scales are."""
+    dtype = torch.promote_types(x.dtype, getattr(weight, "scales_dtype", x.dtype))
+    return (x.float() @ weight.float()).to(dtype)
 
 
 VLLM = Roundings(gelu=True, hidden=True)

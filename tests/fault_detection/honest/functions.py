@@ -71,7 +71,7 @@ WAYS = (
     Way(id="gelu_tanh_approx", engines="CUTLASS fast tanh", does="gelu with tanh.approx (2^-11)",
         operations=gelu_by(by_tanh_approx), plan=HIDDEN),
     Way(id="gelu_table_f16", mark="wrong", engines="llama.cpp", does="gelu through a float16 table",
-        operations=gelu_by(table_f16), fault="gelu_float16_table"),
+        operations=gelu_by(table_f16), fault="gelu_fp16_table"),
     Way(id="gelu_all_bf16", mark="wrong", engines="a port", does="every step of gelu in bf16", dtypes=BF16,
         operations={"gated_hidden": gated_bf16}, fault="gelu_bf16"),
 )  # fmt: skip

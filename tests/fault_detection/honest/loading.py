@@ -8,22 +8,14 @@ import torch
 from torch import Tensor
 
 from grok_conformance.candidates.torch_eager import model, operations, parameters
-from tests.fault_detection.honest.experts import linear_wide
-from tests.fault_detection.honest.products import BF16, OUTPUT, bf16, named, operations_expert_linear, operations_linear
+from tests.fault_detection.honest.experts import expert_linear_rounded, linear_wide, weights_wide
+from tests.fault_detection.honest.products import BF16, OUTPUT, bf16, named, operations_linear
 from tests.fault_detection.honest.way import Way, narrow
 
-original_cast, original_scales = parameters.cast, operations.apply_scales
-
-
-def int8_wide(weight: Tensor, scales: Tensor) -> Tensor:
-    return original_scales(weight, scales.float())
+original_cast = parameters.cast
 
 
 def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return (x.float() @ weight.float()).to(x.dtype)
-
-
-def expert_linear(x: Tensor, weight: Tensor) -> Tensor:
     return (x.float() @ weight.float()).to(x.dtype)
 
 
@@ -65,10 +57,6 @@ def table_kept() -> dict[str, Any]:
     return {"parameters": {"cast": cast}, "operations": {"unembed": unembed}}
 
 
-def scaled_in_bf16(x: Tensor, weight: Tensor) -> Tensor:
-    return operations_expert_linear(x, weight)
-
-
 def rounded_before_scale(params: parameters.Params, path: str, index: int, x: Tensor) -> model.ExpertValues:
     """Round the product with int8 values to bf16 before its one scale per channel is applied, in bf16."""
 
@@ -87,10 +75,10 @@ def rounded_before_scale(params: parameters.Params, path: str, index: int, x: Te
 WAYS = (
     Way(id="int8_kept_plain_rounded", engines="a dequantising loader", dtypes=BF16,
         does="int8 · scale kept in float32, plain matrices rounded",
-        operations={"apply_scales": int8_wide, "linear": wide_linear, "expert_linear": expert_linear}),
+        operations={"apply_scales": weights_wide, "linear": wide_linear, "expert_linear": expert_linear_rounded}),
     Way(id="w8a32_plain_kept", engines="llama.cpp with float32 tensors", dtypes=BF16,
         does="int8 · scale and plain matrices kept in float32", parameters={"cast": plain_kept},
-        operations={"apply_scales": int8_wide, "linear": linear_wide, "expert_linear": expert_linear}),
+        operations={"apply_scales": weights_wide, "linear": linear_wide, "expert_linear": expert_linear_rounded}),
     Way(id="head_f32_table", engines="vLLM with a float32 head", does="logits in float32 with the float32 table",
         dtypes=BF16, **table_kept(), plan=("logits",)),
     Way(id="w8a16_scale_in_bf16", engines="torch int8pack_mm", dtypes=BF16,

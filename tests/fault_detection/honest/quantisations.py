@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grok_conformance.candidates.torch_eager import operations
 from tests.fault_detection.honest.attention import HIDDEN
-from tests.fault_detection.honest.products import OUTPUT, summing
+from tests.fault_detection.honest.products import MATRICES, OUTPUT, summing
 from tests.fault_detection.honest.way import Way
 
 
@@ -28,6 +28,28 @@ def fp8(x: Tensor) -> Tensor:
 def fp8_per_token(x: Tensor) -> Tensor:
     scale = (x.abs().amax(-1, keepdim=True) / 448).clamp_min(1e-30)
     return fp8(x / scale) * scale
+
+
+def int8_in_blocks(x: Tensor, axis: int) -> Tensor:
+    """Round to int8 in blocks of 32 along an axis, with one float16 scale each: ggml's Q8_0."""
+    parts = []
+    for part in torch.split(x, 32, axis):
+        scale = (part.abs().amax(axis, keepdim=True) / 127).half().float().clamp_min(1e-7)
+        parts.append(torch.round(part / scale).clamp(-127, 127) * scale)
+    return torch.cat(parts, axis)
+
+
+def a_q8_0(x: Tensor, w: Tensor) -> Tensor:
+    return int8_in_blocks(x, -1) @ w
+
+
+def w_q8_0(x: Tensor, w: Tensor) -> Tensor:
+    return x @ int8_in_blocks(w, 0)
+
+
+def router_rounded(x: Tensor, weight: Tensor) -> Tensor:
+    """Give router logits in the dtype of the stream, as a linear layer of a bf16 model does."""
+    return (x.float() @ weight).to(x.dtype).float()
 
 
 def w8a8(x: Tensor, w: Tensor) -> Tensor:
@@ -58,6 +80,12 @@ WAYS = (
         dtypes=("bfloat16",), **summing(w8a8, OUTPUT), fault="activations_int8"),
     Way(id="w8a8_f32", mark="wrong", engines="SmoothQuant kernels", does="activations int8 per token under float32",
         dtypes=("float32",), **summing(w8a8, float32=True), fault="activations_int8"),
+    Way(id="a8_q8_0", mark="wrong", engines="llama.cpp on CPUs", does="activations int8 in blocks of 32",
+        dtypes=("bfloat16",), **summing(a_q8_0), fault="activations_int8"),
+    Way(id="w8_q8_0", mark="wrong", engines="llama.cpp converters", does="weights stored again as Q8_0",
+        dtypes=("bfloat16",), **summing(w_q8_0, *MATRICES), fault="weights_requantised"),
+    Way(id="router_logits_bf16", mark="wrong", engines="a port", does="router logits rounded to bf16",
+        dtypes=("bfloat16",), operations={"router_logits": router_rounded}, fault="router_in_bf16"),
     Way(id="fp8_o", mark="wrong", engines="TransformerEngine", does="fp8 e4m3 activations at the attention output",
         dtypes=("bfloat16",), **summing(a_fp8, OUTPUT), fault="activations_fp8"),
     Way(id="kv_fp8_as_bf16", mark="wrong", engines="vLLM with fp8 caches", does="fp8 cache, declared as bf16",

@@ -19,6 +19,9 @@ from tests.conformance.torch_cases import torch_taps
 Mark = Literal["honest", "declared", "quirk", "wrong"]
 """honest: must pass; declared: passes only where INFO says so; quirk: misses a published quirk alone; wrong: fails."""
 
+Driving = Callable[[Preset, Case], dict[str, Array]]
+"""Runs the torch port over a case, and returns all its taps."""
+
 Showing = Callable[[dict[str, Array], Preset, Case], dict[str, Array]]
 """Changes what is shown (by `call0/TAP`), as an engine that keeps or gives its values otherwise."""
 
@@ -34,8 +37,9 @@ class Way:
     """One row of the zoo.
 
     `engines` do it, `does` says what in one sentence. `operations`, `model` and `parameters` are the names that are
-    replaced in those modules of the torch port. `hides` are operations that are not shown, `info` fields of INFO that
-    differ. `plan` are the operations at which another rounding must be named, `fault` the name of what is wrong.
+    replaced in those modules of the torch port, `driving` makes the calls, `showing` changes what is shown. `hides` are
+    operations that are not shown, `info` fields of INFO that differ. `plan` are the operations at which another
+    rounding must be named, `fault` the name of what is wrong.
     """
 
     id: str
@@ -48,6 +52,7 @@ class Way:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     hides: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    driving: Driving = torch_taps
     showing: Showing = as_they_are
     plan: tuple[str, ...] = ()
     fault: str = ""
@@ -72,7 +77,7 @@ def computing(way: Way) -> Iterator[None]:
 def taps_of(way: Way, preset: Preset, case: Case) -> dict[str, Array]:
     """Run the torch port in a way over a case, and return what it shows, by `call0/TAP`."""
     with computing(way):
-        taps = way.showing(torch_taps(preset, case), preset, case)
+        taps = way.showing(way.driving(preset, case), preset, case)
     wanted = select_taps(tap_names(preset.config), way.shown.taps)
     return {key: value for key, value in taps.items() if key.partition("/")[2] in wanted}
 

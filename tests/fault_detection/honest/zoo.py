@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.fault_detection.honest import attention, experts, functions, loading, norms, products, quantisations, showing
+from tests.fault_detection.honest import (
+    accumulators,
+    approximations,
+    attention,
+    caches,
+    experts,
+    folding,
+    functions,
+    grouping,
+    loading,
+    norms,
+    products,
+    quantisations,
+    showing,
+)
 from tests.fault_detection.honest.way import Way, both
 
 SINGLE: Mapping[str, Way] = {
     way.id: way
-    for module in (products, norms, attention, experts, functions, loading, showing, quantisations)
+    for module in (
+        products,
+        accumulators,
+        norms,
+        attention,
+        experts,
+        grouping,
+        functions,
+        approximations,
+        loading,
+        folding,
+        showing,
+        caches,
+        quantisations,
+    )
     for way in module.WAYS
 }
 
