@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from grok_conformance.harness.commands import PASS
-from grok_conformance.harness.commands.report_options import GOLDEN
+from grok_conformance.harness.contract.taps import GOLDEN
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
