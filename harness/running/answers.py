@@ -109,8 +109,11 @@ def read_weights(out_dir: Path) -> tuple[Mapping[str, Array], Mapping[str, objec
 def make_folders(out_dir: Path, job: Job) -> None:
     """Make an answer folder and those of its cases, since standard C makes none; what is there stays.
 
-    A folder that a program replaced or barred is made anew or opened again.
+    A folder that a program replaced or barred is made or opened again; raises FileError where one above it has become a
+    link, which would lead whatever is written elsewhere.
     """
+    if out_dir.parent.resolve() != out_dir.parent.absolute():
+        raise FileError(f"{out_dir.parent}: a link has taken the place of a folder above the answers")
     if out_dir.is_symlink() or out_dir.is_file():
         out_dir.unlink()
     out_dir.mkdir(parents=True, exist_ok=True)

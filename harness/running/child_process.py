@@ -11,8 +11,10 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -68,13 +70,15 @@ Broke = Literal["time", "memory", "processes"]
 class Limits:
     """What a child may take: seconds from one sign of progress to the next, resident bytes, processes, bytes of a file.
 
-    The memory of all processes of its session is added up. Where there is no `/proc` only the time is limited.
+    The memory of all processes of its session is added up. Where there is no `/proc` only the time is limited. Once
+    `stop` is set, by whoever no longer wants the answer, the child is ended.
     """
 
     silent_seconds: float = 120.0
     memory_bytes: int = 8 * 2**30
     num_processes: int = 256
     file_bytes: int = 64 * 2**30
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def run_child(
     """Run a command until it ends or breaks a limit; no process that it started lives on.
 
     `progressed` is asked every 0.05 s, and once at the end, whether the child has got on since it was last asked. The
-    logs take the first MiB of either output. Raises FileError for a command that cannot be started.
+    logs take the first MiB of either output. Raises FileError for a command that cannot be started, CancelledError once
+    `limits.stop` is set.
     """
     began = latest = sampled = time.monotonic()
     peak_bytes = 0
@@ -125,6 +130,8 @@ def run_child(
                     selector.register(pipe, selectors.EVENT_READ, output)
             while process.poll() is None and broke is None:
                 _copy_output(selector, POLL_SECONDS)
+                if limits.stop.is_set():
+                    raise CancelledError
                 now = time.monotonic()
                 if now - sampled < POLL_SECONDS:
                     continue
@@ -134,12 +141,7 @@ def run_child(
                 peak_bytes = max(peak_bytes, resident_bytes)
                 if progressed():
                     latest = now
-                if resident_bytes > limits.memory_bytes:
-                    broke = "memory"
-                elif len(running) > limits.num_processes:
-                    broke = "processes"
-                elif now - latest > limits.silent_seconds:
-                    broke = "time"
+                broke = _broken(limits, resident_bytes, len(running), now - latest)
         finally:
             _kill_all(process.pid, mark)
             process.wait()
@@ -148,6 +150,15 @@ def run_child(
     progressed()
     tail = stderr.tail.decode(errors="replace")
     return Exit(process.returncode, broke, time.monotonic() - began, peak_bytes, tail)
+
+
+def _broken(limits: Limits, resident_bytes: int, num_processes: int, silent_seconds: float) -> Broke | None:
+    """Return the limit that a child breaks, if any."""
+    if resident_bytes > limits.memory_bytes:
+        return "memory"
+    if num_processes > limits.num_processes:
+        return "processes"
+    return "time" if silent_seconds > limits.silent_seconds else None
 
 
 def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Popen[bytes]:

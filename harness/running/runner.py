@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import BinaryIO
 
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.formats.files import FileError, write_json
+from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.running.answers import Answer, is_answered, make_folders, one_line
 from grok_conformance.harness.running.child_process import Exit, Limits, run_child
 from grok_conformance.harness.running.jobs import Job, JobCase, link_job, read_job
@@ -141,9 +141,9 @@ def _run_rest(
     exits = list(earlier)
     unanswered: dict[str, Answer] = {}
     left, fruitless = tuple(case for case in job.cases if not is_answered(out_dir, case)), 0
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         while left:
-            folder = job_dir if left == job.cases else Path(scratch) / str(len(exits))
+            folder = job_dir if left == job.cases else scratch / str(len(exits))
             if folder != job_dir:
                 link_job(job_dir, replace(job, cases=left), folder)
             command = (*candidate.command, str(folder), str(out_dir))

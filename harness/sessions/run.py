@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
@@ -19,9 +23,9 @@ from grok_conformance.harness.judging.reruns import need_replay, with_causes, wi
 from grok_conformance.harness.judging.summary import judge_weights, summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
-from grok_conformance.harness.running.answers import Answer, read_answer
+from grok_conformance.harness.running.answers import Answer, one_line, read_answer
 from grok_conformance.harness.running.child_process import Limits
-from grok_conformance.harness.running.jobs import read_job, write_job
+from grok_conformance.harness.running.jobs import Job, read_job, write_job
 from grok_conformance.harness.running.registry import Candidate
 from grok_conformance.harness.running.runner import run_jobs
 from grok_conformance.harness.sessions.dumping import CaseEvidence, evidence_of
@@ -68,15 +72,16 @@ def run_candidates(
 ) -> list[Judgement]:
     """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends.
 
-    Every candidate is handed a copy of the jobs: what it makes of them is nobody else's. One that fails in some
-    runs of a case and not in others is run once more from the start, which tells history from randomness.
+    Every candidate is handed a copy of the jobs: what it makes of them, and of the machine, is nobody else's. One that
+    fails in some runs of a case and not in others is run once more from the start, which tells history from randomness.
     """
     jobs = write_jobs(groups, suite, folder / "jobs")
     honest_runs: HonestRuns = {}
     size = run_size(groups)
+    folders = answer_folders(folder / "answers", [candidate.name for candidate in candidates])
 
     def answers_folder(candidate: Candidate) -> Path:
-        return folder / "answers" / candidate.name.replace("/", "_")
+        return folders[candidate.name]
 
     def run(candidate: Candidate) -> tuple[float, list[Mapping[str, Answer]]]:
         began = time.monotonic()
@@ -85,15 +90,15 @@ def run_candidates(
         return time.monotonic() - began, answers
 
     judgements = []
-    with ThreadPoolExecutor(NUM_CHILDREN) as pool:
+    with ThreadPoolExecutor(NUM_CHILDREN) as pool, setting(limits.stop):
         for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
             known = waivers_of(waivers, candidate.name)
             judged = judge_as_asked(groups, answers, size, honest_runs, narrow, known)
             if not narrow:
                 judged = with_reruns(groups, answers, judged, size, honest_runs, known)
             if need_replay(judged):
-                with tempfile.TemporaryDirectory() as scratch:
-                    replayed = ask(candidate, jobs, [Path(scratch) / job.name for job in jobs], limits)
+                with scratch_folder() as scratch:
+                    replayed = ask(candidate, jobs, [scratch / job.name for job in jobs], limits)
                     judged = with_causes(judged, answers, replayed)
             judged = with_memory(judged, groups, answers)
             weights = judge_weights(groups, [answers_folder(candidate) / job.name for job in jobs])
@@ -103,6 +108,25 @@ def run_candidates(
     return judgements
 
 
+def answer_folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return a folder of its own for each candidate's answers, by name; names that would share one are numbered."""
+    found: dict[str, Path] = {}
+    for name in names:
+        plain = name.replace("/", "_")
+        numbered = (plain if number == 1 else f"{plain}.{number}" for number in itertools.count(1))
+        found[name] = next(path for each in numbered if (path := folder / each) not in found.values())
+    return found
+
+
+@contextlib.contextmanager
+def setting(stop: threading.Event) -> Iterator[None]:
+    """Set an event when the block ends, so that no candidate runs on after an error or Ctrl-C."""
+    try:
+        yield
+    finally:
+        stop.set()
+
+
 def ask(
     candidate: Candidate,
     jobs: Sequence[Path],
@@ -110,13 +134,24 @@ def ask(
     limits: Limits,
     on_progress: Callable[[str], None] = lambda _case: None,
 ) -> list[Mapping[str, Answer]]:
-    """Return a candidate's answers to copies of some job folders, written to as many folders."""
-    with tempfile.TemporaryDirectory() as scratch:
-        copies = [Path(shutil.copytree(job, Path(scratch) / job.name)) for job in jobs]
-        records = run_jobs(candidate, list(zip(copies, outs, strict=True)), limits, on_progress)
-    return [
-        read_answer(out, read_job(job), record.unanswered) for out, job, record in zip(outs, jobs, records, strict=True)
-    ]
+    """Return a candidate's answers to copies of some job folders, written to as many folders.
+
+    What the machine refuses meanwhile (a folder replaced, a disk full, a program that cannot be started) is an error of
+    this candidate in every case.
+    """
+    described = [read_job(job) for job in jobs]
+    try:
+        with scratch_folder() as scratch:
+            copies = [Path(shutil.copytree(job, scratch / job.name)) for job in jobs]
+            records = run_jobs(candidate, list(zip(copies, outs, strict=True)), limits, on_progress)
+    except (FileError, OSError, RecursionError) as error:
+        return [errors(job, one_line(str(error))) for job in described]
+    return [read_answer(out, job, record.unanswered) for out, job, record in zip(outs, described, records, strict=True)]
+
+
+def errors(job: Job, reason: str) -> dict[str, Answer]:
+    """Return an error in every case of a job, for one reason."""
+    return {case.id: Answer(status="error", reason=reason) for case in job.cases}
 
 
 def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence[Waiver] = ()) -> CandidateVerdict:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
-from grok_conformance.harness.sessions.run import judge_folder, run_candidates, write_jobs
+from grok_conformance.harness.sessions.run import answer_folders, judge_folder, run_candidates, write_jobs
 from tests.harness.honest_port import golden, group_of, honest_taps
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"
@@ -113,3 +115,76 @@ def test_a_job_with_a_case_that_the_golden_set_does_not_hold_is_refused(tmp_path
     (job_dir / "job.json").write_text(text.replace("padded_batch.bfloat16", "another_batch.bfloat16"))
     with pytest.raises(FixtureError, match="names cases that"):
         judge_folder(golden(), job_dir, tmp_path)
+
+
+HEAD = """#!{python} -IS
+import os, shutil, sys, time
+from pathlib import Path
+
+out_dir = Path(sys.argv[2])
+"""
+
+HOSTILE = {
+    "parent_is_a_link": "shutil.rmtree(out_dir.parent)\nos.symlink('{outside}', out_dir.parent)",
+    "parent_is_a_file": "shutil.rmtree(out_dir.parent)\nout_dir.parent.write_text('')",
+    "all_answers_removed": "shutil.rmtree(out_dir.parent)",
+    "nested": "os.chdir(sys.argv[1])\nfor _ in range(1200):\n    os.mkdir('inside')\n    os.chdir('inside')",
+    "jobs_barred": "Path(sys.argv[1]).chmod(0)",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_program_errs_alone_and_harms_nothing_outside(what: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    program = tmp_path / "hostile"
+    program.write_text((HEAD + HOSTILE[what]).format(python=sys.executable, outside=outside))
+    program.chmod(0o700)
+    candidates = [find_candidate(name) for name in (str(program), "numpy_float64")]
+    groups = read_groups(golden(), "float_weights/*")
+    found = run_candidates(candidates, groups, "1.0.0", tmp_path / "run", Limits(silent_seconds=60))
+    hostile, honest = (each.verdict for each in found)
+    assert {case.status for case in hostile.cases} <= {"error", "missing"}
+    assert {case.status for case in honest.cases} == {"pass"}
+    assert list(outside.iterdir()) == []
+
+
+def test_a_program_that_cannot_be_started_errs_alone(tmp_path: Path) -> None:
+    program = tmp_path / "broken"
+    program.write_bytes(b"\x7fELF no program")
+    program.chmod(0o700)
+    (found,) = run_candidates(
+        [find_candidate(str(program))], read_groups(golden(), "float_weights/*"), "1.0.0", tmp_path / "run", Limits()
+    )
+    assert {case.status for case in found.verdict.cases} == {"error"}
+    assert "cannot be started" in found.verdict.cases[0].reason
+
+
+def test_two_candidates_never_share_a_folder_of_answers(tmp_path: Path) -> None:
+    folders = answer_folders(tmp_path, ["a/b", "a_b", "c", "a_b.2"])
+    assert folders["a/b"] == tmp_path / "a_b"
+    assert len(set(folders.values())) == 4
+
+
+ANSWERS_ONE = """
+import json
+case = json.loads((Path(sys.argv[1]) / "job.json").read_text())["cases"][0]
+(out_dir / case["folder"] / "result.json").write_text('{{"status": "error"}}')
+time.sleep(600)
+"""
+
+
+def test_an_interrupted_run_ends_its_programs_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "sleeper"
+    program.write_text((HEAD + ANSWERS_ONE).format(python=sys.executable))
+    program.chmod(0o700)
+    (tmp_path / "second").symlink_to(program)
+    candidates = [find_candidate(str(tmp_path / name)) for name in ("sleeper", "second")]
+
+    def interrupt(_name: str, _case: str) -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_candidates(candidates, [group_of(PREFILL)], "1.0.0", tmp_path / "run", Limits(), interrupt)
+    assert time.monotonic() - began < 30
