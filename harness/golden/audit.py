@@ -34,14 +34,19 @@ def check_golden(directory: Path) -> None:
     presets = {name: read_preset(golden, name) for name in golden.manifest.presets}
     for preset in presets.values():
         _read_all(preset.weights)
-    for case_id, stored in golden.manifest.cases.items():
+    for case_id in golden.manifest.cases:
         case = read_case(golden, case_id)
-        folder = directory / "cases" / case_id
-        for problem in input_problems(case, presets[case.preset].config):
-            raise broken(directory, folder / "inputs.safetensors", problem)
-        for problem in tap_problems(case, presets[case.preset], stored.taps):
-            raise broken(directory, folder / "taps.safetensors", problem)
+        check_case_fits(golden, case, presets[case.preset])
         _read_all(read_taps(golden, case_id))
+
+
+def check_case_fits(golden: Golden, case: Case, preset: Preset) -> None:
+    """Raise FixtureError unless a case's inputs and expected taps are those that its preset's model takes and makes."""
+    folder = golden.directory / "cases" / case.id
+    for problem in input_problems(case, preset.config):
+        raise broken(golden.directory, folder / "inputs.safetensors", problem)
+    for problem in tap_problems(case, preset, golden.manifest.cases[case.id].taps):
+        raise broken(golden.directory, folder / "taps.safetensors", problem)
 
 
 def input_problems(case: Case, config: LanguageModelConfig) -> list[str]:

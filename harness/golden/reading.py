@@ -20,6 +20,7 @@ from grok_conformance.harness.formats.files import MAX_JSON_BYTES, FileError, pa
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
+from grok_conformance.harness.golden.consistency import config_problems, weight_problems
 from grok_conformance.harness.golden.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
 
 
@@ -82,11 +83,19 @@ def case_ids(golden: Golden, pattern: str = "*") -> tuple[str, ...]:
 
 
 def read_preset(golden: Golden, name: str) -> Preset:
-    """Read a preset; its weights are verified as they are used. Raises FixtureError."""
+    """Read a preset; its sizes are checked, its weights are verified as they are used. Raises FixtureError."""
     stored = golden.manifest.presets[_known(golden, "preset", name, golden.manifest.presets)]
     config = _read_json(golden, f"presets/{name}/config.json", stored.config, "preset")
     weights = _open_verified(golden, f"presets/{name}/weights.safetensors", stored.weights)
-    return Preset(name, LanguageModelConfig.from_json(config), weights)
+    try:
+        preset = Preset(name, LanguageModelConfig.from_json(config), weights)
+    except OverflowError:
+        raise broken(golden.directory, golden.directory / f"presets/{name}/config.json", "a number too large") from None
+    for problem in config_problems(preset.config):
+        raise broken(golden.directory, golden.directory / f"presets/{name}/config.json", problem)
+    for problem in weight_problems({key: tensor.shape for key, tensor in stored.weights.items()}):
+        raise broken(golden.directory, weights.file.path, problem)
+    return preset
 
 
 def read_case(golden: Golden, case_id: str) -> Case:

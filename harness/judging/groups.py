@@ -14,6 +14,7 @@ from grok_conformance.harness.cases.drawn import drawn_as, random_of, redraw, re
 from grok_conformance.harness.cases.probes import PREFIX, PROBES, make_probe, probe_cases
 from grok_conformance.harness.checks.evidence import call_sizes
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
+from grok_conformance.harness.golden.audit import check_case_fits
 from grok_conformance.harness.golden.reading import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.model_graph import ModelGraph
@@ -48,6 +49,8 @@ def read_groups(golden: Golden, pattern: str = "*", dtype: str = "*") -> tuple[G
     if not cases:
         raise FixtureError(f"{golden.directory}: no case {pattern!a} computes in {dtype}")
     presets = {name: read_preset(golden, name) for name in sorted({case.preset for case in cases})}
+    for case in cases:
+        check_case_fits(golden, case, presets[case.preset])
     return grouped(cases, presets, lambda case_id: read_taps(golden, case_id))
 
 

@@ -178,7 +178,8 @@ def test_an_interrupted_run_ends_its_programs_at_once(tmp_path: Path) -> None:
     program = tmp_path / "sleeper"
     program.write_text((HEAD + ANSWERS_ONE).format(python=sys.executable))
     program.chmod(0o700)
-    (tmp_path / "second").symlink_to(program)
+    (tmp_path / "second").write_text((HEAD + "time.sleep(600)").format(python=sys.executable))
+    (tmp_path / "second").chmod(0o700)
     candidates = [find_candidate(str(tmp_path / name)) for name in ("sleeper", "second")]
 
     def interrupt(_name: str, _case: str) -> None:
