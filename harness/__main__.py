@@ -112,7 +112,7 @@ def command_line(words: Sequence[str]) -> argparse.ArgumentParser:
         if words[:1] == [name]:
             module = importlib.import_module(f"grok_conformance.harness.commands.{name.replace('-', '_')}")
             module.add_options(sub)
-            sub.set_defaults(execute=module.execute)
+            sub.set_defaults(execute=module.execute, words=tuple(words))
     return parser
 
 

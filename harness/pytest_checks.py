@@ -14,7 +14,7 @@ from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
-from grok_conformance.harness.report import terminal
+from grok_conformance.harness.report.explanation import explain
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.run import run_candidates
@@ -79,6 +79,6 @@ def operation_check(operation: str, dtype: str) -> Check:
         rows = [row for row in verdict.operations if (row.operation, row.fprop_dtype) == (operation, dtype)]
         if not rows:
             pytest.skip("not shown; what lies around it is checked as one")
-        return "" if rows[0].status in PASSING else terminal.explain(verdict, rows)
+        return "" if rows[0].status in PASSING else explain(verdict, rows)
 
     return check

@@ -60,6 +60,7 @@ def explain_fault(fault: Fault) -> Iterator[str]:
     yield f"{fault.id}: a fault of {fault.kind}" + (", which must not be called one" if fault.harmless else "")
     yield line("is", fault.title)
     yield line("right", fault.explanation)
+    yield line("change", fault.remedy)
     yield line("seen at", ", ".join(fault.operations) or "no operation alone")
     yield line("shown by", ", ".join(fault.shown_by))
     yield line("met in", fault.provenance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from grok_conformance.harness.commands.narrow_options import add_narrow_options, refuse_together
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
 from grok_conformance.harness.running.child_process import Limits
@@ -27,7 +28,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-logprobs", type=int, default=10**6, metavar="N", help="log probabilities it gives (default: all)"
     )
-    parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
     parser.add_argument(
         "--require",
         action="append",
@@ -59,6 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--baseline", type=Path, metavar="DIR", help="compare with each candidate's earlier run, kept in this folder"
     )
     parser.add_argument("--update-baseline", action="store_true", help="make this run the baseline, after comparing")
+    add_narrow_options(parser)
     add_report_options(parser)
 
 
@@ -72,6 +73,11 @@ def required_level(text: str) -> tuple[str, str]:
 
 def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model."""
+    if options.watch is not None:
+        from grok_conformance.harness.commands.watching import watch
+
+        refuse_together(options)
+        return watch(options.watch, options.words)
     from grok_conformance.harness.commands.run_execution import judge_candidates
 
     return judge_candidates(options)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import pdb  # noqa: T100 - what --pdb enters
+import re
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from grok_conformance.harness.commands import properties
+from grok_conformance.harness.commands import NONCONFORMING, properties
 from grok_conformance.harness.commands.conclusion import conclude
+from grok_conformance.harness.commands.narrow_options import (
+    is_in_process,
+    last_failed,
+    narrow_to_last_failed,
+    refuse_together,
+    remember_failed,
+)
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
@@ -25,16 +37,29 @@ from grok_conformance.harness.judging.baseline import (
     record_of,
     write_baseline,
 )
-from grok_conformance.harness.judging.groups import any_seed, read_groups, with_drawn
+from grok_conformance.harness.judging.groups import Group, any_seed, read_groups, with_drawn
 from grok_conformance.harness.judging.known_deviations import known_deviations
+from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.summary import refuse
+from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
+from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.laws.check import NUM_DRAWS
 from grok_conformance.harness.laws.draws import drawn
 from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.running.child_process import Limits
-from grok_conformance.harness.running.registry import absences, default_names, find_candidate, served
+from grok_conformance.harness.running.in_process import adapter_of
+from grok_conformance.harness.running.registry import (
+    Candidate,
+    UnknownCandidateError,
+    absences,
+    default_names,
+    find_candidate,
+    served,
+)
 from grok_conformance.harness.sessions import run
+from grok_conformance.harness.sessions.dumping import CaseEvidence, dump_operations, how_to_load
+from grok_conformance.harness.sessions.in_process import judge_adapter
 
 T = TypeVar("T")
 
@@ -49,41 +74,121 @@ def judge_candidates(options: argparse.Namespace) -> int:
         return properties.check(options.candidate, LAWS, drawn(NUM_DRAWS))
     if options.update_baseline and options.baseline is None:
         raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
+    refuse_together(options)
     golden = open_golden(options.golden)
-    asked = options.candidate or (() if options.endpoint else default_names())
-    names = list(dict.fromkeys([*asked, *(name for name, _ in options.require if name != options.model)]))
+    cases = narrow_to_last_failed(options, last_failed()) if options.last_failed else None
+    wanted = options.candidate or (() if options.endpoint else default_names())
+    names = list(dict.fromkeys([*wanted, *(name for name, _ in options.require if name != options.model)]))
     absent = absences(names)
     candidates = [find_candidate(name) for name in names if name not in absent]
     if options.endpoint:
         candidates.append(served(options.endpoint, options.model, options.top_logprobs))
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
-    groups = read_groups(golden, options.case)
-    if options.endpoint is None:  # a server has one model, whose weights are not drawn again
+    groups = only_cases(read_groups(golden, options.case, options.dtype), cases)
+    narrow = narrow_to(options.operation, options.layer, groups)
+    # A server has one model, whose weights are not drawn again; a narrowed run is to be quick.
+    if options.endpoint is None and (options.seed is not None or not (narrow or is_in_process(options))):
         groups = with_drawn(groups, any_seed() if options.seed is None else options.seed)
     waivers = known_deviations(options.waivers, golden)
-    num_cases = sum(len(group.cases) for group in groups) * len(candidates)
-    if options.keep is not None and options.keep.exists():
-        raise FileError(f"{options.keep}: exists already: give a new folder")
-    with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
-        judgements = run.run_candidates(
-            candidates,
-            groups,
-            golden.manifest.suite,
-            options.keep or Path(scratch),
-            Limits(silent_seconds=options.time_limit),
-            advance,
-            waivers,
-        )
-        records = [
-            record_of(each.verdict, each.folder, golden.manifest.suite) for each in judgements if options.baseline
-        ]
+    asked = Asked(tuple(candidates), groups, golden.manifest.suite, narrow, tuple(waivers))
+    answered = in_this_process(asked, options) if is_in_process(options) else in_processes(asked, options)
+    if answered is None:
+        return NONCONFORMING
+    verdicts, records = answered
+    remember_failed((verdict.name, failed_cases(verdict)) for verdict in verdicts)
     regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)
     refused = [refuse(name, groups, reason) for name, reason in absent.items()]
     required = dict(options.require)
     asked_for = {*(options.candidate or ()), *required}
     optional = [name for name in absent if name not in asked_for]
-    verdicts = [*(judgement.verdict for judgement in judgements), *refused]
-    return conclude(verdicts, golden, options, required, optional, regressions, waivers)
+    return conclude([*verdicts, *refused], golden, options, required, optional, regressions, waivers)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is run: candidates over groups of the golden suite, narrowed or whole, with their known deviations."""
+
+    candidates: tuple[Candidate, ...]
+    groups: tuple[Group, ...]
+    suite: str
+    narrow: Narrow
+    waivers: tuple[Waiver, ...]
+
+
+Answered = tuple[list[CandidateVerdict], list[Record]]
+"""The verdicts, and what is compared with baselines."""
+
+
+def in_processes(asked: Asked, options: argparse.Namespace) -> Answered:
+    """Run every candidate in child processes and judge it; dump what is asked for while its answers are there."""
+    if options.keep is not None and options.keep.exists():
+        raise FileError(f"{options.keep}: exists already: give a new folder")
+    num_cases = sum(len(group.cases) for group in asked.groups) * len(asked.candidates)
+    with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
+        judgements = run.run_candidates(
+            asked.candidates,
+            asked.groups,
+            asked.suite,
+            options.keep or Path(scratch),
+            Limits(silent_seconds=options.time_limit),
+            advance,
+            asked.waivers,
+            asked.narrow,
+        )
+        records = [record_of(each.verdict, each.folder, asked.suite) for each in judgements if options.baseline]
+        for each in judgements:
+            dump(each.verdict, each.evidence, each.num_elements, options)
+    return [judgement.verdict for judgement in judgements], records
+
+
+def in_this_process(asked: Asked, options: argparse.Namespace) -> Answered | None:
+    """Run Python candidates here and judge them; None where one raised, which its traceback tells."""
+    verdicts = []
+    for candidate in asked.candidates:
+        try:
+            report = judge_adapter(
+                adapter_of(candidate.name), asked.groups, asked.narrow,
+                waivers=asked.waivers, exit_first=options.exitfirst,
+            )  # fmt: skip
+        except (FileError, UnknownCandidateError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the candidate's own, shown where it was raised
+            traceback.print_exc()
+            if options.pdb:
+                pdb.post_mortem(error.__traceback__)
+            return None
+        dump(report.verdict, report.evidence, report.num_elements, options)
+        verdicts.append(report.verdict)
+    return verdicts, []
+
+
+def dump(verdict: CandidateVerdict, evidence: CaseEvidence, num_elements: int, options: argparse.Namespace) -> None:
+    """Write the tensors that are asked for and tell how they are loaded."""
+    if options.dump is None:
+        return
+    folder = options.dump / re.sub(r"[^A-Za-z0-9_.-]+", "_", verdict.name)
+    written = dump_operations(verdict, evidence, num_elements, folder, passing=bool(options.operation))
+    sys.stdout.write(f"{how_to_load(written)}\n" if written else f"{verdict.name}: no operation to dump\n")
+
+
+def only_cases(groups: Sequence[Group], cases: frozenset[str] | None) -> tuple[Group, ...]:
+    """Return groups with some cases alone; raises FileError where none is left."""
+    kept = [
+        replace(group, cases=tuple(case for case in group.cases if cases is None or case.id in cases))
+        for group in groups
+    ]
+    if not any(group.cases for group in kept):
+        raise FileError("--last-failed: none of the cases that failed is among those asked for")
+    return tuple(group for group in kept if group.cases)
+
+
+def failed_cases(verdict: CandidateVerdict) -> dict[str, list[str]]:
+    """Return the operations at fault in every case that did not pass, none where it failed otherwise."""
+    return {
+        case.case: sorted({c.operation for c in case.comparisons if not c.passed})
+        for case in verdict.cases
+        if case.status not in PASSING and not case.waived
+    }
 
 
 def refuse_unused(options: argparse.Namespace) -> None:

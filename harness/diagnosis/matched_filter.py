@@ -228,7 +228,7 @@ def explains(best: Fit, observed: Array, log10_ratio: float) -> bool:
     )
 
 
-LARGEST_RATIO = 99.0
+LARGEST_RATIO = 6.0
 """log10 of the likelihood ratio beyond which no digits are shown."""
 
 
@@ -239,8 +239,9 @@ def describe(diagnosis: Diagnosis) -> str:
     names = "likely " + " or ".join(diagnosis.faults)
     if math.isnan(diagnosis.coefficient):
         return f"{names}, which gives this shape"
-    ratio = f"over 1e{LARGEST_RATIO:.0f}" if diagnosis.log10_ratio > LARGEST_RATIO else f"1e{diagnosis.log10_ratio:.0f}"
+    digits = 10 ** round(min(diagnosis.log10_ratio, LARGEST_RATIO))
+    ratio = "more than a million" if diagnosis.log10_ratio > LARGEST_RATIO else f"{digits:,}"
     return (
         f"{names}, coefficient {diagnosis.coefficient:.3g} ± {diagnosis.standard_error:.1g}, "
-        f"explains {diagnosis.explained:.1%}, {ratio} : 1 before {diagnosis.runner_up}"
+        f"explains {diagnosis.explained:.1%}, {ratio} to 1 before {diagnosis.runner_up}"
     )

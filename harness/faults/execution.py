@@ -11,6 +11,7 @@ FAULTS = (
         id="expert_dropped_by_capacity",
         kind="execution",
         title="tokens beyond an expert's capacity are dropped",
+        remedy="let every token reach both of its experts: no capacity limit",
         explanation="Every token is computed by all of its experts, however many others chose them.",
         provenance="Megatron-LM#5542",
         changes={"moe.expert_output": Change(function=functions.over_capacity_dropped)},
@@ -19,6 +20,7 @@ FAULTS = (
         id="all_reduce_missing",
         kind="execution",
         title="the partial sum of one shard of two is taken for the whole",
+        remedy="sum the partial products of all shards (all-reduce) before they are used",
         explanation="Row-parallel products are summed over the model axis.",
         provenance="tpu-inference#3435",
         changes={
@@ -31,6 +33,7 @@ FAULTS = (
         id="split_k_nondeterministic",
         kind="execution",
         title="sums are taken in another order in every run",
+        remedy="nothing: sums in any order are allowed; a fixed order makes runs repeatable",
         explanation=(
             "Any order of a float32 sum is honest; whether two runs agree bit for bit is reported as repeatability."
         ),

@@ -37,15 +37,16 @@ class Change:
 class Fault:
     """One row of the table.
 
-    `title` says what is wrong, `explanation` what the specification asks for and what the fault does, `provenance`
-    where it was met. `changes` are the rows of the graph that it replaces, by operation: where a comparison fed with
-    the port's own inputs sees it. `shown_by` are globs of the golden cases that show it. A `harmless` one must not be
-    called a fault. A `dose` below 1 moves every result only that part of the way.
+    `title` says what is wrong, `remedy` tells its author what to change; `explanation` says what the specification asks
+    for and what the fault does, `provenance` where it was met. `changes` are the rows of the graph that it replaces, by
+    operation: where a comparison fed with the port's own inputs sees it. `shown_by` are globs of the golden cases that
+    show it. A `harmless` one must not be called a fault. A `dose` below 1 moves every result only that part of the way.
     """
 
     id: str
     kind: Kind
     title: str
+    remedy: str
     explanation: str
     provenance: str
     changes: Mapping[str, Change] = field(default_factory=dict)

@@ -103,6 +103,7 @@ FAULTS = (
         id="experts_permuted",
         kind="weights",
         title="the experts' ids are shifted by one",
+        remedy="load expert e as expert e: the ids are shifted by one",
         explanation=(
             "Expert i of the router is row i of the expert weights; a shard that starts counting elsewhere shifts them."
         ),
@@ -113,6 +114,7 @@ FAULTS = (
         id="expert_transposed",
         kind="weights",
         title="linear_1 of the experts is read transposed",
+        remedy="transpose linear_1 of the experts on loading: it is stored [f, d]",
         explanation="It is stored as [e, f, d], input axis first; torch's linear layers store the output axis first.",
         provenance="transformers#47671",
         changes=changes_at("moe.expert_output", function=functions.transposed_out),
@@ -121,6 +123,7 @@ FAULTS = (
         id="head_untied",
         kind="weights",
         title="the output matrix is not the embedding table",
+        remedy="use the embedding table, transposed, as the output matrix",
         explanation=(
             "Logits are h · embeddingsᵀ: the table is shared. A separate output matrix that no checkpoint fills "
             "stays zero."
@@ -132,6 +135,7 @@ FAULTS = (
         id="norms_exchanged",
         kind="weights",
         title="rms_norm_1 and rms_norm_2 are exchanged",
+        remedy="exchange rms_norm_1 and rms_norm_2: the second is the norm of the experts' input",
         explanation="rms_norm_1 comes after attention, before the residual add; rms_norm_2 before the experts.",
         provenance="grok-ozempic PR#57",
         changes=changes_at("attention.output_norm", "moe.norm", reading=read_from(exchanged_norm)),
@@ -141,6 +145,7 @@ FAULTS = (
         id="scales_per_shard_broadcast",
         kind="weights",
         title="the first row of scales is used for every group",
+        remedy="read every row of scales, one for each group of rows of the weight",
         explanation="Scales are [G, n]: each of G contiguous groups of input rows has its own row of scales.",
         provenance="xai-org/grok-1 PR#265",
         changes=changes_at(*GROUPED, reading=scales_read(first_row)),
@@ -149,6 +154,7 @@ FAULTS = (
         id="scales_interleaved",
         kind="weights",
         title="the groups of scales are interleaved",
+        remedy="give row k of a weight the scales of group k // (K / G): groups are contiguous",
         explanation="Row k belongs to group k // (K/G): groups are contiguous, not k mod G.",
         provenance="fault catalogue",
         changes=changes_at(*GROUPED, reading=scales_read(interleaved)),
@@ -157,6 +163,7 @@ FAULTS = (
         id="scales_axis_swapped",
         kind="weights",
         title="scales [e, G, d] are read as [G, e, d]",
+        remedy="read the scales of the experts as [e, G, n], without exchanging axes",
         explanation="The expert axis comes first; at true size e = G = 8, and the swap is shape-legal.",
         provenance="vllm#47116",
         changes=changes_at("moe.expert_output", reading=scales_read(read_as_groups_first)),
@@ -165,6 +172,7 @@ FAULTS = (
         id="int8_as_uint8",
         kind="weights",
         title="int8 weights are read as uint8",
+        remedy="read the weights as signed int8",
         explanation="Quantised weights are signed.",
         provenance="fault catalogue",
         changes=changes_at(*QUANTISED, reading=weight_read(unsigned)),
@@ -173,6 +181,7 @@ FAULTS = (
         id="weights_two_layers_exchanged",
         kind="weights",
         title="two layers have each other's weights",
+        remedy="load each layer's weights by its number, not by the order of names (10 before 2)",
         explanation="Leaves are sorted as strings in the checkpoint: layer 10 comes before layer 2.",
         provenance="DeepSpeed#8452",
         changes=changes_at(*LAYER_NORMS, *QUANTISED, "router.logits", reading=read_from(neighbouring_layer)),

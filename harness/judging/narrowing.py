@@ -35,10 +35,14 @@ UNCOUNTED = FlipCount(0, 0.0, 1.0)
 
 @dataclass(frozen=True)
 class Narrow:
-    """What a run is narrowed to: operations, by names or globs, and layers; all of them where none is named."""
+    """What a run is narrowed to: operations and layers, all of them where none is named.
+
+    `asked` are the names or globs by which the operations were asked for.
+    """
 
     operations: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    asked: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything is left out."""
@@ -47,11 +51,11 @@ class Narrow:
     def __str__(self) -> str:
         """Return it in words."""
         layers = [f"layer{'s' * (len(self.layers) > 1)} {', '.join(map(str, self.layers))}"] if self.layers else []
-        return " in ".join([*([", ".join(self.operations)] if self.operations else []), *layers])
+        return " in ".join([*([", ".join(self.asked)] if self.asked else []), *layers])
 
     def covers(self, comparison: Comparison) -> bool:
         """Whether a comparison is asked for."""
-        named = not self.operations or any(fnmatch.fnmatchcase(comparison.operation, one) for one in self.operations)
+        named = not self.operations or comparison.operation in self.operations
         return named and (not self.layers or comparison.layer in self.layers)
 
 
@@ -69,7 +73,7 @@ def narrow_to(operations: Sequence[str], layers: Sequence[int], groups: Sequence
     depth = max(group.preset.config.model.num_layers for group in groups)
     if outside := [layer for layer in layers if not 0 <= layer < depth]:
         raise FileError(f"--layer {outside[0]}: the cases have layers 0 to {depth - 1}")
-    return Narrow(operations_named(operations), tuple(sorted(set(layers))))
+    return Narrow(operations_named(operations), tuple(sorted(set(layers))), tuple(operations))
 
 
 def judge_as_asked(
@@ -119,10 +123,11 @@ def judge_narrowly(
 
 
 def rows_named(narrow: Narrow, group: Group) -> set[str]:
-    """Return the rows of the graph that make the operations asked for in a group's model."""
-    config = group.preset.config
-    taps = [tap for tap in group.graph.tap_names(config) if split_tap(tap)[1] in narrow.operations]
-    return {group.graph.operation_of(tap, config).name for tap in taps}
+    """Return the rows of the graph that must be worked out: of the operations asked for, and the scores of a choice."""
+    graph, config = group.graph, group.preset.config
+    needed = {*narrow.operations, *([graph.scores] if graph.choice in narrow.operations else ())}
+    taps = [tap for tap in graph.tap_names(config) if split_tap(tap)[1] in needed]
+    return {graph.operation_of(tap, config).name for tap in taps}
 
 
 def case_verdict(

@@ -162,7 +162,10 @@ def compare_routing(
     np.put_along_axis(rest, chosen, -np.inf, -1)
     worse: Array = (highest < rest.max(-1)[:, None]).any(-1)
     if worse.any():
-        return Comparison(call, tap, count, index=at(worse), problem="a more probable expert was left out")
+        row = int(np.argmax(worse))
+        left, taken = int(rest[row].argmax()), ", ".join(f"{e} ({rows[row, e]:.3g})" for e in chosen[row])
+        note = f"expert {left} has the score {rows[row, left]:.3g}; chosen were {taken}"
+        return Comparison(call, tap, count, index=at(worse), problem="a more probable expert was left out", note=note)
     unordered: Array = np.any(highest[:, :-1] < lowest[:, 1:], axis=-1)
     if unordered.any():
         return Comparison(call, tap, count, index=at(unordered), problem="experts are not in order of probability")

@@ -29,13 +29,27 @@ def systematic_ratio(one: Mapping[str, Any]) -> float:
     return beyond / number(one["standard_error"]) / number(one["allowed"]) if beyond else 0.0
 
 
+MILLION = 1e6
+
+
+def times(ratio: float) -> str:
+    """Return measured / allowed as a person reads it: three digits, then thousands, then no digits at all."""
+    if not math.isfinite(ratio):
+        return "∞"
+    if ratio >= MILLION:
+        return "> million"
+    if ratio >= 1000:  # noqa: PLR2004 - from here on two digits are enough
+        return f"{float(f'{ratio:.2g}'):,.0f}"
+    return f"{ratio:.3g}" if ratio >= 0.001 or not ratio else "< 0.001"  # noqa: PLR2004 - no exponents
+
+
 def short_ratio(ratio: float) -> str:
-    """Return measured / allowed in at most five characters."""
+    """Return measured / allowed in at most five characters, `k` for thousands."""
     if not math.isfinite(ratio):
         return "∞"
     if ratio < 1000:  # noqa: PLR2004 - three digits
         return f"{ratio:.2f}" if ratio <= 1 else f"{ratio:.3g}"
-    return f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
+    return "> 1M" if ratio >= MILLION else f"{ratio / 1000:.3g}k" if ratio < 99_500 else f"{ratio / 1000:.0f}k"  # noqa: PLR2004
 
 
 def dtype_of(case: str) -> str:

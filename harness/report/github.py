@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
-from grok_conformance.harness.report.terminal import explain, failing_operations, format_ratio, likely
+from grok_conformance.harness.report.explanation import explain, failing_operations, format_ratio, likely
 
 MAX_ANNOTATIONS = 10
 """GitHub shows ten annotations of a kind per step."""

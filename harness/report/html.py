@@ -21,6 +21,7 @@ from grok_conformance.harness.judging.verdict import MEANINGS, PASSING, SEVERITY
 from grok_conformance.harness.report.agreement import Growth
 from grok_conformance.harness.report.charts import BIN_LABELS, STYLES, WITHIN, Line, by_category, key, line_chart
 from grok_conformance.harness.report.files import Report
+from grok_conformance.harness.report.reproduction import reproduce
 from grok_conformance.harness.report.view import SHADES, CandidateView, Cell, candidate_view
 
 FOLDER = Path(__file__).parent / "page"
@@ -92,10 +93,10 @@ def legend() -> list[str]:
 
 def cells(view: CandidateView) -> dict[str, Any]:
     """Return what the page's script shows of a candidate: every cell of the map, in the order of `positions`."""
-    return {"name": view.name, "cells": [cell_data(cell) for cell in view.cells.values()]}
+    return {"name": view.name, "cells": [cell_data(view.name, cell) for cell in view.cells.values()]}
 
 
-def cell_data(cell: Cell) -> dict[str, Any]:
+def cell_data(candidate: str, cell: Cell) -> dict[str, Any]:
     """Return one cell as the script reads it."""
     return {
         "operation": cell.operation,
@@ -107,6 +108,7 @@ def cell_data(cell: Cell) -> dict[str, Any]:
         "diagnosis": cell.diagnosis,
         "case": cell.case,
         "call": cell.call,
+        "reproduce": reproduce(candidate, cell.case, cell.operation),
         "tap": cell.tap,
         "elements": cell.num_elements,
         "histogram": cell.histogram,

@@ -12,12 +12,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grok_conformance.harness.cases.drawn import drawn_as, stored_id
+from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
-from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.report.explanation import (
+    explain,
+    failing_operations,
+    format_ratio,
+    likely,
+    reproduce_case,
+)
+from grok_conformance.harness.report.figures import times
 
 STYLES = {
     "pass": "green",
@@ -31,6 +38,8 @@ STYLES = {
 LOOK: Mapping[str, Any] = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "pad_edge": False}
 
 PIPE_WIDTH = 132
+
+LEGEND = "1 is all that is allowed; rounding to bfloat16 alone takes 0.99 of it, and that is as it should be"
 
 Detail = Literal["quiet", "normal", "verbose"]
 
@@ -54,6 +63,7 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
             console.print(f"{verdict.name}: weights: {problem}", highlight=False, markup=False, soft_wrap=True)
     if detail != "quiet":
         console.print(operations_table(verdicts, pooled=detail == "normal"))
+        console.print(LEGEND, highlight=False, soft_wrap=True)
         for verdict in verdicts:
             blocks = [
                 *known_deviations(verdict),
@@ -123,13 +133,6 @@ def rounding_plan(verdict: CandidateVerdict) -> list[str]:
     return ["\n".join([f"{verdict.name} rounds elsewhere than published:", *plan])]
 
 
-def format_ratio(comparison: Comparison) -> str:
-    """Return measured / allowed as it is shown, or in one word why there is no number."""
-    if comparison.problem:
-        return comparison.problem.partition(":")[0] if comparison.problem.startswith("missing") else "wrong"
-    return f"{comparison.ratio:.3g}"
-
-
 def verdict_line(verdict: CandidateVerdict) -> Text:
     """Return a candidate's verdict in one line: level, cases, end-to-end error, flips, repeatability, time."""
     passed = sum(case.status in PASSING for case in verdict.cases)
@@ -146,7 +149,7 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     for fault, operations in by_fault.items():
         parts.append(f"{f'likely {fault}' if fault else 'wrong'} at {', '.join(operations)}")
     if not math.isnan(drift):
-        parts.append(f"end to end {drift:.2g} of what is allowed")
+        parts.append(f"end to end {times(drift)} of what is allowed")
     if flips:
         parts.append(f"{sum(flip.excused for flip in flips)} of {len(flips)} other choices of experts excused")
     causes = Counter(case.cause for case in verdict.cases if case.cause)
@@ -188,9 +191,7 @@ def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list
         if not excused and (case.cause or case.case not in explained):
             others.setdefault(f"{case.status}: {case.reason}", []).append(case)
     for reason, cases in others.items():
-        blocks.append(
-            f"{verdict.name}: {len(cases)} cases, {reason}\n  first: {reproduce(verdict.name, cases[0].case)}"
-        )
+        blocks.append(f"{verdict.name}: {len(cases)} cases, {reason}\n  first: {reproduce_case(verdict, cases[0])}")
     return blocks
 
 
@@ -209,54 +210,3 @@ def known_deviations(verdict: CandidateVerdict) -> list[str]:
         lines += [f"  reason    {waiver.reason}", f"  reference {waiver.reference}, accepted until {waiver.expires}"]
         blocks.append("\n".join(lines))
     return [*blocks, *(f"{verdict.name}: {line}" for line in verdict.outdated)]
-
-
-def failing_operations(verdict: CandidateVerdict) -> dict[str, list[OperationVerdict]]:
-    """Return the rows that do not pass by operation, each in one or more compute dtypes, in forward order."""
-    failing: dict[str, list[OperationVerdict]] = {}
-    for row in verdict.operations:
-        if row.status not in PASSING:
-            failing.setdefault(row.operation, []).append(row)
-    return failing
-
-
-def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
-    """Return a failing operation, in all its dtypes, in a few lines: where, the values, the fence, how to see it."""
-    row = max(rows, key=lambda each: each.worst.ratio)
-    worst, layers = row.worst, sorted({layer for each in rows for layer in each.layers_at_fault})
-    head = f"{verdict.name}: {row.operation}: {row.status} in {' and '.join(each.fprop_dtype for each in rows)}"
-    head += f", layers {', '.join(map(str, layers))}" if layers else ""
-    lines = [head, f"  case      {row.worst_case}, call {worst.call}, tap {worst.tap}"]
-    if worst.problem:
-        lines.append(f"  problem   {worst.problem}" + (f", first at {list(worst.index)}" if worst.index else ""))
-    else:
-        lines += [
-            f"  worst at  {list(worst.index)}",
-            f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}, expected {worst.expected:.9g}",
-            f"  error     {abs(worst.observed - worst.exact):.3g}, fence {worst.allowed:.3g}: {worst.tail:.3g} times",
-            f"  bulk      {worst.bulk:.3g} times honest rounding, over {worst.num_elements} values",
-        ]
-    if worst.note:
-        lines.append(f"  note      {worst.note}")
-    common = max((*worst.systematic, *row.systematic), key=lambda one: one.ratio, default=None)
-    if common is not None and common.ratio > 1:
-        size = f"{common.coefficient:+.3g} ± {common.standard_error:.2g}"
-        lines.append(
-            f"  in common {common.name} {size}: {abs(common.score):.3g} standard errors, {common.allowed:.3g} allowed"
-        )
-    if row.diagnosis is not None:
-        lines.append(f"  diagnosis {describe(row.diagnosis)}")
-    lines.append(f"  reproduce {reproduce(verdict.name, row.worst_case)}")
-    return "\n".join(lines)
-
-
-def likely(rows: Sequence[OperationVerdict]) -> str:
-    """Return the likely faults behind the failures of an operation, an empty string where none is known."""
-    return next((" or ".join(row.diagnosis.faults) for row in rows if row.diagnosis and row.diagnosis.faults), "")
-
-
-def reproduce(candidate: str, case: str) -> str:
-    """Return the command that judges one candidate in one case."""
-    drawn = drawn_as(case)
-    seed = "" if drawn is None else f" --seed {drawn[1]}"
-    return f"nox -s conformance -- --candidate {candidate} --case '{stored_id(case)}'{seed}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -30,6 +31,7 @@ from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
 from grok_conformance.harness.running.jobs import Job, JobCase, read_job
 
 MAX_TRACEBACK = 4000
+MAX_PLACES = 3
 MAX_SHOWN_BYTES = 2**30
 
 REFUSED, FAILED = 1, 2
@@ -251,14 +253,22 @@ def _failure(error: BaseException) -> dict[str, Any]:
     """Return the result.json of a case that was not answered, with the place where the candidate failed."""
     if isinstance(error, Unsupported):
         return {"status": "unsupported", "reason": str(error)}
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    place = place_of(traceback.extract_tb(error.__traceback__))
     text = "".join(traceback.format_exception(error))
     return {
         "status": "error",
         "reason": f"{type(error).__name__}: {error}{place}",
         "traceback": text[-MAX_TRACEBACK:],
     }
+
+
+def place_of(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Return the last places of a traceback in the candidate's own files, innermost first; of any files without."""
+    harness = str(Path(__file__).resolve().parents[1])
+    others = (harness, "site-packages", "dist-packages", "<frozen", sysconfig.get_path("stdlib"))
+    own = [frame for frame in frames if not any(part in str(Path(frame.filename).resolve()) for part in others)]
+    places = [f"{Path(one.filename).name}:{one.lineno} in {one.name}" for one in own or frames[-1:]]
+    return f" ({', called at '.join(reversed(places[-MAX_PLACES:]))})" if places else ""
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -213,8 +214,15 @@ def _failure(end: Exit, limits: Limits, last_line: str) -> str:
         case "processes":
             return f"ran more than {limits.num_processes} processes at once"
     if end.status < 0:
-        return f"ended by signal {-end.status}, {signal.strsignal(-end.status)}"
+        return f"ended by signal {-end.status}, {signal.strsignal(-end.status)}{crashed_at(end.stderr_tail)}"
     return f"the program ended with status {end.status}: {last_line or 'no word on stderr'}"
+
+
+def crashed_at(stderr: str) -> str:
+    """Return where Python's fault handler says that a candidate crashed, in its own file where one is named."""
+    frames = re.findall(r'File "([^"]+)", line (\d+) in (\S+)', stderr)
+    own = [frame for frame in frames if not re.search("(site|dist)-packages|/harness/running/|/lib/python", frame[0])]
+    return "".join(f", at {Path(path).name}:{line} in {name}" for path, line, name in (own or frames)[:1])
 
 
 def _write_record(path: Path, record: RunRecord) -> None:

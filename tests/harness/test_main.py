@@ -161,7 +161,7 @@ def test_a_failure_says_where_what_and_how_to_see_just_this(ran: Ran, capsys: py
     assert f"case      {CASE.removesuffix('.float32')}" in output  # or it drawn again, whichever is worse
     assert "call 0, tap layers.00.moe.norm" in output
     assert "observed" in output
-    assert "nox -s conformance -- --candidate" in output
+    assert "  reproduce " in output
 
 
 @pytest.mark.parametrize(

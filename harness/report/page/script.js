@@ -49,7 +49,7 @@ function details(candidate, cell) {
   }
   section.append(make("figure", {}, histogram(cell.histogram, `error / fence of ${cell.elements} values, all cases`)));
   section.append(make("p", { class: "faint" }, `worst in ${cell.case}, call ${cell.call}, tap ${cell.tap}`));
-  section.append(make("pre", {}, `nox -s conformance -- --candidate ${candidate} --case '${cell.case}'`));
+  section.append(make("pre", {}, cell.reproduce));
   return section;
 }
 

@@ -47,3 +47,10 @@ def test_what_the_suite_says_its_cases_detect_is_in_the_table() -> None:
 
 def test_faults_at_an_operation_are_those_that_change_it() -> None:
     assert {fault.id for fault in faults_at("moe.expert_gate")} == {"gates_renormalised", "softmax_after_top_k"}
+
+
+def test_every_fault_says_in_one_plain_sentence_what_to_change() -> None:
+    for fault in FAULTS.values():
+        assert 10 < len(fault.remedy) <= 110, fault.id
+        assert fault.remedy != fault.title
+        assert not fault.remedy.endswith(".")

@@ -6,11 +6,20 @@ import math
 
 import pytest
 
-from grok_conformance.harness.report.figures import short_ratio
+from grok_conformance.harness.report.figures import short_ratio, times
 
 
 @pytest.mark.parametrize(
-    ("ratio", "shown"), [(0.994, "0.99"), (1.0, "1.00"), (12.345, "12.3"), (247000.0, "2e5"), (math.inf, "∞")]
+    ("ratio", "shown"), [(0.994, "0.99"), (1.0, "1.00"), (12.345, "12.3"), (247000.0, "247k"), (math.inf, "∞")]
 )
 def test_a_ratio_is_shown_in_at_most_five_characters(ratio: float, shown: str) -> None:
     assert short_ratio(ratio) == shown
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [(0.0, "0"), (1e-9, "< 0.001"), (0.991, "0.991"), (748.2, "748"), (48123.0, "48,000"), (2e37, "> million"),
+     (math.inf, "∞"), (math.nan, "∞")],
+)  # fmt: skip
+def test_a_ratio_is_told_without_an_exponent(ratio: float, shown: str) -> None:
+    assert times(ratio) == shown

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
-from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, format_ratio, show
+from grok_conformance.harness.report.explanation import format_ratio
+from grok_conformance.harness.report.reproduction import reproduce
+from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, show
 from tests.harness.report.verdicts import (
     BAD,
     CASE,
@@ -110,15 +112,18 @@ def test_a_failing_operation_is_explained_with_all_its_numbers() -> None:
     assert f"case      {CASE}, call 0, tap layers.01.attention.key" in output
     assert "worst at  [1, 3, 2, 7]" in output
     assert "observed  1.5, exact 1.25, expected 1.2500001" in output
-    assert "error     0.25, fence 0.02: 12.5 times" in output
-    assert f"nox -s conformance -- --candidate port --case '{CASE}'" in output
+    assert "error     0.25, 12.5 times the fence 0.02" in output
+    assert f"reproduce {reproduce('port', CASE, 'attention.key')}" in output
 
 
 def test_a_failing_operation_is_explained_with_its_likely_fault() -> None:
     found = Diagnosis(("gqa_tiled",), "gqa_tiled", 1.0, 0.01, 0.97, 8.0, "no fault")
     rows = by_operation((FAILING,), {CASE: "bfloat16"}, {}, {("bfloat16", "attention.key"): found})
     output = shown(replace(verdict(FAILING), operations=rows))
-    assert "diagnosis likely gqa_tiled, coefficient 1 ± 0.01, explains 97.0%, 1e8 : 1 before no fault" in output
+    assert (
+        "diagnosis likely gqa_tiled, coefficient 1 ± 0.01, explains 97.0%, more than a million to 1 before no fault"
+        in output
+    )
     assert output.count("diagnosis") == 1
 
 
@@ -132,7 +137,7 @@ def test_a_problem_without_a_number_is_told_in_words() -> None:
 def test_a_case_that_failed_otherwise_is_told_with_its_reason() -> None:
     output = shown(verdict(PASSING, CRASHED))
     assert "port: 1 cases, error: killed by signal 11" in output
-    assert f"--case '{OTHER}'" in output
+    assert f"first: {reproduce('port', OTHER)}" in output
 
 
 def test_no_more_failures_are_explained_than_can_be_read_and_the_rest_are_named() -> None:

@@ -89,7 +89,7 @@ def test_an_exception_in_one_case_is_an_error_with_its_place_and_the_others_go_o
     adapter = write_adapter(tmp_path, in_middle_case="raise ValueError('bad\\nluck')")
     answers = answers_of(adapter, tmp_path, job)
     assert answers[MIDDLE].status == "error"
-    assert answers[MIDDLE].reason == "ValueError: bad luck (adapter.py:15)"
+    assert answers[MIDDLE].reason == "ValueError: bad luck (adapter.py:15 in prefill)"
     assert answers[FIRST].status == answers[LAST].status == "answered"
     assert "Traceback" in read_json(tmp_path / "out" / job.cases[1].folder / "result.json")["traceback"]
 
@@ -117,8 +117,8 @@ def test_a_case_may_be_unsupported(tmp_path: Path) -> None:
             "unsupported",
             "needs an_engine, which is not installed",
         ),
-        ("raise OSError('no device')", python_runner.FAILED, "error", "OSError: no device (adapter.py:9)"),
-        ("sys.exit(0)", python_runner.FAILED, "error", "SystemExit: 0 (adapter.py:9)"),
+        ("raise OSError('no device')", python_runner.FAILED, "error", "OSError: no device (adapter.py:9 in load)"),
+        ("sys.exit(0)", python_runner.FAILED, "error", "SystemExit: 0 (adapter.py:9 in load)"),
     ],
 )
 def test_a_refusal_or_failure_to_load_is_the_answer_to_every_case(

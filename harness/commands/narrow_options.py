@@ -1,0 +1,99 @@
+"""The options that narrow a run to what its author is at work on, and how it is then run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from grok_conformance.harness.formats.files import FileError, read_json, write_json
+
+CACHE = Path(".grok_conformance_cache")
+LAST_FAILED = CACHE / "last_failed.json"
+"""What failed in the last run here: {candidate: {case: [operations that failed, none where it failed otherwise]}}."""
+
+
+def add_narrow_options(parser: argparse.ArgumentParser) -> None:
+    """Add what narrows a run, and what runs it in this process."""
+    narrow = parser.add_argument_group("narrowing", "what is left out is not judged, and the verdict says so")
+    narrow.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
+    narrow.add_argument("--dtype", default="*", choices=("*", "float32", "bfloat16"), help="only one compute dtype")
+    narrow.add_argument(
+        "--operation", action="append", default=[], metavar="GLOB", help="only these operations, locally; repeatable"
+    )
+    narrow.add_argument(
+        "--layer", action="append", default=[], type=int, metavar="N", help="only these layers, locally; repeatable"
+    )
+    narrow.add_argument("--last-failed", action="store_true", help="only what failed in the last run in this folder")
+    loop = parser.add_argument_group("looking closer")
+    loop.add_argument(
+        "--dump", type=Path, metavar="DIR", help="write the tensors of operations that fail, or that --operation names"
+    )
+    loop.add_argument(
+        "--in-process", action="store_true", help="run a Python candidate in this process: breakpoint() and prints work"
+    )
+    loop.add_argument("--exitfirst", action="store_true", help="stop at the first case that fails; --in-process")
+    loop.add_argument("--pdb", action="store_true", help="enter the debugger where the candidate raises; --in-process")
+    loop.add_argument("--watch", type=Path, metavar="FILE", help="run again whenever this file changes")
+
+
+def is_in_process(options: argparse.Namespace) -> bool:
+    """Return whether the candidate is run in this process."""
+    return bool(options.in_process or options.exitfirst or options.pdb)
+
+
+def is_narrow(options: argparse.Namespace) -> bool:
+    """Return whether anything but the end to end check of whole cases is asked for."""
+    return bool(options.operation or options.layer)
+
+
+def refuse_together(options: argparse.Namespace) -> None:
+    """Raise FileError for options that contradict one another."""
+    narrow = "--operation" if options.operation else "--layer" if options.layer else ""
+    for other, given in (("--require", options.require), ("--baseline", options.baseline)):
+        if narrow and given:
+            raise FileError(f"{other} asks for a whole run, and {narrow} narrows it: leave one out")
+        if options.exitfirst and given:
+            raise FileError(f"{other} asks for a whole run, and --exitfirst cuts it short: leave one out")
+    if is_in_process(options) and not options.candidate:
+        raise FileError(
+            "--in-process, --exitfirst and --pdb need --candidate NAME: engines do not share a process well"
+        )
+    if is_in_process(options) and options.keep:
+        raise FileError("--keep keeps job and answer folders, and in this process there are none: leave one out")
+    if options.watch is not None and not options.watch.is_file():
+        raise FileError(f"--watch {options.watch}: no such file")
+
+
+def last_failed(path: Path = LAST_FAILED) -> dict[str, dict[str, list[str]]]:
+    """Return what failed in the last run; raises FileError where there was none, or nothing failed."""
+    if not path.is_file():
+        raise FileError(f"--last-failed: {path} does not exist: no run in this folder has failed yet")
+    found: dict[str, dict[str, list[str]]] = read_json(path)
+    if not found:
+        raise FileError("--last-failed: nothing failed in the last run: leave it out")
+    return found
+
+
+def narrow_to_last_failed(options: argparse.Namespace, failed: dict[str, dict[str, list[str]]]) -> frozenset[str]:
+    """Set the candidates and operations that failed, unless others are given, and return the cases.
+
+    Cases that failed otherwise than at an operation are judged whole.
+    """
+    if options.candidate is None:
+        options.candidate = list(failed)
+    rows = [cases for name, cases in failed.items() if name in options.candidate]
+    if not rows:
+        raise FileError(f"--last-failed: {', '.join(options.candidate)} did not fail in the last run: leave it out")
+    operations = [names for cases in rows for names in cases.values()]
+    if not options.operation and all(operations):
+        options.operation = sorted(set().union(*operations))
+    return frozenset(case for cases in rows for case in cases)
+
+
+def remember_failed(failed: Iterable[tuple[str, dict[str, list[str]]]], path: Path = LAST_FAILED) -> None:
+    """Keep what failed; where nothing did and nothing is kept, nothing is written."""
+    found = {name: cases for name, cases in failed if cases}
+    if found or path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, found)

@@ -1,0 +1,118 @@
+"""A failing operation explained: where, the figures, the likely cause, what to change, and how to see it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
+from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
+from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.report.figures import times
+from grok_conformance.harness.report.reproduction import reproduce
+
+MAX_REMEDIES = 2
+"""Faults of one class of which is told what to change."""
+
+
+def format_ratio(comparison: Comparison) -> str:
+    """Return measured / allowed as it is shown, or in one word why there is no number."""
+    if comparison.problem:
+        return comparison.problem.partition(":")[0] if comparison.problem.startswith("missing") else "wrong"
+    return times(comparison.ratio)
+
+
+def failing_operations(verdict: CandidateVerdict) -> dict[str, list[OperationVerdict]]:
+    """Return the rows that do not pass by operation, each in one or more compute dtypes, in forward order."""
+    failing: dict[str, list[OperationVerdict]] = {}
+    for row in verdict.operations:
+        if row.status not in PASSING:
+            failing.setdefault(row.operation, []).append(row)
+    return failing
+
+
+def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
+    """Return a failing operation, in all its dtypes, in a few lines: where, the values, the fence, how to see it."""
+    row = max(rows, key=lambda each: each.worst.ratio)
+    worst, layers = row.worst, sorted({layer for each in rows for layer in each.layers_at_fault})
+    head = f"{verdict.name}: {row.operation}: {row.status} in {' and '.join(each.fprop_dtype for each in rows)}"
+    head += f", layers {', '.join(map(str, layers))}" if layers else ""
+    lines = [head, f"  case      {row.worst_case}, call {worst.call}, tap {worst.tap}"]
+    if worst.problem:
+        lines.append(f"  problem   {worst.problem}" + (f", first at {list(worst.index)}" if worst.index else ""))
+    else:
+        error = f"{abs(worst.observed - worst.exact):.3g}, {times(worst.tail)} times the fence {worst.allowed:.3g}"
+        lines += [
+            f"  worst at  {list(worst.index)}",
+            f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}, expected {worst.expected:.9g}",
+            f"  error     {error}",
+            f"  bulk      {times(worst.bulk)} times honest rounding, over {worst.num_elements} values",
+        ]
+    if worst.note:
+        lines.append(f"  note      {worst.note}")
+    common = max((*worst.systematic, *row.systematic), key=lambda one: one.ratio, default=None)
+    if common is not None and common.ratio > 1:
+        size = f"{common.coefficient:+.3g} ± {common.standard_error:.2g}"
+        lines.append(
+            f"  in common {common.name} {size}: {abs(common.score):.3g} standard errors, {common.allowed:.3g} allowed"
+        )
+    if row.diagnosis is not None and (row.diagnosis.faults or not worst.note):
+        lines.append(f"  diagnosis {describe(row.diagnosis)}")
+        lines += [f"  change    {remedy}" for remedy in remedies(row.diagnosis)]
+    lines += [f"  follows   {told}" for told in [follows(verdict, row)] if told]
+    lines.append(f"  contrast  {contrast(verdict, row)}")
+    lines.append(f"  reproduce {reproduce_row(verdict, row)}")
+    return "\n".join(lines)
+
+
+def remedies(diagnosis: Diagnosis) -> list[str]:
+    """Return what to change, one line for each fault that the data cannot tell from the others."""
+    return list(dict.fromkeys(FAULTS[name].remedy for name in diagnosis.faults if name in FAULTS))[:MAX_REMEDIES]
+
+
+def follows(verdict: CandidateVerdict, row: OperationVerdict) -> str:
+    """Return which earlier operation shows the same fault, an empty string where none does."""
+    faults = set(row.diagnosis.faults) if row.diagnosis is not None else set()
+    for name, rows in failing_operations(verdict).items():
+        if name == row.operation:
+            return ""
+        if any(faults & set(each.diagnosis.faults) for each in rows if each.diagnosis is not None):
+            return f"from what is wrong at {name}: one change should mend both"
+    return ""
+
+
+def contrast(verdict: CandidateVerdict, row: OperationVerdict) -> str:
+    """Return in how many of the cases that show an operation it fails, and what only those have in common."""
+    shown = [case.case for case in verdict.cases if any(row.operation == c.operation for c in case.comparisons)]
+    shown = [case for case in shown if case.endswith(row.fprop_dtype)]
+    failing = [case for case in shown if case in row.cases_at_fault]
+    told = f"{len(failing)} of {len(shown)} cases in {row.fprop_dtype}"
+    if len(failing) == len(shown):
+        return told
+    passing = [case for case in shown if case not in failing]
+    for part, what in enumerate(("preset", "area")):
+        values = {case.split("/")[part] for case in failing}
+        if values and values.isdisjoint(case.split("/")[part] for case in passing):
+            return f"{told}, exactly those with {what} {' or '.join(sorted(values))}"
+    for part, what in enumerate(("preset", "area")):
+        values = {case.split("/")[part] for case in failing}
+        if len(values) == 1:
+            return f"{told}, all with {what} {values.pop()}"
+    return told
+
+
+def reproduce_row(verdict: CandidateVerdict, row: OperationVerdict) -> str:
+    """Return the command that shows an operation fail again: in its worst case, or over all where only they tell."""
+    case = row.worst_case if not row.worst.passed else f"*.{row.fprop_dtype}"
+    return reproduce(verdict.name, case, row.operation)
+
+
+def reproduce_case(verdict: CandidateVerdict, case: CaseVerdict) -> str:
+    """Return the command that shows a case fail again; one that hangs on something else needs the cases around it."""
+    preset, dtype = case.case.partition("/")[0], case.case.rpartition(".")[2]
+    return reproduce(verdict.name, f"{preset}/*.{dtype}" if case.cause else case.case)
+
+
+def likely(rows: Sequence[OperationVerdict]) -> str:
+    """Return the likely faults behind the failures of an operation, an empty string where none is known."""
+    return next((" or ".join(row.diagnosis.faults) for row in rows if row.diagnosis and row.diagnosis.faults), "")

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from grok_conformance.harness.cases.drawn import redraw
+from grok_conformance.harness.report.reproduction import reproduce
+from tests.harness.honest_port import golden_case
+
+NOX = {"NOX_CURRENT_SESSION": "conformance"}
+MODULE = "/somewhere/grok_conformance/__main__.py"
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "command"),
+    [
+        ([MODULE, "run"], {}, "python -m grok_conformance run --candidate my_port.py --case 'a/*' --operation logits"),
+        (["/b/grok-conformance"], {}, "grok-conformance run --candidate my_port.py --case 'a/*' --operation logits"),
+        ([MODULE, "run"], NOX, "nox -s conformance -- --candidate my_port.py --case 'a/*' --operation logits"),
+        (["/bin/pytest", "-q"], {}, "pytest --conformance-candidate my_port.py --conformance-case 'a/*'"),
+        (["/x/pytest/__main__.py"], NOX, "pytest --conformance-candidate my_port.py --conformance-case 'a/*'"),
+        (["/bin/grok-conformance", "judge", "jobs", "my out"], {}, "grok-conformance judge jobs 'my out'"),
+        (["/bin/ipykernel_launcher.py"], {}, "grok_conformance.judge('my_port.py', 'a/*', operations='logits')"),
+        ([], {}, "grok_conformance.judge('my_port.py', 'a/*', operations='logits')"),
+    ],
+)  # fmt: skip
+def test_a_command_is_told_as_it_is_typed_where_the_run_was_started(
+    words: list[str], environment: dict[str, str], command: str
+) -> None:
+    assert reproduce("my_port.py", "a/*", "logits", words=words, environment=environment) == command
+
+
+def test_a_drawn_case_is_told_by_the_stored_one_and_its_seed() -> None:
+    preset, case = golden_case("unequal/prefill/padded_batch.float32")
+    command = reproduce("my_port.py", redraw(case, preset.config, 41).id, words=[MODULE, "run"], environment={})
+    assert command.endswith("--case unequal/prefill/padded_batch.float32 --seed 41")
