@@ -85,7 +85,7 @@ def rows_to_dump(verdict: CandidateVerdict, *, passing: bool) -> Iterator[Operat
 def tensors_of(
     row: OperationVerdict, exhibit: Exhibit, expected: Mapping[str, Array], num_elements: int
 ) -> dict[str, Array]:
-    """Return the tensors of an operation at its worst tap, with the golden values where there are any: a drawn case has none."""
+    """Return the tensors of an operation at its worst tap, and the golden values, which a drawn case has not."""
     key = tap_key(row.worst.call, row.worst.tap)
     golden = {"expected": np.asarray(expected[key])} if key in expected else {}
     return operation_tensors(exhibit, row.worst.call, row.worst.tap, num_elements) | golden

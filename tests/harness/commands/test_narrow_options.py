@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import BROKEN, NONCONFORMING, PASS
-from grok_conformance.harness.commands.watching import without_watch
-from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.formats.tensors import open_tensors
+from tests.harness.wrong_port import SOURCE
 
 CASE = ("--case", "unequal/prefill/*.float32")
-WRONG = """
-from grok_conformance.candidates.numpy_float64 import INFO, load as load_right
-
-def load(config, weights):
-    name = "transformer/decoder_layer_0/rms_norm_2/scale"
-    return load_right(config, {**weights, name: 1 + weights[name]})
-"""
 
 
 @pytest.fixture(autouse=True)
 def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_port.py").write_text(WRONG)
+    (tmp_path / "my_port.py").write_text(SOURCE)
 
 
 def test_what_failed_is_dumped_and_what_fails_again_is_all_that_is_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +55,7 @@ def test_a_narrowed_pass_says_what_it_is_a_pass_of(capsys: pytest.CaptureFixture
 
 
 def test_what_a_port_raises_in_this_process_is_shown_where_it_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("my_port.py").write_text(WRONG.replace("1 + weights[name]", "1 / 0"))
+    Path("my_port.py").write_text(SOURCE.replace("1 + weights[name]", "1 / 0"))
     assert main(["run", "--candidate", "my_port.py", *CASE, "--in-process"]) == NONCONFORMING
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -96,29 +85,6 @@ def test_options_that_make_no_sense_are_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
-
-
-def test_a_watched_file_is_judged_again_when_it_changes() -> None:
-    words = ["run", "--candidate", "my_port.py", *CASE, "--operation", "moe.norm", "--quiet", "--watch", "my_port.py"]
-    environment = {**os.environ, "PYTHONPATH": str(GOLDEN_DIR.parent)}
-    command = [sys.executable, "-m", "grok_conformance", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603
-        assert process.stdout is not None
-        lines = iter(process.stdout)
-        verdicts = [next(lines)]
-        assert "waiting for my_port.py" in next(lines)
-        time.sleep(0.05)
-        Path("my_port.py").write_text(WRONG.replace("1 + weights", "weights"))
-        verdicts.append(next(lines))
-        assert "waiting for my_port.py" in next(lines)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == PASS
-    assert ["fail" in verdicts[0], "pass" in verdicts[1]] == [True, True], verdicts
-
-
-def test_a_watched_command_is_run_without_watching() -> None:
-    words = ["run", "--watch", "a.py", "--case", "x", "--watch=b.py"]
-    assert without_watch(words) == ["run", "--case", "x"]
 
 
 def test_a_cache_that_is_broken_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
