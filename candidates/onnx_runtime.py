@@ -1,6 +1,6 @@
 """The torch port exported to ONNX and run by ONNX Runtime: float32 only, whose CPU kernels have no bf16 product.
 
-One graph per shape of call, the weights among its arguments: as constants ONNX Runtime would dequantise them all while
+One graph per shape of call, the weights among its arguments: as constants ONNX Runtime would dequantize them all while
 it makes a session. A graph cannot group tokens by data, so every expert runs on every token, and the chosen ones are
 gathered: the same numbers, with the waste of the published code.
 """

@@ -1,4 +1,4 @@
-"""The torch port compiled by inductor: what surrounds the experts is fused, and weights are dequantised once, at load.
+"""The torch port compiled by inductor: what surrounds the experts is fused, and weights are dequantized once, at load.
 
 The functions are those of `torch_eager`; the compiler is told to round wherever eager execution does. The experts stay
 eager: their shapes depend on the data, and they are products that a library does best.
@@ -46,7 +46,7 @@ MAX_PROGRAMS = 256
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
-    """Return a model with the stored weights (SPEC §2), dequantised; float32 products are pinned to full precision.
+    """Return a model with the stored weights (SPEC §2), dequantized; float32 products are pinned to full precision.
 
     Raises Unsupported for a compute dtype other than float32 and bfloat16, ValueError for a configuration or weights
     that cannot be run.
@@ -55,10 +55,10 @@ def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
     torch.set_float32_matmul_precision("highest")
     torch._dynamo.config.recompile_limit = MAX_PROGRAMS  # noqa: SLF001 - there is no public name
     torch._dynamo.config.accumulated_recompile_limit = MAX_PROGRAMS  # noqa: SLF001 - likewise
-    return CompiledModel(config, dequantised(load_params(config, weights)))
+    return CompiledModel(config, dequantized(load_params(config, weights)))
 
 
-def dequantised(params: Params) -> Params:
+def dequantized(params: Params) -> Params:
     """Return the parameters with int8 matrices multiplied out, each in the dtype in which its product is taken."""
     names = {name.removesuffix(".weight").removesuffix(".scales") for name in params}
     made = {name: matrix(params, name) for name in sorted(names)}

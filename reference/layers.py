@@ -31,7 +31,7 @@ def contract(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 def computable(weight: Any, dtype: Any) -> jax.Array:
     """Return a stored weight as an array of the compute dtype (SPEC §3).
 
-    Published behaviour, mended (SPEC §9): nothing is rounded to bfloat16 when computing in float32. The scales are
+    Published behaviour, fixed (SPEC §9): nothing is rounded to bfloat16 when computing in float32. The scales are
     widened then, and the product with them is taken in float32.
     """
     if is_quantized(weight):
@@ -50,7 +50,7 @@ class Linear(hk.Module):
 
     `spec` places w when it is used: P(None, axis) is column-parallel, P(axis, None) row-parallel. Summed in float32 and
     rounded once, over model shards too. No linear layer of Grok-1 has a bias.
-    Published behaviours, mended (SPEC §9): batch and time stay apart, and any batch works; any number of groups of
+    Published behaviours, fixed (SPEC §9): batch and time stay apart, and any batch works; any number of groups of
     scales works on any number of model shards.
     """
 

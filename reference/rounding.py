@@ -31,7 +31,7 @@ def rounding_is_pinned() -> bool:
 def round_to(x: jax.Array, dtype: Any) -> jax.Array:
     """Return x in `dtype`, rounded to nearest even: its consumers get this value and no other.
 
-    Published behaviour, mended (SPEC §9): a compiler may drop a cast to a narrower dtype and back, so that the
+    Published behaviour, fixed (SPEC §9): a compiler may drop a cast to a narrower dtype and back, so that the
     published numbers depend on it. `jax.lax.reduce_precision` may not be dropped: the canonical program rounds wherever
     the specification says so. Nor may the compiler contract a float32 product with the sum that consumes it into one
     operation without the rounding between, as it would or would not according to what else it fuses: the

@@ -48,7 +48,7 @@ def sample_token(rngs: jax.Array, lm_outputs: LanguageModelOutput, settings: Sam
 
     In this order, all of it in the dtype of the logits: temperature, mask, nucleus filter, draw.
     Published behaviours (SPEC §9): at temperature 0 the most probable token is certain, the lowest id among ties
-    (mended: it gave NaN). Keys draw what jax_threefry_partitionable=True, the default of today's JAX, makes of them:
+    (fixed: it gave NaN). Keys draw what jax_threefry_partitionable=True, the default of today's JAX, makes of them:
     the same tokens on every mesh, but not those of the published program, which ran with False.
     """
     logits = lm_outputs.logits
@@ -72,7 +72,7 @@ def top_p_filter(logits: jax.Array, top_p: jax.Array) -> jax.Array:
 
     In ascending order, the threshold is the first logit at which the cumulative probability reaches 1 - top_p; it and
     all that are not below it are kept.
-    Published behaviour, mended (SPEC §9): where rounding lets the sum never get there, which kept everything, the
+    Published behaviour, fixed (SPEC §9): where rounding lets the sum never get there, which kept everything, the
     threshold is the largest logit.
     """
     ascending = jnp.sort(logits, axis=-1)

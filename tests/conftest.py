@@ -18,7 +18,7 @@ hypothesis.settings.register_profile("thorough", max_examples=1000, deadline=Non
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="draw many more examples in the property tests")
-    parser.addoption("--write-kills", action="store_true", help="write tests/properties/KILLS.md anew")
+    parser.addoption("--write-kills", action="store_true", help="write tests/properties/KILLS.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:

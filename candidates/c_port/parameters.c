@@ -84,7 +84,7 @@ static const Tensor *scales_of(const Source *source, const char *name) {
 
 /* Row k of a matrix has the scales of group k / (K / G). The product is rounded to the scales' dtype, and to the compute
  * dtype unless it is an expert's; in float32 not at all (SPEC §3, §9). */
-static const float *dequantised(const Source *source, const char *name, size_t e, size_t k, size_t n) {
+static const float *dequantized(const Source *source, const char *name, size_t e, size_t k, size_t n) {
     const Tensor *scales = scales_of(source, name);
     size_t num_groups = scales->rank < 2 ? 0 : scales->shape[scales->rank - 2];
     if (num_groups == 0 || k % num_groups != 0 || scales->num_elements != e * num_groups * n) {
@@ -112,7 +112,7 @@ static const float *dequantised(const Source *source, const char *name, size_t e
 /* A matrix [e, k, n] of experts, or one of rank 2 with e = 1. */
 static const float *matrix(const Source *source, const char *name, size_t e, size_t k, size_t n, int of_experts) {
     if (scales_of(source, name) != NULL) {
-        return dequantised(source, name, e, k, n);
+        return dequantized(source, name, e, k, n);
     }
     size_t shape[] = {e, k, n};
     return plain(source, name, of_experts ? 3 : 2, of_experts ? shape : shape + 1, source->fprop);

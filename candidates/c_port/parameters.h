@@ -13,7 +13,7 @@ typedef struct {
     Dtype fprop;
 } Config;
 
-/* A layer's matrices, dequantised. A dense layer has one expert's and no router. */
+/* A layer's matrices, dequantized. A dense layer has one expert's and no router. */
 typedef struct {
     const float *norms[4];                      /* [d] each: rms_norm, _1, _2, _3 */
     const float *query, *key, *value, *output;  /* [d, q·h], [d, g·h], [d, g·h], [q·h, d] */

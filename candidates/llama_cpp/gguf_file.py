@@ -46,7 +46,7 @@ def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights) -> Non
         module = f"transformer/decoder_layer_{layer}"
         names |= {f"blk.{layer}.{name}.weight": f"{module}/{stored}" for name, stored in LAYER_TENSORS.items()}
     for name, stored in names.items():
-        matrix = dequantised(weights, stored)
+        matrix = dequantized(weights, stored)
         if stored.endswith("/w"):
             matrix = np.swapaxes(matrix, -1, -2)  # [.., out, in]
         wide = config.fprop_dtype == "float32" or name.removesuffix(".weight").endswith(KEPT_FLOAT32)
@@ -80,7 +80,7 @@ def write_hyperparameters(writer: gguf.GGUFWriter, config: LanguageModelConfig) 
     writer.add_tokenizer_model("none")
 
 
-def dequantised(weights: Weights, name: str) -> Array:
+def dequantized(weights: Weights, name: str) -> Array:
     """Return a stored weight in float32: plain, or int8 times the scales of its contiguous groups of rows (SPEC §3).
 
     int8 times a bf16 scale has 15 significant bits: the product is exact here, and is rounded where bf16 is written.

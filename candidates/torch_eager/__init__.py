@@ -1,7 +1,7 @@
 """Grok-1 in eager PyTorch on the CPU: prefill, chunked prefill and decoding with a cache (SPEC §2-§5).
 
 Eager execution rounds wherever the specification says bf16. Weights stay as they are stored: an int8 matrix is
-dequantised when it is used, and an expert only when a token chose it.
+dequantized when it is used, and an expert only when a token chose it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ MASKED_LOGIT = -1e30
 
 
 def apply_scales(weight: Tensor, scales: Tensor) -> Tensor:
-    """Dequantise int8 [.., k, n] by scales [.., G, n], G contiguous groups of rows, in the scales' dtype (SPEC §3)."""
+    """Dequantize int8 [.., k, n] by scales [.., G, n], G contiguous groups of rows, in the scales' dtype (SPEC §3)."""
     groups = torch.unflatten(weight.to(scales.dtype), -2, (scales.shape[-2], -1))  # [.., G, k / G, n]
     return (groups * scales.unsqueeze(-2)).flatten(-3, -2)  # [.., k, n]
 

@@ -104,7 +104,7 @@ def check_scales(name: str, shape: tuple[int, ...], scales: Array | None) -> Non
 def cast(name: str, stored: Tensor, fprop: torch.dtype) -> Tensor:
     """Return a stored parameter in the dtype that it is used in (SPEC §3, §4).
 
-    int8 stays, and a dequantised weight takes the dtype of its scales, which are never narrowed. Norm scales and router
+    int8 stays, and a dequantized weight takes the dtype of its scales, which are never narrowed. Norm scales and router
     weights are float32.
     """
     if name.endswith(".weight"):
@@ -122,7 +122,7 @@ def load_params(config: LanguageModelConfig, weights: Weights) -> Params:
 
 
 def matrix(params: Params, name: str, expert: int | None = None) -> Tensor:
-    """Return a weight matrix [k, n], or one expert's of [e, k, n], dequantised if it is stored as int8 (SPEC §3)."""
+    """Return a weight matrix [k, n], or one expert's of [e, k, n], dequantized if it is stored as int8 (SPEC §3)."""
 
     def select(tensor: Tensor) -> Tensor:
         return tensor if expert is None else tensor[expert]

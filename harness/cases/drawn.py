@@ -68,7 +68,7 @@ def redraw(case: Case, config: LanguageModelConfig, seed: int, kind: Kind = "red
 
 
 def other_tokens(tokens: Array, config: LanguageModelConfig, random: np.random.Generator) -> Array:
-    """Return tokens int32 [b, t] drawn anew, pads where there were some."""
+    """Return tokens int32 [b, t] drawn again, pads where there were some."""
     drawn = random.integers(config.pad_token + 1, config.vocab_size, tokens.shape)
     return np.where(tokens <= config.pad_token, tokens, drawn).astype(np.int32)
 

@@ -21,7 +21,7 @@ from grok_conformance.harness.sessions.differences import Move, golden_moves, re
 
 PIPE_WIDTH = 160
 
-STYLES = {"identical": "dim", "within fences": "green", "mended": "green"}
+STYLES = {"identical": "dim", "within fences": "green", "fixed": "green"}
 """Readings that are no reason to look closer; every other one is."""
 
 

@@ -116,5 +116,5 @@ class WeightShowingModel(Model, Protocol):
     """
 
     def loaded_weights(self) -> Mapping[str, Array]:
-        """Return any of the parameters by stored name; a quantised matrix in its parts or dequantised, as `…/w`."""
+        """Return any of the parameters by stored name; a quantised matrix in its parts or dequantized, as `…/w`."""
         ...

@@ -116,7 +116,7 @@ def fails_at(
 ) -> bool:
     """Return whether one operation, all of whose taps are given, fails in one draw of the noise on a fault's results.
 
-    As in a run it fails if no permitted way to compute it mends that; those are not tried around hidden taps.
+    As in a run it fails if no permitted way to compute it fixes that; those are not tried around hidden taps.
     """
     given = {prediction.key: prediction.faulty.get(fault, prediction.exact) for prediction in row}
     if any(given[prediction.key].value.shape != prediction.exact.value.shape for prediction in row):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from grok_conformance.harness.contract import Array, Weights, split_tap
 from grok_conformance.harness.graph.forms import as_shown
-from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantised, evaluate
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantized, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, WEIGHTS, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Scope
 
@@ -117,4 +117,4 @@ def read(change: Change, weights: ExactWeights, name: str, rounding: str) -> Arr
     """Return one weight in float64 as the changed operation reads it."""
     if change.reading is None:
         return weights.get(name, rounding)
-    return dequantised(weights.config, change.reading(weights.stored, name), name, rounding)
+    return dequantized(weights.config, change.reading(weights.stored, name), name, rounding)

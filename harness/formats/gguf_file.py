@@ -34,7 +34,7 @@ PRECISIONS = ("float32", "bfloat16", "q8_0")
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3
 
 
-def dequantised(weights: Weights, name: str) -> Array:
+def dequantized(weights: Weights, name: str) -> Array:
     """Return a stored weight in float32: plain, or int8 times the scales of its groups of rows (SPEC §3)."""
     if name in weights:
         return np.asarray(weights[name], np.float32)
@@ -53,7 +53,7 @@ def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precis
     for pattern, stored in TENSORS.items():
         for layer in range(config.model.num_layers) if "{}" in pattern else (None,):
             below = "" if layer is None else f"transformer/decoder_layer_{layer}/"
-            x = dequantised(weights, below + stored)
+            x = dequantized(weights, below + stored)
             x = np.ascontiguousarray(np.swapaxes(x, -1, -2) if stored.endswith("/w") else x)  # [.., out, in]
             wide = precision == "float32" or stored.endswith("/scale") or stored == "router/w"
             kind = gguf.GGMLQuantizationType.F32 if wide else kind_of(precision)

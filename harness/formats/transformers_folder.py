@@ -11,7 +11,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, Weights
 from grok_conformance.harness.formats.files import write_json
-from grok_conformance.harness.formats.gguf_file import EPSILON, LOGIT_CAP, ROPE_BASE, dequantised
+from grok_conformance.harness.formats.gguf_file import EPSILON, LOGIT_CAP, ROPE_BASE, dequantized
 from grok_conformance.harness.formats.tensors import write_tensors
 
 LAYER = {
@@ -49,11 +49,11 @@ def named_weights(config: LanguageModelConfig, weights: Weights, precision: str)
     for layer in range(config.model.num_layers):
         below, own = f"transformer/decoder_layer_{layer}/", f"model.layers.{layer}."
         for name, stored in LAYER.items():
-            x = dequantised(weights, below + stored)
+            x = dequantized(weights, below + stored)
             kept = stored.endswith("/scale") or stored == "router/w"
             named[own + name] = np.ascontiguousarray(x.T) if kept else np.ascontiguousarray(x.T).astype(narrow)
         for part in EXPERT:
-            for expert, x in enumerate(dequantised(weights, f"{below}moe/{part}/w")):
+            for expert, x in enumerate(dequantized(weights, f"{below}moe/{part}/w")):
                 named[f"{own}moe_block.experts.{expert}.{part}.weight"] = np.ascontiguousarray(x.T).astype(narrow)
     return named
 

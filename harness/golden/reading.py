@@ -25,7 +25,7 @@ from grok_conformance.harness.golden.manifest import MANIFEST_DIGEST, NOISE, Man
 
 
 class FixtureError(FileError):
-    """A golden set that does not hold what it should; one line: file, found, expected, how to mend it."""
+    """A golden set that does not hold what it should; one line: file, found, expected, how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def open_golden(directory: Path) -> Golden:
     if not directory.is_dir():
         raise broken(directory, directory, "no such folder")
     text, checksum = (_read_bytes(directory, name) for name in (MANIFEST, MANIFEST_DIGEST))
-    with _mending(directory):
+    with _fixing(directory):
         return Golden(directory, parse_manifest(directory / MANIFEST, text, checksum))
 
 
@@ -133,8 +133,8 @@ def _input_names(num_calls: int, *, preload: bool) -> frozenset[str]:
 
 
 def broken(directory: Path, path: Path, detail: str) -> FixtureError:
-    """Return the error for a file of a golden set, with the way to mend it."""
-    return FixtureError(f"{path}: {detail}; {_mend(directory)}")
+    """Return the error for a file of a golden set, with the way to fix it."""
+    return FixtureError(f"{path}: {detail}; {_fix(directory)}")
 
 
 def _plain_file(directory: Path, name: str) -> Path:
@@ -145,17 +145,17 @@ def _plain_file(directory: Path, name: str) -> Path:
     return path
 
 
-def _mend(directory: Path) -> str:
+def _fix(directory: Path) -> str:
     return f"restore it (git checkout -- {directory}) or write the set again (python -m grok_conformance capture)"
 
 
 @contextlib.contextmanager
-def _mending(directory: Path) -> Iterator[None]:
+def _fixing(directory: Path) -> Iterator[None]:
     """Turn the error of a single file into that of a golden set."""
     try:
         yield
     except FileError as error:
-        raise FixtureError(f"{error}; {_mend(directory)}") from None
+        raise FixtureError(f"{error}; {_fix(directory)}") from None
 
 
 def _known(golden: Golden, kind: str, name: str, names: Collection[str]) -> str:
@@ -189,7 +189,7 @@ def _read_json(golden: Golden, name: str, sha256: str, schema: str) -> Any:
 
 def _open_verified(golden: Golden, name: str, known: Tensors) -> VerifiedTensors:
     path = _plain_file(golden.directory, name)
-    with _mending(golden.directory):
+    with _fixing(golden.directory):
         file = open_tensors(path)
     _check_names(golden, file, known)
     for tensor, header in file.headers.items():

@@ -43,7 +43,7 @@ def undisturbed(tap: str, exact: Exact) -> Array:
 
 @dataclass
 class ExactWeights:
-    """The weights of a model in float64, dequantised once per way of rounding the product (SPEC §3)."""
+    """The weights of a model in float64, dequantized once per way of rounding the product (SPEC §3)."""
 
     config: LanguageModelConfig
     stored: Weights
@@ -53,11 +53,11 @@ class ExactWeights:
     def get(self, name: str, rounding: str) -> Array:
         """Return one weight as the operations use it; `rounding` is a choice at `WEIGHTS`."""
         if (name, rounding) not in self._made:
-            self._made[name, rounding] = dequantised(self.config, self.stored, name, rounding)
+            self._made[name, rounding] = dequantized(self.config, self.stored, name, rounding)
         return self._made[name, rounding]
 
 
-def dequantised(config: LanguageModelConfig, stored: Weights, name: str, rounding: str) -> Array:
+def dequantized(config: LanguageModelConfig, stored: Weights, name: str, rounding: str) -> Array:
     """Return a stored weight in float64 (SPEC §3, §4.6, §9); `rounding` is a choice at `WEIGHTS`.
 
     As published int8 · scale is rounded to the dtype of the scales, then to the compute dtype except for the experts;

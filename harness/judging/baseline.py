@@ -287,7 +287,7 @@ def uncompared(old: Record, new: Record, num_runs: int) -> Iterator[str]:
 
 
 def worse(old: Record, new: Record) -> Iterator[str]:
-    """Yield what has a graver status than in the baseline."""
+    """Yield what has a worse status than in the baseline."""
     if SEVERITY[new.status] > SEVERITY[old.status]:
         yield f"the verdict was {old.status} and is {new.status}"
     for name, status in new.operations.items():

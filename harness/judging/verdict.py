@@ -36,7 +36,7 @@ MEANINGS: Mapping[str, str] = {
     "fail": "a value lies beyond its fence, an expert was chosen without excuse, the end-to-end error is larger than "
     "honest rounding gives, or a further run of a case does any of this",
 }
-"""What each status means, from the lightest to the gravest; only `pass` and `waived` count as one."""
+"""What each status means, from the lightest to the worst; only `pass` and `waived` count as one."""
 
 PASSING = ("pass", "waived")
 
@@ -135,7 +135,7 @@ class CandidateVerdict:
 
     @property
     def status(self) -> Status:
-        """The gravest status of weights, cases and operations; `missing` if it does not even show the logits.
+        """The worst status of weights, cases and operations; `missing` if it does not even show the logits.
 
         Cases that it is known to decline do not count.
         """
@@ -185,7 +185,7 @@ class CandidateVerdict:
 
 
 def worst_status(statuses: Iterable[Status]) -> Status:
-    """Return the gravest of some statuses; `missing` if there is none, since nothing was shown."""
+    """Return the worst of some statuses; `missing` if there is none, since nothing was shown."""
     return max(statuses, key=SEVERITY.__getitem__, default="missing")
 
 

@@ -1,7 +1,7 @@
 """The local check of a large capture: every operation recomputed in float64 from the inputs that the port itself used.
 
 Stage by stage, from what the forms `full` and `rows` keep. A kept position is judged as a call of one token at its own
-step, so that all operations of the graph apply as they are. Matrices of experts are dequantised one expert at a time,
+step, so that all operations of the graph apply as they are. Matrices of experts are dequantized one expert at a time,
 and of their output channels a seeded sample is judged.
 """
 
@@ -22,7 +22,7 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.graph.grok_1 import GROK_1, TABLE
 from grok_conformance.harness.graph.masks import compared, expand, visible_keys
 from grok_conformance.harness.graph.operations import embedding
-from grok_conformance.harness.graph.oracle import ExactWeights, dequantised, evaluate
+from grok_conformance.harness.graph.oracle import ExactWeights, dequantized, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.large.forms import token_axis
@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampledExperts:
-    """An expert matrix float64 [e, k, channels], one expert dequantised at a time."""
+    """An expert matrix float64 [e, k, channels], one expert dequantized at a time."""
 
     config: LanguageModelConfig
     stored: Weights
@@ -70,7 +70,7 @@ class SampledExperts:
         """Return one expert's columns float64 [k, channels]."""
         names = [name for name in (self.name, f"{self.name}.weight", f"{self.name}.scales") if name in self.stored]
         columns = {name: self.stored[name][expert][..., self.channels] for name in names}
-        return dequantised(self.config, columns, self.name, "published")
+        return dequantized(self.config, columns, self.name, "published")
 
 
 def check_stage(

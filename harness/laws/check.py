@@ -40,7 +40,7 @@ Runs = Callable[[Candidate, Pairs], object]
 
 @dataclass(frozen=True)
 class Result:
-    """A law over all draws: the gravest finding, on the smallest draw that shows it.
+    """A law over all draws: the worst finding, on the smallest draw that shows it.
 
     `num_draws` counts the draws that said something: neither unsupported nor inconclusive. `held` is how many of them
     kept the law, `bitwise` how many did bit for bit.

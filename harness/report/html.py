@@ -37,7 +37,7 @@ def write_html(path: Path, report: Report) -> None:
 
 
 def render(report: Report) -> str:
-    """Return the page of a JSON report; what is gravest comes first."""
+    """Return the page of a JSON report; what is worst comes first."""
     rows = sorted(report["candidates"], key=lambda row: -SEVERITY[row["status"]])
     views = [candidate_view(row) for row in rows]
     environment = jinja2.Environment(

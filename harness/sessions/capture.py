@@ -30,7 +30,7 @@ from grok_conformance.harness.running.runner import run_jobs
 from grok_conformance.harness.sessions.run import Progress, write_jobs
 
 SUITE = "1.2.0"
-"""Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value mended."""
+"""Version of golden/v1: MAJOR format or meaning of a tap, MINOR coverage, PATCH a wrong value fixed."""
 
 CANONICAL = "reference"
 

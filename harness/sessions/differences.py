@@ -24,7 +24,7 @@ from grok_conformance.harness.measure.noise import SAFETY
 from grok_conformance.harness.report.figures import ratio_of, systematic_ratio
 
 T = TypeVar("T")
-Reading = Literal["identical", "within fences", "beyond fences", "mended", "gone", "new"]
+Reading = Literal["identical", "within fences", "beyond fences", "fixed", "gone", "new"]
 
 ROUTE = GROK_1.choice
 
@@ -213,7 +213,7 @@ def report_move(key: tuple[str, str], old: Mapping[str, Any] | None, new: Mappin
     readings: dict[tuple[bool, bool], Reading] = {
         (True, True): "within fences",
         (True, False): "beyond fences",
-        (False, True): "mended",
+        (False, True): "fixed",
         (False, False): "beyond fences",
     }
     same = all(old[figure] == new[figure] for figure in ("fprop_dtype", "status", "worst", "systematic"))

@@ -75,24 +75,24 @@ def read_index(folder: Path) -> tuple[IndexEntry, ...] | None:
     path = folder / INDEX_NAME
     if not path.exists():
         return None
-    mend = "restore it, or remove it to read the files in string order"
+    fix = "restore it, or remove it to read the files in string order"
     try:
         if path.stat().st_size > MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_INDEX_BYTES} bytes; {mend}")
+            raise CheckpointError(f"{path}: larger than {MAX_INDEX_BYTES} bytes; {fix}")
         text = path.read_bytes()
         document = json.loads(text)
         if document["format"] != FORMAT:
-            raise CheckpointError(f"{path}: format {document['format']!r:.40}, expected {FORMAT}; {mend}")
+            raise CheckpointError(f"{path}: format {document['format']!r:.40}, expected {FORMAT}; {fix}")
         entries = tuple(IndexEntry(**entry) for entry in document["tensors"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not an index of a checkpoint ({type(error).__name__}); {mend}") from error
+        raise CheckpointError(f"{path}: not an index of a checkpoint ({type(error).__name__}); {fix}") from error
     for position, entry in enumerate(entries):
         if entry.file != file_name(position):
             raise CheckpointError(
-                f"{path}: entry {position} is about {entry.file!r:.40}, expected {file_name(position)}; {mend}"
+                f"{path}: entry {position} is about {entry.file!r:.40}, expected {file_name(position)}; {fix}"
             )
     if text != _render(entries):
-        raise CheckpointError(f"{path}: altered: its entries have not the sha256 that it gives; {mend}")
+        raise CheckpointError(f"{path}: altered: its entries have not the sha256 that it gives; {fix}")
     return entries
 
 

@@ -34,7 +34,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be used: one line saying what is wrong, in which file, and how to mend it."""
+    """A checkpoint that cannot be used: one line saying what is wrong, in which file, and how to fix it."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Every candidate × compute dtype runs in a process of its own, all take turns in every round, and a candidate is held
 against the yardstick (the published algorithm) round by round: where the quartiles of that ratio lie on both sides of 1
 the difference is noise. Who is slow in the first round runs the fewest rounds. Only who conforms has a throughput; the
-conformance run is told by the digest of its report.
+conformance run is identified by the digest of its report.
 `--write` writes all that is measured into RESULTS.md beside this file, and the table of all ports on `bench` into
 README.md.
 """
@@ -170,7 +170,7 @@ def conformance_entries(report: Path) -> list[Entry]:
 
 
 def verdict_in(dtype: str, candidate: Mapping[str, Any]) -> Status:
-    """Return the gravest status of a candidate's weights, and of its cases and operations in one compute dtype."""
+    """Return the worst status of a candidate's weights, and of its cases and operations in one compute dtype."""
     cases = [case["status"] for case in candidate["cases"] if case["case"].endswith(f".{dtype}")]
     operations = [row["status"] for row in candidate["operations"] if row["fprop_dtype"] == dtype]
     weights: list[Status] = ["fail"] if candidate["weights"] else []

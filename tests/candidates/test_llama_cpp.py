@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.candidates.llama_cpp import binding, load
-from grok_conformance.candidates.llama_cpp.gguf_file import dequantised
+from grok_conformance.candidates.llama_cpp.gguf_file import dequantized
 from grok_conformance.candidates.llama_cpp.model import TAPS, LlamaModel
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Unsupported, tap_specs
 from grok_conformance.harness.golden.reading import open_golden
@@ -156,12 +156,12 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
         np.testing.assert_allclose(together[row, :length], alone[0], rtol=0, atol=1e-5 * np.abs(alone).max())
 
 
-def test_a_quantised_matrix_is_dequantised_by_contiguous_groups_of_rows() -> None:
+def test_a_quantised_matrix_is_dequantized_by_contiguous_groups_of_rows() -> None:
     weights: dict[str, Array] = {
         "w.weight": np.full((4, 2), 2, np.int8),
         "w.scales": np.array([[1, 2], [3, 4]], np.float32),
     }
-    assert dequantised(weights, "w").tolist() == [[2, 4], [2, 4], [6, 8], [6, 8]]
+    assert dequantized(weights, "w").tolist() == [[2, 4], [2, 4], [6, 8], [6, 8]]
 
 
 def test_the_table_names_a_tensor_for_every_tap_of_a_mixture_of_experts() -> None:

@@ -107,12 +107,12 @@ class NumpyModel:
     """The port with its weights and caches; see `harness.contract.Model` for the calls."""
 
     def __init__(self, config: LanguageModelConfig, weights: Weights, arithmetic: Arithmetic) -> None:
-        """Dequantise the weights once."""
+        """Dequantize the weights once."""
         self.config = config
         self.arithmetic = arithmetic
         self.dtype = DTYPES[config.fprop_dtype]
         names = {name.removesuffix(".weight") for name in weights if not name.endswith(".scales")}
-        self.weights = {name: self._dequantised(weights, name) for name in names}
+        self.weights = {name: self._dequantized(weights, name) for name in names}
         scales = weights.get("transformer/decoder_layer_0/moe/linear/w.scales")
         wide_experts = scales is not None and scales.dtype == np.float32
         self.expert_dtype = np.dtype(np.float32) if wide_experts else self.dtype
@@ -156,7 +156,7 @@ class NumpyModel:
         constant = np.asarray(scale, np.float32)
         return self._round(constant) if self.arithmetic.multiplier_rounded else constant
 
-    def _dequantised(self, weights: Weights, name: str) -> Array:
+    def _dequantized(self, weights: Weights, name: str) -> Array:
         narrow = self.arithmetic.weights_rounded and self.dtype != np.float32
         if name in weights:
             matrix = name.endswith("/w") and not name.endswith("router/w")

@@ -104,7 +104,7 @@ def power_by_level_of(case_id: str) -> dict[str, dict[str, float]]:
 
 
 def pool_of(num_processes: int) -> ProcessPoolExecutor:
-    """Return processes that start anew: JAX, where it is loaded, does not outlive a fork."""
+    """Return processes that start afresh: JAX, where it is loaded, does not outlive a fork."""
     return ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
 
 

@@ -12,7 +12,7 @@ Patches = Mapping[tuple[Any, str], Any]
 
 @dataclass(frozen=True)
 class Kill:
-    """A property and a fault that it must see; `traced` where JAX has to compile the broken implementation anew."""
+    """A property and a fault that it must see; `traced` where JAX has to compile the broken implementation again."""
 
     law: Callable[[], None]
     fault: str

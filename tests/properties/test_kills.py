@@ -1,6 +1,6 @@
 """Every property is seen to fail on a broken implementation, and KILLS.md says on which.
 
-`python -m pytest tests/properties/test_kills.py --write-kills` writes that table anew.
+`python -m pytest tests/properties/test_kills.py --write-kills` writes that table again.
 """
 
 from __future__ import annotations
@@ -101,4 +101,4 @@ def test_the_published_table_is_this_one(request: pytest.FixtureRequest) -> None
     )
     if request.config.getoption("--write-kills"):
         TABLE.write_text(text)
-    assert TABLE.read_text() == text, f"write it anew: python -m pytest {Path(__file__).name} --write-kills"
+    assert TABLE.read_text() == text, f"write it again: python -m pytest {Path(__file__).name} --write-kills"

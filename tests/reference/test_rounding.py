@@ -45,7 +45,7 @@ def test_a_float32_product_is_rounded_before_the_sum_that_consumes_it() -> None:
 def test_unpinned_rounding_is_left_to_the_compiler(function: Callable[..., jax.Array]) -> None:
     jaxpr = str(jax.make_jaxpr(function)(X, Y, Z))
     with pinned_rounding(pinned=False):
-        unpinned = str(jax.make_jaxpr(lambda *values: function(*values))(X, Y, Z))  # noqa: PLW0108 - traced anew
+        unpinned = str(jax.make_jaxpr(lambda *values: function(*values))(X, Y, Z))  # noqa: PLW0108 - traced again
     assert "reduce_precision" in jaxpr or "select_n" in jaxpr
     assert "reduce_precision" not in unpinned
     assert "select_n" not in unpinned

@@ -76,16 +76,16 @@ def module_of(config: LanguageModelConfig, weights: Weights) -> Grok1ForCausalLM
     }
     for layer in range(m.num_layers):
         below = f"transformer/decoder_layer_{layer}/"
-        state |= {f"model.layers.{layer}.{own}": dequantised(weights, below + name).T for own, name in LAYER.items()}
+        state |= {f"model.layers.{layer}.{own}": dequantized(weights, below + name).T for own, name in LAYER.items()}
         for expert in range(sizes["e"]):
             for part in ("linear", "linear_v", "linear_1"):
-                matrix = dequantised(weights, f"{below}moe/{part}/w")[expert].T
+                matrix = dequantized(weights, f"{below}moe/{part}/w")[expert].T
                 state[f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{part}.weight"] = matrix
     module.load_state_dict({name: torch.tensor(np.ascontiguousarray(x)) for name, x in state.items()})
     return module
 
 
-def dequantised(weights: Weights, name: str) -> Array:
+def dequantized(weights: Weights, name: str) -> Array:
     if name in weights:
         return np.asarray(weights[name], np.float32)
     weight, scales = (np.asarray(weights[f"{name}.{part}"], np.float32) for part in ("weight", "scales"))

@@ -17,7 +17,7 @@ from grok_conformance.harness.contract.attach import attach
 from grok_conformance.harness.contract.tap_map import TapSource, engine_names, map_taps, shown_taps
 from grok_conformance.harness.contract.tap_sources import part, ragged, shards, total
 from tests.strangers import serving_style
-from tests.strangers.attached import dequantised
+from tests.strangers.attached import dequantized
 
 RANKS = serving_style.RANKS
 QKV = ("q h", "g h", "g h")
@@ -87,16 +87,16 @@ def load(config: LanguageModelConfig, weights: Weights) -> Attached:
         for i, norm in enumerate(("rms_norm", "rms_norm_1", "rms_norm_2", "rms_norm_3")):
             state[f"{own}norms.{i}.weight"] = weights[f"{below}{norm}/scale"]
         q, k, v, o = (
-            dequantised(weights, f"{below}multi_head_attention/{name}/w")
+            dequantized(weights, f"{below}multi_head_attention/{name}/w")
             for name in ("query", "key", "value", "linear")
         )
         for rank in range(RANKS):
             columns = [np.split(x, RANKS, -1)[rank] for x in (q, k, v)]
             state[f"{own}attn.qkv_proj.{rank}.weight"] = np.concatenate(columns, -1).T
             state[f"{own}attn.o_proj.{rank}.weight"] = np.split(o, RANKS)[rank].T
-        state[f"{own}moe.gate.weight"] = dequantised(weights, f"{below}router/w").T
+        state[f"{own}moe.gate.weight"] = dequantized(weights, f"{below}router/w").T
         for name in ("linear", "linear_v", "linear_1"):
-            for expert, matrix in enumerate(dequantised(weights, f"{below}moe/{name}/w")):
+            for expert, matrix in enumerate(dequantized(weights, f"{below}moe/{name}/w")):
                 state[f"{own}moe.experts.{expert}.{name}.weight"] = matrix.T
     model.load_state_dict({name: torch.tensor(np.ascontiguousarray(x)) for name, x in state.items()})
     if os.environ.get("GELU") == "erf":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.probes import PROBES, digest_of, make_probe, probe_cases
-from grok_conformance.harness.graph.oracle import dequantised
+from grok_conformance.harness.graph.oracle import dequantized
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -33,7 +33,7 @@ def test_a_silent_block_gives_zeros_and_another_does_not() -> None:
     for name, matrix in silent.items():
         preset = make_probe(name)
         for other, quiet in ((matrix, True), ("multi_head_attention/query/w", False)):
-            x = dequantised(preset.config, preset.weights, f"transformer/decoder_layer_0/{other}", "kept")
+            x = dequantized(preset.config, preset.weights, f"transformer/decoder_layer_0/{other}", "kept")
             assert (not x.any()) is quiet
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grok_conformance.harness.checks.exhibit import Ways, exhibit_of
 from grok_conformance.harness.contract import CandidateInfo
-from grok_conformance.harness.graph.row import Alternative
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.measure.comparison import Comparison
 from tests.harness.honest_port import golden_case, golden_taps
 
@@ -31,6 +31,6 @@ def test_a_comparison_belongs_to_a_row_of_the_graph_and_to_a_phase() -> None:
 
 
 def test_ways_are_told_in_words_and_the_published_way_in_none() -> None:
-    ways = Ways({"moe.output": Alternative("gates rounded")}, {("decode", "moe.output", "moe.expert_gate"): "carried"})
-    assert ways.describe("moe.output") == "gates rounded, moe.expert_gate carried in decode"
-    assert ways.describe("moe.norm") == ""
+    ways = Ways(readings={("decode", "moe.output", "moe.expert_gate"): "carried"})
+    assert ways.describe(GROK_1.by_name["moe.output"]) == "moe.expert_gate carried in decode"
+    assert ways.describe(GROK_1.by_name["moe.norm"]) == ""

@@ -1,4 +1,4 @@
-"""The weights that a candidate shows: honest readings pass, and each known mistake is told by its name."""
+"""The weights that a candidate shows: honest readings pass, and each known mistake is identified by its name."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def parts(name: str) -> tuple[Array, Array]:
 
 
 def product(name: str) -> Array:
-    """Return a dequantised matrix in float32, written out group by group."""
+    """Return a dequantized matrix in float32, written out group by group."""
     weight, scales = parts(name)
     groups = np.split(weight, scales.shape[-2], axis=-2)
     return np.concatenate([group * scales[..., i : i + 1, :] for i, group in enumerate(groups)], axis=-2)
 
 
-def test_stored_tensors_and_dequantised_matrices_pass() -> None:
+def test_stored_tensors_and_dequantized_matrices_pass() -> None:
     shown = {f"loaded/{name}": array for name, array in stored().items()}
     assert check(shown | {f"dequantized/{name}": product(name) for name in (QUERY, LINEAR, EXPERT)}) == ()
     assert check({f"loaded/{EXPERT}": product(EXPERT).astype(DTYPES["bfloat16"])}) == ()

@@ -38,8 +38,8 @@ def test_a_capture_tells_how_much_it_wrote(
 def test_what_may_be_replaced_is_told_with_its_reason_as_a_line_for_the_changelog(
     asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--replace", "ties/*", "--replace", "dense/*", "--reason", "a wrong cap mended"]
+    arguments = ["--replace", "ties/*", "--replace", "dense/*", "--reason", "a wrong cap fixed"]
     assert main(["capture", "--out", str(tmp_path / "v1"), *arguments]) == 0
     assert asked["replace"] == ["ties/*", "dense/*"]
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "for CHANGELOG.md: * ties/*, dense/* replaced: a wrong cap mended"
+    assert last == "for CHANGELOG.md: * ties/*, dense/* replaced: a wrong cap fixed"

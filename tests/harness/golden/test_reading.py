@@ -72,7 +72,7 @@ def same_bits(a: Array, b: Array) -> bool:
 
 
 def refused(directory: Path) -> str:
-    """Return the message with which the audit refuses a set; it is one printable line that says how to mend the set."""
+    """Return the message with which the audit refuses a set; it is one printable line that says how to fix the set."""
     with pytest.raises(FixtureError) as caught:
         check_golden(directory)
     message = str(caught.value)

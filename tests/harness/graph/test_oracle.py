@@ -15,7 +15,7 @@ from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
 from grok_conformance.harness.cases.suite import UNEQUAL, make_preset
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, LanguageModelConfig, split_tap, tap_names
 from grok_conformance.harness.formats.tensors import open_tensors
-from grok_conformance.harness.graph.oracle import ExactWeights, dequantised, walk
+from grok_conformance.harness.graph.oracle import ExactWeights, dequantized, walk
 
 PUBLISHED = GOLDEN_DIR / "published"
 
@@ -210,7 +210,7 @@ def stored(path: str, dtype: object) -> dict[str, Array]:
 )
 def test_groups_of_scales_are_contiguous_and_exact_in_float32(path: str) -> None:
     config = replace(UNEQUAL, fprop_dtype="float32")
-    made = dequantised(config, stored(path, np.float32), path, "published")
+    made = dequantized(config, stored(path, np.float32), path, "published")
     scales = SCALES.astype(np.float32).astype(np.float64)
     assert np.array_equal(made, WEIGHT * np.repeat(scales, 2, axis=0))
     assert np.allclose(made, PRODUCT)
@@ -220,14 +220,14 @@ def test_a_bf16_product_is_rounded_in_bf16_and_kept_by_another_choice() -> None:
     config, path = replace(UNEQUAL, fprop_dtype="bfloat16"), "transformer/decoder_layer_0/moe/linear/w"
     weights = stored(path, ml_dtypes.bfloat16)
     exact = WEIGHT * np.repeat(weights[f"{path}.scales"].astype(np.float64), 2, axis=0)
-    canonical = dequantised(config, weights, path, "published")
+    canonical = dequantized(config, weights, path, "published")
     assert np.array_equal(canonical, exact.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64))
     assert not np.array_equal(canonical, exact)
-    assert np.array_equal(dequantised(config, weights, path, "kept"), exact)
-    assert np.array_equal(dequantised(config, weights, path, "rounded"), canonical)
+    assert np.array_equal(dequantized(config, weights, path, "kept"), exact)
+    assert np.array_equal(dequantized(config, weights, path, "rounded"), canonical)
     float32 = replace(config, fprop_dtype="float32")
-    assert np.array_equal(dequantised(float32, weights, path, "published"), exact)
-    assert np.array_equal(dequantised(float32, weights, path, "rounded"), canonical)
+    assert np.array_equal(dequantized(float32, weights, path, "published"), exact)
+    assert np.array_equal(dequantized(float32, weights, path, "rounded"), canonical)
 
 
 def test_float32_scales_make_wide_experts_but_attention_is_cast_to_the_compute_dtype() -> None:
@@ -236,8 +236,8 @@ def test_float32_scales_make_wide_experts_but_attention_is_cast_to_the_compute_d
         "transformer/decoder_layer_0/moe/linear/w",
         "transformer/decoder_layer_0/multi_head_attention/linear/w",
     )
-    wide = dequantised(config, stored(expert, np.float32), expert, "published")
-    narrow = dequantised(config, stored(linear, np.float32), linear, "published")
+    wide = dequantized(config, stored(expert, np.float32), expert, "published")
+    narrow = dequantized(config, stored(linear, np.float32), linear, "published")
     assert np.array_equal(wide.astype(np.float32), wide)
     assert not np.array_equal(wide, narrow)
     assert np.array_equal(narrow, wide.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64))
@@ -254,13 +254,13 @@ def test_float32_scales_make_wide_experts_but_attention_is_cast_to_the_compute_d
 )
 def test_plain_matrices_are_cast_to_the_compute_dtype_but_not_router_and_norms(name: str, *, narrow: bool) -> None:
     plain = {name: np.full((2, 2), 1.001, np.float32)}
-    made = dequantised(replace(UNEQUAL, fprop_dtype="bfloat16"), plain, name, "published")
+    made = dequantized(replace(UNEQUAL, fprop_dtype="bfloat16"), plain, name, "published")
     assert made[0, 0] == (1.0 if narrow else np.float64(np.float32(1.001)))
-    float32 = dequantised(replace(UNEQUAL, fprop_dtype="float32"), plain, name, "published")
+    float32 = dequantized(replace(UNEQUAL, fprop_dtype="float32"), plain, name, "published")
     assert float32[0, 0] == np.float64(np.float32(1.001))
 
 
-def test_a_weight_is_dequantised_once_per_way_of_rounding() -> None:
+def test_a_weight_is_dequantized_once_per_way_of_rounding() -> None:
     path = "transformer/decoder_layer_0/moe/linear/w"
     weights = ExactWeights(UNEQUAL, stored(path, ml_dtypes.bfloat16))
     assert weights.get(path, "published") is weights.get(path, "published")

@@ -34,7 +34,7 @@ def test_two_runs_are_told_apart_by_what_each_operation_became() -> None:
     assert moves_of(verdict(PASSING), verdict(PASSING)) == {"attention.query": "identical"}
     assert moves_of(verdict(PASSING), better) == {"attention.query": "within fences"}
     assert moves_of(right, verdict(replace(FAILING, comparisons=(BAD,)))) == {"attention.key": "beyond fences"}
-    assert moves_of(verdict(replace(FAILING, comparisons=(BAD,))), right) == {"attention.key": "mended"}
+    assert moves_of(verdict(replace(FAILING, comparisons=(BAD,))), right) == {"attention.key": "fixed"}
     assert moves_of(verdict(PASSING), right) == {"attention.query": "gone", "attention.key": "new"}
 
 

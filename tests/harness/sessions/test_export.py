@@ -12,7 +12,7 @@ import pytest
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.cases.probes import make_probe
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.formats.gguf_file import dequantised
+from grok_conformance.harness.formats.gguf_file import dequantized
 from grok_conformance.harness.formats.tensors import open_tensors
 from grok_conformance.harness.sessions.export import export
 
@@ -27,7 +27,7 @@ def test_gguf_holds_every_matrix_transposed_and_the_constants(tmp_path: Path) ->
     tensors = {tensor.name: tensor.data for tensor in reader.tensors}
     assert len(tensors) == 14
     for name, stored in (("attn_q", "multi_head_attention/query/w"), ("ffn_down_exps", "moe/linear_1/w")):
-        x = dequantised(PRESET.weights, BELOW + stored)
+        x = dequantized(PRESET.weights, BELOW + stored)
         np.testing.assert_array_equal(tensors[f"blk.0.{name}.weight"], np.swapaxes(x, -1, -2))
     assert reader.fields["grok.expert_used_count"].contents() == 2
     assert reader.fields["grok.attn_logit_softcapping"].contents() == 30
@@ -40,14 +40,14 @@ def test_narrow_gguf_matrices_are_near(precision: str, worst: float, tmp_path: P
     export(PRESET, "gguf", precision, tmp_path / "x.gguf")
     (tensor,) = (each for each in gguf.GGUFReader(tmp_path / "x.gguf").tensors if each.name == "blk.0.attn_q.weight")
     made = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    x = dequantised(PRESET.weights, f"{BELOW}multi_head_attention/query/w").T
+    x = dequantized(PRESET.weights, f"{BELOW}multi_head_attention/query/w").T
     assert 0 < np.abs(made - x).max() <= worst * np.abs(x).max()
 
 
 def test_a_transformers_folder_has_the_ports_names(tmp_path: Path) -> None:
     assert main(["export", "probe_ties", str(tmp_path / "hf"), "--format", "hf", "--precision", "float32"]) == 0
     tensors = open_tensors(tmp_path / "hf" / "model.safetensors")
-    x = dequantised(PRESET.weights, f"{BELOW}moe/linear_v/w")[5].T
+    x = dequantized(PRESET.weights, f"{BELOW}moe/linear_v/w")[5].T
     np.testing.assert_array_equal(tensors["model.layers.0.moe_block.experts.5.linear_v.weight"], x)
     np.testing.assert_array_equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
