@@ -54,6 +54,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw what an earlier run drew (default: something else)",
     )
+    parser.add_argument(
+        "--ladder",
+        action="store_true",
+        help="judge drawn models with one size at a border of tiles and blocks, not the golden cases",
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
     parser.add_argument(
         "--baseline", type=Path, metavar="DIR", help="compare with each candidate's earlier run, kept in this folder"

@@ -25,7 +25,7 @@ from grok_conformance.harness.commands.narrow_options import (
 )
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.golden.reading import open_golden
+from grok_conformance.harness.golden.reading import Golden, open_golden
 from grok_conformance.harness.judging.baseline import (
     History,
     Record,
@@ -37,7 +37,7 @@ from grok_conformance.harness.judging.baseline import (
     record_of,
     write_baseline,
 )
-from grok_conformance.harness.judging.groups import Group, any_seed, read_groups, with_drawn
+from grok_conformance.harness.judging.groups import Group, any_seed, ladder_groups, read_groups, with_drawn
 from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.summary import refuse
@@ -84,11 +84,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.endpoint:
         candidates.append(served(options.endpoint, options.model, options.top_logprobs))
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
-    groups = only_cases(read_groups(golden, options.case, options.dtype), cases)
-    narrow = narrow_to(options.operation, options.layer, groups)
-    # A server has one model, whose weights are not drawn again; a narrowed run is to be quick.
-    if options.endpoint is None and (options.seed is not None or not (narrow or is_in_process(options))):
-        groups = with_drawn(groups, any_seed() if options.seed is None else options.seed)
+    groups, narrow = asked_groups(golden, options, cases)
     waivers = known_deviations(options.waivers, golden)
     asked = Asked(tuple(candidates), groups, golden.manifest.suite, narrow, tuple(waivers))
     answered = in_this_process(asked, options) if is_in_process(options) else in_processes(asked, options)
@@ -189,6 +185,22 @@ def failed_cases(verdict: CandidateVerdict) -> dict[str, list[str]]:
         for case in verdict.cases
         if case.status not in PASSING and not case.waived
     }
+
+
+def asked_groups(
+    golden: Golden, options: argparse.Namespace, cases: frozenset[str] | None
+) -> tuple[tuple[Group, ...], Narrow]:
+    """Return what is judged, golden cases and drawn ones or the ladder, and what it is narrowed to."""
+    seed = any_seed() if options.seed is None else options.seed
+    if options.ladder:
+        groups = ladder_groups(seed, options.case)
+        return groups, narrow_to(options.operation, options.layer, groups)
+    groups = only_cases(read_groups(golden, options.case, options.dtype), cases)
+    narrow = narrow_to(options.operation, options.layer, groups)
+    # A server has one model, whose weights are not drawn again; a narrowed run is to be quick.
+    if options.endpoint is None and (options.seed is not None or not (narrow or is_in_process(options))):
+        groups = with_drawn(groups, seed)
+    return groups, narrow
 
 
 def refuse_unused(options: argparse.Namespace) -> None:

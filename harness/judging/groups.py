@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import math
 import secrets
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.cases.drawn import drawn_as, random_of, redraw, reweight, stored_id
+from grok_conformance.harness.cases.ladder import rungs
 from grok_conformance.harness.cases.probes import PREFIX, PROBES, make_probe, probe_cases
 from grok_conformance.harness.checks.evidence import call_sizes
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.audit import check_case_fits
 from grok_conformance.harness.golden.reading import FixtureError, Golden, case_ids, read_case, read_preset, read_taps
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -172,6 +175,19 @@ def with_drawn(groups: Sequence[Group], seed: int) -> tuple[Group, ...]:
         twins = tuple(redraw(case, group.preset.config, seed) for case in chosen)
         drawn.append(replace(group, cases=(*group.cases, *twins), expected=stored_only(group)))
     return (*drawn, *(reweighted(groups, dtype, seed) for dtype in sorted({group.fprop_dtype for group in groups})))
+
+
+def ladder_groups(seed: int, pattern: str = "*") -> tuple[Group, ...]:
+    """Return the rungs of the ladder that a glob pattern matches, each a group without golden values.
+
+    Raises FileError where it matches none.
+    """
+    found = [rung for rung in rungs(seed) if fnmatch.fnmatchcase(stored_id(rung.case.id), pattern)]
+    if not found:
+        raise FileError(
+            f"no rung of the ladder matches {pattern!a}: they are called ladder_SIZE_BORDER/ladder/drawn.DTYPE"
+        )
+    return tuple(Group(rung.preset, rung.case.fprop_dtype, (rung.case,), lambda _case_id: {}) for rung in found)
 
 
 def name_of(case: Case) -> str:

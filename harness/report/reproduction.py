@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from grok_conformance.harness.cases.drawn import drawn_as, stored_id
+from grok_conformance.harness.cases.ladder import is_rung
 
 
 def reproduce(
@@ -25,7 +26,7 @@ def reproduce(
     the installed program, `python -m` and Python itself are each told in their own terms.
     """
     drawn = drawn_as(case)
-    seed = [] if drawn is None else ["--seed", str(drawn[1])]
+    seed = [] if drawn is None else ["--seed", str(drawn[1]), *["--ladder"] * is_rung(case)]
     words = sys.argv if words is None else words
     environment = os.environ if environment is None else environment
     program, rest = Path(words[0]).name if words else "", words[1:]

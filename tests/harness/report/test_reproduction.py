@@ -33,3 +33,8 @@ def test_a_drawn_case_is_told_by_the_stored_one_and_its_seed() -> None:
     preset, case = golden_case("unequal/prefill/padded_batch.float32")
     command = reproduce("my_port.py", redraw(case, preset.config, 41).id, words=[MODULE, "run"], environment={})
     assert command.endswith("--case unequal/prefill/padded_batch.float32 --seed 41")
+
+
+def test_a_rung_of_the_ladder_is_shown_again_by_its_seed_and_the_ladder() -> None:
+    command = reproduce("port", "ladder_width_17/ladder/drawn~redrawn-7.float32", words=[MODULE, "run"], environment={})
+    assert command.endswith("--case ladder_width_17/ladder/drawn.float32 --seed 7 --ladder")
