@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         Transformer,
         TransformerOutput,
     )
-    from grok_conformance.reference.moe import DenseBlock, MoELayer, Router
-    from grok_conformance.reference.parameters import Params, TrainingState
+    from grok_conformance.reference.moe import DenseBlock, MoELayer
+    from grok_conformance.reference.parameters import Params, TrainingState, quantize_params
     from grok_conformance.reference.partitioning import (
         LM_PARTITION_RULES,
         TRANSFORMER_PARTITION_RULES,
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
         with_sharding_constraint,
     )
     from grok_conformance.reference.quantization import QuantizedWeight8bit, dequantize, quantize
+    from grok_conformance.reference.router import Router
     from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, insert_slice, pad_to_size
     from grok_conformance.reference.sampling import SampleOutput, SampleSettings, sample_token, top_p_filter
+    from grok_conformance.reference.slow_experts import moe_slow_matmul1, moe_slow_matmul2
 
 __all__ = [
     "GROK_1",
@@ -84,9 +86,12 @@ __all__ = [
     "make_attention_mask",
     "make_mesh",
     "match",
+    "moe_slow_matmul1",
+    "moe_slow_matmul2",
     "pad_to_size",
     "partition_specs",
     "quantize",
+    "quantize_params",
     "rotate_half",
     "sample_token",
     "top_p_filter",
@@ -104,8 +109,10 @@ MODULES = (
     "parameters",
     "partitioning",
     "quantization",
+    "router",
     "runner",
     "sampling",
+    "slow_experts",
 )
 """Where the names are."""
 

@@ -17,6 +17,9 @@ CONFIGS = ("grok-1", "bench", "small")
 
 MAX_SLOTS = 4
 
+NUM_GROUPS = 8
+"""As in the published checkpoint."""
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
@@ -37,8 +40,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = OneLineParser(prog="python -m grok_conformance.reference", description=__doc__.partition("\n")[0])
-    top.add_argument("--checkpoint", type=Path, metavar="DIR", help="a checkpoint as published: ckpt-0 or its parent")
-    top.add_argument("--config", choices=CONFIGS, help="its sizes (default: grok-1; without --checkpoint: small)")
+    top.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="a checkpoint as published: ckpt-0 or its parent (default: checkpoint/ckpt-0 if it exists)",
+    )
+    top.add_argument(
+        "--config", choices=CONFIGS, help="its sizes (default: grok-1), or those of a synthetic model (default: small)"
+    )
+    top.add_argument(
+        "--quantize",
+        type=positive,
+        nargs="?",
+        const=NUM_GROUPS,
+        metavar="G",
+        help="load float weights as 8-bit ones with G groups of scales where the rows are sharded (default: %(const)s)",
+    )
     prompts = top.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="needs --tokenizer; may be repeated")
     prompts.add_argument("--token-ids", action="append", type=integers, metavar="I,J", help="a prompt; may be repeated")

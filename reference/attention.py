@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from grok_conformance.reference.config import TransformerConfig
 from grok_conformance.reference.layers import Linear, RMSNorm, RotaryEmbedding, contract
-from grok_conformance.reference.memory import KVMemory
+from grok_conformance.reference.memory import KVMemory, init_layer_memories
 from grok_conformance.reference.partitioning import with_sharding_constraint
 from grok_conformance.reference.rounding import round_to
 from grok_conformance.reference.taps import tap
@@ -54,7 +54,10 @@ class MultiHeadAttention(hk.Module):
         """Return the attention of x [b, t, d]; `mask` [b, t] tells real tokens from pads."""
         c = self.config
         heads = P(c.data_axis, None, c.model_axis)
-        positions = jnp.arange(x.shape[1])[None] + (0 if memory is None else memory.step[:, None])  # [b or 1, t]
+        if memory is not None and memory.k is None:  # an empty one
+            (memory,) = init_layer_memories(x.shape[0], x.shape[1], c.num_kv_heads, c.key_size, 1, x.dtype)
+        start = 0 if memory is None else memory.arrays()[2][:, None]
+        positions = jnp.arange(x.shape[1])[None] + start  # [b or 1, t]
 
         query = tap("attention.query", self._heads(x, c.num_q_heads, "query"))  # [b, t, q, h]
         key = tap("attention.key", self._heads(x, c.num_kv_heads, "key"))  # [b, t, g, h]
@@ -66,7 +69,7 @@ class MultiHeadAttention(hk.Module):
 
         if memory is not None:
             memory = update_memory(memory, key, value)
-            key, value = memory.k, memory.v
+            key, value, _ = memory.arrays()
         key, value = tap("kv.keys", key), tap("kv.values", value)  # [b, s, g, h]
 
         visible, present = visible_keys(mask, memory, positions)
@@ -102,10 +105,11 @@ def update_memory(memory: KVMemory, key: jax.Array, value: jax.Array) -> KVMemor
     caller overrides it with the true length. A row of an inactive slot, step 0, overwrites its slot 0.
     """
     write = jax.vmap(jax.lax.dynamic_update_slice_in_dim, in_axes=(0, 0, 0, None))
+    k, v, step = memory.arrays()
     return KVMemory(
-        k=write(memory.k, round_to(key, memory.k.dtype), memory.step, 0),
-        v=write(memory.v, round_to(value, memory.v.dtype), memory.step, 0),
-        step=memory.step + key.shape[1],
+        k=write(k, round_to(key, k.dtype), step, 0),
+        v=write(v, round_to(value, v.dtype), step, 0),
+        step=step + key.shape[1],
     )
 
 
@@ -120,14 +124,15 @@ def visible_keys(mask: jax.Array, memory: KVMemory | None, positions: jax.Array)
     if memory is None:
         causal = make_attention_mask(positions, positions, jnp.greater_equal)
         return (causal & mask[:, None, None, :])[:, None], None
-    slots = jnp.arange(memory.k.shape[1])[None]  # [1, s]
+    k, _, step = memory.arrays()
+    slots = jnp.arange(k.shape[1])[None]  # [1, s]
     causal = make_attention_mask(positions, slots, jnp.greater_equal)[:, None]  # [b, 1, 1, t, s]
     if num_tokens == 1:
         return causal & mask[:, None, None, :, None], None
     real = jax.vmap(jax.lax.dynamic_update_slice_in_dim, in_axes=(0, 0, 0, None))(
         jnp.ones((mask.shape[0], slots.shape[1]), bool), mask, positions[:, 0], 0
     )  # [b, s]: keys of earlier calls count as real
-    present = slots < memory.step[:, None]  # [b, s]
+    present = slots < step[:, None]  # [b, s]
     return causal & real[:, None, None, None, :], present[:, None, None, None, :]
 
 

@@ -71,8 +71,9 @@ class TransformerConfig:
         Published behaviour, returned unchanged (SPEC §9): `model_axis` stands on the sequence axis although the
         runtime shards the KV heads.
         """
-        cache = PartitionSpec(self.data_axis, self.model_axis)
-        layer = KVMemory(k=cache, v=cache, step=PartitionSpec(self.data_axis))
+        cache: Any = PartitionSpec(self.data_axis, self.model_axis)
+        step: Any = PartitionSpec(self.data_axis)
+        layer = KVMemory(k=cache, v=cache, step=step)
         return Memory(layers=[layer] * self.num_layers)
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from grok_conformance.reference.checkpoint import CheckpointError
+from grok_conformance.reference.checkpoint.layout import DIRECTORY_NAME
 from grok_conformance.reference.checkpoint.synthesis import synthesize
 from grok_conformance.reference.config import PRESETS, LanguageModelConfig
 from grok_conformance.reference.inference import check_tokens
@@ -25,17 +26,22 @@ from grok_conformance.reference.partitioning import make_mesh
 from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, pad_to_size
 
 DEFAULT_TOKEN_IDS = [1, 2, 3]
+"""The test input: without the published tokenizer there is no text."""
+
+DEFAULT_CHECKPOINT = Path("checkpoint")
+"""Where `ckpt-0` is looked for, in the folder in which the command is run."""
 
 
 def answer(options: argparse.Namespace) -> int:
     """Answer the requests of the command line and return the exit status."""
     try:
-        name = options.config or ("small" if options.checkpoint is None else "grok-1")
+        directory = find_checkpoint(options)
+        name = options.config or ("small" if directory is None else "grok-1")
         tokenizer = load_tokenizer(options.tokenizer, PRESETS[name].vocab_size) if options.prompt else None
         given = options.token_ids or [DEFAULT_TOKEN_IDS]
         prompts = given if tokenizer is None else [tokenizer.encode(text) for text in options.prompt]
         requests = [make_request(options, prompt) for prompt in prompts]
-        inference = make_inference(options, name, requests)
+        inference = make_inference(options, directory, name, requests)
     except (CheckpointError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -79,7 +85,21 @@ def make_request(options: argparse.Namespace, prompt: Sequence[int]) -> Request:
     )
 
 
-def make_inference(options: argparse.Namespace, name: str, requests: Sequence[Request]) -> InferenceRunner:
+def find_checkpoint(options: argparse.Namespace) -> Path | None:
+    """Return the checkpoint that the options name, or the one in its default place if they name no other model."""
+    default = DEFAULT_CHECKPOINT / DIRECTORY_NAME
+    if options.checkpoint is not None or options.config is not None:
+        given: Path | None = options.checkpoint
+        return given
+    if default.is_dir():
+        return default
+    say(f"no {default} here: README.md, 'The weights of Grok-1', says how to get it; put it into {default.parent}/")
+    return None
+
+
+def make_inference(
+    options: argparse.Namespace, directory: Path | None, name: str, requests: Sequence[Request]
+) -> InferenceRunner:
     """Return the loaded model with its slots; the requests are checked before it is loaded."""
     config = PRESETS[name]
     largest = max(len(request.prompt) for request in requests)
@@ -88,22 +108,24 @@ def make_inference(options: argparse.Namespace, name: str, requests: Sequence[Re
     for number, request in enumerate(requests):
         if len(request.prompt) > pad_sizes[-1]:
             say(f"request {number}: only the last {pad_sizes[-1]} of its {len(request.prompt)} tokens are used")
-    runner = load_runner(options, name, config)
+    runner = load_runner(options, directory, name, config)
     return InferenceRunner(runner, options.slots or min(len(requests), options.max_slots), pad_sizes)
 
 
-def load_runner(options: argparse.Namespace, name: str, config: LanguageModelConfig) -> ModelRunner:
+def load_runner(
+    options: argparse.Namespace, directory: Path | None, name: str, config: LanguageModelConfig
+) -> ModelRunner:
     """Return the model of the checkpoint, or a synthetic one, on the mesh."""
     if options.mesh is not None:
         provide_devices(math.prod(options.mesh))
     mesh = None if options.mesh is None else make_mesh(options.mesh)
-    if options.checkpoint is not None:
-        say(f"loading {name} from {options.checkpoint}")
-        return ModelRunner.load(options.checkpoint, config, mesh)
-    say(f"no --checkpoint: a synthetic model of random weights, config {name}, in a temporary directory")
-    with tempfile.TemporaryDirectory() as directory:
-        synthesize(Path(directory), config)
-        return ModelRunner.load(directory, config, mesh)
+    if directory is not None:
+        say(f"loading {name} from {directory}")
+        return ModelRunner.load(directory, config, mesh, quantize=options.quantize)
+    say(f"sampling from a synthetic model of random weights, config {name}")
+    with tempfile.TemporaryDirectory() as folder:
+        synthesize(Path(folder), config)
+        return ModelRunner.load(folder, config, mesh)
 
 
 def provide_devices(num_devices: int) -> None:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from grok_conformance.reference.config import LanguageModelConfig
 from grok_conformance.reference.memory import Memory, init_layer_memories
 from grok_conformance.reference.model import LanguageModel, LanguageModelOutput, Transformer
-from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.parameters import Params, quantize_params
 from grok_conformance.reference.partitioning import check_mesh, parameter_shardings
 from grok_conformance.reference.rounding import pinned_rounding
 from grok_conformance.reference.taps import collect_taps, select_taps
@@ -24,10 +24,14 @@ from grok_conformance.reference.taps import collect_taps, select_taps
 Output = LanguageModelOutput | jax.Array
 
 
-def init(config: LanguageModelConfig) -> Params:
-    """Return the parameters as haiku makes them: plain float32 weights, all of them 0, norms too (SPEC §9)."""
+def init(config: LanguageModelConfig, *, quantize: int | None = None) -> Params:
+    """Return the parameters as haiku makes them: plain float32 weights, all of them 0, norms too (SPEC §9).
+
+    With `quantize` the weights are then stored as 8-bit ones, as `quantize_params` does in so many groups (SPEC §3).
+    """
     tokens = jnp.zeros((1, 1), jnp.int32)
-    return _transformed(config).init(None, tokens, None, length=None, last_hid_only=False)
+    params: Params = _transformed(config).init(None, tokens, None, length=None, last_hid_only=False)
+    return params if quantize is None else quantize_params(config, params, quantize)
 
 
 def init_memory(config: LanguageModelConfig, batch_size: int, sequence_len: int, dtype: Any = None) -> Memory:
@@ -152,8 +156,10 @@ def check_room(memory: Memory, tokens: Any) -> None:
 
     Published behaviour, mended (SPEC §9): a full cache silently overwrote its last slot.
     """
-    num_slots, num_tokens = memory.layers[0].k.shape[1], tokens.shape[1]
-    steps = np.asarray(memory.layers[0].step)
+    if memory.layers[0].k is None:  # made when it is needed, as long as the call
+        return
+    k, _, step = memory.layers[0].arrays()
+    num_slots, num_tokens, steps = k.shape[1], tokens.shape[1], np.asarray(step)
     full = np.flatnonzero(steps + num_tokens > num_slots)
     if len(full):
         raise ValueError(

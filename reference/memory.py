@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 
 class KVMemory(NamedTuple):
     """One layer's cache: k (after RoPE) and v [b, sequence_len, g, h] in the cache's dtype, step int32 [b] (SPEC §5).
 
-    `step` counts, per row of the batch, the slots that hold keys; the next token is written there.
+    `step` counts, per row of the batch, the slots that hold keys; the next token is written there. A memory of None
+    is empty: the first call makes a cache of as many slots as it has tokens.
     """
 
-    k: Any
-    v: Any
-    step: Any
+    k: jax.Array | None
+    v: jax.Array | None
+    step: jax.Array | None
+
+    def arrays(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return k, v and step. Raises ValueError for an empty memory, which has none."""
+        if self.k is None or self.v is None or self.step is None:
+            raise ValueError("the KV memory is empty: make one with init_memory, or run a call that fills it")
+        return self.k, self.v, self.step
 
 
 class Memory(NamedTuple):

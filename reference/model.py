@@ -14,8 +14,9 @@ from grok_conformance.reference.attention import MHABlock
 from grok_conformance.reference.config import LanguageModelConfig, TransformerConfig
 from grok_conformance.reference.layers import InOutEmbed, RMSNorm, add, scaled
 from grok_conformance.reference.memory import KVMemory, Memory
-from grok_conformance.reference.moe import DenseBlock, MoELayer, Router
-from grok_conformance.reference.partitioning import with_sharding_constraint
+from grok_conformance.reference.moe import DenseBlock, MoELayer
+from grok_conformance.reference.partitioning import activation_spec, with_sharding_constraint
+from grok_conformance.reference.router import Router
 from grok_conformance.reference.taps import layer_taps, tap
 
 
@@ -52,8 +53,30 @@ class DecoderLayer(hk.Module):
         """Return the residual stream after the layer for x [b, t, d]; `mask` [b, t] tells real tokens from pads."""
         c = self.config
         residual, normed, memory = before_block(c, x, mask, memory)
-        block = DenseBlock(c) if c.dense else MoELayer(c, Router(c.num_experts, c.num_selected_experts))
+        block = DenseBlock(c) if c.dense else make_moe(c)
         return DecoderOutput(after_block(c, residual, block(normed)), memory)
+
+
+def make_moe(config: TransformerConfig) -> MoELayer:
+    """Return the experts of a layer and their router, in the caller's scope (SPEC §4.6)."""
+    c = config
+
+    def one_expert(x: jax.Array) -> jax.Array:
+        return DenseBlock(c)(x)
+
+    return MoELayer(
+        c.num_experts,
+        one_expert,
+        make_router(c),
+        shard_activations=c.shard_activations,
+        data_axis=c.data_axis,
+        model_axis=c.model_axis,
+    )
+
+
+def make_router(config: TransformerConfig) -> Router:
+    """Return the router of a layer, in the caller's scope (SPEC §4.6)."""
+    return Router(config.num_selected_experts, config.data_axis, config.model_axis, config.shard_activations)
 
 
 class BlockInput(NamedTuple):
@@ -79,7 +102,7 @@ def after_block(config: TransformerConfig, residual: jax.Array, output: jax.Arra
 
 def residual_spec(config: TransformerConfig) -> P:
     """Return where the residual stream [b, t, d] lies on a mesh (SPEC §7)."""
-    return P(config.data_axis, None, config.model_axis if config.shard_activations else None)
+    return activation_spec(config.data_axis, config.model_axis, shard_activations=config.shard_activations)
 
 
 class Transformer(hk.Module):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.quantization import QuantizedWeight8bit
+from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized, quantize
 
 Params = Mapping[str, Mapping[str, Any]]
 """`{module_path: {name: array | QuantizedWeight8bit}}`, as haiku makes it."""
@@ -19,9 +20,9 @@ PUBLISHED_NUM_GROUPS = 8
 
 
 class TrainingState(NamedTuple):
-    """What the published checkpoint holds: the parameters and nothing else (SPEC §8)."""
+    """What the published checkpoint holds, in the order of its leaves: the parameters and nothing else (SPEC §8)."""
 
-    params: Params
+    params: hk.Params
 
 
 def parameter_shapes(
@@ -68,4 +69,22 @@ def parameter_shapes(
             for i in range(m.num_layers)
             for path, name, shape in layer()
         },
+    }
+
+
+def quantize_params(config: LanguageModelConfig, params: Params, num_groups: int = PUBLISHED_NUM_GROUPS) -> Params:
+    """Return the parameters stored as in the published checkpoint: float weights become 8-bit ones (SPEC §2, §3).
+
+    Host arrays, one leaf after the other; norms, router, embedding and what is quantised already stay as they are.
+    Raises ValueError for a value that is not finite, and for rows that do not divide into the groups.
+    """
+    shapes = parameter_shapes(config, num_groups=num_groups)
+
+    def store(leaf: Any, expected: Any) -> Any:
+        if is_quantized(leaf) or not is_quantized(expected):
+            return leaf
+        return quantize(leaf, expected.scales.shape[-2], expected.scales.dtype)
+
+    return {
+        path: {name: store(leaf, shapes[path][name]) for name, leaf in names.items()} for path, names in params.items()
     }

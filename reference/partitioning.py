@@ -17,7 +17,12 @@ from grok_conformance.reference.config import LanguageModelConfig, TransformerCo
 from grok_conformance.reference.parameters import Params, parameter_shapes
 from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
 
-Rules = Sequence[tuple[tuple[str, ...], Any]]
+Rules = list[tuple[tuple[str, ...], Any]]
+
+Axis = str | tuple[str, ...]
+"""The name of a mesh axis, or of several that divide a dimension together."""
+
+AnyMesh = Mesh | jax.sharding.AbstractMesh
 
 DECODER_LAYER = "decoder_layer_[0-9]+"
 QUERY_KEY_VALUE = "(query|key|value)"
@@ -28,10 +33,10 @@ def _norm_rules(module: str) -> Rules:
         ((module, norm, name), P(None)) for norm in ("layer_norm", "layer_norm_1") for name in ("offset", "scale")
     ]
     norms = ("rms_norm", "rms_norm_1", "rms_norm_2", "rms_norm_3")
-    return (*layer_norms, *(((module, norm, "scale"), P(None)) for norm in norms))
+    return [*layer_norms, *(((module, norm, "scale"), P(None)) for norm in norms)]
 
 
-TRANSFORMER_PARTITION_RULES: Rules = (
+TRANSFORMER_PARTITION_RULES: Rules = [
     (("multi_head_attention", QUERY_KEY_VALUE, "w"), P("data", "model")),
     (("multi_head_attention", QUERY_KEY_VALUE, "b"), P(None)),
     (("multi_head_attention", "linear", "w"), P("model", "data")),
@@ -51,40 +56,40 @@ TRANSFORMER_PARTITION_RULES: Rules = (
     (("moe", "linear_1", "w"), P(None, "model", "data")),
     (("moe", "linear_1", "b"), P(None)),
     *_norm_rules("moe"),
-)
+]
 """The published rules of the decoder, the first match winning (SPEC §7)."""
 
-LM_PARTITION_RULES: Rules = (
+LM_PARTITION_RULES: Rules = [
     (("language_model", "positional_embeddings"), P(None, ("data", "model"))),
     (("language_model", "in_out_embed", "embeddings"), P(None, ("data", "model"))),
     (("language_model", "rms_norm"), P(None)),
-)
+]
 """The published rules of what surrounds the decoder; a model's rules are these, then the decoder's (SPEC §7)."""
 
 
-def match(patterns: Sequence[str], components: Sequence[str]) -> bool:
-    """Whether the patterns match some window of consecutive path components, one each (SPEC §7).
+def match(qs: Sequence[str], ks: Sequence[str]) -> bool:
+    """Whether the patterns qs match some window of consecutive path components ks, one each (SPEC §7).
 
     Published behaviour, kept (SPEC §9): a pattern matches from the component's start, and "$" is appended to it as
     text, so an alternation without parentheses is anchored at the end on its last branch only. A window may end before
     the path does. No patterns match nothing.
     """
-    anchored = [re.compile(pattern + "$") for pattern in patterns]
-    windows = (components[i : i + len(anchored)] for i in range(len(components) - len(anchored) + 1))
+    anchored = [re.compile(pattern + "$") for pattern in qs]
+    windows = (ks[i : i + len(anchored)] for i in range(len(ks) - len(anchored) + 1))
     return bool(anchored) and any(
         all(pattern.match(component) for pattern, component in zip(anchored, window, strict=True)) for window in windows
     )
 
 
 def apply_rules(rules: Rules) -> Callable[[tuple[Any, ...], Any], Any]:
-    """Return f(path, value) for `jax.tree_util.tree_map_with_path`: the replacement of the first rule that matches.
+    """Return _apply_rules(path, value), for `tree_map_with_path`: the replacement of the first rule that matches.
 
     Only dict keys of the path count, split at "/". None if no rule matches: the value is replicated. A component
     `layer_stack` prepends None to a PartitionSpec (SPEC §7).
     Published behaviour, kept (SPEC §9): `layer_stack` must be one exact path component.
     """
 
-    def replacement_of(path: tuple[Any, ...], value: Any) -> Any:
+    def _apply_rules(path: tuple[Any, ...], value: Any) -> Any:
         del value
         keys = (str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
         components = [component for key in keys for component in key.split("/")]
@@ -93,7 +98,7 @@ def apply_rules(rules: Rules) -> Callable[[tuple[Any, ...], Any], Any]:
             return P(None, *replacement)
         return replacement
 
-    return replacement_of
+    return _apply_rules
 
 
 def partition_specs(config: LanguageModelConfig) -> dict[str, P | None]:
@@ -120,13 +125,15 @@ def parameter_shardings(params: Params, mesh: Mesh) -> dict[str, dict[str, Any]]
     }
 
 
-def fitting(spec: P, shape: Sequence[int], mesh: Mesh | jax.sharding.AbstractMesh) -> P:
+def fitting(spec: P, shape: Sequence[int], mesh: AnyMesh) -> P:
     """Return the spec without the mesh axes that do not divide their dimension of `shape`."""
+    sizes = zip(spec, shape, strict=False)
+    return P(*(None if size % num_shards(axes or (), mesh) else axes for axes, size in sizes))
 
-    def num_shards(axes: Any) -> int:
-        return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
-    return P(*(None if size % num_shards(axes) else axes for axes, size in zip(spec, shape, strict=False)))
+def num_shards(axes: Axis, mesh: AnyMesh) -> int:
+    """Return into how many shards these axes of the mesh divide a dimension."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def make_mesh(local: tuple[int, int], between_hosts: tuple[int, int] = (1, 1)) -> Mesh:
@@ -175,16 +182,30 @@ def num_model_shards() -> int:
     return int(jax.sharding.get_abstract_mesh().shape.get("model", 1))
 
 
-def with_sharding_constraint(x: jax.Array, spec: P) -> jax.Array:
-    """Return x constrained to the spec on the mesh in context (`jax.set_mesh`); unchanged where there is none.
+def mesh_in_use(given: Mesh | None = None) -> AnyMesh:
+    """Return the mesh given, or else the one in context (`jax.set_mesh`), which is empty where there is none."""
+    return jax.sharding.get_abstract_mesh() if given is None else given
+
+
+def with_sharding_constraint(x: jax.Array, constraint: P) -> jax.Array:
+    """Return x constrained to a spec on the mesh in context; unchanged where there is none.
 
     Dimensions that the mesh does not divide stay whole.
     """
-    mesh = jax.sharding.get_abstract_mesh()
+    return constrained(x, constraint, mesh_in_use())
+
+
+def constrained(x: jax.Array, constraint: P, mesh: AnyMesh) -> jax.Array:
+    """Return x constrained to a spec on a mesh, as `with_sharding_constraint` does; unchanged if the mesh is empty."""
     if mesh.empty:
         return x
-    constrained: jax.Array = jax.lax.with_sharding_constraint(x, fitting(spec, x.shape, mesh))
-    return constrained
+    placed: jax.Array = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, fitting(constraint, x.shape, mesh)))
+    return placed
+
+
+def activation_spec(data_axis: Axis, model_axis: Axis, *, shard_activations: bool) -> P:
+    """Return where activations [b, t, d] lie: rows over `data_axis`, and d over `model_axis` if they are sharded."""
+    return P(data_axis, None, model_axis if shard_activations else None)
 
 
 def cast_bfloat16(x: jax.Array) -> jax.Array:
@@ -193,5 +214,5 @@ def cast_bfloat16(x: jax.Array) -> jax.Array:
 
 
 def _spec_tree(params: Params) -> Any:
-    rules = (*LM_PARTITION_RULES, *TRANSFORMER_PARTITION_RULES)
+    rules = [*LM_PARTITION_RULES, *TRANSFORMER_PARTITION_RULES]
     return jax.tree_util.tree_map_with_path(apply_rules(rules), params, is_leaf=is_quantized)

@@ -49,11 +49,20 @@ def quantize(w: Any, num_groups: int = 1, scales_dtype: Any = jnp.bfloat16) -> Q
         index = np.argwhere(~np.isfinite(w))[0].tolist()
         raise ValueError(f"weight{index} is {w[tuple(index)]}: only finite weights can be quantised")
     groups = _split_rows(w, num_groups)  # [..., G, k/G, n]
-    scales = (np.abs(groups).max(axis=-2) / MAX_WEIGHT).astype(scales_dtype)  # [..., G, n]
-    scales = np.where(scales == 0, np.ones_like(scales), scales)
-    quotients = np.rint(groups / scales[..., None, :].astype(np.float64))
-    weight = np.clip(quotients, -MAX_WEIGHT, MAX_WEIGHT).astype(np.int8).reshape(w.shape)
-    return QuantizedWeight8bit(weight, scales)
+    scales = scales_of(np.abs(groups).max(axis=-2), scales_dtype)  # [..., G, n]
+    return QuantizedWeight8bit(to_int8(groups, scales[..., None, :]).reshape(w.shape), scales)
+
+
+def scales_of(largest: Any, dtype: Any) -> np.ndarray[Any, Any]:
+    """Return the scales of groups whose largest absolute values are given, in their stored dtype (SPEC §3)."""
+    scales = (np.asarray(largest, np.float64) / MAX_WEIGHT).astype(dtype)
+    return np.where(scales == 0, np.ones_like(scales), scales)
+
+
+def to_int8(w: Any, scales: Any) -> np.ndarray[Any, Any]:
+    """Return w / scales, rounded half to even, as int8 (SPEC §3)."""
+    quotients = np.rint(np.asarray(w, np.float64) / np.asarray(scales, np.float64))
+    return np.clip(quotients, -MAX_WEIGHT, MAX_WEIGHT).astype(np.int8)
 
 
 def dequantize(quantized: QuantizedWeight8bit) -> jax.Array:

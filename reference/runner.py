@@ -59,14 +59,21 @@ class ModelRunner:
         object.__setattr__(self, "params", jax.device_put(self.params, shardings))
 
     @classmethod
-    def load(cls, directory: Path | str, config: LanguageModelConfig, mesh: Mesh | None = None) -> ModelRunner:
-        """Return the model of a published checkpoint (SPEC §8).
+    def load(
+        cls,
+        directory: Path | str,
+        config: LanguageModelConfig,
+        mesh: Mesh | None = None,
+        *,
+        quantize: int | None = None,
+    ) -> ModelRunner:
+        """Return the model of a published checkpoint (SPEC §8); `quantize` float weights in so many groups.
 
         Raises ValueError for a mesh that does not fit, before anything is read, and as `checkpoint.load` does.
         """
         if mesh is not None:
             check_mesh(config.model, mesh)
-        return cls(config, checkpoint.load(directory, config, mesh), mesh)
+        return cls(config, checkpoint.load(directory, config, mesh, quantize=quantize), mesh)
 
     def empty_slots(self, num_slots: int) -> Slots:
         """Return inactive slots with empty caches of `sequence_len`."""
@@ -237,8 +244,8 @@ def insert_slice(memory: Memory, prefilled: Memory, length: Any, i: Any) -> Memo
     """
 
     def insert(layer: KVMemory, row: KVMemory) -> KVMemory:
-        missing = layer.k.shape[1] - row.k.shape[1]
-        k, v = (jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in (row.k, row.v))  # [1, s, g, h]
+        missing = layer.arrays()[0].shape[1] - row.arrays()[0].shape[1]
+        k, v = (jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in row.arrays()[:2])  # [1, s, g, h]
         inserted: KVMemory = _insert_row(layer, KVMemory(k, v, jnp.full(1, length, jnp.int32)), i)
         return inserted
 
@@ -301,7 +308,7 @@ def _prefill(
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="slots")
 def _decode(params: Params, slots: Slots, *, config: LanguageModelConfig) -> Slots:
     active = slots.settings.active
-    memory = Memory([layer._replace(step=jnp.where(active, layer.step, 0)) for layer in slots.memory.layers])
+    memory = Memory([layer._replace(step=jnp.where(active, layer.arrays()[2], 0)) for layer in slots.memory.layers])
     output, _ = forward(params, slots.last_output.token_id, memory, None, config=config)
     rngs, subs = jnp.moveaxis(jax.vmap(jax.random.split)(slots.rngs), 1, 0)  # [b, 2] each
     sampled = sample_token(subs, output, slots.settings)

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from grok_conformance.reference.checkpoint.arrays import read_array
 from grok_conformance.reference.checkpoint.layout import check_names, check_type, find_leaves, in_file_order
 from grok_conformance.reference.checkpoint.pickles import DTYPES, CheckpointError, StoredArray, StoredLeaf
-from grok_conformance.reference.checkpoint.reading import read_array
 from grok_conformance.reference.checkpoint.writing import Leaf, LeafSource, write
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.parameters import parameter_shapes
+from grok_conformance.reference.parameters import TrainingState, parameter_shapes
 
 DTYPE_NAMES: Mapping[str, str] = {"I8": "int8", "F32": "float32", "BF16": "bfloat16"}
 """The dtypes by the names that safetensors gives them."""
@@ -78,7 +78,7 @@ def from_safetensors(
     """
     tensors = _read_header(source)
     sources, keys = [], set()
-    for module, name, shapes in in_file_order(parameter_shapes(config)):
+    for module, name, shapes in in_file_order(TrainingState(parameter_shapes(config))):
         parameter = f"{module}/{name}"
         quantized = f"{parameter}.weight" in tensors
         leaf_keys = [f"{parameter}.weight", f"{parameter}.scales"] if quantized else [parameter]

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from grok_conformance.reference.checkpoint.index import INDEX_NAME, IndexEntry, file_name, read_index, sample_digest
 from grok_conformance.reference.checkpoint.pickles import DTYPES, CheckpointError, StoredLeaf, decode
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.parameters import Params, parameter_shapes
+from grok_conformance.reference.parameters import TrainingState, parameter_shapes
 from grok_conformance.reference.quantization import is_quantized
 
 DIRECTORY_NAME = "ckpt-0"
@@ -51,9 +52,10 @@ def tensor_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if _TENSOR_FILE.fullmatch(path.name) and path.is_file())
 
 
-def in_file_order(params: Params) -> list[tuple[str, str, Any]]:
+def in_file_order(state: TrainingState) -> list[tuple[str, str, Any]]:
     """Return (module path, name, leaf) in jax's flatten order: paths sorted as strings, layer 10 before 2 (SPEC §8)."""
-    return [(module, name, params[module][name]) for module in sorted(params) for name in sorted(params[module])]
+    leaves = jax.tree_util.tree_leaves_with_path(state, is_leaf=is_quantized)
+    return [(path[-2].key, path[-1].key, leaf) for path, leaf in leaves]
 
 
 def find_folder(directory: Path) -> Path:
@@ -77,7 +79,7 @@ def find_leaves(directory: Path, config: LanguageModelConfig, module_prefix: str
     Raises CheckpointError if a file is missing, extra, truncated, hostile, in a wrong place, or holds something else.
     """
     folder = find_folder(directory)
-    expected = in_file_order(parameter_shapes(config))
+    expected = in_file_order(TrainingState(parameter_shapes(config)))
     _check_files(folder, len(expected))
     index = read_index(folder)
     if index is None:

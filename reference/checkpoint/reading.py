@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
-import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from grok_conformance.reference.checkpoint.layout import find_leaves
-from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError, StoredArray
+from grok_conformance.reference.checkpoint.arrays import NUM_THREADS, Region, read_regions, whole
+from grok_conformance.reference.checkpoint.layout import LeafFile, find_leaves
+from grok_conformance.reference.checkpoint.pickles import Array, StoredArray
+from grok_conformance.reference.checkpoint.quantizing import check_groups, read_quantized
 from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.parameters import parameter_shapes
 from grok_conformance.reference.partitioning import parameter_shardings
-from grok_conformance.reference.quantization import QuantizedWeight8bit
+from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
 
 Params = dict[str, dict[str, Any]]
 
-Region = tuple[tuple[int, int], ...]
-"""The part of an array that a device holds: start and stop along each axis."""
 
-ALIGNMENT_BYTES = 64
-"""JAX on the CPU takes over a host array of this alignment as it is, and copies any other."""
-
-READ_BYTES = 1 << 25
-"""One read into the destination; the threads share an array in such pieces."""
-
-BLOCK_BYTES = 1 << 20
-"""One read that is scattered over the shards of a row; it stays in the processor's cache."""
-
-NUM_THREADS = min(8, os.cpu_count() or 1)
-
-
-def load(directory: Path | str, config: LanguageModelConfig, mesh: Mesh | None = None) -> Params:
+def load(
+    directory: Path | str, config: LanguageModelConfig, mesh: Mesh | None = None, *, quantize: int | None = None
+) -> Params:
     """Return the parameters `{module_path: {name: array | QuantizedWeight8bit}}` of a published checkpoint (SPEC §8).
 
     `directory` is `ckpt-0` or its parent. On a mesh the arrays are jax.Arrays placed by the partition rules (SPEC §7),
     each shard read straight from its file; axes that the mesh does not divide, such as rows of scales, are whole on
     every device. Without a mesh they are NumPy arrays, aligned so that `jnp.asarray` on the CPU copies nothing.
+    With `quantize`, plain float weights become 8-bit ones while they are read, a block at a time (SPEC §3): those whose
+    rows are divided over model shards with so many groups of scales, the others with one. What is quantised already
+    stays as it is.
     Raises CheckpointError, before any array is read, if a file is missing, extra, truncated, hostile or in a wrong
-    place, or if its dtype or shape contradicts the configuration.
+    place, or if its dtype or shape contradicts the configuration; and for a value that is not finite.
     """
-    return _load(Path(directory), config, mesh, module_prefix="")
+    return _load(Path(directory), config, mesh, module_prefix="", quantize=quantize)
 
 
 def load_layer(directory: Path | str, config: LanguageModelConfig, i: int, mesh: Mesh | None = None) -> Params:
@@ -66,116 +54,63 @@ def load_language_model(directory: Path | str, config: LanguageModelConfig, mesh
     return _load(Path(directory), config, mesh, module_prefix="language_model/")
 
 
-def read_array(path: Path, stored: StoredArray) -> Array:
-    """Return a whole array of a file as a NumPy array, in the order in which it is stored.
-
-    Raises CheckpointError if the file cannot be read to the end of the array.
-    """
-    with ThreadPoolExecutor(NUM_THREADS) as threads:
-        return _read_regions(path, stored, [_whole(stored.shape)], threads)[0]
-
-
-def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """Return an uninitialised array that JAX on the CPU takes over without copying it."""
-    num_bytes = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(num_bytes + ALIGNMENT_BYTES, np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT_BYTES
-    return buffer[start : start + num_bytes].view(dtype).reshape(shape)
-
-
-def _load(directory: Path, config: LanguageModelConfig, mesh: Mesh | None, *, module_prefix: str) -> Params:
+def _load(
+    directory: Path, config: LanguageModelConfig, mesh: Mesh | None, *, module_prefix: str, quantize: int | None = None
+) -> Params:
     leaves = find_leaves(directory, config, module_prefix)
-    tree: Params = {leaf.module: {} for leaf in leaves}
+    types: Params = {leaf.module: {} for leaf in leaves}
     for leaf in leaves:
-        weight, scales = leaf.stored.weight, leaf.stored.scales
-        tree[leaf.module][leaf.name] = weight if scales is None else QuantizedWeight8bit(weight, scales)
-    stored_arrays, structure = jax.tree.flatten(tree)
-    shardings = jax.tree.leaves(parameter_shardings(tree, mesh)) if mesh else [None] * len(stored_arrays)
-    paths = [leaf.path for leaf in leaves for _ in leaf.stored.arrays]
+        types[leaf.module][leaf.name] = (
+            _stored_type(leaf) if quantize is None else _quantized_type(leaf, config, quantize)
+        )
+    shardings = None if mesh is None else parameter_shardings(types, mesh)
+    params: Params = {leaf.module: {} for leaf in leaves}
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        placed = [_place(*item, threads) for item in zip(paths, stored_arrays, shardings, strict=True)]
-    params: Params = jax.tree.unflatten(structure, placed)
+        for leaf in leaves:
+            sharding = None if shardings is None else shardings[leaf.module][leaf.name]
+            params[leaf.module][leaf.name] = _read(leaf, types[leaf.module][leaf.name], sharding, threads)
     return params
 
 
-def _place(path: Path, stored: StoredArray, sharding: NamedSharding | None, threads: Executor) -> Any:
+def _stored_type(leaf: LeafFile) -> Any:
+    """Return a leaf with what its file says of its arrays in their place."""
+    weight, scales = leaf.stored.weight, leaf.stored.scales
+    return weight if scales is None else QuantizedWeight8bit(weight, scales)
+
+
+def _quantized_type(leaf: LeafFile, config: LanguageModelConfig, num_groups: int) -> Any:
+    """Return what a leaf becomes when it is quantised; raises CheckpointError if its rows do not divide into groups."""
+    expected = parameter_shapes(config, num_groups=num_groups)[leaf.module][leaf.name]
+    if leaf.stored.scales is not None or not is_quantized(expected):
+        return _stored_type(leaf)
+    check_groups(leaf, expected)
+    return expected
+
+
+def _read(leaf: LeafFile, leaf_type: Any, sharding: Any, threads: Executor) -> Any:
+    if is_quantized(leaf_type) and leaf.stored.scales is None:
+        quantized = read_quantized(leaf, leaf_type, threads)
+        return quantized if sharding is None else jax.tree.map(_put, quantized, sharding)
     if sharding is None:
-        return _read_regions(path, stored, [_whole(stored.shape)], threads)[0]
+        return jax.tree.map(
+            lambda stored: read_regions(leaf.path, stored, [whole(stored.shape)], threads)[0], leaf_type
+        )
+    return jax.tree.map(lambda stored, place: _place(leaf.path, stored, place, threads), leaf_type, sharding)
+
+
+def _place(path: Path, stored: StoredArray, sharding: NamedSharding, threads: Executor) -> jax.Array:
     indices = sharding.addressable_devices_indices_map(stored.shape).values()
     regions = sorted({_region(index, stored.shape) for index in indices})
-    shards = dict(zip(regions, _read_regions(path, stored, regions, threads), strict=True))
+    shards = dict(zip(regions, read_regions(path, stored, regions, threads), strict=True))
     return jax.make_array_from_callback(stored.shape, sharding, lambda index: shards[_region(index, stored.shape)])
+
+
+def _put(array: Array, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _region(index: Sequence[slice] | None, shape: Sequence[int]) -> Region:
     if index is None:
-        return _whole(shape)
+        return whole(shape)
     bounds = (part.indices(length) for part, length in zip(index, shape, strict=True))
     return tuple((start, stop) for start, stop, _ in bounds)
-
-
-def _whole(shape: Sequence[int]) -> Region:
-    return tuple((0, length) for length in shape)
-
-
-def _read_regions(path: Path, stored: StoredArray, regions: Sequence[Region], threads: Executor) -> list[Array]:
-    """Return regions of an array, each in memory of its own, reading the file once."""
-    if stored.order == "F":  # the file holds the transpose, row by row
-        transposed = replace(stored, shape=stored.shape[::-1], order="C")
-        return [array.T for array in _read_regions(path, transposed, [region[::-1] for region in regions], threads)]
-    arrays = [aligned_empty([stop - start for start, stop in region], stored.dtype) for region in regions]
-    try:
-        with path.open("rb", buffering=0) as file:
-            if list(regions) == [_whole(stored.shape)]:
-                _read_whole(file.fileno(), stored, arrays[0], threads)
-            else:
-                _scatter(file.fileno(), stored, regions, arrays, threads)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; the file has changed or its disk has failed") from error
-    return arrays
-
-
-def _read_whole(file: int, stored: StoredArray, array: Array, threads: Executor) -> None:
-    data = array.reshape(-1).view(np.uint8).data
-
-    def read(start: int) -> None:
-        read_exactly(file, data[start : start + READ_BYTES], stored.offset + start)
-
-    list(threads.map(read, range(0, array.nbytes, READ_BYTES)))
-
-
-def _scatter(
-    file: int, stored: StoredArray, regions: Sequence[Region], arrays: Sequence[Array], threads: Executor
-) -> None:
-    """Read the file in blocks of whole rows, and copy from each block, while it is in the cache, each region's part."""
-    padding = (1,) * (3 - len(stored.shape))
-    num_outer, num_rows, num_columns = (*padding, *stored.shape)
-    row_bytes = num_columns * stored.dtype.itemsize
-    block_rows = max(1, BLOCK_BYTES // row_bytes)
-    parts = [
-        ((*_whole(padding), *region), array.reshape(padding + array.shape))
-        for region, array in zip(regions, arrays, strict=True)
-    ]
-
-    def scatter(position: tuple[int, int]) -> None:
-        outer, first = position
-        end = min(first + block_rows, num_rows)
-        block = np.empty((end - first, num_columns), stored.dtype)
-        offset = stored.offset + (outer * num_rows + first) * row_bytes
-        read_exactly(file, block.reshape(-1).view(np.uint8).data, offset)
-        for ((outer_start, outer_stop), (start, stop), (left, right)), array in parts:
-            low, high = max(first, start), min(end, stop)
-            if outer_start <= outer < outer_stop and low < high:
-                array[outer - outer_start, low - start : high - start] = block[low - first : high - first, left:right]
-
-    list(threads.map(scatter, itertools.product(range(num_outer), range(0, num_rows, block_rows))))
-
-
-def read_exactly(file: int, destination: memoryview, offset: int) -> None:
-    """Fill the destination with the bytes of an open file from `offset` on; raises OSError if there are too few."""
-    done = 0
-    while done < destination.nbytes:
-        num_read = os.preadv(file, [destination[done:]], offset + done)
-        if num_read == 0:
-            raise OSError(errno.ENODATA, "truncated while it was read")
-        done += num_read

@@ -18,12 +18,12 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from grok_conformance.reference.checkpoint.arrays import NUM_THREADS, aligned_empty
 from grok_conformance.reference.checkpoint.layout import in_file_order
 from grok_conformance.reference.checkpoint.pickles import CheckpointError
-from grok_conformance.reference.checkpoint.reading import NUM_THREADS, aligned_empty
 from grok_conformance.reference.checkpoint.writing import Leaf, LeafSource, write
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.parameters import parameter_shapes
+from grok_conformance.reference.parameters import TrainingState, parameter_shapes
 from grok_conformance.reference.quantization import MAX_WEIGHT, QuantizedWeight8bit, is_quantized
 
 EMBEDDING_RMS = 0.01274
@@ -78,7 +78,7 @@ def synthesize(
     if needed > free:
         raise CheckpointError(f"{directory}: needs {needed} bytes, {free} are free; choose fewer --distinct-layers")
     sources = []
-    for module, name, shapes in in_file_order(parameter_shapes(config)):
+    for module, name, shapes in in_file_order(TrainingState(parameter_shapes(config))):
         content = _content(f"{module}/{name}", distinct_layers or num_layers)
         make = partial(_make, config, content, shapes, seed)
         sources.append(LeafSource(f"{module}/{name}", content, make))
@@ -102,7 +102,8 @@ def unique_bytes(config: LanguageModelConfig, distinct_layers: int | None = None
     """Return the bytes of the arrays that are written once, without those shared by hard links."""
     kinds = distinct_layers or config.model.num_layers
     leaves = {
-        _content(f"{module}/{name}", kinds): shapes for module, name, shapes in in_file_order(parameter_shapes(config))
+        _content(f"{module}/{name}", kinds): shapes
+        for module, name, shapes in in_file_order(TrainingState(parameter_shapes(config)))
     }
     return sum(math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(leaves))
 

@@ -19,7 +19,7 @@ from grok_conformance.reference.checkpoint.index import INDEX_NAME, IndexEntry, 
 from grok_conformance.reference.checkpoint.layout import DIRECTORY_NAME, check_names, check_type, in_file_order
 from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.parameters import Params, parameter_shapes
+from grok_conformance.reference.parameters import Params, TrainingState, parameter_shapes
 from grok_conformance.reference.quantization import is_quantized
 
 Leaf = tuple[Array, Array | None]
@@ -44,8 +44,10 @@ def save(directory: Path | str, config: LanguageModelConfig, params: Params) -> 
     Raises CheckpointError, and writes nothing, if a checkpoint is there already, if a parameter is missing or unknown,
     or if its dtype or shape contradicts the configuration.
     """
-    expected = {f"{module}/{name}": leaf for module, name, leaf in in_file_order(parameter_shapes(config))}
-    found = {f"{module}/{name}": _split(leaf) for module, name, leaf in in_file_order(params)}
+    expected = {
+        f"{module}/{name}": leaf for module, name, leaf in in_file_order(TrainingState(parameter_shapes(config)))
+    }
+    found = {f"{module}/{name}": _split(leaf) for module, name, leaf in in_file_order(TrainingState(params))}
     check_names(str(directory), expected.keys(), found.keys())
     for parameter, (weight, scales) in found.items():
         check_type(parameter, expected[parameter], weight, scales)

@@ -1,7 +1,7 @@
 """One expert's feed-forward block on its tokens, in tiles of the hidden width (SPEC §4.6).
 
 An int8 matrix is never dequantised as a whole: a tile of it is widened, rounded and multiplied while it is in the
-processor's cache. The products are those of `reference.moe.run_expert`; the sums over f are taken tile by tile.
+processor's cache. The products are those of `reference.experts.run_expert`; the sums over f are taken tile by tile.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from grok_conformance.reference.experts import ExpertWeights, run_expert
 from grok_conformance.reference.layers import contract
-from grok_conformance.reference.moe import ExpertWeights, run_expert
 from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
 
 MIN_TILE = 64

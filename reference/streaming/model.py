@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok_conformance.reference.checkpoint.pickles import Array
+from grok_conformance.reference.experts import ExpertWeights
 from grok_conformance.reference.inference import check_room, check_tokens
 from grok_conformance.reference.memory import KVMemory, Memory
 from grok_conformance.reference.model import LanguageModelOutput
-from grok_conformance.reference.moe import ExpertWeights
 from grok_conformance.reference.streaming import programs
 from grok_conformance.reference.streaming.experts import expert_program, padded_rows
 from grok_conformance.reference.streaming.files import Stream, layer_params
@@ -117,7 +117,7 @@ def run(
 
 
 def check_calls(stream: Stream, calls: Sequence[Call], caches: Sequence[KVMemory | None]) -> None:
-    """Raise ValueError if a token is outside the vocabulary, or a cache has too little room."""
+    """Raise ValueError if a token is outside the vocabulary, or a cache is empty or has too little room."""
     for call in calls:
         check_tokens(stream.config, call.tokens)
     if caches[0] is None:
@@ -127,7 +127,7 @@ def check_calls(stream: Stream, calls: Sequence[Call], caches: Sequence[KVMemory
     cache = caches[0]
     for call in calls:
         check_room(Memory([cache]), call.tokens)
-        cache = cache._replace(step=cache.step + call.lengths)
+        cache = cache._replace(step=cache.arrays()[2] + call.lengths)
 
 
 class _LayerFiles:
@@ -317,7 +317,7 @@ def _continued(before: KVMemory | None, updated: KVMemory | None, call: Call) ->
     """Return the updated cache at the true lengths: a pad's slot is the next token's (SPEC §5)."""
     if before is None or updated is None:
         return None
-    return updated._replace(step=before.step + jnp.asarray(call.lengths))
+    return updated._replace(step=before.arrays()[2] + jnp.asarray(call.lengths))
 
 
 def _in_layer(names: Sequence[str], layer: int) -> tuple[str, ...]:

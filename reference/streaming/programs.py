@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from grok_conformance.reference.config import LanguageModelConfig
 from grok_conformance.reference.layers import InOutEmbed, RMSNorm, scaled
 from grok_conformance.reference.memory import KVMemory
-from grok_conformance.reference.model import after_block, before_block
-from grok_conformance.reference.moe import DenseBlock, Router, combine_experts
+from grok_conformance.reference.model import after_block, before_block, make_router
+from grok_conformance.reference.moe import DenseBlock, combine_experts
+from grok_conformance.reference.router import choose_experts
 from grok_conformance.reference.taps import collect_taps, tap
 
 Taps = dict[str, jax.Array]
@@ -64,7 +65,8 @@ def route(
 
     def run() -> Routed:
         residual, normed, updated = before_block(c, x, mask, memory)
-        return Routed(residual, normed, updated, *Router(c.num_experts, c.num_selected_experts)(normed))
+        probabilities, _, _ = make_router(c).compute_routing_prob(normed, None, c.num_experts)
+        return Routed(residual, normed, updated, *choose_experts(probabilities, c.num_selected_experts))
 
     return _run(run, params, taps)
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from grok_conformance.reference.checkpoint.arrays import ALIGNMENT_BYTES, aligned_empty, read_exactly
 from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError, StoredArray
-from grok_conformance.reference.checkpoint.reading import ALIGNMENT_BYTES, aligned_empty, read_exactly
 
 READ_BYTES = 1 << 23
 """One read: long enough for any disk, short enough that few pages lie in the page cache."""

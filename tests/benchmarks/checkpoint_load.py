@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.reference import checkpoint
+from grok_conformance.reference.checkpoint.arrays import NUM_THREADS
 from grok_conformance.reference.checkpoint.layout import find_leaves
-from grok_conformance.reference.checkpoint.reading import NUM_THREADS
 from grok_conformance.reference.checkpoint.synthesis import synthesize
 from grok_conformance.reference.config import GROK_1
 from grok_conformance.reference.partitioning import make_mesh

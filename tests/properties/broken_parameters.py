@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from grok_conformance.reference import config, partitioning, quantization
-from grok_conformance.reference.checkpoint import reading
+from grok_conformance.reference.checkpoint import arrays
 from grok_conformance.reference.quantization import QuantizedWeight8bit
 from tests.properties.kill import Patches
 
@@ -58,7 +58,7 @@ def clipped_read(path: Any, stored: Any) -> Any:
     return np.maximum(READ_ARRAY(path, stored), -127)
 
 
-READ_ARRAY = reading.read_array
+READ_ARRAY = arrays.read_array
 
 QUANTIZATION = (
     ("test_the_error_is_at_most_half_a_scale", "quotients truncated", quantizer(rounding=np.trunc)),
@@ -97,7 +97,7 @@ QUANTIZATION = (
     ),
     (
         "test_every_int8_comes_back_from_a_file", "-128 clipped to -127",
-        {(reading, "read_array"): clipped_read},
+        {(arrays, "read_array"): clipped_read},
     ),
 )  # fmt: skip
 

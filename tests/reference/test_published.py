@@ -35,9 +35,10 @@ def test_float32_decode_agrees_with_the_published_code_at_every_step_and_in_the_
         assert relative_rms(output.logits, expected[f"step{i}.logits"]) <= 1e-6
         memory = memory_after(output)
     for i, layer in enumerate(memory.layers):
-        assert relative_rms(layer.k[:, : length + 5], expected[f"layers.{i:02d}.kv.keys"][:, : length + 5]) <= 1e-6
-        assert relative_rms(layer.v[:, : length + 5], expected[f"layers.{i:02d}.kv.values"][:, : length + 5]) <= 1e-6
-        assert int(layer.step[0]) == int(expected[f"layers.{i:02d}.kv.step"][0])
+        keys, values, steps = layer.arrays()
+        assert relative_rms(keys[:, : length + 5], expected[f"layers.{i:02d}.kv.keys"][:, : length + 5]) <= 1e-6
+        assert relative_rms(values[:, : length + 5], expected[f"layers.{i:02d}.kv.values"][:, : length + 5]) <= 1e-6
+        assert int(steps[0]) == int(expected[f"layers.{i:02d}.kv.step"][0])
 
 
 def test_bfloat16_logits_agree_with_the_published_program_to_the_rounding_that_it_drops() -> None:

@@ -245,7 +245,7 @@ def test_inactive_slots_run_at_position_0_and_end_with_step_1(inference: Inferen
     slots = model.decode(model.release(slots, 1))
     for layer in slots.memory.layers:
         np.testing.assert_array_equal(layer.step, [1, 1])
-        np.testing.assert_array_equal(np.any(layer.k[0], axis=(1, 2)), [True] + [False] * 19)
+        np.testing.assert_array_equal(np.any(layer.arrays()[0][0], axis=(1, 2)), [True] + [False] * 19)
 
 
 def test_insert_slice_replaces_one_row_and_pads_it_with_zeros() -> None:
@@ -253,8 +253,8 @@ def test_insert_slice_replaces_one_row_and_pads_it_with_zeros() -> None:
     row = Memory([KVMemory(jnp.full((1, 4, 2, 4), 1.0), jnp.full((1, 4, 2, 4), 2.0), jnp.array([4]))])
     inserted = insert_slice(memory, row, 3, 1).layers[0]
     np.testing.assert_array_equal(inserted.step, [4, 3, 6])
-    np.testing.assert_array_equal(inserted.k[:, :, 0, 0], [[9] * 6, [1, 1, 1, 1, 0, 0], [9] * 6])
-    np.testing.assert_array_equal(inserted.v[:, :, 1, 3], [[8] * 6, [2, 2, 2, 2, 0, 0], [8] * 6])
+    np.testing.assert_array_equal(inserted.arrays()[0][:, :, 0, 0], [[9] * 6, [1, 1, 1, 1, 0, 0], [9] * 6])
+    np.testing.assert_array_equal(inserted.arrays()[1][:, :, 1, 3], [[8] * 6, [2, 2, 2, 2, 0, 0], [8] * 6])
 
 
 @pytest.mark.parametrize(

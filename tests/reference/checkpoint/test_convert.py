@@ -17,7 +17,7 @@ from grok_conformance.reference import checkpoint
 from grok_conformance.reference.checkpoint import CheckpointError
 from grok_conformance.reference.checkpoint.convert import from_safetensors, to_safetensors
 from grok_conformance.reference.checkpoint.layout import in_file_order
-from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.parameters import Params, TrainingState
 from grok_conformance.reference.quantization import is_quantized
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, ONE_LAYER, all_bits, bits, random_params
 
@@ -51,7 +51,7 @@ def refusal(path: Path, destination: Path) -> str:
 def test_safetensors_reads_every_parameter_bit_for_bit(written: Path, params: Params, tmp_path: Path) -> None:
     to_safetensors(written, CONFIG, tmp_path / "model.safetensors")
     expected: dict[str, Any] = {}
-    for module, name, leaf in in_file_order(params):
+    for module, name, leaf in in_file_order(TrainingState(params)):
         if is_quantized(leaf):
             expected |= {f"{module}/{name}.weight": leaf.weight, f"{module}/{name}.scales": leaf.scales}
         else:
@@ -84,7 +84,7 @@ def test_there_and_back_gives_the_same_files(converted: Path, tmp_path: Path) ->
 def test_file_that_safetensors_wrote_becomes_a_checkpoint(tmp_path: Path) -> None:
     params = random_params(ONE_LAYER)
     tensors: dict[str, jax.Array] = {}
-    for module, name, leaf in in_file_order(params):
+    for module, name, leaf in in_file_order(TrainingState(params)):
         parts = {".weight": leaf.weight, ".scales": leaf.scales} if is_quantized(leaf) else {"": leaf}
         tensors |= {f"{module}/{name}{suffix}": jnp.asarray(array) for suffix, array in parts.items()}
     safetensors.flax.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "flax"})

@@ -34,7 +34,7 @@ def refusal(directory: Path, config: LanguageModelConfig = CONFIG) -> str:
 
 
 def file_of(parameter: str) -> str:
-    paths = [f"{module}/{name}" for module, name, _ in in_file_order(parameter_shapes(CONFIG))]
+    paths = [f"{module}/{name}" for module, name, _ in in_file_order(TrainingState(parameter_shapes(CONFIG)))]
     return file_name(paths.index(parameter))
 
 
@@ -46,14 +46,14 @@ def exchange(folder: Path, first: str, second: str) -> None:
 
 
 def test_files_of_grok_1_are_in_the_published_order() -> None:
-    paths = [f"{module}/{name}" for module, name, _ in in_file_order(parameter_shapes(GROK_1))]
+    paths = [f"{module}/{name}" for module, name, _ in in_file_order(TrainingState(parameter_shapes(GROK_1)))]
     assert len(paths) == 770
     assert {leaf["path"]: leaf["index"] for leaf in PUBLISHED}.items() <= {p: i for i, p in enumerate(paths)}.items()
 
 
 def test_file_order_is_the_order_in_which_jax_flattens_the_training_state(params: Params) -> None:
     flattened = jax.tree_util.tree_leaves(TrainingState(params), is_leaf=is_quantized)
-    assert all(a is leaf for a, (_, _, leaf) in zip(flattened, in_file_order(params), strict=True))
+    assert all(a is leaf for a, (_, _, leaf) in zip(flattened, in_file_order(TrainingState(params)), strict=True))
 
 
 @pytest.mark.parametrize("given", ["", "ckpt-0"])
@@ -188,7 +188,7 @@ def test_exchanged_files_of_equal_type_are_an_error_with_an_index(folder: Path) 
 
 
 def test_layers_in_the_order_of_their_numbers_are_an_error_with_an_index(folder: Path) -> None:
-    in_string_order = [f"{module}/{name}" for module, name, _ in in_file_order(parameter_shapes(CONFIG))]
+    in_string_order = [f"{module}/{name}" for module, name, _ in in_file_order(TrainingState(parameter_shapes(CONFIG)))]
     in_number_order = sorted(
         in_string_order, key=lambda path: [int(number) for number in re.findall(r"layer_(\d+)", path)]
     )

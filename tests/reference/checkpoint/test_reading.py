@@ -12,11 +12,11 @@ from jax.sharding import NamedSharding
 
 from grok_conformance import reference
 from grok_conformance.reference import QuantizedWeight8bit, checkpoint
-from grok_conformance.reference.checkpoint import CheckpointError, reading
+from grok_conformance.reference.checkpoint import CheckpointError, arrays
 from grok_conformance.reference.checkpoint.index import INDEX_NAME
 from grok_conformance.reference.checkpoint.layout import in_file_order
 from grok_conformance.reference.checkpoint.pickles import StoredArray, decode
-from grok_conformance.reference.parameters import Params
+from grok_conformance.reference.parameters import Params, TrainingState
 from grok_conformance.reference.partitioning import make_mesh, parameter_shardings, partition_specs
 from grok_conformance.reference.quantization import is_quantized
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, DENSE, ONE_LAYER, all_bits, bits, random_params
@@ -71,7 +71,9 @@ def _assert_placed(array: jax.Array, sharding: NamedSharding) -> None:
 def test_every_weight_is_split_over_the_mesh_as_its_spec_says(written: Path) -> None:
     loaded = checkpoint.load(written, CONFIG, make_mesh((2, 4)))
     specs = partition_specs(CONFIG)
-    quantized = {f"{module}/{name}": leaf for module, name, leaf in in_file_order(loaded) if is_quantized(leaf)}
+    quantized = {
+        f"{module}/{name}": leaf for module, name, leaf in in_file_order(TrainingState(loaded)) if is_quantized(leaf)
+    }
     assert len(quantized) == 7 * 12
     assert all(leaf.weight.sharding.spec == specs[path] for path, leaf in quantized.items())
 
@@ -134,8 +136,8 @@ def test_shards_on_the_cpu_are_the_memory_that_was_read_into(
         taken.add(array.ctypes.data)
         return array
 
-    original = reading.aligned_empty
-    monkeypatch.setattr(reading, "aligned_empty", aligned_empty)
+    original = arrays.aligned_empty
+    monkeypatch.setattr(arrays, "aligned_empty", aligned_empty)
     loaded = checkpoint.load_layer(written, CONFIG, 0, make_mesh(mesh))
     shards = [shard.data for array in jax.tree.leaves(loaded) for shard in array.addressable_shards]
     assert {shard.unsafe_buffer_pointer() for shard in shards} == taken
@@ -156,8 +158,8 @@ def test_column_major_leaf_is_loaded_as_what_it_is(mesh: tuple[int, int] | None,
 def test_shards_do_not_depend_on_the_blocks_in_which_they_are_read(
     block_bytes: int, written: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(reading, "READ_BYTES", block_bytes)
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(arrays, "READ_BYTES", block_bytes)
     loaded = checkpoint.load_layer(written, CONFIG, 10, make_mesh((2, 4)))
     assert all_bits(loaded) == all_bits({path: params[path] for path in loaded})
 
@@ -167,7 +169,7 @@ def test_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
     path.write_bytes(bytes(100))
     stored = StoredArray(np.dtype(np.float32), (5, 10), "C", 50)
     with pytest.raises(CheckpointError, match=r"tensor00000_000: truncated while it was read"):
-        reading.read_array(path, stored)
+        arrays.read_array(path, stored)
 
 
 def test_eight_group_scales_give_the_same_logits_wherever_they_are_loaded(tmp_path: Path) -> None:
