@@ -1,7 +1,8 @@
 """The yardstick: `jax_grouped` with the published algorithm for its experts, every token by every expert twice over.
 
-The published code makes a copy of each token for each of its experts, multiplies all copies by all experts, and then
-selects by a one-hot (SPEC §4.6). All else is the fast port's, so that what is measured is the grouping alone.
+The experts are `moe_slow_matmul1` and `moe_slow_matmul2` of the reference (SPEC §4.6): a copy of each token for each of
+its experts, all copies multiplied by all experts, and a selection by a one-hot. All else is the fast port's, so that
+what is measured is the grouping alone.
 """
 
 from __future__ import annotations
@@ -10,51 +11,32 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from grok_conformance.candidates.jax_grouped import load as load_grouped
 from grok_conformance.candidates.jax_grouped import model
-from grok_conformance.candidates.jax_grouped.layers import contract
 from grok_conformance.candidates.jax_grouped.parameters import Matrix, Params
 from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
+from grok_conformance.reference import QuantizedWeight8bit
+from grok_conformance.reference.experts import ExpertWeights
+from grok_conformance.reference.slow_experts import run_experts_slowly
 
 INFO = CandidateInfo(name="published_style", version=jax.__version__)
-
-
-def dequantized(matrix: Matrix, fprop_dtype: Any) -> jax.Array:
-    """Return a stored matrix [e, k, n] with its scales applied, in the wider of their dtypes (SPEC §3)."""
-    if matrix.scales is None:
-        return matrix.weight
-    num_experts, num_rows, num_columns = matrix.weight.shape
-    scales = matrix.scales.astype(jnp.promote_types(matrix.scales.dtype, fprop_dtype))  # [e, G, n]
-    groups = matrix.weight.reshape(num_experts, scales.shape[1], -1, num_columns)  # [e, G, k/G, n]
-    return (groups.astype(scales.dtype) * scales[:, :, None]).reshape(num_experts, num_rows, num_columns)
 
 
 def every_token_by_every_expert(
     params: Params, x: jax.Array, index: jax.Array, names: Collection[str], mesh: Mesh | None
 ) -> dict[str, jax.Array]:
-    """Return the values of the chosen experts [b, t, c, ..], computed for all experts and selected by a one-hot."""
+    """Return the values of the chosen experts [b, t, c, ..] by the reference's slow way, on one device."""
     del mesh
-    linear, linear_v, linear_1 = (
-        dequantized(params[f"moe/{name}/w"], x.dtype) for name in ("linear", "linear_v", "linear_1")
-    )
-    one_hot = jax.nn.one_hot(index, len(linear))  # [b, t, c, e]
-    copies = jnp.broadcast_to(x[:, :, None], (*index.shape, x.shape[-1]))  # [b, t, c, d]
-    dtype = jnp.promote_types(linear.dtype, x.dtype) if params["moe/linear/w"].scales is not None else x.dtype
+    weights = ExpertWeights(*(stored(params[f"moe/{name}/w"]) for name in ExpertWeights._fields))
+    wanted = [name for name in ("expert_activation", "expert_up", "expert_hidden") if name in names]
+    return run_experts_slowly(x, index, weights, (*wanted, "expert_output"))
 
-    def project(weight: jax.Array) -> jax.Array:
-        every = contract("btcd,edf->btcef", copies.astype(dtype), weight.astype(dtype)).astype(dtype)
-        return contract("btcef,btce->btcf", every.astype(jnp.float32), one_hot).astype(dtype)
 
-    activation, up = project(linear), project(linear_v)
-    hidden = jax.nn.gelu(activation.astype(jnp.float32), approximate=True) * up.astype(jnp.float32)
-    narrow = linear_1 if params["moe/linear_1/w"].scales is not None else linear_1.astype(x.dtype)
-    every = contract("btcf,efd->btced", hidden, narrow.astype(jnp.float32))
-    output = contract("btced,btce->btcd", every, one_hot)
-    values = {"expert_activation": activation, "expert_up": up, "expert_hidden": hidden}
-    return {**{name: value for name, value in values.items() if name in names}, "expert_output": output}
+def stored(matrix: Matrix) -> Any:
+    """Return a matrix [e, k, n] of the fast port as the reference has it."""
+    return matrix.weight if matrix.scales is None else QuantizedWeight8bit(matrix.weight, matrix.scales)
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> model.Model:

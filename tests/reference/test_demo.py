@@ -6,12 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 import sentencepiece
 
 from grok_conformance.reference import __main__ as command
-from grok_conformance.reference import checkpoint, demo
+from grok_conformance.reference import checkpoint, demo, dequantize
 from grok_conformance.reference.checkpoint.synthesis import synthesize
+from grok_conformance.reference.quantization import is_quantized
 from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request
 from tests.reference.slot_models import CONFIG
 
@@ -37,6 +40,43 @@ def test_a_checkpoint_answers_as_its_parameters_do(tmp_path: Path, capsys: pytes
     options = f"--checkpoint {tmp_path} --max-tokens 4 --temperature 1.5 --top-p 0.9 --seed 8 --slots 1"
     assert command.main([*options.split(), "--token-ids", "7,31,12", "--token-ids", "5,6,7,8"]) == 0
     assert capsys.readouterr().out.splitlines() == [",".join(answer) for answer in expected]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_checkpoint_in_its_default_place_is_loaded_and_a_named_configuration_is_a_synthetic_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesize(tmp_path / "checkpoint", TINY, seed=3)
+    options = ["--max-tokens", "2", "--token-ids", "7,31"]
+    monkeypatch.chdir(tmp_path)
+    assert command.main(options) == 0
+    default = capsys.readouterr()
+    assert default.err.splitlines()[0] == "loading grok-1 from checkpoint/ckpt-0"
+    assert command.main([*options, "--checkpoint", str(tmp_path / "checkpoint")]) == 0
+    assert capsys.readouterr().out == default.out
+    assert command.main([*options, "--config", "small"]) == 0
+    assert capsys.readouterr().err.startswith("sampling from a synthetic model of random weights, config small\n")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_float_checkpoint_is_quantised_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = jax.tree.map(
+        lambda leaf: np.asarray(dequantize(leaf), np.float32) if is_quantized(leaf) else leaf,
+        checkpoint.load(synthesize(tmp_path / "int8", TINY), TINY),
+        is_leaf=is_quantized,
+    )
+    checkpoint.save(tmp_path / "float", TINY, params)
+    found: list[Any] = []
+
+    def answer_all(inference: InferenceRunner, _: Any) -> list[list[int]]:
+        found.append(inference.runner.params)
+        return []
+
+    monkeypatch.setattr(demo, "answer_all", answer_all)
+    for options in ("--quantize 4", "--quantize", ""):
+        assert command.main(f"--checkpoint {tmp_path / 'float'} {options}".split()) == 0
+    layer = "transformer/decoder_layer_0/moe/linear_1"
+    assert [is_quantized(each[layer]["w"]) and each[layer]["w"].scales.shape[1] for each in found] == [4, 8, False]
 
 
 @pytest.fixture

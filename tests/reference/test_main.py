@@ -34,7 +34,7 @@ def test_mesh_2_4_samples_on_8_virtual_devices_from_a_synthetic_model_and_says_s
     )
     assert child.returncode == 0, child.stderr
     assert [len(line.split(",")) for line in child.stdout.splitlines()] == [3, 3]
-    assert "no --checkpoint: a synthetic model of random weights, config small" in child.stderr
+    assert "sampling from a synthetic model of random weights, config small" in child.stderr
     assert re.search(r"^6 tokens in \d+\.\d\d s: \d+\.\d tokens/s$", child.stderr, re.MULTILINE)
 
 
@@ -77,7 +77,9 @@ def test_a_mistake_is_one_line_and_status_2(
     monkeypatch.setattr(demo, "provide_devices", lambda _: None)
     assert status_of(arguments.split()) == 2
     captured = capsys.readouterr()
-    errors = [line for line in captured.err.splitlines() if not line.startswith(("no --checkpoint", "loading"))]
+    errors = [
+        line for line in captured.err.splitlines() if not line.startswith(("no checkpoint", "sampling", "loading"))
+    ]
     assert len(errors) == 1
     assert message in errors[0]
     assert captured.out == ""
