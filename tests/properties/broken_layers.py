@@ -9,7 +9,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from grok_conformance.reference import attention, layers, moe
+from grok_conformance.reference import attention, experts, layers, moe, router
 from grok_conformance.reference.memory import KVMemory
 from tests.properties.kill import Patches
 from tests.reference import test_moe
@@ -161,33 +161,33 @@ MEMORY = (
 # Router and experts
 
 
-def router(changed: Callable[[Any, Any], tuple[Any, Any]]) -> Patches:
-    def chosen(self: Any, x: Any) -> Any:
-        return changed(*jax.lax.top_k(self.compute_routing_prob(x), self.num_selected_experts))
-
-    return {(moe.Router, "__call__"): chosen}
+def choice(choose: Callable[[Any, int], tuple[Any, Any]]) -> Patches:
+    return {(router, "choose_experts"): choose, (moe, "choose_experts"): choose}
 
 
-def highest_of_ties(self: Any, x: Any) -> Any:
-    probabilities = self.compute_routing_prob(x)
-    gates, experts = jax.lax.top_k(probabilities[..., ::-1], self.num_selected_experts)
-    return gates, probabilities.shape[-1] - 1 - experts
+def changed(change: Callable[[Any, Any], tuple[Any, Any]]) -> Patches:
+    return choice(lambda probabilities, k: change(*jax.lax.top_k(probabilities, k)))
+
+
+def highest_of_ties(probabilities: Any, k: int) -> Any:
+    gates, chosen = jax.lax.top_k(probabilities[..., ::-1], k)
+    return gates, probabilities.shape[-1] - 1 - chosen
 
 
 def capped_router_logits(equation: str, x: Any, y: Any) -> Any:
     return 30 * jnp.tanh(layers.contract(equation, x, y) / 30)
 
 
-def with_capacity(x: Any, experts: Any, weights: Any) -> Any:
-    values = COMPUTE_EXPERTS(x, experts, weights)
-    chosen = experts.reshape(-1)
+def with_capacity(x: Any, index: Any, weights: Any, placement: Any) -> Any:
+    values = COMPUTE_EXPERTS(x, index, weights, placement)
+    chosen = index.reshape(-1)
     rank = jnp.cumsum(jax.nn.one_hot(chosen, weights.linear.shape[0]), axis=0)[jnp.arange(len(chosen)), chosen]
-    kept = (rank <= 2).reshape(experts.shape)[..., None]
+    kept = (rank <= 2).reshape(index.shape)[..., None]
     return {**values, "expert_output": jnp.where(kept, values["expert_output"], 0)}
 
 
-COMPUTE_EXPERTS = moe.compute_experts
-SHIFTED = router(lambda gates, experts: (gates, (experts + 1) % test_moe.E))
+COMPUTE_EXPERTS = experts.compute_experts
+SHIFTED = changed(lambda gates, experts: (gates, (experts + 1) % test_moe.E))
 
 MOE = (
     (
@@ -196,17 +196,17 @@ MOE = (
     ),
     (
         "test_ratios_of_probabilities_are_those_of_the_exponentials_of_the_logits", "router logits capped",
-        {(moe, "contract"): capped_router_logits},
+        {(router, "contract"): capped_router_logits},
     ),
     (
         "test_gates_are_the_largest_probabilities_in_descending_order", "gates renormalised",
-        router(lambda gates, experts: (gates / gates.sum(-1, keepdims=True), experts)),
+        changed(lambda gates, experts: (gates / gates.sum(-1, keepdims=True), experts)),
     ),
     (
         "test_gates_are_the_largest_probabilities_in_descending_order", "least probable first",
-        router(lambda gates, experts: (gates[..., ::-1], experts[..., ::-1])),
+        changed(lambda gates, experts: (gates[..., ::-1], experts[..., ::-1])),
     ),
-    ("test_ties_go_to_the_lowest_expert", "ties to the highest expert", {(moe.Router, "__call__"): highest_of_ties}),
+    ("test_ties_go_to_the_lowest_expert", "ties to the highest expert", choice(highest_of_ties)),
     ("test_experts_are_chosen_by_what_they_are_not_by_where_they_stand", "experts shifted by one", SHIFTED),
     ("test_the_mixture_does_not_see_the_order_of_the_experts", "experts shifted by one", SHIFTED),
     (

@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_conformance.reference import moe
+from grok_conformance.reference import moe, router
 from grok_conformance.reference.config import TransformerConfig
 
 B, T, D, E, K = 2, 3, 6, 5, 3
@@ -34,8 +34,8 @@ def route(w: Any, x: Any) -> Any:
     """Return probabilities [b, t, e], gates and experts [b, t, c]."""
 
     def run() -> Any:
-        router = moe.Router(E, K)
-        return router.compute_routing_prob(x), *router(x)
+        probabilities, _, _ = router.Router(K).compute_routing_prob(x, None, E)
+        return probabilities, *router.choose_experts(probabilities, K)
 
     return hk.transform(run).apply({"router": {"w": w}}, None)
 
@@ -43,7 +43,11 @@ def route(w: Any, x: Any) -> Any:
 @jax.jit
 def mix(params: Any, x: Any) -> Any:
     """Return the output of the experts [b, t, d]."""
-    return hk.transform(lambda: moe.MoELayer(CONFIG, moe.Router(E, K))(x)).apply(params, None)
+
+    def run() -> Any:
+        return moe.MoELayer(E, lambda x: moe.DenseBlock(CONFIG)(x), router.Router(K))(x)  # noqa: PLW0108 - in its scope
+
+    return hk.transform(run).apply(params, None)
 
 
 def routed(w: Any, x: Any) -> tuple[Any, Any, Any]:
