@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from grok_conformance.harness.commands.conclusion import conclude
 from grok_conformance.harness.commands.report_options import add_report_options
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.sessions import run
+from grok_conformance.harness.sessions.dumps import answers_from_dumps
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("job", type=Path, metavar="JOB", help="a job folder, or a folder of several")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder of its answers, or one of as many")
+    parser.add_argument(
+        "--format", choices=("answers", "npz", "torch", "sglang", "vllm"), default="answers",
+        help="what OUT holds: answers, or dumps of one job in an engine's format (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--map", type=Path, metavar="FILE", help="a Python file with INFO and TAP_MAP, to read dumps by"
+    )
     add_report_options(parser)
 
 
@@ -23,4 +33,12 @@ def execute(options: argparse.Namespace) -> int:
     """Judge answers written elsewhere."""
     golden = open_golden(options.golden)
     waivers = known_deviations(options.waivers, golden)
-    return conclude([run.judge_folder(golden, options.job, options.out, waivers)], golden, options, waivers=waivers)
+    if (options.format == "answers") != (options.map is None):
+        raise FileError("--map goes with a --format of dumps, and each of these needs it")
+    with tempfile.TemporaryDirectory() as scratch:
+        out = options.out
+        if options.map is not None:
+            out = Path(scratch) / "answers"
+            answers_from_dumps(options.job, options.out, options.format, options.map, out)
+        verdict = run.judge_folder(golden, options.job, out, waivers)
+        return conclude([verdict], golden, options, waivers=waivers)

@@ -57,6 +57,17 @@ def measure(case: Case, found: Strengths) -> None:
     found.setdefault("observed", {})[case.id] = dict(observed(preset, case, shown))
 
 
+def rounded(found: Strengths) -> Strengths:
+    """Return the strengths to four digits, as they are stored."""
+    return {
+        side: {
+            case: {name: [float(f"{x:.4g}") for x in ratios] for name, ratios in faults.items()}
+            for case, faults in cases.items()
+        }
+        for side, cases in found.items()
+    }
+
+
 def strongest(found: Strengths, side: str, dtype: str, form: int) -> dict[str, float]:
     """Return by fault the largest strength over the cases of a compute dtype."""
     best: dict[str, float] = {}
@@ -74,6 +85,8 @@ def page(found: Strengths) -> str:
         "|---|---|---|---|---|---|",
     ]
     for dtype in ("float32", "bfloat16"):
+        if not any(case.endswith(f".{dtype}") for case in found["predicted"]):
+            continue
         for i, form in enumerate(FORMS):
             cells = []
             for side in ("predicted", "observed"):
@@ -87,12 +100,8 @@ def page(found: Strengths) -> str:
                 f"| {form} | {dtype} | {share(seen, faults)} | {share(own, patched_in)} | {honest:.2f} of the fence "
                 f"| {missed if len(faults) - len(seen) <= MANY else f'{len(faults) - len(seen)} faults'} |"
             )
-    cases = len(found["predicted"])
-    return (
-        f"{TITLE}\n\n{cases} cases of {len({case.split('/')[0] for case in found['predicted']})} probes.\n\n"
-        + "\n".join(rows)
-        + "\n"
-    )
+    cases = ", ".join(f"`{case}`" for case in sorted(found["predicted"]))
+    return f"{TITLE}\n\nMeasured: {cases}.\n\n" + "\n".join(rows) + "\n"
 
 
 MANY = 12
@@ -115,10 +124,10 @@ def main(patterns: list[str]) -> None:
     for pattern in patterns or ["probe_*"]:
         for case in probe_cases(pattern):
             measure(case, found)
-            RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+            PAGE.write_text(page(found))
+            RESULTS.write_text(json.dumps(rounded(found), indent=1, sort_keys=True) + "\n")
             sys.stdout.write(f"{case.id}\n")
             sys.stdout.flush()
-    PAGE.write_text(page(found))
 
 
 if __name__ == "__main__":
