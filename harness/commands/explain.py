@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterator
 
 from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands.glossary import LEVELS, all_words, meaning_of
 from grok_conformance.harness.contract.taps import GOLDEN, GOLDEN_DIR, TapSpec, tap_specs
 from grok_conformance.harness.faults import FAULTS, Fault, faults_at
 from grok_conformance.harness.formats.files import FileError, read_json
@@ -23,7 +24,9 @@ TAP = re.compile(r"^(call\d+/)?(layers\.(\d+|\*)\.)?")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("name", metavar="NAME", help="a fault, an operation or a verdict")
+    parser.add_argument(
+        "name", metavar="NAME", help="a fault, an operation, a verdict, a level or a word of the reports"
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -40,8 +43,14 @@ def explain(name: str) -> Iterator[str]:
         yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])
     elif name in FAULTS:
         yield from explain_fault(FAULTS[name])
-    else:
+    elif meaning_of(name):
+        yield f"{name}: a word of the reports"
+        yield line("means", meaning_of(name))
+    elif name not in LEVELS:
         yield from explain_verdict(name, (*operations, *FAULTS))
+    if name in LEVELS:
+        yield f"{name}: a level"
+        yield line("means", LEVELS[name])
 
 
 def explain_verdict(name: str, others: Collection[str]) -> Iterator[str]:
@@ -49,7 +58,8 @@ def explain_verdict(name: str, others: Collection[str]) -> Iterator[str]:
     from grok_conformance.harness.judging.verdict import MEANINGS, PASSING
 
     if name not in MEANINGS:
-        raise FileError(unknown("fault, operation or verdict", name, [*MEANINGS, *others]))
+        known = [*MEANINGS, *others, *LEVELS, *all_words()]
+        raise FileError(unknown("fault, operation, verdict, level or word", name, known))
     yield f"{name}: a verdict"
     yield line("means", MEANINGS[name])
     yield line("exit status", "0" if name in PASSING else "1")

@@ -32,6 +32,7 @@ from grok_conformance.harness.judging.baseline import (
     Regression,
     append_history,
     compare_runs,
+    has_baseline,
     read_baseline,
     read_history,
     record_of,
@@ -216,7 +217,8 @@ def refuse_unused(options: argparse.Namespace) -> None:
 def earlier_runs(directory: Path | None, names: Sequence[str], *, update: bool) -> dict[str, Earlier]:
     """Read what is kept of candidates' earlier runs, before they run again; nothing without a folder.
 
-    Raises FileError for a candidate without a baseline and for what cannot be read, unless this run is to replace it.
+    A candidate without one has its first run made the baseline. Raises FileError for what cannot be read, unless this
+    run is to replace it.
     """
     if directory is None:
         return {}
@@ -229,13 +231,16 @@ def earlier_runs(directory: Path | None, names: Sequence[str], *, update: bool) 
                 raise
             return otherwise
 
-    return {name: (kept(read_baseline, name, None), kept(read_history, name, ())) for name in names}
+    return {
+        name: (kept(read_baseline, name, None) if has_baseline(directory, name) else None, kept(read_history, name, ()))
+        for name in names
+    }
 
 
 def compare_with_baselines(
     directory: Path | None, records: Sequence[Record], earlier: Mapping[str, Earlier], *, update: bool
 ) -> dict[str, Regression]:
-    """Compare runs with the baselines of their candidates, and make them the baselines if asked to."""
+    """Compare runs with the baselines of their candidates, and make them the baselines if asked to or if first."""
     if directory is None:
         return {}
     regressions = {}
@@ -244,6 +249,8 @@ def compare_with_baselines(
         date = datetime.now(UTC).isoformat(timespec="seconds")
         regressions[record.candidate] = compared = compare_runs(old or record, record, history, date)
         append_history(directory, record.candidate, compared.history[-1], afresh=update)
-        if update:
+        if update or old is None:
             write_baseline(directory, record)
+        if old is None:
+            sys.stdout.write(f"{record.candidate}: this run is its baseline: {directory} had none\n")
     return regressions

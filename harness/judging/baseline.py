@@ -145,6 +145,11 @@ def folder_of(directory: Path, candidate: str) -> Path:
     return directory / candidate.replace("/", "_")
 
 
+def has_baseline(directory: Path, candidate: str) -> bool:
+    """Return whether a candidate has a baseline, readable or not."""
+    return (folder_of(directory, candidate) / "baseline.json").exists()
+
+
 def read_baseline(directory: Path, candidate: str) -> Record:
     """Read a candidate's baseline; raises FileError where there is none, or something else."""
     path = folder_of(directory, candidate) / "baseline.json"

@@ -1,12 +1,18 @@
-"""Progress on a terminal: cases answered, and the time left. Silent where the output is no terminal."""
+"""Progress on standard error: a bar on a terminal; in a pipe or a log a line per candidate and minute."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextlib.contextmanager
@@ -21,6 +27,28 @@ def progress_bar(num_cases: int, *, shown: bool = True) -> Iterator[Callable[[st
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+    if not console.is_terminal:
+        yield lines_of(num_cases) if shown else lambda _name, _case: None
+        return
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("starting", total=num_cases)
         yield lambda name, case: bar.update(task, advance=1, description=f"{name} {case}")
+
+
+def lines_of(num_cases: int, clock: Callable[[], float] = time.monotonic) -> Callable[[str, str], None]:
+    """Return what writes a line when a minute has passed since the candidate's last one: cases so far, of all."""
+    began = clock()
+    last: dict[str, float] = {}
+    done: Counter[str] = Counter()
+    lock = threading.Lock()  # candidates run at the same time
+
+    def advance(name: str, case: str) -> None:
+        with lock:
+            done[name] += 1
+            now = clock()
+            if now - last.setdefault(name, began) >= SECONDS_BETWEEN_LINES:
+                last[name] = now
+                all_done = f"{done.total()} of {num_cases} in all"
+                sys.stderr.write(f"{name}: {done[name]} cases in {now - began:.0f} s, now {case} ({all_done})\n")
+
+    return advance

@@ -5,6 +5,8 @@ import re
 import pytest
 
 from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands.glossary import LEVELS as MEANT
+from grok_conformance.harness.contract import LEVELS
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.graph.grok_1 import OPERATIONS
 from grok_conformance.harness.judging.verdict import SEVERITY
@@ -59,3 +61,14 @@ def test_an_operation_names_the_faults_that_show_there(capsys: pytest.CaptureFix
 def test_a_tap_is_explained_as_its_operation(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", name]) == 0
     assert capsys.readouterr().out.startswith("moe.norm: an operation")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_is_explained(level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", level]) == 0
+    assert f"{level}: a level\n  means        {MEANT[level]}\n" in capsys.readouterr().out
+
+
+def test_a_name_that_nothing_has_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "oracel"]) == 2
+    assert "did you mean oracle" in capsys.readouterr().err

@@ -218,14 +218,17 @@ def test_a_history_of_an_older_version_is_kept_and_no_noise_is_taken_from_it(tmp
     assert found.notes == (f"the noise of times is known from {MIN_RUNS} runs on: 1 so far",)
 
 
-def test_a_missing_baseline_is_told_before_any_candidate_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    port, marker = tmp_path / "port.py", tmp_path / "it_ran"
-    port.write_text(f"open({str(marker)!r}, 'w')\n{GOOD}")
-    assert main(["run", "--case", CASE, "--candidate", str(port), "--baseline", str(tmp_path / "kept")]) == 2
-    assert "write it with --update-baseline" in capsys.readouterr().err
-    assert not marker.exists()
+def test_the_first_run_is_the_baseline_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = tmp_path / "port.py"
+    port.write_text(GOOD)
+    command = ["run", "--case", CASE, "--candidate", str(port), "--quiet", "--baseline", str(tmp_path / "kept")]
+    assert main(command) == 0
+    assert "this run is its baseline" in capsys.readouterr().out
+    (stored,) = (tmp_path / "kept").glob("*/baseline.json")
+    before = stored.read_bytes()
+    assert main(command) == 0
+    assert "this run is its baseline" not in capsys.readouterr().out
+    assert stored.read_bytes() == before
 
 
 def test_a_run_is_compared_with_the_baseline_which_only_an_explicit_wish_replaces(
@@ -235,8 +238,6 @@ def test_a_run_is_compared_with_the_baseline_which_only_an_explicit_wish_replace
     port.write_text(GOOD)
     kept = tmp_path / "kept"
     command = ["run", "--case", CASE, "--candidate", str(port), "--quiet", "--baseline", str(kept)]
-    assert main(command) == 2
-    assert "write it with --update-baseline" in capsys.readouterr().err
     assert main([*command, "--update-baseline"]) == 0
     (stored,) = kept.glob("*/baseline.json")
     before = stored.read_bytes()

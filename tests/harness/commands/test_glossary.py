@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands.glossary import WORDS, all_words, meaning_of
+from grok_conformance.harness.contract import GOLDEN_DIR
+
+ARCHITECTURE = GOLDEN_DIR.parent / "ARCHITECTURE.md"
+
+
+def test_the_glossary_is_the_table_of_the_architecture() -> None:
+    section = ARCHITECTURE.read_text().partition("## Words")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE))
+    assert {word: meaning for word, meaning in rows.items() if word not in ("word", "---")} == WORDS
+
+
+@pytest.mark.parametrize("word", all_words())
+def test_every_word_is_explained(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", word]) == 0
+    assert word in capsys.readouterr().out
+    assert meaning_of(word)
