@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import resource
 import secrets
 import selectors
 import signal
@@ -44,21 +43,11 @@ PASSED_ON = re.compile(
 )
 """The environment variables that a candidate is given: those by which engines are set up, and no token of a CI."""
 
-MORTAL = """
-import ctypes, os, signal, sys
-parent, pipe = int(sys.argv[1]), int(sys.argv[2])
-os.set_inheritable(pipe, False)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-if os.getppid() != parent:
-    os._exit(1)
-try:
-    os.execvp(sys.argv[3], sys.argv[3:])
-except OSError as error:
-    os.write(pipe, (error.strerror or str(error)).encode())
-    os._exit(127)
-"""
-"""Becomes a command that ends with whoever started it, however that ends; says through a pipe why it could not."""
+KEEPER = Path(__file__).with_name("keeper.py")
+"""The program that runs a command and ends with it all that it started."""
+
+KEEPER_SECONDS = 2.0
+"""How long a keeper that is to end may take, before it is killed too."""
 
 MAX_KILLS = 100
 """So often what is left of a child is killed, a moment apart: it may start processes meanwhile."""
@@ -143,6 +132,7 @@ def run_child(
                     latest = now
                 broke = _broken(limits, resident_bytes, len(running), now - latest)
         finally:
+            _end(process)
             _kill_all(process.pid, mark)
             process.wait()
         for _ in range(MAX_PIPE_BYTES // CHUNK_BYTES):
@@ -167,10 +157,10 @@ def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Pope
     name, _, value = mark.partition("=")
     given = {key: text for key, text in os.environ.items() if PASSED_ON.fullmatch(key)}
     reading, writing = os.pipe()
-    mortal = (sys.executable, "-I", "-S", "-c", MORTAL, str(os.getpid()), str(writing))
+    keeper = (sys.executable, "-I", "-S", str(KEEPER), str(os.getpid()), str(writing), str(limits.file_bytes))
     try:
         process = subprocess.Popen(  # noqa: S603 - running the user's candidate is the purpose
-            (*mortal, *command),
+            (*keeper, *command),
             bufsize=0,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -186,9 +176,6 @@ def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Pope
     if problem:
         process.communicate()
         raise FileError(f"{command[0]}: cannot be started: {problem}")
-    if hasattr(resource, "prlimit"):  # Linux
-        with contextlib.suppress(OSError, ValueError):  # it ended already, or a lower limit is in force
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
     return process
 
 
@@ -220,6 +207,14 @@ def _processes() -> Iterator[_Process]:
             if fields[STAT_STATE] != "Z":
                 pages = int(fields[STAT_RESIDENT_PAGES])
                 yield _Process(int(stat.parent.name), int(fields[STAT_SESSION]), pages * page_bytes)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let a keeper end all that it has started; one that a program has stopped or killed is not waited for."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KEEPER_SECONDS)
 
 
 def _kill_all(session: int, mark: str) -> None:

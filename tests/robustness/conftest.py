@@ -10,9 +10,16 @@ NUM_TRIALS, NUM_TRIALS_THOROUGH = 300, 6000
 TRIED: Counter[str] = Counter()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option by which a share of the trials is run."""
+    parser.addoption("--trials", type=int, help="corrupted golden sets to try")
+
+
 @pytest.fixture(scope="session")
 def num_trials(request: pytest.FixtureRequest) -> int:
-    """How many corruptions of a golden set are tried; of jobs, answers and checkpoints a quarter each."""
+    """How many corruptions of a golden set are tried, and sets signed again; of jobs and the like a quarter each."""
+    if (asked := request.config.getoption("--trials", default=None)) is not None:
+        return int(asked)
     return NUM_TRIALS_THOROUGH if request.config.getoption("--thorough") else NUM_TRIALS
 
 
