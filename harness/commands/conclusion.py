@@ -18,6 +18,7 @@ from grok_conformance.harness.judging.waivers import (
     Waiver,
 )
 from grok_conformance.harness.report import files, github, terminal
+from grok_conformance.harness.report.html import write_html
 
 
 def conclude(
@@ -46,8 +47,6 @@ def conclude(
     if options.json is not None:
         files.write_report_json(options.json, report)
     if options.html is not None:
-        from grok_conformance.harness.report.html import write_html
-
         write_html(options.html, report)
     if options.junit is not None:
         files.write_junit(options.junit, verdicts)

@@ -24,7 +24,8 @@ from grok_conformance.harness.report.files import Report
 from grok_conformance.harness.report.reproduction import reproduce
 from grok_conformance.harness.report.view import SHADES, CandidateView, Cell, candidate_view
 
-FOLDER = Path(__file__).parent / "page"
+TEXTS = {path.name: path.read_text() for path in (Path(__file__).parent / "page").iterdir()}
+"""What a page is made of, read before any candidate runs: it could change the files."""
 
 HEADS = ("index", "observed", "exact", "expected", "error", "fence", "times")
 
@@ -41,7 +42,7 @@ def render(report: Report) -> str:
     rows = sorted(report["candidates"], key=lambda row: -SEVERITY[row["status"]])
     views = [candidate_view(row) for row in rows]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+        loader=jinja2.DictLoader(TEXTS),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -63,7 +63,7 @@ def become(command: Sequence[str], pipe: int, file_bytes: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):  # a lower limit is in force
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     try:
-        os.execvp(command[0], command)  # noqa: S606 - without a shell, on purpose
+        os.execvp(command[0], list(command))  # noqa: S606 - without a shell, on purpose
     except OSError as error:
         os.write(pipe, (error.strerror or str(error)).encode())
     os._exit(127)
@@ -114,4 +114,4 @@ def repeat(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    keep(*map(int, sys.argv[1:4]), sys.argv[4:])
+    keep(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

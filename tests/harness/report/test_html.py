@@ -4,6 +4,8 @@ import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
+import pytest
+
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.report.files import report_of
 from grok_conformance.harness.report.html import render
@@ -112,3 +114,14 @@ def test_known_deviations_stand_beside_the_verdict() -> None:
     text = page(replace(verdict(PASSING), waivers=(waiver,)))
     assert "known moe.expert_gate: gates_x, until 2027-01-01 (the engine does so)" in text
     assert "known deviations apart" in text
+
+
+def test_a_page_is_made_of_what_was_read_before_the_candidates_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a file is read")
+
+    report = report_of([BROKEN], golden())
+    expected = render(report)
+    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr("io.open", refused)
+    assert render(report) == expected
