@@ -62,7 +62,7 @@ def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate, num_draws: int =
     squares: dict[Key, Array] = {}
     for _ in range(num_draws):
         noisy = in_its_ways(
-            shown=forced, perturb=lambda tap, result: disturb(result, evidence.recorded[split_tap(tap)[1]], random)
+            shown=forced, perturb=lambda tap, result: strayed(result, evidence.recorded[split_tap(tap)[1]], random)
         )
         for call, tap, result, _ in noisy:
             difference = np.square(result.value - exact[call, tap][0].value)
@@ -70,6 +70,12 @@ def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate, num_draws: int =
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
     undecided = {call: undecided_from(exhibit, call, exact, deviation) for call in range(len(case.calls))}
     return Segments(deviation, undecided)
+
+
+def strayed(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
+    """Return one draw of what a hidden operation may honestly pass on; inner roundings go either way where they can."""
+    value = disturb(exact, recorded, random)
+    return value + exact.jump * random.integers(-1, 2, value.shape) if np.any(exact.jump) else value
 
 
 def undecided_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,10 @@ STREAM = (("attention.residual", "residual_stream"), ("output", "attention.resid
 """The edges of the residual stream: one that is kept in float32 flows unrounded through all of them."""
 
 
+MAX_COMBINATIONS = 64
+"""Combinations of the roundings of one row that are tried together."""
+
+
 def with_ways(exhibit: Exhibit, ways: Ways) -> Exhibit:
     """Return an exhibit with some ways more."""
     own = exhibit.ways
@@ -27,6 +32,20 @@ def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways
     """Yield ways with one change more: a rounding other than of partial sums, or what was read of an input."""
     yield from _at_points(row, ways, told, lambda point, _choice: point != SUMS and not point.approximation)
     yield from _of_edges(row, ways, told)
+
+
+def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with every combination of the roundings of a row, if they are not too many."""
+    points = [point for point in row.points if point != SUMS and not point.approximation]
+    choices = [[choice for choice in point.choices if permitted(point, choice, row.name, told)] for point in points]
+    if math.prod(len(each) for each in choices) > MAX_COMBINATIONS or row.name in told[0].ways.plans:
+        return
+    for combination in itertools.product(*choices):
+        plan = AS_PUBLISHED
+        for point, choice in zip(points, combination, strict=True):
+            plan = plan.but(point, choice)
+        if plan != ways.plans.get(row.name, AS_PUBLISHED):
+            yield replace(ways, plans={**ways.plans, row.name: plan})
 
 
 def numbers_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
@@ -64,6 +83,8 @@ def permitted(point: Point, choice: str, row: str, told: Sequence[Exhibit]) -> b
 
     A wide result is one that is recorded in float32.
     """
+    if point.across and any(point.across not in one.hidden for one in told):
+        return False
     graph = told[0].evidence.graph
     operation = graph.by_name[row].tap
     if point.wide and any(one.evidence.recorded[operation] != "float32" for one in told):
@@ -79,20 +100,27 @@ def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[W
     config = told[0].evidence.config
     if config.fprop_dtype == "float32":  # it leaves nothing to keep back
         return
-    kinds: tuple[Reading, ...] = ("rounded", "carried")
-    phases = sorted(itertools.product(kinds, repeat=len(PHASES)), key=lambda pair: len(set(pair)))
     edges = [[(row.name, name)] for name in row.inputs if carriable(name, told)]
     if (row.name, row.inputs[:1]) in [(name, (source,)) for name, source in STREAM]:
         edges.append([*STREAM])
     for edge in edges:
-        for pair in phases:
+        summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == "residual_stream" else ()
+        kinds: tuple[Reading, ...] = ("rounded", "carried", *summed)
+        for pair in sorted(itertools.product(kinds, repeat=len(PHASES)), key=lambda pair: len(set(pair))):
             changed: Readings = {
-                (phase, *at): reading for at in edge for phase, reading in zip(PHASES, pair, strict=True)
+                (phase, *at): _reading_of(at[1], reading)
+                for at in edge
+                for phase, reading in zip(PHASES, pair, strict=True)
             }
             readings = {**ways.readings, **changed}
             kept: Readings = {at: reading for at, reading in readings.items() if reading != "rounded"}
             if kept != ways.readings:
                 yield replace(ways, readings=kept)
+
+
+def _reading_of(name: str, reading: Reading) -> Reading:
+    """Return a reading of the residual stream as it is of another input, which is a sum or none."""
+    return "carried" if reading == "summed" and name != "residual_stream" else reading
 
 
 def only_recorded(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
@@ -114,5 +142,7 @@ def carriable(name: str, told: Sequence[Exhibit]) -> bool:
     if name == graph.choice or name.startswith("previous:"):
         return False
     operations = {graph.by_name[maker].tap for maker in graph.makers(name, told[0].evidence.config)}
+    if not operations.isdisjoint(graph.copies):  # what is read of a cache is what was stored
+        return False
     shown = {split_tap(tap)[1] for _, tap in told[0].evidence.observed}
     return all(recorded[each] != "float32" and each in shown for each in operations)

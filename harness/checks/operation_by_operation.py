@@ -83,7 +83,7 @@ def check_case(
             results[key] = replace(found, problem=found.problem or (found.note if binding else ""))
             continue
         deviation = None if segments is None else segments.deviation.get(key)
-        copied = steps[call] if operation in graph.copies else None
+        copied = unchanged_below(exhibit, call) if operation in graph.copies else None
         fencing = fencing_of(exact, seen.recorded, factor, config, deviation, copied)
         if segments is not None and deviation is not None:
             mask = mask & before(segments.undecided[call], steps[call], seen.raw, graph.specs[operation].axes)
@@ -138,9 +138,18 @@ def fencing_of(
     return fenced_by(fence, exact.value.shape)
 
 
+def unchanged_below(exhibit: Exhibit, call: int) -> Array:
+    """Return below which slot int [b] a call must leave a cache bitwise as it was; a preloaded one is stored anew."""
+    steps = steps_before(exhibit.case, call)
+    return steps if call else np.zeros_like(steps)
+
+
 def fence_of_copy(exact: Exact, fence: Fence, recorded: str, steps: Array, config: LanguageModelConfig) -> Fence:
-    """Return the fence of a cache: earlier slots bitwise unchanged, new ones rounded only to a cache's own dtype."""
+    """Return the fence of a cache: earlier slots bitwise unchanged, new ones rounded only to a cache's own dtype.
+
+    Where more precise values than are shown were carried to it, it rounds those.
+    """
     narrower = recorded not in ("float32", config.fprop_dtype)
     new = np.arange(exact.value.shape[1]) >= steps[:, None]  # [b, s]
-    may_round = (new & narrower)[..., None, None]
+    may_round = (new & narrower)[..., None, None] | (np.asarray(exact.inherited) > 0)
     return Fence(np.where(may_round, fence.allowed, 0.0), np.where(may_round, fence.deviation, 0.0), None, fence.factor)

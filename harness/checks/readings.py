@@ -17,12 +17,15 @@ from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.noise import fence_of
 
-Reading = Literal["rounded", "carried", "recorded"]
+Reading = Literal["rounded", "carried", "summed", "recorded"]
 """What an operation used of an input.
 
 The tap as it was shown; what the producer computed before it was rounded, recomputed from what the producer itself
-used; or a value of which the tap is no more than a record, so that its rounding is unknown.
+used ("carried"; "summed" where that holds of sums of the residual stream, and not of the embedding); or a value of
+which the tap is no more than a record, so that its rounding is unknown.
 """
+
+WORDS = {"carried": "carried", "summed": "carried but for the embedding", "recorded": "recorded"}
 
 Edge = tuple[str, str, str]
 """The phase of the call (`prefill`, for chunks too, or `decode`), the row that consumes, and the name of its input."""
@@ -47,7 +50,7 @@ def describe(readings: Readings, operation: str) -> str:
         if row == operation:
             by_input.setdefault((name, reading), []).append(phase)
     return ", ".join(
-        f"{name} {reading}" + ("" if len(phases) == len(PHASES) else f" in {phases[0]}")
+        f"{name} {WORDS[reading]}" + ("" if len(phases) == len(PHASES) else f" in {phases[0]}")
         for (name, reading), phases in sorted(by_input.items())
     )
 
@@ -60,7 +63,7 @@ def producers(
     hidden: Collection[str] = (),
 ) -> frozenset[str]:
     """Return the rows that must be worked out for some: themselves, what was carried to them, and what is hidden."""
-    carried = {(row, source) for (_, row, source), reading in readings.items() if reading == "carried"}
+    carried = {(row, source) for (_, row, source), reading in readings.items() if reading in ("carried", "summed")}
     needed: set[str] = set()
     following = set(operations)
     while following:
@@ -100,7 +103,8 @@ def reader(
         used, noise = dict(values), {}
         for name, source in zip(row.inputs, weights.graph.input_taps(tap, scope.config), strict=True):
             reading = readings.get((phase, row.name, name))
-            if reading == "carried":
+            begins = split_tap(source)[1] == weights.graph.stream[0]
+            if reading == "carried" or (reading == "summed" and not begins):
                 used[source] = carried[source].value
                 noise[source] = fence_of(carried[source], "float32", 1.0).deviation
             elif reading == "recorded":

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.hidden import simulate
-from grok_conformance.harness.checks.operation_by_operation import fencing_of
+from grok_conformance.harness.checks.operation_by_operation import fencing_of, unchanged_below
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import cached_taps, empty_cache, walk
@@ -43,7 +42,7 @@ def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) 
             caches["previous:" + name] = value
     values |= caches
     noise = simulate(exhibit, read).deviation.get((call, tap)) if exhibit.hides_taps else None
-    copied = steps_before(exhibit.case, call) if row.copies else None
+    copied = unchanged_below(exhibit, call) if row.copies else None
     fencing = fencing_of(exact, seen.recorded, factor, config, noise, copied)
     mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
     fence = blocks_of(seen.raw, exact, fencing, mask)(slice(0, seen.raw.size)).fence

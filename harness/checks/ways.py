@@ -13,6 +13,7 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import Score, score
 from grok_conformance.harness.checks.moves import (
     STREAM,
+    all_at_once,
     approximations,
     coarse,
     numbers_of_sums,
@@ -111,13 +112,14 @@ def likelier(row: Operation, told: Sequence[Exhibit], rival: Evaluator, found: S
 def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Ways:
     """Return the ways of a row, and of hidden ones before it, that are likeliest in some cases.
 
-    One change is made at a time, as long as one makes what was shown decisively likelier; partial sums are tried where
-    nothing else explains it. Changes that turn out not to be needed are taken back.
+    One change is made at a time, as long as one makes what was shown decisively likelier or explains all of it; where
+    that ends before, all roundings of the row are tried together, and then partial sums. Changes that turn out not to
+    be needed are taken back.
     """
     if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
         return Ways()
     ways, best = Ways(), score(row.name, told, evaluator)
-    for kind in (coarse, numbers_of_sums, orders_of_sums, approximations):
+    for kind in (coarse, all_at_once, numbers_of_sums, orders_of_sums):
         while kind is coarse or not best.explained:
             scored = [
                 (score(row.name, [with_ways(one, each) for one in told], evaluator), each)
@@ -126,17 +128,31 @@ def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = eva
             if not scored:
                 break
             likeliest, each = min(scored, key=lambda pair: pair[0].surprise)
-            if not likeliest.beats(best):
+            if not (likeliest.beats(best) or (likeliest.explained and likeliest.surprise < best.surprise)):
                 break
             ways, best = each, likeliest
-    return needed_only(row, ways, best, told, evaluator)
+    ways = needed_only(row, ways, best, told, evaluator)
+    return ways if best.explained else approximated(row, ways, told, evaluator)
+
+
+def approximated(row: Operation, ways: Ways, told: Sequence[Exhibit], evaluator: Evaluator) -> Ways:
+    """Return ways with an approximation that explains the rest, the likeliest of them; as they are if none does.
+
+    It adds an error instead of a rounding, so that it is judged by whether all lies within what it allows.
+    """
+    scored = [
+        (score(row.name, [with_ways(one, each) for one in told], evaluator), each)
+        for each in approximations(row, ways, told)
+    ]
+    explaining = [(found.surprise, i) for i, (found, _) in enumerate(scored) if found.explained]
+    return scored[min(explaining)[1]][1] if explaining else ways
 
 
 def needed_only(row: Operation, ways: Ways, best: Score, told: Sequence[Exhibit], evaluator: Evaluator) -> Ways:
     """Return ways without what makes no difference."""
     for each in ways.without_one():
         other = score(row.name, [with_ways(one, each) for one in told], evaluator)
-        if not best.beats(other):
+        if not best.beats(other) and (other.explained or not best.explained):
             return needed_only(row, each, other, told, evaluator)
     return ways
 

@@ -23,8 +23,8 @@ SMALLEST_NORMAL = {
     "int32": 0.0,
 }
 
-TANH_APPROXIMATE_UNITS = 2.0**13
-"""Largest relative error of PTX's tanh.approx.f32, 2⁻¹¹ (PTX ISA), in units of u(float32)."""
+TANH_APPROXIMATE_ERROR = 2.0**-11
+"""Largest relative error of PTX's tanh.approx.f32 (PTX ISA); nothing is known of its distribution, as of a jump."""
 
 SMALLEST_SQUARED = 1e-15
 """The size below which, and above whose inverse, a column is scaled before it is squared in float32."""

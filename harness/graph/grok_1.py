@@ -13,6 +13,16 @@ PRODUCT = (WEIGHTS, OPERANDS, SUMS, ACCUMULATOR)
 
 TABLE = "/language_model/in_out_embed/embeddings"
 
+COMBINED_IN_RANKS = Operation(
+    name="moe.output",
+    block="moe",
+    section="§4.6",
+    function=experts.combine_in_ranks,
+    inputs=("moe.expert_gate", "moe.expert_hidden", "moe.expert_index"),
+    weights=("moe/linear_1/w",),
+)
+"""What tensor parallel experts do where their outputs are never whole."""
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="embedding",
@@ -237,7 +247,8 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.combine,
         inputs=("moe.expert_gate", "moe.expert_output", "moe.expert_index"),
-        points=(experts.GATE, experts.TERMS, experts.SUM),
+        points=(experts.GATE, experts.TERMS, experts.SUM, experts.RANKS),
+        through=(experts.RANKS, COMBINED_IN_RANKS),
         stored_as="moe/linear_1/w",
         products="btcd",
     ),

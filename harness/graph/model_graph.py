@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from grok_conformance.harness.contract import LanguageModelConfig, TapSpec, Weights, split_tap, tap_name
 from grok_conformance.harness.contract.taps import names_of
+from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Operation
 
 
@@ -73,6 +74,13 @@ class ModelGraph:
         blocks = ("moe", "dense")
         return {(b, row.tap): row for b in blocks for row in self.operations if row.block in ("always", b)}
 
+    def computed_by(self, tap: str, config: LanguageModelConfig, plan: RoundingPlan) -> Operation:
+        """Return the row that makes a tap under a plan: another one where the plan splits it through a hidden row."""
+        row = self.operation_of(tap, config)
+        if row.through is not None and plan.at(row.through[0]) != row.through[0].published:
+            return row.through[1]
+        return row
+
     def input_taps(self, tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
         """Return the taps that a tap's operation reads; `previous:TAP` is the same tap of the call before."""
         return self.resolve_inputs(self.operation_of(tap, config).inputs, tap, config)
@@ -113,9 +121,12 @@ class ModelGraph:
 
     def weight_names(self, tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
         """Return the stored names of the weights that a tap's operation reads (SPEC §2)."""
+        return self.stored_names(self.operation_of(tap, config), tap)
+
+    def stored_names(self, row: Operation, tap: str) -> tuple[str, ...]:
+        """Return the stored names of the weights of a row that makes a tap."""
         prefix = self.layer_path.format(layer=split_tap(tap)[0])
-        names = self.operation_of(tap, config).weights
-        return tuple(name[1:] if name.startswith("/") else prefix + name for name in names)
+        return tuple(name[1:] if name.startswith("/") else prefix + name for name in row.weights)
 
     def recorded_dtypes(self, config: LanguageModelConfig, weights: Weights) -> dict[str, str]:
         """Return the dtype in which the specification keeps each operation's result, by operation."""

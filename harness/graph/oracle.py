@@ -84,9 +84,10 @@ def evaluate(
 ) -> Exact:
     """Apply one operation to given inputs; `values` holds float64 arrays by tap, earlier caches as `previous:TAP`."""
     graph, config = weights.graph, scope.config
-    operation = graph.operation_of(tap, config)
-    inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in graph.input_taps(tap, config)]
-    matrices = [weights.get(name, plan.at(WEIGHTS)) for name in graph.weight_names(tap, config)]
+    operation = graph.computed_by(tap, config, plan)
+    names = graph.resolve_inputs(operation.inputs, tap, config)
+    inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in names]
+    matrices = [weights.get(name, plan.at(WEIGHTS)) for name in graph.stored_names(operation, tap)]
     return as_shown(tap, operation.function(*inputs, *matrices, scope=scope, plan=plan), scope)
 
 

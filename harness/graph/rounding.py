@@ -18,7 +18,7 @@ class Point:
 
     `narrow` choices mean something only where the compute dtype is narrower than float32. Those of an `approximation`
     add a documented error instead of a rounding, and are thought of last. A point is of a `wide` result where it means
-    something only if that is recorded in float32.
+    something only if that is recorded in float32, and one `across` another row only if that is hidden.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Point:
     narrow: bool = True
     approximation: bool = False
     wide: bool = False
+    across: str = ""
 
     @property
     def published(self) -> str:

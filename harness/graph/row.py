@@ -65,7 +65,9 @@ class Operation:
     the layer's module. `points` are the values inside it that a port may keep otherwise than published: one plan is
     found per candidate, compute dtype and stored form of its weights, or of those at `stored_as` where it has none.
     `products` are the axes of a contraction, kept and summed ones: it multiplies and adds once per element of all of
-    them together. `makes` is the tap it makes where that has another name, `block` the kind of model it is part of.
+    them together. `through` is a point that splits it through a hidden row before it, and the row that then makes it
+    from what that one reads. `makes` is the tap it makes where that has another name, `block` the kind of model it is
+    part of.
 
     Traits: it `chooses` experts by the scores that another row, which `scores`, gives; it `copies`, so that nothing may
     round; in layer 0 it depends on the `token_alone`; it reads one row of its weights per token (`looks_up`).
@@ -77,6 +79,7 @@ class Operation:
     inputs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     points: tuple[Point, ...] = ()
+    through: tuple[Point, Operation] | None = None
     stored_as: str = ""
     products: str = ""
     makes: str = ""

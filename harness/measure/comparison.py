@@ -119,7 +119,7 @@ def compare(  # the order in which they come about
         tap,
         found.num_elements,
         tail=found.tail,
-        bulk=found.bulk,
+        bulk=found.bulk(num_tokens(mask, axes) if fence.common is None else None),
         systematic=conclude(found.directions or {}, fence.factor),
         excess=found.excess,
         index=index,
@@ -130,6 +130,12 @@ def compare(  # the order in which they come about
         histogram=found.counts,
         tokens=tokens,
     )
+
+
+def num_tokens(mask: Array, axes: tuple[str, ...]) -> int:
+    """Return in how many tokens, or slots of a cache, anything is compared; the mask has the axes of a tap."""
+    other = tuple(i for i, axis in enumerate(axes) if axis not in ("b", "t") and not (axis == "s" and "t" not in axes))
+    return int(np.count_nonzero(mask.any(other)))
 
 
 def compare_routing(

@@ -54,12 +54,15 @@ class Findings:
     counts: tuple[int, ...] = (0,) * (len(EDGES) + 1)
     directions: Mapping[str, Sums] | None = None
 
-    @property
-    def bulk(self) -> float:
-        """The root mean square of errors over what honest rounding gives, less BULK_DEVIATIONS of its own."""
+    def bulk(self, num_units: int | None = None) -> float:
+        """Return the root mean square of errors over what honest rounding gives, less BULK_DEVIATIONS of its own.
+
+        `num_units` is how many of the elements are independent, None for all: hidden noise is common to a token.
+        """
         if not self.num_scored:
             return 0.0
-        return math.sqrt(self.squares / self.num_scored) / (1 + BULK_DEVIATIONS / math.sqrt(2 * self.num_scored))
+        count = self.num_scored if num_units is None else max(1, min(num_units, self.num_scored))
+        return math.sqrt(self.squares / self.num_scored) / (1 + BULK_DEVIATIONS / math.sqrt(2 * count))
 
     def __add__(self, other: Findings) -> Findings:
         """Return what is found in both, without directions; of equal extremes the first in the tap counts."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import (
-    TANH_APPROXIMATE_UNITS,
+    TANH_APPROXIMATE_ERROR,
     contraction_spread,
     product,
     round_to,
@@ -116,10 +116,12 @@ def capped(made: Exact, multiplier: float, plan: RoundingPlan) -> Exact:
     value = np.tanh(made.value * multiplier / LOGIT_CAP)
     slope = multiplier * (1 - np.square(value))  # of the cap
     value *= LOGIT_CAP
-    units = 6.0 + (TANH_APPROXIMATE_UNITS if plan.at(CAP) == "approximate" else 0.0)
-    bound = units * np.abs(value) + (SIGMOID_UNITS if plan.at(CAP) == "sigmoid" else 0.0) + slope * made.bound
+    bound = 6 * np.abs(value) + (SIGMOID_UNITS if plan.at(CAP) == "sigmoid" else 0.0) + slope * made.bound
     # Where the product jumps the slope is not that of one place, but at most 1.
-    return Exact(value, bound=bound, spread=slope * made.spread, jump=multiplier * made.jump, argument=value)
+    jump = multiplier * made.jump
+    if plan.at(CAP) == "approximate":
+        jump = jump + TANH_APPROXIMATE_ERROR * np.abs(value)
+    return Exact(value, bound=bound, spread=slope * made.spread, jump=jump, argument=value)
 
 
 def attention_weights(logits: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

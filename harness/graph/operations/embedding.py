@@ -17,7 +17,8 @@ LOGITS_MULTIPLIER = Point(
     {
         "rounded": "",
         "kept": "multiplier not rounded",
-        "table": "multiplier folded into the table, and rounded with it",
+        "table": "multiplier folded into the float32 table, and rounded with it",
+        "narrow table": "multiplier folded into the rounded table, and rounded with it",
         "hidden": "hidden state scaled before the product, in the compute dtype",
     },
 )
@@ -43,11 +44,12 @@ def logits(hidden: Array, table: Array, *, scope: Scope, plan: RoundingPlan) -> 
     """Multiply the hidden state [b, t, d] by the table [v, d] and by output_multiplier_scale (SPEC §4.8)."""
     dtype, choice = scope.config.fprop_dtype, plan.at(LOGITS_MULTIPLIER)
     factor = constant(scope.config.output_multiplier_scale, scope, choice)
-    if choice == "table":
-        table, factor = table * factor, 1.0
+    if choice in ("table", "narrow table"):
+        table = round_to(table, dtype) if choice == "narrow table" else table
+        table, factor = round_to(table * factor, dtype), 1.0
     elif choice == "hidden":
         hidden, factor = round_to(hidden * factor, dtype), 1.0
-    if not scope.rounds or plan.at(HEAD) == "rounded":
+    if not scope.rounds or (plan.at(HEAD) == "rounded" and choice in ("rounded", "kept", "hidden")):
         table = round_to(table, dtype)
     made = product(hidden, table.T, scope, plan)  # [b, t, v]
     if scope.rounds and plan.at(LOGITS_PRODUCT) == "rounded" and choice in ("rounded", "kept"):

@@ -9,14 +9,14 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import (
-    TANH_APPROXIMATE_UNITS,
+    TANH_APPROXIMATE_ERROR,
     add_rounded,
     product,
     product_by_expert,
     round_to,
     rounded,
 )
-from grok_conformance.harness.graph.rounding import Point, RoundingPlan, rounding_point
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
 
 GELU_FACTOR = math.sqrt(2 / math.pi)
@@ -32,6 +32,17 @@ DENSE_GELU = rounding_point("gelu", "rounded", "gelu not rounded")
 HIDDEN = rounding_point("hidden", "kept", "gated hidden rounded to the compute dtype")
 GATE = rounding_point("gate", "rounded", "gate not rounded")
 TERMS = rounding_point("terms", "kept", "gate times output rounded for every expert")
+RANKS = Point(
+    "ranks",
+    {
+        "whole": "",
+        **{
+            f"{n}": f"{n} shards of the experts' hidden width, each combined over the experts and rounded, then added"
+            for n in (2, 3, 4, 5, 6, 8, 16)
+        },
+    },
+    across="moe.expert_output",
+)
 SUM = Point(
     "sum",
     {
@@ -44,8 +55,14 @@ SUM = Point(
 
 def gelu(x: Array) -> Array:
     """Return the tanh approximation of gelu (SPEC §4.6)."""
-    activated: Array = 0.5 * x * (1 + np.tanh(GELU_FACTOR * (x + 0.044715 * x * x * x)))
+    activated: Array = 0.5 * x * (1 + np.tanh(gelu_argument(x)))
     return activated
+
+
+def gelu_argument(x: Array) -> Array:
+    """Return the argument of gelu's tanh."""
+    argument: Array = GELU_FACTOR * (x + 0.044715 * x * x * x)
+    return argument
 
 
 def expert_in(x: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
@@ -70,15 +87,15 @@ def gated(activation: Array, up: Array, scope: Scope, plan: RoundingPlan, point:
     In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value.
     """
     dtype = scope.config.fprop_dtype
-    units: Array | float = 4.0
+    off: Array | float = 0.0
     if plan.at(TANH) == "approximate":
-        units = units + TANH_APPROXIMATE_UNITS / 2 * np.abs(np.tanh(GELU_FACTOR * activation))
-    inner = Exact(gelu(activation), bound=units * np.abs(activation), argument=activation)
+        off = TANH_APPROXIMATE_ERROR / 2 * np.abs(activation * np.tanh(gelu_argument(activation)))
+    inner = Exact(gelu(activation), bound=4 * np.abs(activation), jump=off, argument=activation)
     if scope.rounds and plan.at(point) == "rounded":
         inner = rounded(inner, dtype, scope.margin)
         hidden = Exact(inner.value * up, bound=np.abs(activation * up), jump=np.abs(inner.jump * up))
     else:
-        hidden = Exact(inner.value * up, bound=units * np.abs(activation * up))
+        hidden = Exact(inner.value * up, bound=4 * np.abs(activation * up), jump=np.abs(off * up))
     hidden = replace(hidden, argument=activation)
     return rounded(hidden, dtype, scope.margin) if scope.rounds and plan.at(HIDDEN) == "rounded" else hidden
 
@@ -111,6 +128,28 @@ def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: Ro
         value, jump = (np.take_along_axis(each, order, -2) for each in (value, jump))
     added = add_rounded([Exact(value[..., c, :], jump=jump[..., c, :]) for c in range(num_terms)], dtype)
     return replace(added, bound=num_terms * size)
+
+
+def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+    """Sum the gated outputs of shards of the hidden width [b, t, c, f], as tensor parallel ranks do it (SPEC §4.6).
+
+    Every rank combines its part over the chosen experts and rounds it; the parts are added in float32 and rounded once,
+    or, where the sum over experts is rounded, one by one.
+    """
+    num_ranks, dtype = int(plan.at(RANKS)), scope.config.fprop_dtype
+    if plan.at(GATE) == "rounded":
+        gate = round_to(gate, dtype)
+    parts = []
+    for at in np.array_split(np.arange(hidden.shape[-1]), num_ranks):
+        made = product_by_expert(hidden[..., at], w[:, at], index.astype(np.int64), scope, AS_PUBLISHED)
+        terms = gate[..., None] * made.value  # [b, t, c, d]
+        spread = np.sqrt(np.square(gate[..., None] * made.spread).sum(-2))
+        part = Exact(terms.sum(-2), bound=(1 + terms.shape[-2]) * np.abs(terms).sum(-2), spread=spread)
+        parts.append(rounded(part, dtype, scope.margin))
+    if plan.at(SUM) != "float32":
+        return add_rounded(parts, dtype)
+    size = sum(np.abs(part.value) for part in parts)
+    return Exact(np.sum([p.value for p in parts], 0), bound=size, jump=sum(np.asarray(p.jump) for p in parts))
 
 
 def dense_in(x: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

@@ -183,3 +183,30 @@ def test_cases_in_which_a_row_fails_tell_before_larger_ones_in_which_it_passes()
     local = {CASE: [of_ratio(0, tap, 0.5)] * 3, DECODE: [of_ratio(0, tap, 7.0)]}
     assert [one.case.id for one in telling("attention.logits", ports, local)] == [DECODE, CASE]
     assert np.isfinite(local[CASE][0].ratio)
+
+
+def test_an_approximation_is_named_only_where_it_explains_what_no_rounding_does() -> None:
+    row, port = GROK_1.by_name["moe.expert_hidden"], shown(STRESS)
+    key = (0, "layers.00.moe.expert_hidden")
+    seen, activation = port.evidence.observed[key], port.evidence.observed[0, "layers.00.moe.expert_activation"].raw
+    up = port.evidence.observed[0, "layers.00.moe.expert_up"].raw
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (activation + 0.044715 * activation**3))
+    off = 0.5 * activation * up * tanh * 2.0**-11.5 * np.sign(np.sin(1e4 * activation))
+    observed = {**port.evidence.observed, key: replace(seen, raw=seen.raw + off, cleaned=seen.cleaned + off)}
+    found = identify(row, [replace(port, evidence=replace(port.evidence, observed=observed))])
+    assert found == Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
+    assert identify(row, [port]) == Ways()
+
+
+def test_shards_of_the_experts_are_identified_where_their_outputs_are_hidden() -> None:
+    plans: Plans = {"moe.output": RoundingPlan({"ranks": "2"})}
+    exhibits, local = choose(shown(CASE, plans, hides=("moe.expert_output",)))
+    assert passed(local)
+    assert exhibits[0].ways.plans["moe.output"].choices["ranks"] == "2"
+
+
+def test_roundings_that_only_together_explain_a_row_are_found() -> None:
+    plans: Plans = {"logits": RoundingPlan({"table": "kept", "product": "kept", "multiplier": "kept"})}
+    exhibits, local = choose(shown(CASE, plans))
+    assert passed(local)
+    assert exhibits[0].ways == Ways(plans)

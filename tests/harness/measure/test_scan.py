@@ -111,9 +111,9 @@ def test_an_argument_goes_with_its_elements() -> None:
 
 
 def test_a_bulk_is_the_root_mean_square_less_six_of_its_own_deviations() -> None:
-    assert Findings(squares=18.0, num_scored=2).bulk == pytest.approx(3 / (1 + 6 / 2))
-    assert Findings(squares=8.0, num_scored=8).bulk == pytest.approx(1 / (1 + 6 / 4))
-    assert Findings().bulk == 0.0
+    assert Findings(squares=18.0, num_scored=2).bulk() == pytest.approx(3 / (1 + 6 / 2))
+    assert Findings(squares=8.0, num_scored=8).bulk() == pytest.approx(1 / (1 + 6 / 4))
+    assert Findings().bulk() == 0.0
 
 
 def plain(findings: Findings) -> Findings:
@@ -180,3 +180,10 @@ def test_temporaries_do_not_grow_with_the_tap() -> None:
 
     assert find(10 * scan.BLOCK_SIZE + 3, block, "bfloat16").num_elements == 10 * scan.BLOCK_SIZE + 3
     assert max(sizes) == scan.BLOCK_SIZE
+
+
+def test_where_noise_is_common_to_a_token_the_bulk_counts_tokens() -> None:
+    found = Findings(squares=18.0, num_scored=2)
+    assert found.bulk(1) < found.bulk()
+    assert found.bulk(50) == found.bulk()
+    assert found.bulk(0) == found.bulk(1)
