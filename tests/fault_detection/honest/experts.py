@@ -202,6 +202,4 @@ WAYS = (
         dtypes=BF16,
         **scaled_after(operand=False, shown=False), plan=("moe.expert_activation", "moe.expert_up",
         "moe.expert_output")),
-    Way(id="weights_f32", engines="any loader", does="int8 · scale kept in float32", dtypes=BF16,
-        operations={"apply_scales": weights_wide, "linear": linear_wide, "expert_linear": expert_linear_rounded}),
 )  # fmt: skip

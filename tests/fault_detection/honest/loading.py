@@ -8,15 +8,11 @@ import torch
 from torch import Tensor
 
 from grok_conformance.candidates.torch_eager import model, operations, parameters
-from tests.fault_detection.honest.experts import expert_linear_rounded, linear_wide, weights_wide
-from tests.fault_detection.honest.products import BF16, OUTPUT, bf16, named, operations_linear
+from tests.fault_detection.honest.experts import expert_linear_rounded, linear_wide, scaled_after, weights_wide
+from tests.fault_detection.honest.products import BF16, EVERYWHERE, OUTPUT, bf16, named, operations_linear
 from tests.fault_detection.honest.way import Way, narrow
 
 original_cast = parameters.cast
-
-
-def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return (x.float() @ weight.float()).to(x.dtype)
 
 
 def plain_kept(name: str, stored: Tensor, fprop: torch.dtype) -> Tensor:
@@ -72,13 +68,17 @@ def rounded_before_scale(params: parameters.Params, path: str, index: int, x: Te
     return model.ExpertValues(first, second, hidden, product(hidden, "linear_1").float())
 
 
+KEPT = {"apply_scales": weights_wide, "linear": linear_wide, "expert_linear": expert_linear_rounded}
+WEIGHTED = tuple(operation for operation in EVERYWHERE if operation != "logits")
+
 WAYS = (
     Way(id="int8_kept_plain_rounded", engines="a dequantising loader", dtypes=BF16,
-        does="int8 · scale kept in float32, plain matrices rounded",
-        operations={"apply_scales": weights_wide, "linear": wide_linear, "expert_linear": expert_linear_rounded}),
+        does="int8 · scale kept in float32, plain matrices rounded", operations=KEPT, plan=WEIGHTED),
+    Way(id="weights_f32", engines="a dequantising loader", dtypes=BF16, operations=KEPT,
+        does="int8 · scale and plain matrices kept in float32", parameters={"cast": plain_kept}, plan=WEIGHTED),
     Way(id="w8a32_plain_kept", engines="llama.cpp with float32 tensors", dtypes=BF16,
-        does="int8 · scale and plain matrices kept in float32", parameters={"cast": plain_kept},
-        operations={"apply_scales": weights_wide, "linear": linear_wide, "expert_linear": expert_linear_rounded}),
+        does="experts' float32 sums scaled by group, all other matrices kept in float32", operations=KEPT,
+        parameters={"cast": plain_kept}, model=scaled_after(operand=False, shown=False)["model"], plan=WEIGHTED),
     Way(id="head_f32_table", engines="vLLM with a float32 head", does="logits in float32 with the float32 table",
         dtypes=BF16, **table_kept(), plan=("logits",)),
     Way(id="w8a16_scale_in_bf16", engines="torch int8pack_mm", dtypes=BF16,
