@@ -113,3 +113,28 @@ def test_the_architecture_names_every_package_of_the_harness_and_every_word_that
     }
     assert len(cited) > 3
     assert cited - known == set()
+
+
+NAMES_OF_OLD = "(?:harness|reference|candidates)"
+OLD = re.compile(
+    rf"from {NAMES_OF_OLD}(?:\.\w+)* import|(?:^|[;\"'] ?)import {NAMES_OF_OLD}\b"
+    rf"|-m {NAMES_OF_OLD}\b|[\"']{NAMES_OF_OLD}\.\w+",
+    re.MULTILINE,
+)
+PRODUCERS = ("harness.suite", "harness.large", "harness.probes")
+"""What golden manifests say of who made them: data, which stays as it was written."""
+
+
+def test_no_program_or_document_spells_an_import_without_the_one_name() -> None:
+    paths = [ROOT / "noxfile.py", *DOCUMENTS, *(p for name in FOLDERS for p in (ROOT / name).rglob("*.py"))]
+    found = {
+        f"{path.relative_to(ROOT)}: {spelt}"
+        for path in paths
+        for spelt in OLD.findall(path.read_text())
+        if spelt[1:] not in PRODUCERS
+        and not spelt.endswith((".toml", ".py", ".md"))
+        and path != Path(__file__).resolve()
+    }
+    assert found == set()
+    seen = OLD.findall("python -m harness run; from harness.graph import x; import harness; 'harness.graph.row'")
+    assert len(seen) == 4

@@ -1,6 +1,7 @@
 """The faulty forms of the graph's functions: what a port computed instead, in float64, roundings included.
 
-Each has the signature of the function that it replaces (`harness.operations`); errors are those of the honest form.
+Each has the signature of the function in `harness/graph/operations/` that it replaces; errors are those of the honest
+form.
 """
 
 from __future__ import annotations

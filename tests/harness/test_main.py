@@ -17,7 +17,7 @@ from grok_conformance.harness.cases.drawn import stored_id
 CASE = "stress/prefill/saturated_cap.float32"
 
 
-GOOD = "from candidates.numpy_float64 import INFO, load\n"
+GOOD = "from grok_conformance.candidates.numpy_float64 import INFO, load\n"
 
 
 ADAPTERS = {

@@ -11,7 +11,7 @@ from grok_conformance.harness.__main__ import main
 CASE = "unequal/prefill/single_token.float32"
 
 PIECES = {
-    "build_engine": "from candidates import numpy_float64; return numpy_float64.load(config, weights)",
+    "build_engine": "from grok_conformance.candidates import numpy_float64; return numpy_float64.load(config, weights)",
     "loaded_weights": "return dict(self.engine.weights.stored)",
     "clear_cache": "self.fresh = True",
     "run": (

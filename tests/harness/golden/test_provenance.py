@@ -57,5 +57,6 @@ def test_record_fits_the_manifest(tmp_path: Path) -> None:
 
 
 def test_recording_imports_no_engine() -> None:
-    program = "import sys, harness.golden.provenance as p; p.record_toolchain(); sys.exit('jax' in sys.modules)"
+    program = "import sys, grok_conformance.harness.golden.provenance as p; "
+    program += "p.record_toolchain(); sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603 - our own program

@@ -203,7 +203,7 @@ def test_without_an_index_the_files_are_read_in_string_order_and_it_is_said_once
     folder: Path, params: Params, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / INDEX_NAME).unlink()
-    with caplog.at_level(logging.WARNING, "reference.checkpoint"):
+    with caplog.at_level(logging.WARNING, "grok_conformance.reference.checkpoint"):
         loaded = [checkpoint.load_layer(folder, CONFIG, i) for i in (2, 10)]
     norms = [f"transformer/decoder_layer_{i}/rms_norm" for i in (2, 10)]
     for layer, norm in zip(loaded, norms, strict=True):

@@ -1,0 +1,40 @@
+"""Rounding plans: one choice at every point, the published one unless another is named."""
+
+from __future__ import annotations
+
+from grok_conformance.harness.graph.rounding import (
+    ACCUMULATOR,
+    AS_PUBLISHED,
+    RESULT,
+    SHARDS,
+    SUMS,
+    rounding_point,
+    single_choices,
+)
+
+GELU = rounding_point("gelu", "rounded", "gelu kept in float32")
+
+
+def test_a_plan_makes_the_published_choice_where_it_names_none() -> None:
+    assert AS_PUBLISHED.at(GELU) == "rounded"
+    other = AS_PUBLISHED.but(GELU, "kept")
+    assert (other.at(GELU), other.at(RESULT)) == ("kept", "kept")
+    assert other.but(GELU, "rounded") == AS_PUBLISHED
+
+
+def test_only_what_is_done_otherwise_is_said() -> None:
+    plan = AS_PUBLISHED.but(GELU, "kept").but(SUMS, "2 at once")
+    assert AS_PUBLISHED.words([GELU, SUMS]) == ""
+    assert plan.words([GELU, SUMS]) == "gelu kept in float32, 2 partial sums, each rounded, added in float32"
+
+
+def test_choices_that_add_an_error_are_not_tried_without_more_data() -> None:
+    plans = single_choices([GELU, ACCUMULATOR])
+    assert plans == [AS_PUBLISHED.but(GELU, "kept")]
+
+
+def test_one_choice_or_two_and_of_partial_sums_no_more_than_one() -> None:
+    plans = single_choices([GELU, RESULT, SUMS])
+    assert AS_PUBLISHED.but(GELU, "kept").but(RESULT, "rounded") in plans
+    assert len(plans) == 2 + 4 * len(SHARDS) + 1
+    assert max(len(plan.choices) for plan in plans) == 2
