@@ -10,6 +10,17 @@ from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
 from grok_conformance.harness.running.child_process import Limits
 
+MAX_SECONDS = 1e6
+"""The longest that a candidate may be waited for, eleven days."""
+
+
+def seconds(text: str) -> float:
+    """Return a limit of time as given; raises ValueError unless it is above 0 and at most MAX_SECONDS."""
+    value = float(text)
+    if not 0 < value <= MAX_SECONDS:
+        raise ValueError(text)
+    return value
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
@@ -38,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--time-limit",
-        type=float,
+        type=seconds,
         default=Limits.silent_seconds,
         metavar="SECONDS",
         help="time for one case, loading included",

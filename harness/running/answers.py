@@ -29,6 +29,9 @@ MAX_RESULT_BYTES = 4 * 2**20
 MAX_REASON = 500
 MAX_SECONDS = 1e9
 
+MAX_GLOBS, MAX_GLOB = 400, 100
+"""Globs of taps in an answer, and characters of each: all are tried on every tap."""
+
 MAX_LAYERS = 128
 """Layers of the largest model of which a candidate may name taps one by one."""
 
@@ -245,6 +248,8 @@ def _read_info(out_dir: Path) -> CandidateInfo:
             raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
     if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
         raise FileError(f"{path}: dtypes must map globs of taps to {', '.join(DTYPES)} or fprop")
+    if len(taps) + len(dtypes) > MAX_GLOBS or max(map(len, (*taps, *dtypes)), default=0) > MAX_GLOB:
+        raise FileError(f"{path}: at most {MAX_GLOBS} globs of taps, of at most {MAX_GLOB} characters each")
     for pattern in (*taps, *dtypes):
         if not select_taps(_TAPS, [pattern]):
             raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")

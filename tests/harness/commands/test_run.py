@@ -27,3 +27,9 @@ def test_nothing_but_the_built_in_candidates_and_all_cases_unless_told_otherwise
     options = parser.parse_args([])
     assert (options.candidate, options.case, options.require, options.properties) == (None, "*", [], False)
     assert parser.parse_args(["--candidate", "a", "--candidate", "b"]).candidate == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "0", "-1", "1e7"])
+def test_a_limit_of_time_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        run.seconds(text)

@@ -287,3 +287,9 @@ def test_a_run_after_all_others_that_says_nothing_is_an_error_of_its_case(out: P
     answer = first_answer(out, job)
     assert answer.status == "error"
     assert "status must be begun, answered, unsupported or error" in answer.reason
+
+
+@pytest.mark.parametrize("taps", [["*"] * 401, ["*" * 101]])
+def test_more_globs_than_anyone_needs_are_refused_before_they_are_tried(out: Path, job: Job, taps: list[str]) -> None:
+    write_json_text(out / "info.json", {**INFO, "taps": taps})
+    assert "at most 400 globs of taps, of at most 100 characters each" in first_answer(out, job).reason
