@@ -84,12 +84,23 @@ def error_commands(verdicts: Sequence[CandidateVerdict]) -> Iterator[str]:
         (verdict, operation, rows) for verdict in verdicts for operation, rows in failing_operations(verdict).items()
     ]
     for verdict, operation, rows in found[:MAX_ANNOTATIONS]:
-        yield f"::error title={escaped(f'{verdict.name}: {operation}', 'property')}::{escaped(explain(verdict, rows))}"
+        title = escaped(f"{verdict.name}: {operation}", "property")
+        yield f"::error {place_of(verdict)}title={title}::{escaped(explain(verdict, rows))}"
     for verdict in verdicts:
         if not verdict.passed and not failing_operations(verdict):
             reasons = (case.reason for case in verdict.cases if case.status not in PASSING and not case.waived)
             reason = next(iter((*verdict.outdated, *reasons)), "shows no logits")
-            yield f"::error title={escaped(verdict.name, 'property')}::{escaped(f'{verdict.status}: {reason}')}"
+            title = escaped(verdict.name, "property")
+            yield f"::error {place_of(verdict, reason)}title={title}::{escaped(f'{verdict.status}: {reason}')}"
+
+
+def place_of(verdict: CandidateVerdict, reason: str = "") -> str:
+    """Return the file of an adapter as a property of an annotation, with the line at which it failed or the first."""
+    path = Path(verdict.name)
+    if not path.is_file():
+        return ""
+    found = re.search(rf"{re.escape(path.name)}:(\d+)", reason)
+    return f"file={escaped(verdict.name, 'property')},line={found[1] if found else 1},"
 
 
 def escaped(text: str, kind: str = "message") -> str:
