@@ -48,8 +48,9 @@ Scores = dict[str, dict[str, Any]]  # module, function: digest, num_mutants, sur
 HEAD = (
     "# Mutation testing of the code that decides", "",
     "Written by `nox -s mutants`. The score is the share of killed mutants among those that are not equivalent.", "",
-    "| module | mutants | killed | equivalent | score |",
-    "|---|---:|---:|---:|---:|",
+    "Mutants of functions whose code has changed since are not scored yet, and counted apart.", "",
+    "| module | mutants | killed | equivalent | score | not scored yet |",
+    "|---|---:|---:|---:|---:|---:|",
 )  # fmt: skip
 BODY = ("", "## Survivors", "", "| module, function | was | is | why no test can see it |", "|---|---|---|---|")
 
@@ -140,7 +141,9 @@ def write(scores: Scores) -> None:
     """Write SCORES.md and scores.json."""
     reasons = json.loads((FOLDER / "reasons.json").read_text())
     summary, survivors, used = [], [], set()
-    for target, parts in scores.items():
+    for target in TARGETS:
+        stale_parts, counts = changed(target, scores), num_mutants(source(target))
+        parts = {part: scores[target][part] for part in counts if part not in stale_parts}
         rows = [(part, each) for part, row in parts.items() for each in row["survivors"]]
         keys = [f"{target} | {part} | {each['code']} | {each['before']} -> {each['after']}" for part, each in rows]
         for key, (part, each) in zip(keys, rows, strict=True):
@@ -148,8 +151,8 @@ def write(scores: Scores) -> None:
             survivors.append(f"| {target}, {part} | `{before}` | `{after}` | {reasons.get(key, '–')} |")
         used |= set(keys)
         total, num_equivalent = sum(row["num_mutants"] for row in parts.values()), sum(key in reasons for key in keys)
-        share = (total - len(rows)) / (total - num_equivalent)
-        cells = (total, total - len(rows), num_equivalent, f"{share:.1%}")
+        share = f"{(total - len(rows)) / (total - num_equivalent):.1%}" if total else "–"
+        cells = (total, total - len(rows), num_equivalent, share, sum(counts[part] for part in stale_parts))
         summary.append(f"| {path_of(target).relative_to(ROOT)} | {' | '.join(map(str, cells))} |")
     if stale := [key for key in reasons if key.split(" | ")[0] in scores and key not in used]:
         sys.stderr.write(f"reasons.json: {stale[0]!r} survives no longer; {len(stale)} such in all, remove them\n")
@@ -166,7 +169,8 @@ def main(targets: Sequence[str]) -> None:
     for target in [each for each in targets if each != "--all"] or TARGETS:
         if wanted := set(digests(source(target))) if everything else changed(target, scores):
             scores[target] = score(target, scores.get(target, {}), wanted)
-            write({each: scores[each] for each in TARGETS if each in scores})
+        scores = {each: scores.get(each, {}) for each in TARGETS}
+        write(scores)
 
 
 if __name__ == "__main__":

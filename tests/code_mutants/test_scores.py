@@ -26,7 +26,8 @@ class Pair:
 '''
 
 
-BEING_REWRITTEN = ("checks.flips", "checks.pooling", "checks.ways", "judging.verdict", "measure.comparison")
+BEING_REWRITTEN = ("checks.flips", "checks.ways", "judging.verdict", "measure.comparison", "measure.scan")
+"""Not all of their functions are scored yet: SCORES.md says how many mutants."""
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.gguf_file import dequantized, kind_of
 
 
 def test_scales_belong_to_contiguous_groups_of_rows() -> None:
-    weights = {
+    weights: dict[str, Array] = {
         "w.weight": np.ones((4, 2), np.int8),
         "w.scales": np.array([[1.0, 2.0], [3.0, 4.0]], np.float32),
         "v": np.full(3, 0.5, np.float64),

@@ -14,6 +14,7 @@ from grok_conformance.harness.judging.verdict import (
     SEVERITY,
     CandidateVerdict,
     CaseVerdict,
+    RunVerdict,
     Status,
     by_operation,
     case_status,
@@ -300,3 +301,30 @@ def test_the_nearest_way_of_an_operation_that_fails_is_no_pass_that_rounds_elsew
     assert failing.rounding_elsewhere == ()
     assert failing.summary == "fail"
     assert not failing.as_published
+
+
+def of_runs(*runs: tuple[str, bool]) -> CandidateVerdict:
+    """Return a verdict on one case with further runs, each by its name and whether it gave the same bits."""
+    told = tuple(RunVerdict(name=name, status="pass", reason="", bitwise=bitwise) for name, bitwise in runs)
+    one = CaseVerdict(case="a", status="pass", runs=told)
+    return CandidateVerdict(name="port", version="1", level="layers", cases=(one,), operations=(), seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "share"),
+    [
+        ([], None),
+        ([("untapped", True)], None),
+        ([("again", True)], 0.95),
+        ([("again", True), ("later", True), ("untapped", False)], 1 - 0.05**0.5),
+        ([("again", True), ("later", False)], None),
+    ],
+)
+def test_the_rarest_race_that_equal_runs_with_the_same_taps_leave_open(
+    runs: list[tuple[str, bool]], share: float | None
+) -> None:
+    assert of_runs(*runs).rarest_race == (None if share is None else pytest.approx(share))
+
+
+def test_a_verdict_on_a_part_says_so() -> None:
+    assert replace(of_runs(), narrowed="moe.norm").summary == "pass, of moe.norm alone"
