@@ -62,7 +62,8 @@ class CandidateInfo:
     `taps` are glob patterns of the taps it shows. `dtypes` maps tap globs to the dtype recorded there, the first match
     winning; `fprop` stands for the configuration's fprop_dtype, and a tap that nothing matches has the dtype of the
     contract. `fprop_dtypes` are the compute dtypes it can run. `fused` says that a compiler fuses operations, so that
-    what flows between them may be more precise than the taps show. `logits` is the form in which it shows those.
+    taps may be mere records of what flowed; unrounded values that can be recomputed are found without it. `logits` is
+    the form in which it shows those.
     """
 
     name: str
