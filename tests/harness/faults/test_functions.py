@@ -10,7 +10,8 @@ import pytest
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.faults import functions
 from grok_conformance.harness.graph.operations import experts
-from grok_conformance.harness.graph.row import CANONICAL, Exact, Scope
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED
+from grok_conformance.harness.graph.row import Exact, Scope
 
 SCOPE = Scope(UNEQUAL, np.ones((1, 1), np.int32), np.zeros(1, np.int32), np.ones((1, 1, 1), bool), 0.0)
 
@@ -26,8 +27,8 @@ def test_tf32_keeps_ten_bits_behind_the_first_and_rounds_ties_away_from_zero(val
 
 def test_a_changed_operation_is_the_right_one_with_its_result_changed() -> None:
     x, up = np.linspace(-3, 3, 12).reshape(1, 1, 1, 12), np.ones((1, 1, 1, 12))
-    right = experts.gated_hidden(x, up, scope=SCOPE, alternative=CANONICAL)
-    wrong = functions.changed(experts.gated_hidden, np.negative)(x, up, scope=SCOPE, alternative=CANONICAL)
+    right = experts.gated_hidden(x, up, scope=SCOPE, plan=AS_PUBLISHED)
+    wrong = functions.changed(experts.gated_hidden, np.negative)(x, up, scope=SCOPE, plan=AS_PUBLISHED)
     np.testing.assert_array_equal(wrong.value, -right.value)
     np.testing.assert_array_equal(wrong.bound, right.bound)
 
@@ -39,5 +40,5 @@ def test_one_shard_of_two_sums_over_half_the_terms() -> None:
     def product(x: np.ndarray, w: np.ndarray, **_: object) -> Exact:
         return Exact(x @ w)
 
-    assert functions.first_half(product)(x, w, scope=scope, alternative=CANONICAL).value.tolist() == [[[4.0] * 3]]
+    assert functions.first_half(product)(x, w, scope=scope, plan=AS_PUBLISHED).value.tolist() == [[[4.0] * 3]]
     assert math.isclose(product(x, w).value[0, 0, 0], 8.0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.cases.suite import UNEQUAL
-from grok_conformance.harness.graph.row import CANONICAL, Exact, Operation, Scope
+from grok_conformance.harness.graph.row import Exact, Operation, Scope
 
 
 def nothing(**_: object) -> Exact:
@@ -20,14 +20,9 @@ def test_an_operation_makes_the_tap_of_its_name_unless_it_says_another() -> None
     assert replace(row, makes="moe.output").tap == "moe.output"
 
 
-def test_the_canonical_way_rounds_where_the_specification_does() -> None:
-    assert (CANONICAL.inner, CANONICAL.constant, CANONICAL.operands, CANONICAL.product) == (
-        "rounded",
-        "rounded",
-        "shown",
-        "kept",
-    )
-    assert Operation(name="a", section="", function=nothing).alternatives == (CANONICAL,)
+def test_an_operation_has_no_point_unless_it_names_one() -> None:
+    row = Operation(name="a", section="", function=nothing)
+    assert (row.points, row.through, row.stored_as) == ((), None, "")
 
 
 def test_a_scope_rounds_where_the_compute_dtype_is_narrow() -> None:
