@@ -28,8 +28,8 @@ from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Requ
 DEFAULT_TOKEN_IDS = [1, 2, 3]
 """The test input: without the published tokenizer there is no text."""
 
-DEFAULT_CHECKPOINT = Path("checkpoint")
-"""Where `ckpt-0` is looked for, in the folder in which the command is run."""
+DEFAULT_CHECKPOINT = Path("checkpoint") / DIRECTORY_NAME
+"""Where a checkpoint is looked for, from the folder in which the command is run."""
 
 
 def answer(options: argparse.Namespace) -> int:
@@ -87,14 +87,10 @@ def make_request(options: argparse.Namespace, prompt: Sequence[int]) -> Request:
 
 def find_checkpoint(options: argparse.Namespace) -> Path | None:
     """Return the checkpoint that the options name, or the one in its default place if they name no other model."""
-    default = DEFAULT_CHECKPOINT / DIRECTORY_NAME
-    if options.checkpoint is not None or options.config is not None:
-        given: Path | None = options.checkpoint
-        return given
-    if default.is_dir():
-        return default
-    say(f"no {default} here: README.md, 'The weights of Grok-1', says how to get it; put it into {default.parent}/")
-    return None
+    if options.checkpoint is None and options.config is None and DEFAULT_CHECKPOINT.is_dir():
+        return DEFAULT_CHECKPOINT
+    given: Path | None = options.checkpoint
+    return given
 
 
 def make_inference(
@@ -122,6 +118,9 @@ def load_runner(
     if directory is not None:
         say(f"loading {name} from {directory}")
         return ModelRunner.load(directory, config, mesh, quantize=options.quantize)
+    if options.config is None:
+        place = DEFAULT_CHECKPOINT
+        say(f"no {place} here: README.md, 'The weights of Grok-1', says how to get it; put it into {place.parent}/")
     say(f"sampling from a synthetic model of random weights, config {name}")
     with tempfile.TemporaryDirectory() as folder:
         synthesize(Path(folder), config)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok_conformance.reference import QuantizedWeight8bit, quantization
+from grok_conformance.reference.checkpoint import arrays as stored_arrays
 from grok_conformance.reference.checkpoint import encoding, pickles
-from grok_conformance.reference.checkpoint.arrays import read_array
 from tests.properties.drawn import DENORMALS, MAGNITUDES, SCALES_DTYPES, grouped_weights
 
 WEIGHTS = grouped_weights()
@@ -117,5 +117,5 @@ def test_every_int8_comes_back_from_a_file(weight: Any, num_groups: int, dtype: 
         path.write_bytes(b"".join(encoding.encode(weight, scales)))
         stored = pickles.decode(path)
         assert stored.scales is not None
-        read = [read_array(path, array) for array in (stored.weight, stored.scales)]
+        read = [stored_arrays.read_array(path, array) for array in (stored.weight, stored.scales)]
     assert [array.tobytes() for array in read] == [weight.tobytes(), scales.tobytes()]
