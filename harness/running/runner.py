@@ -165,18 +165,20 @@ def _run_rest(
 def _progress(waiting: list[tuple[Path, JobCase]], on_progress: Callable[[str], None]) -> Callable[[], bool]:
     """Return a function that reports every newly answered (answer folder, case) and returns whether there was one.
 
-    A run after all others that has begun is progress too, and is not reported.
+    The taps of a first run, and a run after all others that has begun, are progress too, and are not reported: a
+    compiler may need as long for the further runs as for the first.
     """
-    later = [out_dir / case.folder / f"{name}.json" for out_dir, case in waiting for name in AFTER_ALL]
+    signs = ("taps.safetensors", *(f"{name}.json" for name in AFTER_ALL))
+    unseen = [out_dir / case.folder / sign for out_dir, case in waiting for sign in signs]
 
     def progressed() -> bool:
         answered = [pair for pair in waiting if is_answered(*pair)]
         for pair in answered:
             waiting.remove(pair)
             on_progress(pair[1].id)
-        begun = [path for path in later if os.path.lexists(path)]
+        begun = [path for path in unseen if os.path.lexists(path)]
         for path in begun:
-            later.remove(path)
+            unseen.remove(path)
         return bool(answered or begun)
 
     return progressed

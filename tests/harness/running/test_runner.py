@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.formats.files import FileError, read_json
+from grok_conformance.harness.running import runner
 from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import MAX_LOG_BYTES, Limits
 from grok_conformance.harness.running.jobs import Job, read_job, write_job
@@ -322,3 +323,17 @@ def test_an_interrupted_run_leaves_no_child_behind(tmp_path: Path, job: Job) -> 
     with pytest.raises(ProcessLookupError):
         kill_soon_gone(int(pid_file.read_text()))
     assert job.cases
+
+
+def test_the_taps_of_a_first_run_and_a_later_run_that_began_are_progress_once_and_unreported(
+    tmp_path: Path, job: Job
+) -> None:
+    told: list[str] = []
+    folder = tmp_path / job.cases[0].folder
+    folder.mkdir()
+    progressed = runner._progress([(tmp_path, job.cases[0])], told.append)
+    seen = [progressed()]
+    for name in ("taps.safetensors", "later.json"):
+        (folder / name).touch()
+        seen += [progressed(), progressed()]
+    assert (seen, told) == ([False, True, False, True, False], [])
