@@ -12,7 +12,7 @@ from grok_conformance.harness.diagnosis.matched_filter import diagnose
 from grok_conformance.harness.diagnosis.power import taps_of_level
 from grok_conformance.harness.diagnosis.power_model import power_of_case
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
-from tests.conformance.test_nulls import CASES, NULLS, TARGETS
+from tests.conformance.impostors import CASES, NULLS, TARGETS
 from tests.fault_detection.trials import GOLDEN_DRAW, Judged, both, cases_of, drawn, emulated, in_torch, mutant_of
 from tests.harness.honest_port import INFO, NUM_ELEMENTS, at_fault, check, golden_taps
 

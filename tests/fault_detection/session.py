@@ -14,7 +14,7 @@ from grok_conformance.harness.diagnosis.power_model import power_by_level
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.judging.groups import read_groups, run_size
 from grok_conformance.harness.report.progress import progress_bar
-from tests.conformance.test_nulls import NULLS
+from tests.conformance.impostors import NULLS
 from tests.fault_detection import experiments, honest_runs
 from tests.fault_detection.experiments import HARMFUL, IN_THE_ORACLE, Floor, LeftOut, Null, Pair, PowerCheck, Trial
 from tests.fault_detection.trials import DTYPES
