@@ -49,6 +49,7 @@ def write_published(out: Path, weights: Weights) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed
     from grok_conformance.reference.checkpoint.layout import in_file_order  # noqa: PLC0415 - needs JAX
     from grok_conformance.reference.checkpoint.writing import LeafSource, write  # noqa: PLC0415 - likewise
+    from grok_conformance.reference.parameters import TrainingState  # noqa: PLC0415 - likewise
 
     params: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(name.removesuffix(".weight").removesuffix(".scales") for name in weights):
@@ -60,7 +61,7 @@ def write_published(out: Path, weights: Weights) -> None:
             return np.asarray(weights[name]), None
         return np.asarray(weights[f"{name}.weight"]), np.asarray(weights[f"{name}.scales"])
 
-    sources = [LeafSource(name, name, partial(leaf_of, name)) for _, _, name in in_file_order(params)]
+    sources = [LeafSource(name, name, partial(leaf_of, name)) for _, _, name in in_file_order(TrainingState(params))]
     write(out, sources)
 
 

@@ -56,8 +56,8 @@ def test_a_transformers_folder_has_the_ports_names(tmp_path: Path) -> None:
 
 def test_the_published_format_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     pytest.importorskip("haiku")
-    from grok_conformance.reference.checkpoint.pickles import decode  # noqa: PLC0415 - needs JAX
-    from grok_conformance.reference.checkpoint.reading import read_array  # noqa: PLC0415 - likewise
+    from grok_conformance.reference.checkpoint.arrays import read_array  # noqa: PLC0415 - needs JAX
+    from grok_conformance.reference.checkpoint.pickles import decode  # noqa: PLC0415 - likewise
 
     export(PRESET, "xai", "bfloat16", tmp_path / "xai")
     files = sorted((tmp_path / "xai" / "ckpt-0").glob("tensor*"))
