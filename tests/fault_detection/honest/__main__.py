@@ -1,6 +1,7 @@
 """`python -m tests.fault_detection.honest`: every way of the zoo, judged as a run judges it; status 1 if one is wrong.
 
 `--only GLOB` and `--case GLOB` choose ways and golden cases, `--dtype` one compute dtype, `--json FILE` writes it all.
+`--draw SEED` judges fresh weights and tokens instead of the golden cases.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from grok_conformance.harness.formats.files import plain, write_json
-from tests.fault_detection.honest.runs import Told, line_of, tell
+from tests.fault_detection.honest.runs import Told, groups_of, line_of, tell
 from tests.fault_detection.honest.way import matching
 from tests.fault_detection.honest.zoo import ZOO
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--case", default="*", metavar="GLOB")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--draw", type=int, metavar="SEED")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         way = ZOO[name]
         for dtype in (options.dtype,) if options.dtype else way.dtypes:
             if dtype in way.dtypes:
-                found.append(tell(way, options.case, dtype))
+                found.append(tell(way, dtype, groups_of(options.case, dtype, options.draw)))
                 print(line_of(found[-1]), flush=True)
     print(counts(found))
     if options.json is not None:
@@ -48,6 +50,7 @@ def counts(found: Sequence[Told]) -> str:
         own = [each for each in found if each.mark == mark]
         right, planned = (sum(getattr(each, name) for each in own) for name in ("as_marked", "as_planned"))
         lines.append(f"{mark}: {right} of {len(own)} judged as marked, {planned} with the right plan or fault named")
+    lines.append(f"{sum(each.seconds for each in found):.0f} s for {len(found)} ways and compute dtypes")
     return "\n".join(lines)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase as fnmatch
 
 from grok_conformance.harness.judging.groups import Group, read_groups, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
@@ -13,6 +14,7 @@ from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.running.answers import Answer
 from tests.fault_detection.honest.way import Way, taps_of
+from tests.fault_detection.honest_runs import NUM_CASES, PRESETS, honest_group
 from tests.harness.honest_port import golden
 
 HONEST_RUNS: HonestRuns = {}
@@ -42,9 +44,13 @@ class Told:
 
 
 @functools.cache
-def groups_of(pattern: str, dtype: str) -> tuple[Group, ...]:
-    """Return the golden groups of the cases that match, in one compute dtype."""
-    return tuple(group for group in read_groups(golden(), pattern) if group.fprop_dtype == dtype)
+def groups_of(pattern: str, dtype: str, draw: int | None = None) -> tuple[Group, ...]:
+    """Return the groups of the cases that match, in one compute dtype: the golden ones, or those of a fresh draw."""
+    if draw is None:
+        return read_groups(golden(), pattern, dtype)
+    drawn = (honest_group(preset, dtype, draw, NUM_CASES) for preset in PRESETS)
+    chosen = [replace(group, cases=tuple(x for x in group.cases if fnmatch(x.id, pattern))) for group in drawn]
+    return tuple(group for group in chosen if group.cases)
 
 
 def verdict_of(way: Way, groups: Sequence[Group]) -> CandidateVerdict:
@@ -60,10 +66,10 @@ def verdict_of(way: Way, groups: Sequence[Group]) -> CandidateVerdict:
     return summarise(way.id, groups, answers, judged, 0.0)
 
 
-def tell(way: Way, pattern: str, dtype: str) -> Told:
-    """Judge a way over the golden cases that match."""
+def tell(way: Way, dtype: str, groups: Sequence[Group]) -> Told:
+    """Judge a way over some groups of one compute dtype."""
     began = time.monotonic()
-    verdict = verdict_of(way, groups_of(pattern, dtype))
+    verdict = verdict_of(way, groups)
     plan = {row.operation: row.alternative for row in verdict.operations if row.alternative}
     failing = {row.operation: row.worst.ratio for row in verdict.operations if row.status == "fail"}
     faults = sorted({name for row in verdict.operations if row.diagnosis for name in row.diagnosis.faults})
