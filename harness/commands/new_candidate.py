@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands.engines import ENGINES, written_for
 from grok_conformance.harness.formats.files import FileError
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "contract" / "template.py"
@@ -17,6 +18,9 @@ TEMPLATE_NAME = "my_port"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("name", metavar="NAME", help="the name of the port; NAME.py is written here")
+    parser.add_argument(
+        "--engine", choices=tuple(ENGINES), help="add conversions from and to this engine, and a line for every tap"
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -25,6 +29,7 @@ def execute(options: argparse.Namespace) -> int:
         raise FileError(f"{options.name!a}: not a name of a Python module: use letters, digits and _")
     path = Path(f"{options.name}.py")
     text = TEMPLATE.read_text(encoding="utf-8").replace(TEMPLATE_NAME, options.name)
+    text = written_for(text, options.engine) if options.engine else text
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
