@@ -28,7 +28,6 @@ Status = Literal["answered", "unsupported", "error", "missing"]
 MAX_RESULT_BYTES = 4 * 2**20
 MAX_REASON = 500
 MAX_SECONDS = 1e9
-
 MAX_GLOBS, MAX_GLOB = 400, 100
 """Globs of taps in an answer, and characters of each: all are tried on every tap."""
 
