@@ -7,7 +7,7 @@ by likelihood in a few cases, one change at a time; what it finds must then pass
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import Score, score
@@ -27,6 +27,11 @@ from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
+
+Moves = Callable[[Operation, Ways, Sequence[Exhibit]], Iterator[Ways]]
+"""Yields ways that differ by one change from some ways of a row."""
+
+ALL_MOVES: tuple[Moves, ...] = (coarse, all_at_once, numbers_of_sums, orders_of_sums)
 
 Local = dict[str, list[Comparison]]
 """The local check of every case, by case id."""
@@ -79,6 +84,8 @@ def choose_way(
         checked = recheck({row.name, *ways.plans}, tried, local, num_elements) if ways != Ways() else local
         if not fails(row.name, tried, checked) and not faulty(row, ways, told):
             return tried, checked
+        if any(worst(row.name, one, checked) > 1 for one in told):  # more cases would not explain these
+            break
         worse = sorted(own, key=lambda one: -worst(row.name, one, checked))
         seen = {one.case.id for one in told}
         others = [one for one in worse if one.case.id not in seen and worst(row.name, one, checked) > 1]
@@ -109,17 +116,19 @@ def likelier(row: Operation, told: Sequence[Exhibit], rival: Evaluator, found: S
         return False
 
 
-def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Ways:
+def identify(
+    row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate, moves: Sequence[Moves] = ALL_MOVES
+) -> Ways:
     """Return the ways of a row, and of hidden ones before it, that are likeliest in some cases.
 
     One change is made at a time, as long as one makes what was shown decisively likelier or explains all of it; where
     that ends before, all roundings of the row are tried together, and then partial sums. Changes that turn out not to
-    be needed are taken back.
+    be needed are taken back. `moves` are the kinds of changes; approximations are tried only with all of them.
     """
     if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
         return Ways()
     ways, best = Ways(), score(row.name, told, evaluator)
-    for kind in (coarse, all_at_once, numbers_of_sums, orders_of_sums):
+    for kind in moves:
         while kind is coarse or not best.explained:
             scored = [
                 (score(row.name, [with_ways(one, each) for one in told], evaluator), each)
@@ -132,7 +141,7 @@ def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = eva
                 break
             ways, best = each, likeliest
     ways = needed_only(row, ways, best, told, evaluator)
-    return ways if best.explained else approximated(row, ways, told, evaluator)
+    return ways if best.explained or moves is not ALL_MOVES else approximated(row, ways, told, evaluator)
 
 
 def approximated(row: Operation, ways: Ways, told: Sequence[Exhibit], evaluator: Evaluator) -> Ways:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score
-from grok_conformance.harness.checks.moves import with_ways
+from grok_conformance.harness.checks.moves import coarse, with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.ways import Local, choose_ways, failing_together, identify, recheck, telling
+from grok_conformance.harness.checks.ways import (
+    ALL_MOVES,
+    Local,
+    choose_ways,
+    failing_together,
+    identify,
+    recheck,
+    telling,
+)
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
 from grok_conformance.harness.faults import FAULTS, mutant
-from grok_conformance.harness.graph.oracle import evaluate
+from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
 
 
@@ -68,6 +77,9 @@ def diagnosed(exhibits: Sequence[Exhibit], local: Local, operations: Collection[
     return diagnoses
 
 
+NUM_SUSPECTS = 4
+"""Known faults of an operation for which ways are looked for: each costs as much as looking for a right port's."""
+
 NEARER = 2.0
 """How many times nearer a way must be to be shown for an operation that fails in every way."""
 
@@ -106,16 +118,26 @@ def likeliest_ways(row: Operation, told: Sequence[Exhibit]) -> Ways:
     """Return the ways of a row that are likeliest, be it right or have one of the known faults."""
     if not told:
         return Ways()
-    rows = told[0].needed([row.name])
-    evaluators = [evaluate, *(mutant(fault) for fault in FAULTS.values() if not rows.isdisjoint(fault.changes))]
+    told = told[:1]
     scored: list[tuple[float, Ways]] = []
-    for evaluator in evaluators:
+    for evaluator in (evaluate, *suspects(row, told)):
         try:
-            ways = identify(row, told, evaluator)
+            ways = identify(row, told, evaluator, ALL_MOVES if evaluator is evaluate else (coarse,))
             scored.append((score(row.name, [with_ways(one, ways) for one in told], evaluator).surprise, ways))
         except (IndexError, KeyError, ValueError):  # a fault of another shape
             continue
     return min(scored, key=lambda pair: pair[0])[1]
+
+
+def suspects(row: Operation, told: Sequence[Exhibit]) -> list[Evaluator]:
+    """Return the few known faults of a row, or of hidden ones before it, that are likeliest without another way."""
+    rows = told[0].needed([row.name])
+    scored: list[tuple[float, str]] = []
+    for name, fault in FAULTS.items():
+        if not rows.isdisjoint(fault.changes):
+            with contextlib.suppress(IndexError, KeyError, ValueError):  # a fault of another shape
+                scored.append((score(row.name, told, mutant(fault)).surprise, name))
+    return [mutant(FAULTS[name]) for _, name in sorted(scored)[:NUM_SUSPECTS]]
 
 
 def ways_in_words(exhibits: Sequence[Exhibit]) -> dict[str, str]:
