@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 WORDS: Mapping[str, str] = {
-    "alternative": (
-        "a permitted way to compute an operation, a row's own: a constant rounded or not, a product kept or rounded"
+    "point": (
+        "a value inside an operation that a port may keep otherwise than published: a constant, a product, partial sums"
+    ),
+    "rounding plan": (
+        "the choice that a port makes at each point of an operation; "
+        "identified over all data, named, never a wider fence"
     ),
     "candidate": "an adapter between an engine and the harness; a port under test",
     "carried": "an edge's reading: the consumer used the producer's unrounded value, which the tap does not show",

@@ -18,7 +18,8 @@ GOOD, BAD = verdict(PASSING, name="good"), verdict(FAILING, name="bad")
 
 
 def options(**files: Path) -> argparse.Namespace:
-    return argparse.Namespace(**{"json": None, "html": None, "junit": None, "detail": "quiet", **files})
+    usual = {"json": None, "html": None, "junit": None, "detail": "quiet", "strict": False}
+    return argparse.Namespace(**{**usual, **files})
 
 
 @pytest.mark.parametrize(
