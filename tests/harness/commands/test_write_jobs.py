@@ -15,12 +15,13 @@ def test_a_job_and_a_folder_for_its_answers_are_written_per_preset_and_dtype(
 ) -> None:
     assert main(["write-jobs", str(tmp_path / "run"), "--case", "stress/*"]) == 0
     jobs = sorted((tmp_path / "run" / "jobs").iterdir())
-    assert [job.name for job in jobs] == ["stress.bfloat16", "stress.float32"]
+    golden = [job.name for job in jobs if job.name.count(".") == 1]  # others are of drawn weights
+    assert golden == ["stress.bfloat16", "stress.float32"]
     for job in jobs:
         answers = tmp_path / "run" / "answers" / job.name
         assert all((answers / case.folder).is_dir() for case in read_job(job).cases)
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.startswith("PROGRAM ")]) == 2
+    assert len([line for line in lines if line.startswith("PROGRAM ")]) == len(jobs)
     assert lines[-1] == f"python -m grok_conformance judge {tmp_path}/run/jobs {tmp_path}/run/answers"
 
 
