@@ -6,19 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
-from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors
@@ -32,8 +27,7 @@ from grok_conformance.harness.golden.reading import (
     read_preset,
     read_taps,
 )
-from grok_conformance.harness.golden.writing import write_golden
-from tests.harness.tiny_golden import CONFIG, DECODE, DENSE, PREFILL, PROVENANCE, QUANTISED, draw_taps, write_tiny
+from tests.harness.tiny_golden import DECODE, DENSE, PREFILL, QUANTISED, draw_taps, write_tiny
 
 STORED = {**DTYPES, "int8": np.dtype(np.int8)}
 
@@ -100,32 +94,6 @@ def edit_json(directory: Path, name: str, change: Callable[[Any], object]) -> No
 
 
 # What is written comes back
-
-
-@st.composite
-def tensors(draw: st.DrawFn) -> dict[str, Array]:
-    names = draw(st.lists(st.from_regex(r"[a-z_0-9]{1,4}(/[a-z.]{1,3})?", fullmatch=True), max_size=4, unique=True))
-    shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
-    result = {}
-    for name in names:
-        dtype, shape = STORED[draw(st.sampled_from(sorted(STORED)))], draw(shapes)
-        num_bytes = int(np.prod(shape)) * dtype.itemsize
-        raw = draw(st.binary(min_size=num_bytes, max_size=num_bytes))
-        result[name] = np.frombuffer(raw, dtype).reshape(shape)
-    return result
-
-
-@hypothesis.settings(max_examples=40, deadline=None)
-@hypothesis.given(tensors())
-def test_weights_of_every_dtype_and_shape_come_back_bit_for_bit(weights: dict[str, Array]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder) / "v1"
-        presets = [Preset("any", CONFIG, weights)]
-        write_golden(directory, suite="1.0.0", provenance=PROVENANCE, presets=presets, cases=())
-        check_golden(directory)
-        read = read_preset(open_golden(directory), "any").weights
-        assert set(read) == set(weights)
-        assert all(same_bits(read[name], weights[name]) for name in weights)
 
 
 def test_config_comes_back_equal_to_the_last_bit_of_its_reals(golden: Path) -> None:
