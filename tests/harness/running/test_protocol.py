@@ -29,7 +29,7 @@ def test_the_session_shown_is_what_the_commands_print(tmp_path: Path) -> None:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
     commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command, shown in commands:
         ran = subprocess.run(  # noqa: S602 - the commands are our own
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
