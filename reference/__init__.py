@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     )
     from grok_conformance.reference.quantization import QuantizedWeight8bit, dequantize, quantize
     from grok_conformance.reference.router import Router
-    from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, insert_slice, pad_to_size
+    from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, pad_to_size
     from grok_conformance.reference.sampling import SampleOutput, SampleSettings, sample_token, top_p_filter
     from grok_conformance.reference.slow_experts import moe_slow_matmul1, moe_slow_matmul2
+    from grok_conformance.reference.steps import insert_slice
 
 __all__ = [
     "GROK_1",
@@ -113,6 +114,7 @@ MODULES = (
     "runner",
     "sampling",
     "slow_experts",
+    "steps",
 )
 """Where the names are."""
 

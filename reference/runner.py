@@ -1,9 +1,8 @@
-"""Serving requests: the model on its devices, and the slots of a batch that requests enter and leave (SPEC §5, §6)."""
+"""Serving requests: the model on its devices, and the queue whose requests enter and leave the slots (SPEC §5, §6)."""
 
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,30 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
-from grok_conformance.reference import checkpoint
+from grok_conformance.reference import checkpoint, steps
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.inference import check_tokens, forward, init_memory
-from grok_conformance.reference.memory import KVMemory, Memory
+from grok_conformance.reference.inference import check_tokens
 from grok_conformance.reference.parameters import Params
-from grok_conformance.reference.partitioning import check_mesh, parameter_shardings, with_sharding_constraint
-from grok_conformance.reference.sampling import TOP_K, SampleOutput, SampleSettings, sample_token
+from grok_conformance.reference.partitioning import check_mesh, parameter_shardings
+from grok_conformance.reference.sampling import SampleSettings
+from grok_conformance.reference.steps import Slots
 
 MIN_TEMPERATURE = 1e-6
 """Below it, logits divided by the temperature would come near those of excluded tokens."""
-
-
-class Slots(NamedTuple):
-    """The state of a batch of slots: their caches, keys [b, 2], settings, and what they drew last (SPEC §5, §6)."""
-
-    memory: Memory
-    rngs: jax.Array
-    settings: SampleSettings
-    last_output: SampleOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +65,7 @@ class ModelRunner:
 
     def empty_slots(self, num_slots: int) -> Slots:
         """Return inactive slots with empty caches of `sequence_len`."""
-        return self._on_mesh(_empty_slots, num_slots=num_slots)
+        return self._on_mesh(steps.empty_slots, num_slots=num_slots)
 
     def prefill(
         self, slots: Slots, prompt: np.ndarray, length: int, rng: jax.Array, settings: SampleSettings, i: int
@@ -86,18 +74,18 @@ class ModelRunner:
 
         `rng` is PRNGKey(seed), `settings` have one row; the program is compiled once per t. Uses `slots` up.
         """
-        return self._on_mesh(_prefill, self.params, slots, prompt, np.int32(length), rng, settings, np.int32(i))
+        return self._on_mesh(steps.prefill, self.params, slots, prompt, np.int32(length), rng, settings, np.int32(i))
 
     def decode(self, slots: Slots) -> Slots:
         """Run the last token of every slot and draw the next. Uses `slots` up.
 
         Published behaviour, kept (SPEC §5, §9): inactive slots run too, at position 0, and end with step 1.
         """
-        return self._on_mesh(_decode, self.params, slots)
+        return self._on_mesh(steps.decode, self.params, slots)
 
     def release(self, slots: Slots, i: int) -> Slots:
         """Return the slots with slot `i` inactive. Uses `slots` up."""
-        return self._on_mesh(_release, slots, np.int32(i))
+        return self._on_mesh(steps.release, slots, np.int32(i))
 
     def _on_mesh(self, program: Callable[..., Slots], *arguments: Any, **sizes: int) -> Slots:
         with nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
@@ -234,88 +222,3 @@ def pad_to_size(x: np.ndarray, size: int) -> np.ndarray:
     """Return tokens [t] padded on the right with 0 to `size`, or the last `size` of them (SPEC §6)."""
     kept = x[-size:]
     return np.pad(kept, (0, size - len(kept)))
-
-
-def insert_slice(memory: Memory, prefilled: Memory, length: Any, i: Any) -> Memory:
-    """Return the caches with row `i` replaced by the only row of `prefilled`, at step `length` (SPEC §5).
-
-    The prefilled cache may be shorter: zeros follow it. Its slots from `length` on hold the keys and values of pads,
-    which decoding overwrites before it reads them.
-    """
-
-    def insert(layer: KVMemory, row: KVMemory) -> KVMemory:
-        missing = layer.arrays()[0].shape[1] - row.arrays()[0].shape[1]
-        k, v = (jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) for x in row.arrays()[:2])  # [1, s, g, h]
-        inserted: KVMemory = _insert_row(layer, KVMemory(k, v, jnp.full(1, length, jnp.int32)), i)
-        return inserted
-
-    return Memory([insert(*layers) for layers in zip(memory.layers, prefilled.layers, strict=True)])
-
-
-def _insert_row(rows: Any, row: Any, i: Any) -> Any:
-    return jax.tree.map(lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, i, axis=0), rows, row)
-
-
-def _placed(slots: Slots, config: LanguageModelConfig) -> Slots:
-    """Return the slots where every step leaves them: caches by rows and KV heads (SPEC §9), the rest whole."""
-    heads = P(config.model.data_axis, None, config.model.model_axis)
-    memory = jax.tree.map(lambda x: with_sharding_constraint(x, heads), slots.memory)
-    rest = jax.tree.map(lambda x: with_sharding_constraint(x, P()), slots[1:])
-    return Slots(memory, *rest)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "num_slots"))
-def _empty_slots(*, config: LanguageModelConfig, num_slots: int) -> Slots:
-    dtype = config.fprop_dtype
-    settings = SampleSettings(
-        temperature=jnp.ones(num_slots),
-        nucleus_p=jnp.ones(num_slots),
-        mask=jnp.ones((num_slots, config.vocab_size), bool),
-        active=jnp.zeros(num_slots, bool),
-    )
-    last_output = SampleOutput(
-        token_id=jnp.zeros((num_slots, 1), jnp.int32),
-        prob=jnp.zeros((num_slots, 1), dtype),
-        top_k_token_ids=jnp.zeros((num_slots, TOP_K), jnp.int32),
-        top_k_probs=jnp.zeros((num_slots, TOP_K), dtype),
-    )
-    memory = init_memory(config, num_slots, config.sequence_len)
-    return _placed(Slots(memory, jnp.zeros((num_slots, 2), jnp.uint32), settings, last_output), config)
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="slots")
-def _prefill(
-    params: Params,
-    slots: Slots,
-    prompt: jax.Array,
-    length: jax.Array,
-    rng: jax.Array,
-    settings: SampleSettings,
-    i: jax.Array,
-    *,
-    config: LanguageModelConfig,
-) -> Slots:
-    memory = init_memory(config, 1, prompt.shape[0])
-    output, _ = forward(params, prompt[None], memory, length, config=config)
-    rng, sub = jax.random.split(rng)
-    sampled = sample_token(sub[None], output, settings)
-    row = (rng[None], settings, sampled)
-    return _placed(
-        Slots(insert_slice(slots.memory, output.model_state, length, i), *_insert_row(slots[1:], row, i)), config
-    )
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="slots")
-def _decode(params: Params, slots: Slots, *, config: LanguageModelConfig) -> Slots:
-    active = slots.settings.active
-    memory = Memory([layer._replace(step=jnp.where(active, layer.arrays()[2], 0)) for layer in slots.memory.layers])
-    output, _ = forward(params, slots.last_output.token_id, memory, None, config=config)
-    rngs, subs = jnp.moveaxis(jax.vmap(jax.random.split)(slots.rngs), 1, 0)  # [b, 2] each
-    sampled = sample_token(subs, output, slots.settings)
-    return _placed(Slots(output.model_state, rngs, slots.settings, sampled), config)
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="slots")
-def _release(slots: Slots, i: jax.Array, *, config: LanguageModelConfig) -> Slots:
-    settings = slots.settings._replace(active=slots.settings.active.at[i].set(False))
-    return _placed(slots._replace(settings=settings), config)

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.contract import LEVELS
 from grok_conformance.harness.golden.reading import Golden
-from grok_conformance.harness.judging.baseline import Regression, describe
 from grok_conformance.harness.judging.known_deviations import with_outdated
+from grok_conformance.harness.judging.regression import Regression, describe
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import (
     Waiver,

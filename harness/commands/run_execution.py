@@ -29,9 +29,7 @@ from grok_conformance.harness.golden.reading import Golden, open_golden
 from grok_conformance.harness.judging.baseline import (
     History,
     Record,
-    Regression,
     append_history,
-    compare_runs,
     has_baseline,
     read_baseline,
     read_history,
@@ -41,6 +39,7 @@ from grok_conformance.harness.judging.baseline import (
 from grok_conformance.harness.judging.groups import Group, any_seed, ladder_groups, read_groups, with_drawn
 from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
+from grok_conformance.harness.judging.regression import Regression, compare_runs
 from grok_conformance.harness.judging.summary import refuse
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver

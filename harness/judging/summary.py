@@ -12,7 +12,8 @@ from grok_conformance.harness.diagnosis.power import power_of_run
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import Judged
-from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation, level_of, missing_taps
+from grok_conformance.harness.judging.level import level_of, missing_taps
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.running.answers import Answer, one_line, read_weights
 

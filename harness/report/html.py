@@ -15,8 +15,8 @@ from markupsafe import Markup
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.diagnosis.power import Power, describe
 from grok_conformance.harness.formats.files import whole_file
-from grok_conformance.harness.judging.baseline import Regression
-from grok_conformance.harness.judging.baseline import describe as since
+from grok_conformance.harness.judging.regression import Regression
+from grok_conformance.harness.judging.regression import describe as since
 from grok_conformance.harness.judging.verdict import MEANINGS, PASSING, SEVERITY
 from grok_conformance.harness.report.agreement import Growth
 from grok_conformance.harness.report.charts import BIN_LABELS, STYLES, WITHIN, Line, by_category, key, line_chart

@@ -8,7 +8,7 @@ from typing import Any
 
 from grok_conformance.harness.contract import split_tap, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
-from grok_conformance.harness.judging.baseline import Regression
+from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
 from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio

@@ -6,7 +6,6 @@ A layer's weights serve every call that is given: prefill and decoding of known 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,10 @@ from grok_conformance.reference.model import LanguageModelOutput
 from grok_conformance.reference.streaming import programs
 from grok_conformance.reference.streaming.experts import expert_program, padded_rows
 from grok_conformance.reference.streaming.files import Stream, layer_params
+from grok_conformance.reference.streaming.layer_files import LayerFiles
 from grok_conformance.reference.streaming.processes import gather_pairs, own_experts
-from grok_conformance.reference.streaming.reading import Loan, element, read_region, rows_of
+from grok_conformance.reference.streaming.reading import element, read_region, rows_of
 from grok_conformance.reference.taps import select_taps
-
-MANY_PAIRS = 4
-"""Pairs of token and expert per expert from which all experts are read before the router has chosen: few are idle."""
 
 LOGITS_BYTES = 1 << 27
 """Bytes of the embedding table that are read at a time for the logits."""
@@ -104,7 +101,7 @@ def run(
     if not xs:
         xs, shown = _embed(stream, calls, names)
         yield Stage(None, tuple(xs), None, shown)
-    weights = _LayerFiles(stream, sum(call.tokens.size for call in calls), first_layer)
+    weights = LayerFiles(stream, sum(call.tokens.size for call in calls), first_layer)
     try:
         for i in range(first_layer, config.model.num_layers):
             step = _run_dense if config.model.dense else _run_layer
@@ -130,59 +127,6 @@ def check_calls(stream: Stream, calls: Sequence[Call], caches: Sequence[KVMemory
         cache = cache._replace(step=cache.arrays()[2] + call.lengths)
 
 
-class _LayerFiles:
-    """The weights of one layer after the other, requested far enough ahead that the disk is never idle."""
-
-    def __init__(self, stream: Stream, num_tokens: int, first_layer: int) -> None:
-        c = stream.config.model
-        self.stream = stream
-        self.pending: dict[tuple[int, int | None], Future[Loan]] = {}
-        few = num_tokens * c.num_selected_experts < MANY_PAIRS * c.num_experts
-        self.expected = [] if c.dense or few else own_experts(range(c.num_experts))
-        self.requested = first_layer - 1
-        self.request(first_layer)
-
-    def request(self, layer: int) -> None:
-        """Read a layer up to its experts, and these too if most of them will have tokens."""
-        if self.requested < layer < self.stream.config.model.num_layers:
-            self.requested = layer
-            self.pending[layer, None] = self.stream.reader.request(self.stream.layer(layer))
-            self.request_experts(layer, self.expected)
-
-    def request_experts(self, layer: int, experts: Collection[int]) -> None:
-        """Read those experts of a layer that are not requested yet."""
-        for e in experts:
-            if (layer, e) not in self.pending:
-                self.pending[layer, e] = self.stream.reader.request(self.stream.expert(layer, e))
-
-    def before_experts(self, layer: int) -> Loan:
-        """Return a layer's weights but for the experts'."""
-        self.request(layer)
-        if self.expected:
-            self.request(layer + 1)
-        return self.pending.pop((layer, None)).result()
-
-    def experts(self, layer: int, chosen: Sequence[int]) -> dict[int, Future[Loan]]:
-        """Return the weights of the chosen experts; what was read in vain is given back."""
-        self.request_experts(layer, chosen)
-        self.request(layer + 1)
-        futures = {e: self.pending.pop((layer, e)) for e in chosen}
-        for e in self.expected:
-            if (layer, e) in self.pending:
-                _drop(self.pending.pop((layer, e)))
-        return futures
-
-    def close(self) -> None:
-        """Give back what is requested and not used."""
-        for future in self.pending.values():
-            _drop(future)
-
-
-def _drop(future: Future[Loan]) -> None:
-    if not future.cancel():
-        future.add_done_callback(lambda done: None if done.exception() else done.result().give_back())
-
-
 def _embed(stream: Stream, calls: Sequence[Call], names: tuple[str, ...]) -> tuple[list[jax.Array], tuple[Taps, ...]]:
     xs, shown = [], []
     for call in calls:
@@ -197,7 +141,7 @@ def _embed(stream: Stream, calls: Sequence[Call], names: tuple[str, ...]) -> tup
 
 def _run_layer(
     stream: Stream,
-    weights: _LayerFiles,
+    weights: LayerFiles,
     i: int,
     calls: Sequence[Call],
     xs: Sequence[jax.Array],
@@ -227,7 +171,7 @@ def _run_layer(
 
 
 def _run_experts(
-    stream: Stream, weights: _LayerFiles, i: int, routed: Sequence[programs.Routed], names: Sequence[str]
+    stream: Stream, weights: LayerFiles, i: int, routed: Sequence[programs.Routed], names: Sequence[str]
 ) -> list[Taps]:
     """Return the experts' values [b, t, c, …] call by call; every expert computes its own tokens only, once."""
     d, k = stream.config.model.emb_size, stream.config.model.num_selected_experts
@@ -268,7 +212,7 @@ def expert_weights(stream: Stream, layer: int, arrays: Sequence[Array]) -> Exper
 
 def _run_dense(
     stream: Stream,
-    weights: _LayerFiles,
+    weights: LayerFiles,
     i: int,
     calls: Sequence[Call],
     xs: Sequence[jax.Array],

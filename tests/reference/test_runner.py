@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grok_conformance.reference import KVMemory, Memory, apply, runner
+from grok_conformance.reference import apply, steps
 from grok_conformance.reference.runner import (
     InferenceRunner,
     ModelRunner,
     Request,
     SampledToken,
-    insert_slice,
     pad_to_size,
 )
 from grok_conformance.reference.sampling import EXCLUDED, SampleSettings
 from tests.reference.slot_models import CONFIG, random_params
 
 PARAMS = random_params(CONFIG)
-PROGRAMS = ("_empty_slots", "_prefill", "_decode", "_release")
+PROGRAMS = ("empty_slots", "prefill", "decode", "release")
 PAD_SIZES = (4, 8)
 PROMPTS = ([7, 31, 12], [5, 9, 40, 3, 17, 22], [44, 6, 30, 11, 2, 38, 25, 19])
 MAX_LENS = (5, 11, 100)
@@ -36,7 +34,8 @@ MAX_LENS = (5, 11, 100)
 ON_A_MESH = """
 import dataclasses, json, sys
 from grok_conformance.reference import make_mesh
-from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request, _decode, _prefill
+from grok_conformance.reference.runner import InferenceRunner, ModelRunner, Request
+from grok_conformance.reference.steps import decode, prefill
 from tests.reference.slot_models import CONFIG, random_params
 
 eos_token, prompts = json.load(sys.stdin)
@@ -45,7 +44,7 @@ query = model.params["transformer/decoder_layer_0/multi_head_attention/query"]["
 assert query.addressable_shards[0].data.shape == (16, 8), "not placed by the partition rules"
 requests = [Request(prompt=prompt, max_len=6, temperature=len(prompt) - 1.0) for prompt in prompts]
 print(json.dumps([token[:2] for token in InferenceRunner(model, num_slots=2, pad_sizes=(4, 8)).run(requests)]))
-assert (_prefill._cache_size(), _decode._cache_size()) == (1, 1), "recompiled: the slots do not stay where they are"
+assert (prefill._cache_size(), decode._cache_size()) == (1, 1), "recompiled: the slots do not stay where they are"
 """
 
 
@@ -175,20 +174,20 @@ def test_compile_runs_every_program_that_a_run_needs_and_no_run_compiles_another
     inference: InferenceRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [greedy(*request) for request in zip(PROMPTS, MAX_LENS, strict=True)]
-    programs: dict[str, Any] = {name: getattr(runner, name) for name in PROGRAMS}
+    programs: dict[str, Any] = {name: getattr(steps, name) for name in PROGRAMS}
     called: list[str] = []
 
     def recorded(name: str) -> Any:
         def run(*arguments: Any, **sizes: Any) -> Any:
-            called.append(f"{name} of {len(arguments[2])}" if name == "_prefill" else name)
+            called.append(f"{name} of {len(arguments[2])}" if name == "prefill" else name)
             return programs[name](*arguments, **sizes)
 
         return run
 
     for name in PROGRAMS:
-        monkeypatch.setattr(runner, name, recorded(name))
+        monkeypatch.setattr(steps, name, recorded(name))
     inference.compile(requests)
-    assert sorted(called) == ["_decode", "_empty_slots", "_prefill of 4", "_prefill of 8", "_release"]
+    assert sorted(called) == ["decode", "empty_slots", "prefill of 4", "prefill of 8", "release"]
     num_compiled = [program._cache_size() for program in programs.values()]
     answers(inference.run([*requests, *requests]))
     assert set(called) == set(called[:5])
@@ -246,15 +245,6 @@ def test_inactive_slots_run_at_position_0_and_end_with_step_1(inference: Inferen
     for layer in slots.memory.layers:
         np.testing.assert_array_equal(layer.step, [1, 1])
         np.testing.assert_array_equal(np.any(layer.arrays()[0][0], axis=(1, 2)), [True] + [False] * 19)
-
-
-def test_insert_slice_replaces_one_row_and_pads_it_with_zeros() -> None:
-    memory = Memory([KVMemory(jnp.full((3, 6, 2, 4), 9.0), jnp.full((3, 6, 2, 4), 8.0), jnp.array([4, 5, 6]))])
-    row = Memory([KVMemory(jnp.full((1, 4, 2, 4), 1.0), jnp.full((1, 4, 2, 4), 2.0), jnp.array([4]))])
-    inserted = insert_slice(memory, row, 3, 1).layers[0]
-    np.testing.assert_array_equal(inserted.step, [4, 3, 6])
-    np.testing.assert_array_equal(inserted.arrays()[0][:, :, 0, 0], [[9] * 6, [1, 1, 1, 1, 0, 0], [9] * 6])
-    np.testing.assert_array_equal(inserted.arrays()[1][:, :, 1, 3], [[8] * 6, [2, 2, 2, 2, 0, 0], [8] * 6])
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
-from grok_conformance.harness.contract import TransformerConfig, tap_names
 from grok_conformance.harness.judging.verdict import (
     SEVERITY,
     CandidateVerdict,
@@ -18,15 +16,12 @@ from grok_conformance.harness.judging.verdict import (
     Status,
     by_operation,
     case_status,
-    level_of,
-    missing_taps,
     worst_status,
 )
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
 
-DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 GOOD = Comparison(0, "layers.00.attention.query", 100, tail=0.9, bulk=0.8)
 FAR = Comparison(0, "layers.01.attention.query", 100, tail=3.0, bulk=0.8)
 BULKY = Comparison(0, "layers.01.attention.query", 100, tail=0.9, bulk=1.5)
@@ -154,33 +149,6 @@ def test_what_is_no_pass_is_shown_as_its_status() -> None:
     assert replace(verdict(CaseVerdict(case="a", status="fail")), waivers=(WAIVER,)).summary == "fail"
 
 
-@pytest.mark.parametrize(
-    ("patterns", "level"),
-    [
-        (("*",), "caches"),
-        (("logits",), "logits"),
-        (("logits", "*.router.*", "*.expert_index", "*.expert_gate"), "routes"),
-        (("logits", "*.router.*", "*.expert_index"), "logits"),
-        (("*.router.*", "*.expert_index", "*.expert_gate"), "none"),
-        ((), "none"),
-    ],
-)
-def test_a_level_asks_for_all_its_taps_and_those_of_every_lower_level(patterns: tuple[str, ...], level: str) -> None:
-    assert level_of(patterns, UNEQUAL) == level
-
-
-def test_all_but_the_caches_is_the_level_of_layers() -> None:
-    patterns = [name for name in tap_names(UNEQUAL) if ".kv." not in name]
-    assert level_of(patterns, UNEQUAL) == "layers"
-    assert level_of([*patterns, "layers.00.kv.*"], UNEQUAL) == "layers"
-    assert level_of([*patterns, "*.kv.*"], UNEQUAL) == "caches"
-
-
-def test_a_dense_model_has_no_routes_to_show() -> None:
-    assert isinstance(DENSE.model, TransformerConfig)
-    assert level_of(("logits",), DENSE) == "routes"
-
-
 def case(name: str, *comparisons: Comparison) -> CaseVerdict:
     return CaseVerdict(case=name, status="pass", comparisons=comparisons)
 
@@ -221,26 +189,6 @@ def test_an_operation_that_was_nowhere_compared_is_inconclusive() -> None:
     assert row.status == "inconclusive"
     (row,) = by_operation([case("a", UNDECIDED), case("b", replace(GOOD, tap="logits"))], DTYPES, {})
     assert row.status == "pass"
-
-
-@pytest.mark.parametrize(
-    ("level", "first", "last"),
-    [
-        ("none", "logits", "logits"),
-        ("logits", "router.logits", "moe.expert_gate"),
-        ("routes", "embedding", "final_norm"),
-        ("layers", "kv.keys", "kv.values"),
-    ],
-)
-def test_the_taps_that_the_next_level_would_add_are_told(level: str, first: str, last: str) -> None:
-    added = missing_taps((), UNEQUAL, level)
-    assert (added[0], added[-1]) == (first, last)
-    assert missing_taps(("*",), UNEQUAL, level) == ()
-
-
-def test_what_is_shown_already_is_not_added_by_the_next_level() -> None:
-    assert missing_taps(("logits", "*.router.*"), UNEQUAL, "logits") == ("moe.expert_index", "moe.expert_gate")
-    assert missing_taps(("*",), UNEQUAL, "caches") == ()
 
 
 @pytest.mark.parametrize(
