@@ -1,6 +1,6 @@
 """An adapter of the serving-style model: what is fused, sharded, split in two streams and ragged is undone by the map.
 
-With the environment's GELU=erf it is a broken port, so that the tests see the map hide nothing.
+With GELU=erf in its environment it is a broken port, so that the tests see the map hide nothing.
 """
 
 from __future__ import annotations
