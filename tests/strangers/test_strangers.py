@@ -53,7 +53,7 @@ def test_fused_sharded_two_stream_and_ragged_tensors_are_judged_through_the_map_
 
 def test_a_fault_behind_the_map_is_found_where_it_is(tmp_path: Path) -> None:
     port = tmp_path / "erf.py"
-    lines = ("import os", "os.environ['GELU'] = 'erf'", "from tests.strangers.attached_serving import INFO, load  # noqa")
+    lines = ("import os", "os.environ['GELU'] = 'erf'", "from tests.strangers.attached_serving import INFO, load")
     port.write_text("\n".join(lines))
     status, verdict = judged(str(port), "square/prefill/padded_batch.float32", tmp_path)
     assert (status, verdict["status"]) == (1, "fail")
