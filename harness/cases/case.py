@@ -63,6 +63,15 @@ class Case:
     form: LogitForm = ALL_LOGITS
 
 
+def holds_quirk(case: Case, pad_token: int) -> bool:
+    """Return whether a case asks for what the published model does with pads inside a prompt, or decoded.
+
+    No serving engine does so, and none is used so: masks know lengths, not ids.
+    """
+    inside = (np.arange(call.tokens.shape[1]) < call.lengths[:, None] for call in case.calls)
+    return any(bool((call.tokens[real] == pad_token).any()) for call, real in zip(case.calls, inside, strict=True))
+
+
 def steps_before(case: Case, call: int) -> Array:
     """Return the cache step of every row before a call, int32 [b]."""
     steps = np.zeros(len(case.calls[0].tokens), np.int32) if case.preload is None else case.preload.steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
 from grok_conformance.harness.checks.evidence import Evidence, Key, gather, has_gaps
 from grok_conformance.harness.checks.readings import Readings, describe, phase_of, producers
 from grok_conformance.harness.contract import Array, CandidateInfo
@@ -50,6 +50,11 @@ class Exhibit:
     evidence: Evidence
     weights: ExactWeights
     ways: Ways = field(default_factory=Ways)
+
+    @property
+    def quirk(self) -> bool:
+        """Whether the case asks for a published quirk, which tells nothing of how the operations are computed."""
+        return holds_quirk(self.case, self.evidence.config.pad_token)
 
     @property
     def hides_taps(self) -> bool:

@@ -11,12 +11,15 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.readings import PHASES, Reading, Readings
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, Point
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, ATOMICS, EVENLY, ORDERS, SHARDS, SUMS, Point
 from grok_conformance.harness.graph.row import Operation
 
 STREAM = (("attention.residual", "residual_stream"), ("output", "attention.residual"))
 """The edges of the residual stream: one that is kept in float32 flows unrounded through all of them."""
 
+
+Moves = Callable[[Operation, Ways, Sequence[Exhibit]], Iterator[Ways]]
+"""Yields ways that differ by one change from some ways of a row."""
 
 MAX_COMBINATIONS = 64
 """Combinations of the roundings of one row that are tried together."""
@@ -48,20 +51,51 @@ def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator
             yield replace(ways, plans={**ways.plans, row.name: plan})
 
 
-def numbers_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways with another number of partial sums, each rounded: most of it shows whatever the order."""
-    yield from _at_points(row, ways, told, lambda point, choice: point == SUMS and choice.endswith("at once"))
+def numbers_of_sums(order: str) -> Moves:
+    """Return moves to other numbers of partial sums, each rounded, that are added in one order.
+
+    Most of a number shows whatever the order, if they are few.
+    """
+
+    def moves(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+        numbers = {f"{n} {order}" for n in SHARDS}
+        yield from _at_points(row, ways, told, lambda point, choice: point == SUMS and choice in numbers)
+
+    return moves
 
 
 def orders_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways with as many partial sums, added in another order."""
+    """Yield ways with as many partial sums, added in another order or shared out otherwise."""
     counts = {plan.at(SUMS).partition(" ")[0] for plan in ways.plans.values()}
-    yield from _at_points(row, ways, told, lambda point, choice: point == SUMS and choice.partition(" ")[0] in counts)
+    yield from _at_points(
+        row,
+        ways,
+        told,
+        lambda point, choice: point == SUMS and choice.partition(" ")[0] in counts and not choice.endswith(ATOMICS),
+    )
+
+
+ALL_MOVES: tuple[Moves, ...] = (
+    coarse,
+    all_at_once,
+    *(
+        moves
+        for split in ("", EVENLY)
+        for moves in (
+            numbers_of_sums("at once" + split),
+            orders_of_sums,
+            *(numbers_of_sums(order + split) for order in ORDERS if order != "at once"),
+        )
+    ),
+)
+"""All kinds of changes but approximations, in the order in which they are tried while something is left to explain."""
 
 
 def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways with a function or an accumulator approximated."""
-    yield from _at_points(row, ways, told, lambda point, _choice: point.approximation)
+    """Yield ways with a function or an accumulator approximated, or partial sums in an order that is not known."""
+    yield from _at_points(
+        row, ways, told, lambda point, choice: point.approximation or (point == SUMS and choice.endswith(ATOMICS))
+    )
 
 
 def _at_points(

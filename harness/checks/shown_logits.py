@@ -36,6 +36,8 @@ def lay_out(x: Array, case: Case, call: int, num_tokens: int) -> ShownLogits:
     """Lay what a candidate gave as `logits` of a call on [b, t, v], v = num_tokens, by the form that it declares."""
     form, asked = case.form, case.calls[call]
     b, t = asked.tokens.shape
+    if form.positions == "last" and x.shape[:2] == (b, t) and t > 1:  # whatever stands at the others is not shown
+        x = np.take_along_axis(x, np.maximum(asked.lengths - 1, 0).reshape(b, *[1] * (x.ndim - 1)), 1)
     shape = (b, 1 if form.positions == "last" else t, *(() if form.kind == "tokens" else (num_tokens,)))
     if x.shape != shape:
         return ShownLogits(x, np.zeros(0, bool), problem=f"shape {list(x.shape)}, expected {list(shape)} of {form}")

@@ -20,22 +20,24 @@ from grok_conformance.harness.judging.waivers import (
 from grok_conformance.harness.report import files, github, terminal
 from grok_conformance.harness.report.html import write_html
 
+QUIRKS = "quirks"
+"""What `--require` asks for besides levels: that the published quirks are reproduced."""
+
 
 def conclude(
     verdicts: Sequence[CandidateVerdict],
     golden: Golden,
     options: argparse.Namespace,
-    required: Mapping[str, str] | None = None,
+    required: Sequence[tuple[str, str]] = (),
     optional: Collection[str] = (),
     regressions: Mapping[str, Regression] | None = None,
     waivers: Sequence[Waiver] = (),
 ) -> int:
     """Show a run, write its reports, and return the exit status, for which the optional candidates do not count.
 
-    `required` gives the least level by candidate. Of the `waivers`, those that have expired or gone fail their
-    candidate.
+    `required` gives the least level of candidates, or that they reproduce the published quirks. Of the `waivers`, those
+    that have expired or gone fail their candidate.
     """
-    required = required or {}
     verdicts = [with_outdated(verdict, waivers, golden) for verdict in verdicts]
     with github.commands_off(os.environ):
         terminal.show(terminal.wide_console(), verdicts, options.detail)
@@ -50,13 +52,22 @@ def conclude(
         write_html(options.html, report)
     if options.junit is not None:
         files.write_junit(options.junit, verdicts)
-    ranks = ("none", *LEVELS)
-    low = [v.name for v in verdicts if v.name in required and ranks.index(v.level) < ranks.index(required[v.name])]
-    for name in low:
-        sys.stderr.write(f"{name}: its level is below the required {required[name]}\n")
+    low = [f"{v.name}: {short}" for v in verdicts for name, what in required if name == v.name
+           if (short := short_of(v, what))]  # fmt: skip
+    sys.stderr.writelines(f"{line}\n" for line in low)
     counted = [verdict for verdict in verdicts if verdict.name not in optional]
     elsewhere = [verdict.name for verdict in counted if options.strict and verdict.passed and not verdict.as_published]
     for name in elsewhere:
         sys.stderr.write(f"{name}: rounds elsewhere than published, which --strict does not accept\n")
     passed = not low and not elsewhere and counted and all(verdict.passed for verdict in counted)
     return PASS if passed and all(each.clean for each in regressions.values()) else NONCONFORMING
+
+
+def short_of(verdict: CandidateVerdict, required: str) -> str:
+    """Return in words by what a candidate falls short of a required level, or of the published quirks; or nothing."""
+    if required == QUIRKS:
+        missed = ", ".join(verdict.missed_quirks)
+        return f"it does not reproduce the published quirks of {missed}" if missed else ""
+    ranks = ("none", *LEVELS)
+    low = ranks.index(verdict.level) < ranks.index(required)
+    return f"its level is below the required {required}" if low else ""

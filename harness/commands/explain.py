@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.glossary import LEVELS, all_words, meaning_of
 from grok_conformance.harness.contract.taps import GOLDEN, GOLDEN_DIR, TapSpec, tap_specs
-from grok_conformance.harness.faults import FAULTS, Fault, faults_at
+from grok_conformance.harness.faults import ALL_FAULTS, Fault, faults_at
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -41,13 +41,13 @@ def explain(name: str) -> Iterator[str]:
     if name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
         yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])
-    elif name in FAULTS:
-        yield from explain_fault(FAULTS[name])
+    elif name in ALL_FAULTS:
+        yield from explain_fault(ALL_FAULTS[name])
     elif meaning_of(name):
         yield f"{name}: a word of the reports"
         yield line("means", meaning_of(name))
     elif name not in LEVELS:
-        yield from explain_verdict(name, (*operations, *FAULTS))
+        yield from explain_verdict(name, (*operations, *ALL_FAULTS))
     if name in LEVELS:
         yield f"{name}: a level"
         yield line("means", LEVELS[name])

@@ -36,8 +36,8 @@ WORDS: Mapping[str, str] = {
     "power": "the chance that a run sees a fault, known before it begins",
     "preset": "a configuration and its weights",
     "quirk": (
-        "something odd that the published model does on inputs that no one means to use, such as rows "
-        "that see no key; it counts only in cases marked `published_degenerate`"
+        "something odd that the published model does with pads inside a prompt, or decoded, which no engine is used "
+        "for; a port that does otherwise is told so, and fails only where `--require NAME:quirks` asks for it"
     ),
     "reading": ("what a consumer really used of an input: the tap as shown (rounded), carried, or unknown (recorded)"),
     "shown, hidden": (

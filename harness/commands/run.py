@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=required_level,
         metavar="NAME:LEVEL",
-        help=f"fail unless NAME passes at LEVEL ({', '.join(LEVELS)}) or above",
+        help=f"fail unless NAME passes at LEVEL ({', '.join(LEVELS)}) or above, or reproduces the published quirks",
     )
     parser.add_argument(
         "--time-limit",
@@ -80,10 +80,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def required_level(text: str) -> tuple[str, str]:
-    """Parse NAME:LEVEL."""
+    """Parse NAME:LEVEL, or NAME:quirks."""
     name, _, level = text.rpartition(":")
-    if not name or level not in LEVELS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:LEVEL with a level of {', '.join(LEVELS)}")
+    if not name or level not in (*LEVELS, "quirks"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:LEVEL with a level of {', '.join(LEVELS)}, or quirks")
     return name, level
 
 

@@ -94,10 +94,9 @@ def judge_candidates(options: argparse.Namespace) -> int:
     remember_failed((verdict.name, failed_cases(verdict)) for verdict in verdicts)
     regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)
     refused = [refuse(name, groups, reason) for name, reason in absent.items()]
-    required = dict(options.require)
-    asked_for = {*(options.candidate or ()), *required}
+    asked_for = {*(options.candidate or ()), *(name for name, _ in options.require)}
     optional = [name for name in absent if name not in asked_for]
-    return conclude([*verdicts, *refused], golden, options, required, optional, regressions, waivers)
+    return conclude([*verdicts, *refused], golden, options, options.require, optional, regressions, waivers)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.diagnosis.prediction import Prediction, predict
-from grok_conformance.harness.faults import FAULTS, Fault
+from grok_conformance.harness.faults import ALL_FAULTS, Fault
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.noise import Fence
@@ -64,7 +64,7 @@ def diagnose(
     exhibits: Sequence[Exhibit],
     comparisons: Sequence[Sequence[Comparison]],
     operations: Collection[str],
-    faults: Mapping[str, Fault] = FAULTS,
+    faults: Mapping[str, Fault] = ALL_FAULTS,
 ) -> dict[str, Diagnosis]:
     """Return the diagnosis of some operations, over the layers that failed (all if none did) of all exhibits.
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from grok_conformance.harness.contract import Array, Weights, split_tap
+from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantized, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, WEIGHTS, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Scope
 
-Kind = Literal["operation", "weights", "state", "execution"]
+Kind = Literal["operation", "weights", "state", "execution", "precision"]
 
 Reading = Callable[[Weights, str], Weights]
 """`reading(stored weights, name)` returns the stored leaf of that name as a faulty loader reads it."""
@@ -23,13 +24,15 @@ class Change:
     """What a fault changes in one row of the graph; None and () leave it as it is.
 
     Another function, other inputs, another reading of the weights, or another idea of the call: its configuration, its
-    cache steps, the keys that are seen. Layers before `first_layer` are right.
+    cache steps, the keys that are seen, how it multiplies; or weights rounded once more, to `weights_in`. Layers before
+    `first_layer` are right.
     """
 
     function: Function | None = None
     inputs: tuple[str, ...] = ()
     reading: Reading | None = None
     scope: Callable[[Scope], Scope] | None = None
+    weights_in: str = ""
     first_layer: int = 0
 
 
@@ -115,6 +118,8 @@ def apply(
 
 def read(change: Change, weights: ExactWeights, name: str, rounding: str) -> Array:
     """Return one weight in float64 as the changed operation reads it."""
+    if change.weights_in:
+        return round_to(weights.get(name, rounding), change.weights_in)
     if change.reading is None:
         return weights.get(name, rounding)
     return dequantized(weights.config, change.reading(weights.stored, name), name, rounding)

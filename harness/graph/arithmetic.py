@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array
-from grok_conformance.harness.graph.rounding import ACCUMULATOR, RESULT, SUMS, RoundingPlan
+from grok_conformance.harness.graph.rounding import ACCUMULATOR, ATOMICS, EVENLY, RESULT, SUMS, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 0.0}
@@ -24,7 +24,7 @@ SMALLEST_NORMAL = {
 }
 
 TANH_APPROXIMATE_ERROR = 2.0**-11
-"""Largest relative error of PTX's tanh.approx.f32 (PTX ISA); nothing is known of its distribution, as of a jump."""
+"""Largest relative error of PTX's tanh.approx.f32 (PTX ISA)."""
 
 SMALLEST_SQUARED = 1e-15
 """The size below which, and above whose inverse, a column is scaled before it is squared in float32."""
@@ -38,6 +38,15 @@ def round_to(x: Array, dtype: str) -> Array:
 def rounding_jump(x: Array, error: Array, dtype: str) -> Array:
     """Return by how much the rounding of x to a dtype can jump when x is known only to within an error."""
     return round_to(x + error, dtype) - round_to(x - error, dtype)
+
+
+def approximation(error: Array) -> Array:
+    """Return the bound, in units of u(float32), of an approximation's documented largest error.
+
+    What is bounded is taken to lie anywhere within; nothing is known of where an approximation errs most, so that all
+    elements may lie at its end.
+    """
+    return math.sqrt(3) / UNIT_ROUNDOFF["float32"] * error
 
 
 def contraction_spread(squares: Array, total: Array, num_terms: int) -> Array:
@@ -100,10 +109,9 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
 
     `sums` is a choice at the point of that name: how many, and in which order.
     """
-    count, _, order = sums.partition(" ")
-    num_parts, num_terms = int(count), x.shape[-1]
-    ends = [min(num_terms, -(-num_terms // num_parts) * i) for i in range(num_parts + 1)]
-    shards = [slice(first, last) for first, last in itertools.pairwise(ends) if last > first]
+    count, _, order = sums.removesuffix(EVENLY).partition(" ")
+    share_out = evenly if sums.endswith(EVENLY) else in_tiles
+    shards = share_out(x.shape[-1], int(count))
     parts = [rounded(contract(x[..., at], w[..., at, :]), dtype, margin) for at in shards]
     if order == "at once":
         total = np.sum([part.value for part in parts], axis=0)
@@ -111,7 +119,38 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
         return Exact(total, bound=len(parts) * np.abs(total), jump=jump)
     if order == "in turn":
         return add_rounded(parts, dtype)
-    return add_as_tree(parts, dtype) if order == "as tree" else add_as_ring(parts, dtype)
+    if order == ATOMICS:
+        return add_in_any_order(parts, dtype)
+    return add_as_tree(parts, dtype) if order == "as tree" else add_as_ring(parts, dtype, int(count), share_out)
+
+
+def add_in_any_order(parts: Sequence[Exact], dtype: str) -> Exact:
+    """Add a few terms in an order that is not known, every sum rounded: between the least and the largest result."""
+    orders = [add_rounded(each, dtype) for each in itertools.permutations(parts)]
+    low, high = (
+        limit.reduce([round_to(each.value + sign * np.asarray(each.jump), dtype) for each in orders])
+        for limit, sign in ((np.minimum, -1), (np.maximum, 1))
+    )
+    return Exact((low + high) / 2, jump=(high - low) / 2)
+
+
+Sharing = Callable[[int, int], list[slice]]
+"""Shares a length out in so many parts; those that are empty are left out."""
+
+
+def in_tiles(length: int, num_parts: int) -> list[slice]:
+    """Share a length out in equal tiles, the last of which may be shorter."""
+    return parts_between([min(length, -(-length // num_parts) * i) for i in range(num_parts + 1)])
+
+
+def evenly(length: int, num_parts: int) -> list[slice]:
+    """Share a length out so that no two parts differ by more than one, the longer ones first."""
+    return parts_between([i * (length // num_parts) + min(i, length % num_parts) for i in range(num_parts + 1)])
+
+
+def parts_between(ends: Sequence[int]) -> list[slice]:
+    """Return the parts of a length between some ends, without empty ones."""
+    return [slice(first, last) for first, last in itertools.pairwise(ends) if last > first]
 
 
 def add_as_tree(parts: Sequence[Exact], dtype: str) -> Exact:
@@ -128,14 +167,12 @@ def add_as_tree(parts: Sequence[Exact], dtype: str) -> Exact:
     return level[0]
 
 
-def add_as_ring(parts: Sequence[Exact], dtype: str) -> Exact:
+def add_as_ring(parts: Sequence[Exact], dtype: str, num_ranks: int, share_out: Sharing) -> Exact:
     """Add around a ring: the sum of every chunk of features starts at another part, as a reduce-scatter does it."""
-    num_parts, num_features = len(parts), parts[0].value.shape[-1]
-    size = -(-num_features // num_parts)
     value, jump = np.empty_like(parts[0].value), np.empty_like(parts[0].value)
-    for chunk in range(num_parts):
-        at = slice(chunk * size, (chunk + 1) * size)
-        turned = [parts[(chunk + 1 + i) % num_parts] for i in range(num_parts)]
+    for chunk, at in enumerate(share_out(value.shape[-1], num_ranks)):
+        ranks = [(chunk + 1 + i) % num_ranks for i in range(num_ranks)]
+        turned = [parts[rank] for rank in ranks if rank < len(parts)]
         total = add_rounded([Exact(p.value[..., at], jump=np.asarray(p.jump)[..., at]) for p in turned], dtype)
         value[..., at], jump[..., at] = total.value, total.jump
     return Exact(value, jump=jump)
@@ -160,6 +197,8 @@ def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
     dtype = scope.config.fprop_dtype
     in_parts = scope.rounds and plan.at(SUMS) != SUMS.published
     exact = contract_in_parts(x, w, plan.at(SUMS), dtype, scope.margin) if in_parts else contract(x, w)
+    if scope.multiply is not None:
+        exact = replace(exact, value=scope.multiply(x, w))
     if plan.at(ACCUMULATOR) == "truncates":
         exact = truncated(exact, x.shape[-1])
     return rounded(exact, dtype, scope.margin) if scope.rounds and plan.at(RESULT) == "rounded" else exact

@@ -40,7 +40,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("residual_stream",),
         weights=("rms_norm/scale",),
-        points=(norm.NORMALISED,),
+        points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
         name="attention.query",
@@ -136,7 +136,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("attention.output",),
         weights=("rms_norm_1/scale",),
-        points=(norm.NORMALISED,),
+        points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
         name="attention.residual",
@@ -150,7 +150,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("attention.residual",),
         weights=("rms_norm_2/scale",),
-        points=(norm.NORMALISED,),
+        points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
         name="router.logits",
@@ -247,7 +247,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.combine,
         inputs=("moe.expert_gate", "moe.expert_output", "moe.expert_index"),
-        points=(experts.GATE, experts.TERMS, experts.SUM, experts.RANKS),
+        points=(experts.GATE, experts.TERMS, experts.SUM, experts.GROUPS, experts.RANKS),
         through=(experts.RANKS, COMBINED_IN_RANKS),
         stored_as="moe/linear_1/w",
         products="btcd",
@@ -269,7 +269,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("moe.output",),
         weights=("rms_norm_3/scale",),
-        points=(norm.NORMALISED,),
+        points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
         name="output",
@@ -283,7 +283,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=norm.rms_norm,
         inputs=("last_output",),
         weights=("/language_model/rms_norm/scale",),
-        points=(norm.NORMALISED,),
+        points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
         name="logits",

@@ -57,6 +57,10 @@ class RoundingPlan:
 AS_PUBLISHED = RoundingPlan()
 
 
+ATOMICS = "by atomics"
+"""Ends the choices whose order is another at every call: no plan says which, but few sums have few orders."""
+
+
 def single_choices(points: Sequence[Point]) -> list[RoundingPlan]:
     """Return the plans with another choice at one point, then those at two; of partial sums, no more than one.
 
@@ -64,7 +68,10 @@ def single_choices(points: Sequence[Point]) -> list[RoundingPlan]:
     """
     exactly = [point for point in points if not point.approximation]
     singles = [
-        (point, choice) for point in exactly for choice in point.choices if choice not in (point.published, "float16")
+        (point, choice)
+        for point in exactly
+        for choice in point.choices
+        if choice not in (point.published, "float16") and not choice.endswith(ATOMICS)
     ]
     exact = [(point, choice) for point, choice in singles if point != SUMS]
     pairs = [(one, other) for one, other in itertools.combinations(exact, 2) if one[0] != other[0]]
@@ -106,13 +113,31 @@ ACCUMULATOR = Point(
 SHARDS = (*range(2, 17), 24, 32, 48, 64)
 """Numbers of partial sums: split-K and tensor parallelism."""
 
+ORDERS = {
+    "at once": "added in float32",
+    "in turn": "added one by one in the compute dtype",
+    "as tree": "added pairwise in the compute dtype",
+    "as ring": "added around a ring",
+}
+"""How partial sums are added."""
+
+EVENLY = ", evenly"
+"""Ends the choices that share out a length which the number of partial sums does not divide: not in equal tiles of
+which the last is shorter, but so that no two parts differ by more than one."""
+
 SUMS = Point(
     "sums",
     {
         "whole": "",
-        **{f"{n} at once": f"{n} partial sums, each rounded, added in float32" for n in SHARDS},
-        **{f"{n} in turn": f"{n} partial sums, each rounded, added one by one in the compute dtype" for n in SHARDS},
-        **{f"{n} as tree": f"{n} partial sums, each rounded, added pairwise in the compute dtype" for n in SHARDS},
-        **{f"{n} as ring": f"{n} partial sums, each rounded, added around a ring" for n in SHARDS},
+        **{
+            f"{n} {order}{split}": f"{n} partial sums{words}, each rounded, {added}"
+            for split, words in (("", ""), (EVENLY, " of nearly equal length"))
+            for order, added in ORDERS.items()
+            for n in SHARDS
+        },
+        **{
+            f"{n} {ATOMICS}": f"{n} partial sums, each rounded, added by atomics in the compute dtype, in any order"
+            for n in (3, 4)
+        },
     },
 )

@@ -30,13 +30,17 @@ class Exact:
     argument: Array | None = None
 
 
+Multiply = Callable[[Array, Array], Array]
+"""Multiplies x [..., k] by a stored matrix w [k, n] in float64: [..., n]."""
+
+
 @dataclass(frozen=True)
 class Scope:
     """What an operation knows besides its inputs: the configuration and the call that it is part of.
 
     tokens int32 [b, t]; steps int32 [b], the cache steps before the call; visible bool [b, t, s], the keys that each
     query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way. `form` is
-    how the logits are shown.
+    how the logits are shown; `multiply` is how a fault multiplies by stored matrices, None for what is right.
     """
 
     config: LanguageModelConfig
@@ -45,6 +49,7 @@ class Scope:
     visible: Array
     margin: float
     form: LogitForm = ALL_LOGITS
+    multiply: Multiply | None = None
 
     @property
     def rounds(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from grok_conformance.harness.checks.evidence import Evidence, Key, safe
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
-from grok_conformance.harness.faults import FAULTS, mutant
+from grok_conformance.harness.faults import ALL_FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
@@ -18,7 +18,7 @@ from grok_conformance.harness.measure.comparison import Comparison
 
 def emulating(waivers: Sequence[Waiver]) -> Evaluator:
     """Return an evaluator that has the waivers' faults where they are waived, and is exact everywhere else."""
-    faulty = [(waiver, mutant(FAULTS[waiver.fault])) for waiver in waivers if waiver.fault]
+    faulty = [(waiver, mutant(ALL_FAULTS[waiver.fault])) for waiver in waivers if waiver.fault]
 
     def evaluate_deviating(
         tap: str,

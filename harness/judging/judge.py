@@ -151,6 +151,8 @@ def judge_case(
     routed = flips(evidence, honest, evidence.config)
     counted = count_flips(len(routed), evidence, honest)
     status, reason = case_status(comparisons, found, routed, counted)
+    if status == "fail" and exhibit.quirk:
+        status = "quirk"
     return CaseVerdict(
         case=case.id,
         status=status,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score
-from grok_conformance.harness.checks.moves import coarse, with_ways
+from grok_conformance.harness.checks.moves import ALL_MOVES, coarse, with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import (
-    ALL_MOVES,
     Local,
     choose_ways,
     failing_together,
@@ -20,7 +19,7 @@ from grok_conformance.harness.checks.ways import (
     telling,
 )
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
-from grok_conformance.harness.faults import FAULTS, mutant
+from grok_conformance.harness.faults import ALL_FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
 
@@ -48,8 +47,21 @@ def judge_operations(
     Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen over all
     cases, or none if none makes every case pass. `num_elements` is the size of the whole run, which sets λ; `only`
     restricts the judge to some rows of the graph.
+
+    Cases of published quirks are told by themselves, in the ways that the others show.
     """
-    local: Local = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in exhibits}
+    core = [one for one in exhibits if not one.quirk] or list(exhibits)
+    quirks = [one for one in exhibits if one.quirk] if len(core) < len(exhibits) else []
+    core_local: Local = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in core}
+    found = judge_core(core, core_local, num_elements)
+    known = {one.preset.name: one.ways for one in found.exhibits}
+    apart = [with_ways(one, known.get(one.preset.name, Ways())) for one in quirks]
+    told = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in apart}
+    return replace(found, exhibits=(*found.exhibits, *apart), local={**found.local, **told})
+
+
+def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> JudgedOperations:
+    """Return what cases say of the operations: the ways found, the checks then, and what fails, diagnosed."""
     exhibits, local = choose_ways(exhibits, local, num_elements)
     found = [comparison for comparisons in local.values() for comparison in comparisons]
     failing = {one.operation for one in found if not one.passed} | failing_together(exhibits, local)
@@ -133,11 +145,11 @@ def suspects(row: Operation, told: Sequence[Exhibit]) -> list[Evaluator]:
     """Return the few known faults of a row, or of hidden ones before it, that are likeliest without another way."""
     rows = told[0].needed([row.name])
     scored: list[tuple[float, str]] = []
-    for name, fault in FAULTS.items():
+    for name, fault in ALL_FAULTS.items():
         if not rows.isdisjoint(fault.changes):
             with contextlib.suppress(IndexError, KeyError, ValueError):  # a fault of another shape
                 scored.append((score(row.name, told, mutant(fault)).surprise, name))
-    return [mutant(FAULTS[name]) for _, name in sorted(scored)[:NUM_SUSPECTS]]
+    return [mutant(ALL_FAULTS[name]) for _, name in sorted(scored)[:NUM_SUSPECTS]]
 
 
 def ways_in_words(exhibits: Sequence[Exhibit]) -> dict[str, str]:

@@ -21,12 +21,14 @@ from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
 
-Status = Literal["pass", "waived", "fail", "missing", "unsupported", "error", "inconclusive"]
+Status = Literal["pass", "waived", "quirk", "fail", "missing", "unsupported", "error", "inconclusive"]
 
 MEANINGS: Mapping[str, str] = {
     "pass": "every compared value lies within its fence, at the level that the verdict names: logits, routes (the "
     "experts chosen as well), layers (every operation) or caches (and the KV cache)",
     "waived": "as a pass, but for known deviations, each of which is exactly what a waiver says",
+    "quirk": "a case of pads inside a prompt, or decoded, in which the port does otherwise than the published model; "
+    "counts as a pass unless `--require NAME:quirks` asks for it",
     "inconclusive": "nothing could be compared, or every compared token hangs on a hidden choice of experts that may "
     "honestly go either way; show more taps",
     "unsupported": "the candidate declined the configuration and said why",
@@ -35,9 +37,9 @@ MEANINGS: Mapping[str, str] = {
     "fail": "a value lies beyond its fence, an expert was chosen without excuse, the end-to-end error is larger than "
     "honest rounding gives, or a further run of a case does any of this",
 }
-"""What each status means, from the lightest to the worst; only `pass` and `waived` count as one."""
+"""What each status means, from the lightest to the worst; only `pass`, `waived` and `quirk` count as one."""
 
-PASSING = ("pass", "waived")
+PASSING = ("pass", "waived", "quirk")
 
 CONFIDENCE = 0.95
 
@@ -141,7 +143,8 @@ class CandidateVerdict:
         failed: list[Status] = [row.status for row in self.operations if row.status == "fail"]
         failed += ["fail"] if self.weights or self.outdated else []
         counted = [case.status for case in self.cases if not (case.status == "unsupported" and case.waived)]
-        status = worst_status([*counted, *failed])
+        core = [status for status in counted if status != "quirk"] or counted
+        status = worst_status([*core, *failed])
         return "missing" if status in PASSING and self.level == "none" else status
 
     @property
@@ -153,6 +156,11 @@ class CandidateVerdict:
     def rounding_elsewhere(self) -> tuple[OperationVerdict, ...]:
         """The operations that are right, but round elsewhere than published."""
         return tuple(row for row in self.operations if row.alternative and row.status != "fail")
+
+    @property
+    def missed_quirks(self) -> tuple[str, ...]:
+        """The cases of published quirks that it does not reproduce, which counts only where they are required."""
+        return tuple(case.case for case in self.cases if case.status == "quirk")
 
     @property
     def as_published(self) -> bool:
@@ -242,7 +250,7 @@ def by_operation(
     `diagnoses` its likely fault.
     """
     pooled: dict[tuple[str, str], list[tuple[str, Comparison]]] = {}
-    for case in cases:
+    for case in [case for case in cases if case.status != "quirk"] or cases:
         for comparison in case.comparisons:
             pooled.setdefault((comparison.operation, dtypes[case.case]), []).append((case.case, comparison))
     names = [spec.operation for spec in graph.taps]

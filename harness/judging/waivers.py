@@ -33,7 +33,7 @@ from typing import Any
 from grok_conformance.harness.cases.drawn import stored_id
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.contract.taps import SPECS
-from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
@@ -110,10 +110,10 @@ def problem_of(row: Mapping[str, Any]) -> str:
 
 def problem_of_fault(fault: str, operation: str) -> str:
     """Return why a fault cannot be waived at an operation, or an empty string."""
-    if fault not in FAULTS:
-        return unknown("fault", fault, FAULTS)
-    if operation not in FAULTS[fault].operations:
-        return f"fault {fault} shows at {', '.join(FAULTS[fault].operations) or 'no tap'}, not at {operation}"
+    if fault not in ALL_FAULTS:
+        return unknown("fault", fault, ALL_FAULTS)
+    if operation not in ALL_FAULTS[fault].operations:
+        return f"fault {fault} shows at {', '.join(ALL_FAULTS[fault].operations) or 'no tap'}, not at {operation}"
     return ""
 
 

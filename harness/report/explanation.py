@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
-from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.report.figures import times
@@ -67,7 +67,9 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
 
 def remedies(diagnosis: Diagnosis) -> list[str]:
     """Return what to change, one line for each fault that the data cannot tell from the others."""
-    return list(dict.fromkeys(FAULTS[name].remedy for name in diagnosis.faults if name in FAULTS))[:MAX_REMEDIES]
+    return list(dict.fromkeys(ALL_FAULTS[name].remedy for name in diagnosis.faults if name in ALL_FAULTS))[
+        :MAX_REMEDIES
+    ]
 
 
 def follows(verdict: CandidateVerdict, row: OperationVerdict) -> str:

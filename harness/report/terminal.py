@@ -29,6 +29,7 @@ from grok_conformance.harness.report.figures import times
 STYLES = {
     "pass": "green",
     "waived": "cyan",
+    "quirk": "cyan",
     "fail": "bold red",
     "error": "bold red",
     "missing": "red",
@@ -137,8 +138,10 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     """Return a candidate's verdict in one line: level, cases, end-to-end error, flips, repeatability, time."""
     passed = sum(case.status in PASSING for case in verdict.cases)
     flips = [flip for case in verdict.cases for flip in case.flips]
-    drift = max((d.ratio for case in verdict.cases for d in case.drifts), default=math.nan)
+    drift = max((d.ratio for case in verdict.cases for d in case.drifts if case.status != "quirk"), default=math.nan)
     parts = [f"{passed} of {len(verdict.cases)} cases"]
+    if missed := len(verdict.missed_quirks):
+        parts.append(f"{missed} of them published quirks that it does not reproduce")
     if drawn := [seed for case in verdict.cases if (seed := drawn_as(case.case))]:
         parts.append(f"{len(drawn)} of them drawn by --seed {drawn[0][1]}")
     if declined := sum(case.status == "unsupported" and bool(case.waived) for case in verdict.cases):

@@ -22,7 +22,7 @@ from grok_conformance.harness.contract import (
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe, name_fault, residual_of
 from grok_conformance.harness.diagnosis.prediction import Prediction
-from grok_conformance.harness.faults import FAULTS, change_of, mutant
+from grok_conformance.harness.faults import ALL_FAULTS, change_of, mutant
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of, visible_keys
@@ -250,7 +250,7 @@ def diagnosis_of(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, 
     if exact.value.shape != seen.raw.shape:
         return None
     faulty: dict[str, Exact] = {}
-    for name, fault in FAULTS.items():
+    for name, fault in ALL_FAULTS.items():
         if change_of(fault, tap, exhibit.weights) is not None:
             try:
                 faulty[name] = mutant(fault)(tap, scope, exhibit.weights, values, AS_PUBLISHED)

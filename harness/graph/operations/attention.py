@@ -9,6 +9,7 @@ import numpy as np
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import (
     TANH_APPROXIMATE_ERROR,
+    approximation,
     contraction_spread,
     product,
     round_to,
@@ -120,7 +121,7 @@ def capped(made: Exact, multiplier: float, plan: RoundingPlan) -> Exact:
     # Where the product jumps the slope is not that of one place, but at most 1.
     jump = multiplier * made.jump
     if plan.at(CAP) == "approximate":
-        jump = jump + TANH_APPROXIMATE_ERROR * np.abs(value)
+        bound = bound + approximation(TANH_APPROXIMATE_ERROR * np.abs(value))
     return Exact(value, bound=bound, spread=slope * made.spread, jump=jump, argument=value)
 
 

@@ -11,6 +11,7 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import (
     TANH_APPROXIMATE_ERROR,
     add_rounded,
+    approximation,
     product,
     product_by_expert,
     round_to,
@@ -42,6 +43,17 @@ RANKS = Point(
         },
     },
     across="moe.expert_output",
+)
+GROUPS = Point(
+    "groups",
+    {
+        "whole": "",
+        **{
+            f"{n}{placed}": f"{n} ranks with experts of their own{words}, each adds its own and rounds"
+            for n in (2, 4, 8)
+            for placed, words in (("", ""), (" in turn", ", dealt out in turn"))
+        },
+    },
 )
 SUM = Point(
     "sum",
@@ -87,15 +99,15 @@ def gated(activation: Array, up: Array, scope: Scope, plan: RoundingPlan, point:
     In the left tail 1 + tanh cancels, so the error of gelu is proportional to its argument, not to its value.
     """
     dtype = scope.config.fprop_dtype
-    off: Array | float = 0.0
+    off = 4 * np.abs(activation)
     if plan.at(TANH) == "approximate":
-        off = TANH_APPROXIMATE_ERROR / 2 * np.abs(activation * np.tanh(gelu_argument(activation)))
-    inner = Exact(gelu(activation), bound=4 * np.abs(activation), jump=off, argument=activation)
+        off = off + approximation(TANH_APPROXIMATE_ERROR / 2 * np.abs(activation * np.tanh(gelu_argument(activation))))
+    inner = Exact(gelu(activation), bound=off, argument=activation)
     if scope.rounds and plan.at(point) == "rounded":
         inner = rounded(inner, dtype, scope.margin)
         hidden = Exact(inner.value * up, bound=np.abs(activation * up), jump=np.abs(inner.jump * up))
     else:
-        hidden = Exact(inner.value * up, bound=4 * np.abs(activation * up), jump=np.abs(off * up))
+        hidden = Exact(inner.value * up, bound=off * np.abs(up))
     hidden = replace(hidden, argument=activation)
     return rounded(hidden, dtype, scope.margin) if scope.rounds and plan.at(HIDDEN) == "rounded" else hidden
 
@@ -115,11 +127,13 @@ def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: Ro
         gate = round_to(gate, dtype)
     terms = Exact(gate[..., None] * outputs)
     size, num_terms = np.abs(terms.value).sum(-2), outputs.shape[-2]
-    if not scope.rounds or (plan.at(TERMS) == "kept" and plan.at(SUM) == "float32"):
+    if not scope.rounds or all(plan.at(point) == point.published for point in (TERMS, SUM, GROUPS)):
         return Exact(terms.value.sum(-2), bound=(1 + num_terms) * size)
     terms = replace(terms, bound=np.abs(terms.value))
     if plan.at(TERMS) == "rounded":
         terms = rounded(terms, dtype, scope.margin)
+    if plan.at(GROUPS) != GROUPS.published:
+        return add_groups(terms, index, scope, plan)
     if plan.at(SUM) == "float32":
         return Exact(terms.value.sum(-2), bound=num_terms * size, jump=np.sum(terms.jump, -2))
     value, jump = terms.value, np.broadcast_to(terms.jump, terms.value.shape)
@@ -128,6 +142,22 @@ def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: Ro
         value, jump = (np.take_along_axis(each, order, -2) for each in (value, jump))
     added = add_rounded([Exact(value[..., c, :], jump=jump[..., c, :]) for c in range(num_terms)], dtype)
     return replace(added, bound=num_terms * size)
+
+
+def add_groups(terms: Exact, index: Array, scope: Scope, plan: RoundingPlan) -> Exact:
+    """Sum gated outputs [b, t, c, d] as expert parallel ranks do: each adds those of its own experts and rounds."""
+    count, _, dealt = plan.at(GROUPS).partition(" ")
+    num_ranks, dtype = int(count), scope.config.fprop_dtype
+    rank_of = index % num_ranks if dealt else index // -(-scope.config.model.num_experts // num_ranks)
+    size, parts = np.abs(terms.value).sum(-2), []
+    for rank in range(num_ranks):
+        own = (rank_of == rank)[..., None]
+        part = Exact((terms.value * own).sum(-2), bound=terms.value.shape[-2] * (np.abs(terms.value) * own).sum(-2),
+                     jump=np.sum(terms.jump * own, -2))  # fmt: skip
+        parts.append(rounded(part, dtype, scope.margin))
+    if plan.at(SUM) != "float32":
+        return add_rounded(parts, dtype)
+    return Exact(np.sum([p.value for p in parts], 0), bound=size, jump=sum(np.asarray(p.jump) for p in parts))
 
 
 def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

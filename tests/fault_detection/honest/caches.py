@@ -101,7 +101,7 @@ WAYS = (
     Way(id="p_fp8", mark="wrong", engines="FlashAttention 3 in fp8", does="weights fp8 in their product with values",
         operations=weights_in_fewer_bits(fp8), fault="attention_weights_fp8"),
     Way(id="softmax_all_bf16", mark="wrong", engines="an eager port", does="every step of the softmax in bf16",
-        dtypes=BF16, operations={"attention_weights": softmax_in_bf16}, fault="softmax_bf16"),
+        dtypes=BF16, operations={"attention_weights": softmax_in_bf16}, fault="softmax_steps_bf16"),
     Way(id="rope_all_bf16", mark="wrong", engines="transformers in bf16", dtypes=BF16,
         does="cos, sin, products and sum of rope in bf16", operations={"rotate": rotate_in_bf16}, fault="rope_bf16"),
 )  # fmt: skip

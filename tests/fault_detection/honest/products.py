@@ -249,10 +249,10 @@ WAYS = (
     Way(id="tf32", mark="wrong", engines="torch with TF32 allowed", does="TF32 products", dtypes=FLOAT32,
         **summing(emulated(1, 1, 11), float32=True), fault="products_tf32"),
     Way(id="accum_bf16_o", mark="wrong", engines="mlir-air", does="bf16 accumulator, rounded after every 16 products",
-        dtypes=BF16, **summing(accumulated(8, 16), OUTPUT), fault="accumulated_in_bf16"),
+        dtypes=BF16, **summing(accumulated(8, 16), OUTPUT), fault="accumulated_in_bf16_every_16"),
     Way(id="accum_14bit_o", mark="wrong", engines="fp8 tensor cores of Hopper", does="14-bit accumulators", dtypes=BF16,
-        **summing(accumulated(14, 16), OUTPUT), fault="accumulated_in_14_bits"),
+        **summing(accumulated(14, 16), OUTPUT), fault="accumulated_in_14_bits_every_16"),
     Way(id="accum_bf16_each_o", mark="wrong", engines="a naive kernel",
         does="bf16 accumulator, rounded at every product",
-        dtypes=BF16, **summing(accumulated(8, 1), OUTPUT), fault="accumulated_in_bf16"),
+        dtypes=BF16, **summing(accumulated(8, 1), OUTPUT), fault="accumulated_in_bf16_every_1"),
 )  # fmt: skip

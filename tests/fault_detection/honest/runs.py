@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase as fnmatch
 from grok_conformance.harness.judging.groups import Group, read_groups, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
 from grok_conformance.harness.judging.summary import summarise
-from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.running.answers import Answer
 from tests.fault_detection.honest.way import Way, taps_of
 from tests.fault_detection.honest_runs import NUM_CASES, PRESETS, honest_group
@@ -79,7 +79,7 @@ def tell(way: Way, dtype: str, groups: Sequence[Group]) -> Told:
         mark=way.mark,
         dtype=dtype,
         num_cases=len(verdict.cases),
-        num_passed=sum(case.status == "pass" for case in verdict.cases),
+        num_passed=sum(case.status in PASSING for case in verdict.cases),
         summary=verdict.summary,
         plan=plan,
         failing=failing,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Cache, Call, Case, steps_before, tap_key
+from grok_conformance.harness.cases.case import Cache, Call, Case, holds_quirk, steps_before, tap_key
 
 TOKENS = np.array([[5, 6, 7], [8, 0, 0]], np.int32)
 CASE = Case(
@@ -30,3 +30,11 @@ def test_steps_begin_where_a_preloaded_cache_ends() -> None:
 
 def test_a_taps_key_names_its_call() -> None:
     assert tap_key(2, "layers.03.output") == "call2/layers.03.output"
+
+
+def test_a_pad_inside_a_prompt_or_decoded_is_a_quirk_and_padding_behind_it_is_not() -> None:
+    assert not holds_quirk(CASE, pad_token=0)
+    longer = replace(CASE, calls=(Call("prefill", TOKENS, np.array([3, 2], np.int32)),))
+    assert holds_quirk(longer, pad_token=0)
+    decoded = Call("decode", np.array([[7], [0]], np.int32), np.array([1, 1], np.int32))
+    assert holds_quirk(replace(CASE, calls=(*CASE.calls, decoded)), pad_token=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.moves import approximations, coarse, numbers_of_sums, orders_of_sums, with_ways
 from grok_conformance.harness.graph.grok_1 import GROK_1
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, ATOMICS, SUMS
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps
 
 CASE = "unequal/prefill/padded_batch.bfloat16"
@@ -25,7 +25,7 @@ def test_a_coarse_move_changes_one_thing_and_no_partial_sums() -> None:
 
 
 def test_numbers_of_partial_sums_come_before_their_orders() -> None:
-    numbers = [ways.plans[ROW.name].at(SUMS) for ways in numbers_of_sums(ROW, Ways(), told())]
+    numbers = [ways.plans[ROW.name].at(SUMS) for ways in numbers_of_sums("at once")(ROW, Ways(), told())]
     assert numbers
     assert all(choice.endswith("at once") for choice in numbers)
     two = Ways({ROW.name: AS_PUBLISHED.but(SUMS, "2 at once")})
@@ -33,6 +33,7 @@ def test_numbers_of_partial_sums_come_before_their_orders() -> None:
         "2 in turn",
         "2 as tree",
         "2 as ring",
+        *(f"2 {order}, evenly" for order in ("at once", "in turn", "as tree", "as ring")),
     }
 
 
@@ -40,11 +41,11 @@ def test_what_is_settled_is_not_tried_again() -> None:
     plan = AS_PUBLISHED.but(SUMS, "2 at once")
     settled = [with_ways(one, Ways({ROW.name: plan})) for one in told()]
     assert settled[0].ways.plans == {ROW.name: plan}
-    assert list(numbers_of_sums(ROW, Ways(), settled)) == []
+    assert list(numbers_of_sums("at once")(ROW, Ways(), settled)) == []
 
 
 def test_approximations_are_moves_of_their_own() -> None:
     points = {point.name: point for point in ROW.points}
     for ways in approximations(ROW, Ways(), told()):
         for plan in ways.plans.values():
-            assert all(points[name].approximation for name in plan.choices)
+            assert all(points[name].approximation or made.endswith(ATOMICS) for name, made in plan.choices.items())

@@ -10,6 +10,7 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.checks.shown_logits import lay_out
 from grok_conformance.harness.contract import ALL_LOGITS, Array, CandidateInfo, LogitForm
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.measure.comparison import Comparison
@@ -134,3 +135,16 @@ def test_nothing_but_what_is_shown_is_compared() -> None:
     whole = changed(ALL_LOGITS, lambda x: x)
     assert (found.num_elements, whole.num_elements) == (2 * 101, 11 * 101)
     assert changed(replace(ALL_LOGITS), lambda x: x).passed
+
+
+def test_where_the_last_position_is_declared_the_others_may_hold_anything() -> None:
+    case_id, form = CASES[0], FORMS["last position"]
+    preset, case = golden_case(case_id)
+    full = np.full((*case.calls[0].tokens.shape, preset.config.vocab_size), np.nan, np.float32)
+    rows, last = np.arange(len(full)), case.calls[0].lengths - 1
+    full[rows, last] = 1.0
+    asked = replace(case, form=form)
+    assert np.array_equal(lay_out(full, asked, 0, full.shape[-1]).values[rows, last], full[rows, last])
+    assert not lay_out(full, asked, 0, full.shape[-1]).problem
+    full[rows, last] = np.nan
+    assert np.isnan(lay_out(full, asked, 0, full.shape[-1]).values[rows, last]).all()

@@ -131,9 +131,9 @@ def test_one_change_is_made_at_a_time_and_partial_sums_come_last() -> None:
         ("weights",),
         ("operands",),
     }
-    assert {tuple(plan.choices) for ways in numbers_of_sums(row, Ways(), [port]) for plan in ways.plans.values()} == {
-        ("sums",)
-    }
+    assert {
+        tuple(plan.choices) for ways in numbers_of_sums("at once")(row, Ways(), [port]) for plan in ways.plans.values()
+    } == {("sums",)}
 
 
 def test_settled_plans_of_hidden_rows_are_not_changed_again() -> None:

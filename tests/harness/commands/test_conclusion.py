@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.commands.conclusion import conclude
-from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
 from tests.harness.honest_port import golden
 from tests.harness.report.verdicts import FAILING, PASSING, verdict
 
@@ -25,24 +26,33 @@ def options(**files: Path) -> argparse.Namespace:
 @pytest.mark.parametrize(
     ("verdicts", "required", "optional", "status"),
     [
-        ([GOOD], {}, [], PASS),
-        ([GOOD, BAD], {}, [], NONCONFORMING),
-        ([GOOD, BAD], {}, ["bad"], PASS),
-        ([BAD], {}, ["bad"], NONCONFORMING),
-        ([], {}, [], NONCONFORMING),
-        ([GOOD], {"good": "layers"}, [], PASS),
-        ([GOOD], {"good": "caches"}, [], NONCONFORMING),
+        ([GOOD], [], [], PASS),
+        ([GOOD, BAD], [], [], NONCONFORMING),
+        ([GOOD, BAD], [], ["bad"], PASS),
+        ([BAD], [], ["bad"], NONCONFORMING),
+        ([], [], [], NONCONFORMING),
+        ([GOOD], [("good", "layers")], [], PASS),
+        ([GOOD], [("good", "caches")], [], NONCONFORMING),
     ],
 )
 def test_every_candidate_that_counts_must_pass_at_its_level_and_there_must_be_one(
-    verdicts: list[CandidateVerdict], required: Mapping[str, str], optional: list[str], status: int
+    verdicts: list[CandidateVerdict], required: Sequence[tuple[str, str]], optional: list[str], status: int
 ) -> None:
     assert conclude(verdicts, golden(), options(), required, optional) == status
 
 
 def test_a_level_that_is_not_reached_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    conclude([GOOD], golden(), options(), {"good": "caches"})
+    conclude([GOOD], golden(), options(), [("good", "caches")])
     assert capsys.readouterr().err == "good: its level is below the required caches\n"
+
+
+def test_published_quirks_count_only_where_they_are_required(capsys: pytest.CaptureFixture[str]) -> None:
+    quirky = replace(GOOD, cases=(*GOOD.cases, CaseVerdict(case="unequal/decode/pad_token.float32", status="quirk")))
+    assert quirky.passed
+    assert conclude([quirky], golden(), options()) == PASS
+    assert conclude([quirky], golden(), options(), [("good", "quirks")]) == NONCONFORMING
+    assert "quirks of unequal/decode/pad_token.float32" in capsys.readouterr().err
+    assert conclude([GOOD], golden(), options(), [("good", "quirks")]) == PASS
 
 
 def test_every_file_that_was_asked_for_is_written(tmp_path: Path) -> None:

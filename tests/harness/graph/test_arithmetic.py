@@ -14,6 +14,9 @@ from grok_conformance.harness.graph.arithmetic import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
     contract,
+    contract_in_parts,
+    evenly,
+    in_tiles,
     product_by_expert,
     round_to,
     rounding_jump,
@@ -190,3 +193,23 @@ def test_squares_are_summed_at_every_size_and_beside_columns_of_another(size: fl
     x, w = random.standard_normal((3, 8)) * size, random.standard_normal((8, 5))
     w[:, 0] *= size
     assert np.allclose(sum_of_squares(x, w), np.square(x) @ np.square(w), rtol=1e-5)
+
+
+def test_a_length_that_parts_do_not_divide_is_shared_out_in_tiles_or_evenly() -> None:
+    assert [part.stop - part.start for part in in_tiles(32, 5)] == [7, 7, 7, 7, 4]
+    assert [part.stop - part.start for part in evenly(32, 5)] == [7, 7, 6, 6, 6]
+    assert [part.stop - part.start for part in evenly(3, 5)] == [1, 1, 1]
+
+
+def test_sums_in_any_order_lie_between_those_of_all_orders_and_nowhere_else() -> None:
+    random = np.random.default_rng(0)
+    x, w = random.standard_normal((4, 24)), random.standard_normal((24, 50))
+    found = contract_in_parts(x, w, "4 by atomics", "bfloat16", 0.0)
+    parts = [round_to(x[:, i : i + 6] @ w[i : i + 6], "bfloat16") for i in range(0, 24, 6)]
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        total = parts[order[0]]
+        for i in order[1:]:
+            total = round_to(total + parts[i], "bfloat16")
+        assert (np.abs(total - found.value) <= np.asarray(found.jump) + 1e-12).all()
+    wrong = round_to(sum(parts[1:], parts[0]) * 1.02, "bfloat16")
+    assert (np.abs(wrong - found.value) > np.asarray(found.jump)).any()

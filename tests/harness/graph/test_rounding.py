@@ -31,10 +31,11 @@ def test_only_what_is_done_otherwise_is_said() -> None:
 def test_choices_that_add_an_error_are_not_tried_without_more_data() -> None:
     plans = single_choices([GELU, ACCUMULATOR])
     assert plans == [AS_PUBLISHED.but(GELU, "kept")]
+    assert AS_PUBLISHED.but(SUMS, "4 by atomics") not in single_choices([SUMS])
 
 
 def test_one_choice_or_two_and_of_partial_sums_no_more_than_one() -> None:
     plans = single_choices([GELU, RESULT, SUMS])
     assert AS_PUBLISHED.but(GELU, "kept").but(RESULT, "rounded") in plans
-    assert len(plans) == 2 + 4 * len(SHARDS) + 1
+    assert len(plans) == 2 + 8 * len(SHARDS) + 1
     assert max(len(plan.choices) for plan in plans) == 2

@@ -91,7 +91,7 @@ def test_a_comparison_passes_up_to_its_fence_and_never_with_nan(tail: float, bul
 
 
 def test_the_gravest_status_counts_and_nothing_at_all_is_missing() -> None:
-    assert list(SEVERITY) == ["pass", "waived", "inconclusive", "unsupported", "missing", "error", "fail"]
+    assert list(SEVERITY) == ["pass", "waived", "quirk", "inconclusive", "unsupported", "missing", "error", "fail"]
     assert worst_status(["pass", "error", "unsupported"]) == "error"
     assert worst_status(["pass", "inconclusive"]) == "inconclusive"
     assert worst_status([]) == "missing"

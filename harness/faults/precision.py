@@ -1,0 +1,135 @@
+"""Faults of precision: right functions in fewer digits than the specification asks for, whatever may be rounded."""
+
+from __future__ import annotations
+
+from grok_conformance.harness.faults import narrow_arithmetic
+from grok_conformance.harness.faults.fault import Change, Fault, changes_at
+from grok_conformance.harness.faults.operation import NORMS, activated_by
+from grok_conformance.harness.faults.weights import QUANTISED
+from grok_conformance.harness.graph.row import Multiply
+
+PRODUCTS = (*QUANTISED, "logits")
+ROTATIONS = ("attention.query_rotated", "attention.key_rotated")
+CACHES = ("kv.keys", "kv.values")
+
+
+def multiplied(multiply: Multiply) -> dict[str, Change]:
+    """Return another product with every stored matrix."""
+    return changes_at(*PRODUCTS, scope=narrow_arithmetic.multiplying(multiply))
+
+
+def of_product(name: str, title: str, remedy: str, provenance: str, multiply: Multiply) -> Fault:
+    """Return the row of a fault of products with stored matrices."""
+    return Fault(
+        id=name,
+        kind="precision",
+        title=title,
+        remedy=remedy,
+        explanation=(
+            "Products take operands of the compute dtype as they are, and sum in float32 (SPEC §4); a port may split "
+            "a sum and round its parts, no more."
+        ),
+        provenance=provenance,
+        changes=multiplied(multiply),
+    )
+
+
+def of_function(name: str, title: str, remedy: str, provenance: str, changes: dict[str, Change]) -> Fault:
+    """Return the row of a fault of a function."""
+    return Fault(
+        id=name,
+        kind="precision",
+        title=title,
+        remedy=remedy,
+        explanation="It is computed in float32, and rounded once where its result is stored (SPEC §4).",
+        provenance=provenance,
+        changes=changes,
+    )
+
+
+KEEP_ACTIVATIONS = "multiply activations of the compute dtype: do not quantise them"
+KEEP_SUMS = "accumulate products in float32"
+FULL_FLOAT32 = "ask for full float32 products (torch: matmul precision 'highest', JAX: 'float32')"
+
+OF_PRODUCTS = (
+    of_product("activations_int8", "activations are quantised to int8 with a scale per token", KEEP_ACTIVATIONS,
+               "SmoothQuant, W8A8 kernels", narrow_arithmetic.of_activations(narrow_arithmetic.int8_per_token)),
+    of_product("activations_int8_in_blocks", "activations are quantised to int8 in blocks of 32", KEEP_ACTIVATIONS,
+               "llama.cpp's Q8_0 products on CPUs", narrow_arithmetic.of_activations(narrow_arithmetic.int8_in_blocks)),
+    of_product("activations_fp8", "activations are quantised to fp8 with a scale per token", KEEP_ACTIVATIONS,
+               "TransformerEngine, vLLM fp8", narrow_arithmetic.of_activations(narrow_arithmetic.fp8_per_token)),
+    of_product("weights_requantised", "weights are stored again as int8 in blocks of 32",
+               "use the stored int8 values and scales as they are", "llama.cpp converters",
+               narrow_arithmetic.of_requantised),
+    of_product("products_tf32", "products of float32 run in TF32", FULL_FLOAT32, "torch, JAX on GPUs",
+               narrow_arithmetic.in_tf32),
+    of_product("products_bf16x3", "products of float32 are three bf16 products", FULL_FLOAT32,
+               "TPU precision 'high', oneMKL", narrow_arithmetic.in_three_bf16_products),
+    *(of_product(f"accumulated_in_{digits}_every_{every}", f"sums are rounded to {digits} after every {every} products",
+                 KEEP_SUMS, provenance, narrow_arithmetic.accumulated(num_bits, every))
+      for digits, num_bits, provenance in (("bf16", 8, "mlir-air"), ("14_bits", 14, "fp8 tensor cores of Hopper"))
+      for every in (1, 8, 16, 32)),
+    of_product("all_reduce_fp8", "partial sums of 4 ranks travel in fp8",
+               "let partial sums travel in the compute dtype", "vLLM quick all-reduce",
+               narrow_arithmetic.parts_in_fp8(4)),
+    of_product("rounded_towards_zero", "results are cut off to bf16", "round results to the nearest",
+               "conversions that drop bits", narrow_arithmetic.cut_off),
+    Fault(
+        id="weights_float16",
+        kind="precision",
+        title="weights are float16",
+        remedy="dequantise to the dtype of the scales and then to the compute dtype, or keep float32",
+        explanation="int8 · scale is rounded to the scales' dtype, or kept in float32 (SPEC §3); float16 is neither.",
+        provenance="float16 loaders",
+        changes=dict.fromkeys(PRODUCTS, Change(weights_in="float16")),
+    ),
+)  # fmt: skip
+
+OF_FUNCTIONS = (
+    of_function("router_weight_bf16", "the router's weights are rounded to bf16",
+                "load the router's weights in float32", "loaders that cast every weight",
+                {"router.logits": Change(weights_in="bfloat16")}),
+    of_function("router_logits_bf16", "the router's logits are rounded to bf16",
+                "keep the router's logits in float32", "linear layers of bf16 models",
+                changes_at("router.logits", function=narrow_arithmetic.router_logits_rounded)),
+    of_function("norm_squares_bf16", "the norms' squares are rounded to bf16", "square and sum in float32",
+                "x.square() of a bf16 tensor", changes_at(*NORMS, function=narrow_arithmetic.norm_of_bf16_squares)),
+    of_function("norm_scale_bf16", "the norms' gains are rounded to bf16", "keep the gains in float32", "tt-metal",
+                changes_at(*NORMS, function=narrow_arithmetic.norm_by_bf16_gain)),
+    of_function("gelu_bf16", "every step of gelu is rounded to bf16", "compute gelu in float32 and round its result",
+                "elementwise bf16 kernels", activated_by(narrow_arithmetic.gelu_in_bf16)),
+    of_function("scores_bf16", "scale, cap and their steps are rounded to bf16",
+                "scale and cap the attention logits in float32", "transformers' Gemma 2, eager",
+                changes_at("attention.logits", function=narrow_arithmetic.scores_in_bf16)),
+    of_function("query_key_int8", "queries and keys are int8 in their product",
+                "multiply queries and keys of the compute dtype", "SageAttention",
+                changes_at("attention.logits", function=narrow_arithmetic.logits_in_int8)),
+    of_function("softmax_steps_bf16", "every step of the softmax is rounded to bf16",
+                "take the softmax in float32", "eager bf16 ports",
+                changes_at("attention.weights", function=narrow_arithmetic.softmax_steps_in_bf16)),
+    of_function("softmax_exp_approximate", "the softmax's exponential is a straight line between powers of two",
+                "use an exponential that is exact to float32", "fast-math kernels (Schraudolph)",
+                changes_at("attention.weights", function=narrow_arithmetic.softmax_by_bits)),
+    of_function("attention_weights_fp8", "attention weights are fp8 in their product with values",
+                "multiply attention weights of the compute dtype", "FlashAttention 3 in fp8",
+                changes_at("attention.heads", function=narrow_arithmetic.averaged_in_fp8)),
+    of_function("rope_bf16", "cos, sin, products and sum of rope are rounded to bf16",
+                "rotate in float32 and round once", "transformers in bf16",
+                changes_at(*ROTATIONS, function=narrow_arithmetic.rotated_in_bf16)),
+    of_function("rope_position_float16", "positions and phases are float16", "work phases out in float32",
+                "float16 ports", changes_at(*ROTATIONS, function=narrow_arithmetic.rotated_by_half_phase)),
+    of_function("cache_fp8", "the cache stores fp8", "store keys and values in the compute dtype",
+                "vLLM with fp8 caches",
+                changes_at(*CACHES, function=narrow_arithmetic.cached_as(narrow_arithmetic.to_fp8))),
+    of_function("cache_int8", "the cache stores int8 with a scale per head and token",
+                "store keys and values in the compute dtype", "LMDeploy",
+                changes_at(*CACHES, function=narrow_arithmetic.cached_as(narrow_arithmetic.int8_per_token))),
+    of_function("gate_on_input", "the gates multiply the experts' input instead of their output",
+                "multiply the experts' outputs by the gates", "Llama 4's layer",
+                {**dict.fromkeys(("moe.expert_activation", "moe.expert_up"),
+                                 Change(function=narrow_arithmetic.expert_in_of_gated,
+                                        inputs=("moe.norm", "moe.expert_index", "moe.expert_gate"))),
+                 "moe.output": Change(function=narrow_arithmetic.combined_without_gates)}),
+)  # fmt: skip
+
+FAULTS = (*OF_PRODUCTS, *OF_FUNCTIONS)
