@@ -40,6 +40,10 @@ class Model:
         """Start from caches [layer, b, s, g, h] at steps int32 [b]."""
         self.previous, self.steps = cached_taps(GROK_1, Cache(keys, values, steps)), steps
 
+    def truncate(self, steps: Array) -> None:
+        """Cut each row's cache back to steps int32 [b]: what lies beyond is not seen, and is overwritten."""
+        self.steps = steps
+
     def decode(self, tokens: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run one token per row, int32 [b, 1]."""
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)

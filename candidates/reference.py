@@ -42,6 +42,12 @@ class Model:
         ]
         self.memory = reference.Memory(layers)
 
+    def truncate(self, steps: Array) -> None:
+        """Cut each row's cache back to steps int32 [b]: what lies beyond is not seen, and is overwritten."""
+        if self.memory is None:
+            raise ValueError("truncate before prefill or preload: there is no cache yet")
+        self.memory = reference.Memory([layer._replace(step=jnp.asarray(steps)) for layer in self.memory.layers])
+
     def decode(self, tokens: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run one token per row, int32 [b, 1]."""
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)

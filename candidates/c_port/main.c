@@ -54,6 +54,13 @@ static const Tensor *run_calls(Arena *arena, const Model *model, const Json *row
         if (strcmp(get_string(call, "kind"), "prefill") == 0) {
             memory = new_memory(arena, &model->config, b);
         }
+        if (strcmp(get_string(call, "kind"), "truncate") == 0) {
+            name = text(arena, "call%zu/steps", taps.call);
+            const int32_t *steps = integers_of(arena, get_tensor(inputs, path, name, SHAPE(memory.b)));
+            for (size_t i = 0; i < memory.b; i++) {
+                memory.steps[i] = steps[i];
+            }
+        }
         if (memory.b != b) {
             fail("%s: call%zu has %zu rows, the cache %zu", path, taps.call, b, memory.b);
         }

@@ -115,6 +115,10 @@ class Model:
         self.caches = [KVCache(jnp.asarray(k), jnp.asarray(v)) for k, v in zip(keys, values, strict=True)]
         self.steps = np.array(steps)
 
+    def truncate(self, steps: Array) -> None:
+        """Cut each row's cache back to steps int32 [b]: what lies beyond is not seen, and is overwritten."""
+        self.steps = np.array(steps)
+
     def decode(self, tokens: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run one token per row, int32 [b, 1]; steps grow by one."""
         return self.extend(tokens, np.ones(len(tokens), np.int32), taps)

@@ -186,6 +186,9 @@ def answer(model: Model, case: dict[str, Any], inputs: Tensors) -> dict[str, tup
     rows = rows_of(model, case, inputs)
     for index in range(len(case["calls"])):
         (num_rows, num_tokens), tokens = inputs[f"call{index}/tokens"]
+        for row, step in enumerate(inputs.get(f"call{index}/steps", ([], []))[1]):
+            for layer in rows[row]:
+                del layer[int(step) :]
         logits: list[float] = []
         for row, length in enumerate(inputs[f"call{index}/lengths"][1]):
             for token in tokens[row * num_tokens : row * num_tokens + int(length)]:

@@ -238,6 +238,18 @@ class TorchModel:
         layers = zip(to_torch(keys).to(dtype), to_torch(values).to(dtype), strict=True)
         self.memory = tuple(KVMemory(k, v, step) for k, v in layers)
 
+    def truncate(self, steps: Array) -> None:
+        """Cut each row's cache back to steps int32 [b] (SPEC §5); what lies beyond is not seen and is overwritten.
+
+        Raises ValueError for a step above the row's own.
+        """
+        if self.memory is None:
+            raise ValueError("there is no cache to cut back; call prefill or preload first")
+        cut, own = to_torch(steps).to(torch.int64), self.memory[0].step
+        if bool(((cut < 0) | (cut > own)).any()):
+            raise ValueError(f"steps are {cut.tolist()}; they must lie in 0..{own.tolist()}")
+        self.memory = tuple(replace(cache, step=cut) for cache in self.memory)
+
     def _run(self, tokens: Array, lengths: Array, memory: Memory, taps: Collection[str]) -> dict[str, Array]:
         check_call(self.config, tokens, lengths, memory)
         wanted = frozenset(select_taps(tap_names(self.config), taps))

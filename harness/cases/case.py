@@ -9,7 +9,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import ALL_LOGITS, Array, LanguageModelConfig, LogitForm, Weights
 
-CallKind = Literal["prefill", "extend", "decode"]
+CallKind = Literal["prefill", "extend", "decode", "truncate"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,15 @@ class Preset:
 
 @dataclass(frozen=True)
 class Call:
-    """One call to a model: tokens int32 [b, t], of which the first lengths int32 [b] of each row are real."""
+    """One call to a model: tokens int32 [b, t], of which the first lengths int32 [b] of each row are real.
+
+    A call of the kind `truncate` first cuts each row's cache back to `steps` int32 [b]; others have none.
+    """
 
     kind: CallKind
     tokens: Array
     lengths: Array
+    steps: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Case:
     `detects` names the faults that must fail the case. In a `published_degenerate` case queries that see no key, and
     decoding of the pad token, are compared too (SPEC §4.4); elsewhere they are not. `tie_rule` makes the order of equal
     scores, lowest index first, binding (SPEC §4.6); elsewhere it is a note. `form` is how the candidate at hand shows
-    its logits; it is no part of the stored case.
+    its logits; it is no part of the stored case. An `optional` case may be declined: it needs a call that the contract
+    leaves open.
     """
 
     id: str
@@ -61,6 +66,7 @@ class Case:
     published_degenerate: bool = False
     tie_rule: bool = False
     form: LogitForm = ALL_LOGITS
+    optional: bool = False
 
 
 def holds_quirk(case: Case, pad_token: int) -> bool:
@@ -73,9 +79,12 @@ def holds_quirk(case: Case, pad_token: int) -> bool:
 
 
 def steps_before(case: Case, call: int) -> Array:
-    """Return the cache step of every row before a call, int32 [b]."""
+    """Return the cache step of every row before a call, int32 [b], which one that truncates has cut back."""
     steps = np.zeros(len(case.calls[0].tokens), np.int32) if case.preload is None else case.preload.steps
-    return sum((earlier.lengths for earlier in case.calls[:call]), steps).astype(np.int32)
+    for earlier in case.calls[:call]:
+        steps = (steps if earlier.steps is None else earlier.steps) + earlier.lengths
+    cut = case.calls[call].steps if call < len(case.calls) else None
+    return np.asarray(steps if cut is None else cut, np.int32)
 
 
 def tap_key(call: int, tap: str) -> str:
@@ -88,7 +97,7 @@ def input_tensors(case: Case) -> dict[str, Array]:
     tensors = {
         tap_key(index, name): getattr(call, name)
         for index, call in enumerate(case.calls)
-        for name in ("tokens", "lengths")
+        for name in ("tokens", "lengths", *["steps"] * (call.steps is not None))
     }
     if case.preload is not None:
         tensors |= {f"preload/{name}": getattr(case.preload, name) for name in ("keys", "values", "steps")}

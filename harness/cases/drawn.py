@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Cache, Call, Case, Preset, steps_before
+from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset, steps_before
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 
 ORIGIN = "drawn"
+
+FPROP_DTYPES = ("float32", "bfloat16")
+
+NARROW: dict[str, Any] = {
+    "emb_size": 12,
+    "widening_factor": 2,
+    "key_size": 4,
+    "num_q_heads": 2,
+    "num_kv_heads": 1,
+    "num_layers": 1,
+    "num_experts": 3,
+    "num_selected_experts": 2,
+}
+"""A decoder that is narrow in every axis: d 12, f 16, q·h 8. Drawn models widen what they are about."""
 
 Kind = Literal["redrawn", "reweighted"]
 """What was drawn: the tokens and the preloaded cache, or the weights as well."""
@@ -93,3 +107,17 @@ def reweight(preset: Preset, seed: int) -> Preset:
 
     weights: Mapping[str, Array] = {name: permuted(name, np.asarray(x)) for name, x in preset.weights.items()}
     return replace(preset, weights=weights)
+
+
+def drawn_call(
+    kind: CallKind, lengths: Sequence[int], config: LanguageModelConfig, random: np.random.Generator
+) -> Call:
+    """Draw the tokens of a call, padded to its longest row."""
+    real = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    tokens = draw_tokens(random, real.shape, config)
+    return Call(kind, np.where(real, tokens, config.pad_token).astype(np.int32), np.array(lengths, np.int32))
+
+
+def draw_tokens(random: np.random.Generator, shape: tuple[int, ...], config: LanguageModelConfig) -> Array:
+    """Draw real tokens int32."""
+    return random.integers(config.pad_token + 1, config.vocab_size, shape).astype(np.int32)

@@ -10,13 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from grok_conformance.harness.cases.case import Call, CallKind, Case, Preset
-from grok_conformance.harness.cases.drawn import ORIGIN, random_of
+from grok_conformance.harness.cases.case import CallKind, Case, Preset
+from grok_conformance.harness.cases.drawn import FPROP_DTYPES, NARROW, ORIGIN, drawn_call, random_of
 from grok_conformance.harness.cases.suite import varied
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
-from grok_conformance.harness.contract import LanguageModelConfig
 
 BORDERS = (15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 """Sizes at which engines change their way: tiles, blocks and pages of 16 to 256, one less and one more."""
@@ -25,20 +22,6 @@ PREFIX = "ladder_"
 """What the name of every rung's preset begins with."""
 
 BATCHES = tuple(range(1, 10))
-
-FPROP_DTYPES = ("float32", "bfloat16")
-
-NARROW: dict[str, Any] = {
-    "emb_size": 12,
-    "widening_factor": 2,
-    "key_size": 4,
-    "num_q_heads": 2,
-    "num_kv_heads": 1,
-    "num_layers": 1,
-    "num_experts": 3,
-    "num_selected_experts": 2,
-}
-"""The decoder of every rung but for the size that it is about: d 12, f 16, q·h 8."""
 
 Calls = tuple[tuple[CallKind, tuple[int, ...]], ...]
 """The kind of every call and the real length of each row in it."""
@@ -149,12 +132,3 @@ def make_rung(size: Size, border: int, fprop_dtype: str, seed: int) -> Rung:
         calls=tuple(drawn_call(kind, lengths, config, random) for kind, lengths in calls),
     )
     return Rung(size, border, Preset(name, config, synthesize(config, statistics)), case)
-
-
-def drawn_call(
-    kind: CallKind, lengths: tuple[int, ...], config: LanguageModelConfig, random: np.random.Generator
-) -> Call:
-    """Draw the tokens of a call, padded to its longest row."""
-    real = np.arange(max(lengths)) < np.array(lengths)[:, None]
-    tokens = random.integers(config.pad_token + 1, config.vocab_size, real.shape)
-    return Call(kind, np.where(real, tokens, config.pad_token).astype(np.int32), np.array(lengths, np.int32))

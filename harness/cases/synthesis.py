@@ -18,7 +18,8 @@ class Statistics:
 
     `num_groups` is G, the scale groups of the row-parallel weights; `scales_dtype` None stores plain float32 matrices.
     Gains multiply the usual deviation 1/√fan_in; `router_deviation` is that of the router logits. The two update gains
-    are the sizes of a block's update after its post-norm, against a residual stream of size 1 (SPEC §8).
+    are the sizes of a block's update after its post-norm, against a residual stream of size 1 (SPEC §8). `scales_gain`
+    multiplies the scales of all quantised matrices.
     """
 
     seed: int
@@ -32,6 +33,7 @@ class Statistics:
     embedding_rms: float = 0.01274
     tied_experts: tuple[int, ...] = ()
     router_shift: float = 0.0
+    scales_gain: float = 1.0
 
 
 def synthesize(config: LanguageModelConfig, statistics: Statistics) -> dict[str, Array]:
@@ -67,7 +69,7 @@ def decoder_layer(random: np.random.Generator, config: LanguageModelConfig, stat
     }
     weights: dict[str, Array] = {}
     for name, (shape, num_groups, factor) in matrices.items():
-        deviation = factor / np.sqrt(shape[-2])
+        deviation = factor * statistics.scales_gain / np.sqrt(shape[-2])
         weights |= stored(random, name, shape, num_groups, deviation, statistics.scales_dtype)
     updates = (1.0, statistics.attention_update, 1.0, statistics.moe_update)
     for name, size in zip(("rms_norm", "rms_norm_1", "rms_norm_2", "rms_norm_3"), updates, strict=True):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from grok_conformance.harness.cases.sweeps import PREFIX as SWEEP
 from grok_conformance.harness.commands import NONCONFORMING, properties
 from grok_conformance.harness.commands.conclusion import conclude
 from grok_conformance.harness.commands.narrow_options import (
@@ -36,7 +37,14 @@ from grok_conformance.harness.judging.baseline import (
     record_of,
     write_baseline,
 )
-from grok_conformance.harness.judging.groups import Group, any_seed, ladder_groups, read_groups, with_drawn
+from grok_conformance.harness.judging.groups import (
+    Group,
+    any_seed,
+    ladder_groups,
+    read_groups,
+    sweep_groups,
+    with_drawn,
+)
 from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.regression import Regression, compare_runs
@@ -194,11 +202,15 @@ def asked_groups(
     if options.ladder:
         groups = ladder_groups(seed, options.case)
         return groups, narrow_to(options.operation, options.layer, groups)
+    if options.case.startswith(SWEEP):
+        groups = sweep_groups(seed, options.case, options.dtype)
+        return groups, narrow_to(options.operation, options.layer, groups)
     groups = only_cases(read_groups(golden, options.case, options.dtype), cases)
     narrow = narrow_to(options.operation, options.layer, groups)
     # A server has one model, whose weights are not drawn again; a narrowed run is to be quick.
     if options.endpoint is None and (options.seed is not None or not (narrow or is_in_process(options))):
         groups = with_drawn(groups, seed)
+        groups += sweep_groups(seed, dtype=options.dtype) if options.case == "*" and cases is None else ()
     return groups, narrow
 
 

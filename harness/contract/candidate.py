@@ -80,7 +80,8 @@ class Model(Protocol):
 
     The cache has `config.sequence_len` slots; the key axis s of a tap may be shorter or longer than that as long as it
     holds every visible slot. Rows of a batch are independent, each with its own step. `prefill` and `decode` are
-    required; a candidate without `extend` or `preload` is `unsupported` in the cases that need them.
+    required; a candidate without `extend` or `preload` is `unsupported` in the cases that need them, one without
+    `truncate` may be.
     """
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> Mapping[str, Array]:
@@ -105,6 +106,14 @@ class PreloadingModel(Model, Protocol):
 
     def preload(self, keys: Array, values: Array, steps: Array) -> None:
         """Set the caches of all layers: keys and values [layer, b, s, g, h] (keys after RoPE), steps int32 [b]."""
+        ...
+
+
+class TruncatingModel(Model, Protocol):
+    """A model that can forget the end of each row, as after drafts that were rejected."""
+
+    def truncate(self, steps: Array) -> None:
+        """Cut each row's cache back to steps int32 [b], none above its own; the next call continues from there."""
         ...
 
 

@@ -14,6 +14,8 @@ from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.cases.drawn import drawn_as, random_of, redraw, reweight, stored_id
 from grok_conformance.harness.cases.ladder import rungs
 from grok_conformance.harness.cases.probes import PREFIX, PROBES, make_probe, probe_cases
+from grok_conformance.harness.cases.sweeps import PREFIX as SWEEP
+from grok_conformance.harness.cases.sweeps import SWEEPS, sweeps
 from grok_conformance.harness.checks.evidence import call_sizes
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
 from grok_conformance.harness.formats.files import FileError
@@ -126,6 +128,10 @@ def job_pairs(job_dir: Path, out_dir: Path) -> list[tuple[Path, Path]]:
 def group_of_job(golden: Golden, job_dir: Path) -> Group:
     """Return the cases of a job, stored or drawn; raises FixtureError where the golden set does not hold them."""
     job = read_job(job_dir)
+    if job.preset.startswith(SWEEP) and (drawn := drawn_as(job.cases[0].id)) is not None:
+        (group,) = sweep_groups(drawn[1], f"{job.preset}/*")
+        asked = {case.id for case in job.cases}
+        return replace(group, cases=tuple(case for case in group.cases if case.id in asked))
     if job.suite != golden.manifest.suite and not job.preset.startswith(PREFIX):
         raise FixtureError(
             f"{job_dir}: made from suite {job.suite}, but {golden.directory} holds {golden.manifest.suite}: "
@@ -188,6 +194,18 @@ def ladder_groups(seed: int, pattern: str = "*") -> tuple[Group, ...]:
             f"no rung of the ladder matches {pattern!a}: they are called ladder_SIZE_BORDER/ladder/drawn.DTYPE"
         )
     return tuple(Group(rung.preset, rung.case.fprop_dtype, (rung.case,), lambda _case_id: {}) for rung in found)
+
+
+def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tuple[Group, ...]:
+    """Return the sweeps with the cases that a glob pattern matches, each a group without golden values.
+
+    `dtype` keeps those of one compute dtype. Raises FileError where the pattern matches none of any.
+    """
+    found = [Group(preset, cases[0].fprop_dtype, cases, lambda _case_id: {}) for preset, cases in sweeps(seed, pattern)]
+    if not found:
+        names = ", ".join(f"{SWEEP}{sweep.name}" for sweep in SWEEPS)
+        raise FileError(f"no request of a sweep matches {pattern!a}; there are {names}")
+    return tuple(group for group in found if dtype in ("*", group.fprop_dtype))
 
 
 def name_of(case: Case) -> str:

@@ -34,6 +34,10 @@ HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
 
 
+OPTIONAL = "a call that the contract leaves open"
+"""What excuses a candidate that declines an optional case."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """The verdicts on one group, and what was found of each operation over all groups of its compute dtype.
@@ -116,6 +120,7 @@ def unanswered(case: Case, answer: Answer, waivers: Sequence[Waiver]) -> CaseVer
     """Return the verdict on a case without an answer, which may be known to be declined."""
     status = "error" if answer.status == "answered" else answer.status
     known = [waiver.name for waiver in waivers if status == "unsupported" and waiver.accepts(answer.reason)]
+    known += [OPTIONAL] * (case.optional and status == "unsupported")
     return CaseVerdict(case=case.id, status=status, reason=answer.reason, waived=tuple(known[:1]))
 
 

@@ -97,6 +97,9 @@ def ask_calls(
     for index in range(len(case.calls)):
         tokens, lengths = (np.array(inputs[tap_key(index, name)]) for name in ("tokens", "lengths"))
         histories = histories or [[] for _ in tokens]
+        if case.calls[index] == "truncate":
+            cuts = inputs[tap_key(index, "steps")]
+            histories = [history[:step] for history, step in zip(histories, cuts, strict=True)]
         logits = np.full((*tokens.shape, config.vocab_size), np.nan, np.float32)
         places = [(row, t) for row, length in enumerate(lengths) for t in range(length)]
         prompts = [histories[row] + tokens[row, : t + 1].tolist() for row, t in places]

@@ -182,8 +182,12 @@ def run_calls(
     answers: dict[str, Array] = {}
     for index, kind in enumerate(case.calls):
         tokens, lengths = (np.array(inputs[tap_key(index, name)]) for name in ("tokens", "lengths"))
-        arguments = (tokens,) if kind == "decode" else (tokens, lengths)
-        returned = _method(model, kind)(*arguments, taps[index])
+        called = kind
+        if kind == "truncate":
+            _method(model, kind)(np.array(inputs[tap_key(index, "steps")]))
+            called = "decode" if tokens.shape[1] == 1 and (lengths == 1).all() else "extend"
+        arguments = (tokens,) if called == "decode" else (tokens, lengths)
+        returned = _method(model, called)(*arguments, taps[index])
         if not isinstance(returned, Mapping):
             raise TypeError(
                 f"{kind} returned {type(returned).__name__}, expected {{tap: array}}: return the wanted taps"

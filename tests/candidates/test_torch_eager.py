@@ -227,6 +227,20 @@ def test_a_preloaded_cache_continues_bitwise_whatever_its_unused_slots_hold(mode
     np.testing.assert_array_equal(observed, expected)
 
 
+def test_rows_cut_back_by_unequal_numbers_continue_as_if_the_drafts_had_not_been(model: TorchModel) -> None:
+    tokens, lengths = random_tokens(2, 6), ints(6, 4)
+    model.prefill(tokens, lengths, ())
+    expected = [model.decode(tokens[:, :1], ALL)["logits"], model.decode(tokens[:, 1:2], ALL)["logits"]]
+    model.prefill(tokens, lengths, ())
+    model.decode(tokens[:, :1], ())
+    model.extend(tokens[:, 3:], ints(3, 1), ())
+    model.truncate(lengths)
+    np.testing.assert_array_equal(model.decode(tokens[:, :1], ALL)["logits"], expected[0])
+    np.testing.assert_array_equal(model.decode(tokens[:, 1:2], ALL)["logits"], expected[1])
+    with pytest.raises(ValueError, match="they must lie in"):
+        model.truncate(ints(20, 1))
+
+
 # What is shown
 
 

@@ -11,9 +11,9 @@ from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import Plans
 from grok_conformance.harness.graph.rounding import RoundingPlan
-from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate, unanswered
 from grok_conformance.harness.running.answers import Answer
-from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, group_of, honest_taps, taps_of
+from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_case, group_of, honest_taps, taps_of
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/pad_token.bfloat16"
 FLOAT32 = "unequal/decode/pad_token.float32"
@@ -151,6 +151,14 @@ def test_a_case_without_an_answer_says_so_and_the_others_are_judged(
     judged = judge((PREFILL, DECODE), answers)
     assert statuses(judged) == [status, "pass"]
     assert judged.verdicts[0].reason == answer.reason
+
+
+def test_an_optional_case_may_be_declined_and_nothing_else() -> None:
+    case = replace(golden_case(PREFILL)[1], optional=True)
+    declined = Answer(status="unsupported", reason="the model has no truncate()")
+    assert unanswered(case, declined, ()).waived
+    assert not unanswered(replace(case, optional=False), declined, ()).waived
+    assert not unanswered(case, Answer(status="error", reason="crashed"), ()).waived
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

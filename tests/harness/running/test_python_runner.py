@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,10 @@ def test_an_adapter_may_import_the_files_beside_it(tmp_path: Path) -> None:
     [
         (case("tiny/a", call("prefill", [1]), call("extend", [2, 3])), "extend"),
         (preloaded("tiny/a", call("decode", [1])), "preload"),
+        (
+            case("tiny/a", call("prefill", [1, 2]), replace(call("truncate", [3]), steps=np.ones(1, np.int32))),
+            "truncate",
+        ),
     ],
 )
 def test_a_model_without_extend_or_preload_does_not_support_the_cases_that_need_it(

@@ -1,0 +1,243 @@
+"""Sweeps: drawn models and a few requests to each, which between them meet most borders and histories in every run.
+
+A rung of the ladder puts one size at one border, so that it says which; a sweep crosses many at once, so that it is
+cheap. The oracle judges both. A new request is a row of a sweep, a new model a row of `SWEEPS`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import Call, CallKind, Case, Preset
+from grok_conformance.harness.cases.drawn import (
+    FPROP_DTYPES,
+    NARROW,
+    ORIGIN,
+    draw_tokens,
+    drawn_call,
+    random_of,
+    stored_id,
+)
+from grok_conformance.harness.cases.suite import varied
+from grok_conformance.harness.cases.synthesis import Statistics, synthesize
+from grok_conformance.harness.contract import Array, LanguageModelConfig
+
+PREFIX = "sweep_"
+"""What the name of every sweep's preset begins with."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One call: its kind, the real length of each row, and of one that truncates the step each row is cut back to."""
+
+    kind: CallKind
+    lengths: tuple[int, ...]
+    steps: tuple[int, ...] | None = None
+
+
+STEP = Ask("decode", (1,))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One case of a sweep: a new request to the same loaded model, after those above it.
+
+    Its prompt shares the positions `shared` with the sweep's own prompt; `alike` makes all its tokens equal.
+    """
+
+    name: str
+    why: str
+    calls: tuple[Ask, ...]
+    shared: slice | None = None
+    alike: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One drawn model and the requests to it, in their order; the model is narrow but for what is told here."""
+
+    name: str
+    requests: tuple[Request, ...]
+    model: dict[str, Any] = field(default_factory=dict)
+    scales_gain: float = 1.0
+
+
+NINE = (127, 63, 31, 15, 1, 64, 32, 16, 9)
+"""Prompts that stop at borders: the steps after them go over."""
+
+NINE_STEPS = Ask("decode", (1,) * len(NINE))
+
+SHORT = (Ask("prefill", (3, 2)), Ask("decode", (1, 1)))
+
+
+def prompt(num_tokens: int) -> tuple[Ask, ...]:
+    """Return a prompt of one row, and a step."""
+    return Ask("prefill", (num_tokens,)), STEP
+
+
+SWEEPS = (
+    Sweep(
+        "long",
+        (
+            Request(
+                "nine_rows",
+                "nine rows of unequal lengths, whose steps go over the borders of blocks; decode, extend, decode",
+                (
+                    Ask("prefill", NINE),
+                    *[NINE_STEPS] * 3,
+                    Ask("extend", (17, 1, 16, 3, 1, 15, 17, 2, 9)),
+                    NINE_STEPS,
+                    Ask("extend", (1, 16, 2, 17, 9, 1, 8, 15, 17)),
+                    *[NINE_STEPS] * 4,
+                ),
+            ),
+            Request("prompt_257", "a prompt of one token more than whole blocks", prompt(257)),
+            Request("prompt_256", "a prompt that fills its blocks, shorter than an earlier one", prompt(256)),
+            Request("prompt_255", "a prompt whose steps fill a block and begin another", (*prompt(255), STEP, STEP)),
+            Request(
+                "chunks",
+                "five chunks of unequal lengths that start inside blocks, with steps between them",
+                (
+                    Ask("prefill", (33,)),
+                    Ask("extend", (17,)),
+                    STEP,
+                    Ask("extend", (65,)),
+                    Ask("extend", (33,)),
+                    STEP,
+                    Ask("extend", (17,)),
+                ),
+            ),
+            Request("shared", "a prompt that others share", prompt(33), shared=slice(33)),
+            Request("shared_but_last", "the same prompt but for its last token", prompt(33), shared=slice(32)),
+            Request("shared_but_first", "the same prompt but for its first token", prompt(33), shared=slice(1, 33)),
+            Request("shared_block", "the same prompt up to the border of a block", prompt(33), shared=slice(16)),
+            Request("beginning", "the beginning of an earlier prompt, alone", prompt(17), shared=slice(17)),
+            Request("continued", "an earlier prompt, and as much again", prompt(65), shared=slice(33)),
+            Request("alike", "equal tokens: all choose the same experts, the others have none", prompt(65), alike=True),
+            Request(
+                "drafts_taken_back",
+                "drafts are written and rejected: the cache is cut back, each row by another number",
+                (
+                    Ask("prefill", (17, 9)),
+                    Ask("extend", (5, 5)),
+                    Ask("truncate", (1, 1), steps=(19, 10)),
+                    Ask("extend", (5, 5)),
+                    Ask("truncate", (3, 2), steps=(16, 14)),
+                    Ask("decode", (1, 1)),
+                ),
+            ),
+        ),
+    ),
+    Sweep(
+        "deep",
+        (
+            Request(
+                "layers",
+                "twelve layers of sixteen experts, of which most have no token or one",
+                (Ask("prefill", (9, 1)), *[Ask("decode", (1, 1))] * 2),
+            ),
+        ),
+        {"num_layers": 12, "num_experts": 16, "emb_size": 16},
+    ),
+    Sweep(
+        "below_256",
+        (Request("contractions", "sums over 255 channels and 264 of an expert, 35 heads", SHORT),),
+        {"emb_size": 255, "widening_factor": 1.55, "num_q_heads": 35, "num_kv_heads": 5, "vocab_size": 257},
+    ),
+    Sweep(
+        "at_256",
+        (Request("contractions", "sums over 256 channels everywhere", SHORT),),
+        {
+            "emb_size": 256,
+            "widening_factor": 1.5,
+            "num_q_heads": 16,
+            "num_kv_heads": 4,
+            "key_size": 16,
+            "vocab_size": 256,
+        },
+    ),
+    Sweep(
+        "above_1024",
+        (Request("contractions", "sums over 1025 channels, and of 320 of an expert", SHORT),),
+        {"emb_size": 1025, "widening_factor": 0.46, "key_size": 66, "num_experts": 2, "vocab_size": 129},
+    ),
+    Sweep(
+        "small_scales",
+        (Request("contractions", "scales of weights far below 2^-14, the least normal number of float16", SHORT),),
+        {"emb_size": 24},
+        scales_gain=2.0**-14,
+    ),
+)
+"""Every sweep, in the order in which they run."""
+
+
+def sweeps(seed: int, pattern: str = f"{PREFIX}*") -> Iterator[tuple[Preset, tuple[Case, ...]]]:
+    """Yield every sweep of which a glob pattern matches a case: its model, and those cases.
+
+    Each is in one compute dtype of two by turns; which has which depends on the seed.
+    """
+    for number, sweep in enumerate(SWEEPS):
+        cases = make_cases(sweep, FPROP_DTYPES[(number + seed) % 2], seed)
+        wanted = tuple(case for case in cases if fnmatch.fnmatchcase(stored_id(case.id), pattern))
+        if wanted:
+            yield make_model(sweep, seed), wanted
+
+
+def config_of(sweep: Sweep) -> LanguageModelConfig:
+    """Return the configuration of a sweep's model: its cache has room for the longest request."""
+    reach = max(end for request in sweep.requests for end in ends(request.calls))
+    return varied(**{"vocab_size": 23, **NARROW, **sweep.model, "sequence_len": reach + 1})
+
+
+def ends(calls: tuple[Ask, ...]) -> Iterator[int]:
+    """Yield the slots that each call reaches, its padding too."""
+    steps: Array = np.zeros(len(calls[0].lengths), np.int32)
+    for call in calls:
+        steps = steps if call.steps is None else np.array(call.steps, np.int32)
+        yield int(steps.max()) + max(call.lengths)
+        steps = steps + np.array(call.lengths, np.int32)
+
+
+def make_model(sweep: Sweep, seed: int) -> Preset:
+    """Draw the weights of a sweep's model."""
+    name, config = f"{PREFIX}{sweep.name}", config_of(sweep)
+    statistics = Statistics(
+        seed=zlib.crc32(f"{name} {seed}".encode()), num_groups=4, router_deviation=3, scales_gain=sweep.scales_gain
+    )
+    return Preset(name, config, synthesize(config, statistics))
+
+
+def make_cases(sweep: Sweep, fprop_dtype: str, seed: int) -> tuple[Case, ...]:
+    """Draw the cases of a sweep."""
+    name, config = f"{PREFIX}{sweep.name}", config_of(sweep)
+    own = draw_tokens(random_of(name, seed), (1, config.sequence_len), config)
+    return tuple(
+        Case(
+            id=f"{name}/sweep/{request.name}~redrawn-{seed}.{fprop_dtype}",
+            preset=name,
+            fprop_dtype=fprop_dtype,
+            why=request.why,
+            origin=ORIGIN,
+            calls=tuple(calls_of(request, config, random_of(f"{name}/{request.name}", seed), own)),
+            optional=any(call.kind == "truncate" for call in request.calls),
+        )
+        for request in sweep.requests
+    )
+
+
+def calls_of(request: Request, config: LanguageModelConfig, random: np.random.Generator, own: Array) -> Iterator[Call]:
+    """Yield the calls of a request; `own` is the sweep's own prompt, int32 [1, positions]."""
+    for number, ask in enumerate(request.calls):
+        call = drawn_call(ask.kind, ask.lengths, config, random)
+        tokens = call.tokens
+        if request.shared is not None and number == 0:
+            tokens[:, request.shared] = own[:, request.shared]
+        if request.alike:
+            tokens[:] = own[0, 0]
+        yield replace(call, tokens=tokens, steps=None if ask.steps is None else np.array(ask.steps, np.int32))

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+
+from grok_conformance.harness.cases.case import Case, steps_before
+from grok_conformance.harness.cases.sweeps import SWEEPS, sweeps
+
+
+def requests_of(name: str, seed: int = 3) -> dict[str, Case]:
+    ((_, cases),) = sweeps(seed, f"sweep_{name}/*")
+    return {case.id.partition("~")[0].rpartition("/")[2]: case for case in cases}
+
+
+def test_every_sweep_has_its_requests_in_one_dtype_of_two_by_turns() -> None:
+    found = list(sweeps(0))
+    assert [len(cases) for _, cases in found] == [len(sweep.requests) for sweep in SWEEPS]
+    other = {cases[0].preset: cases[0].fprop_dtype for _, cases in sweeps(1)}
+    assert all(other[cases[0].preset] != cases[0].fprop_dtype for _, cases in found)
+
+
+def test_every_request_fits_the_cache_of_its_model() -> None:
+    for preset, cases in sweeps(1):
+        for case in cases:
+            ends = [steps_before(case, i).max() + call.tokens.shape[1] for i, call in enumerate(case.calls)]
+            assert max(ends) <= preset.config.sequence_len, case.id
+
+
+def test_a_seed_repeats_all_that_is_drawn_and_another_changes_it() -> None:
+    one, same, other = (requests_of("long", seed)["nine_rows"] for seed in (4, 4, 5))
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(one.calls, same.calls, strict=True))
+    assert not np.array_equal(one.calls[0].tokens, other.calls[0].tokens)
+
+
+def test_prompts_share_what_their_names_say() -> None:
+    prompts = {name: case.calls[0].tokens[0] for name, case in requests_of("long").items()}
+    own = prompts["shared"]
+    assert np.array_equal(prompts["shared_but_last"][:32], own[:32])
+    assert prompts["shared_but_first"][0] != own[0] or np.array_equal(prompts["shared_but_first"][1:], own[1:])
+    assert np.array_equal(prompts["beginning"], own[:17])
+    assert np.array_equal(prompts["continued"][:33], own)
+    assert len(set(prompts["alike"].tolist())) == 1
+
+
+def test_steps_of_nine_rows_go_over_every_border_of_blocks_below_129() -> None:
+    case = requests_of("long")["nine_rows"]
+    steps = {int(step) for i in range(len(case.calls)) for step in steps_before(case, i)}
+    assert {15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129} <= steps
+
+
+def test_rejected_drafts_are_cut_back_row_by_row() -> None:
+    case = requests_of("long")["drafts_taken_back"]
+    assert case.optional
+    assert [steps_before(case, i).tolist() for i in range(len(case.calls))] == [
+        [0, 0], [17, 9], [19, 10], [20, 11], [16, 14], [19, 16]
+    ]  # fmt: skip
