@@ -43,6 +43,9 @@ class TapSpec:
         return self.name.startswith("layers.*.")
 
 
+NUM_KEPT = 1 << 14
+"""Names of taps that are kept taken apart and put together: more than the largest model has."""
+
 LEVELS = ("logits", "routes", "layers", "caches")
 
 
@@ -53,6 +56,7 @@ def tap_specs() -> tuple[TapSpec, ...]:
     return tuple(TapSpec(**{**row, "axes": tuple(row["axes"])}) for row in rows)
 
 
+@functools.lru_cache(maxsize=NUM_KEPT)
 def split_tap(name: str) -> tuple[int | None, str]:
     """Split `layers.03.router.logits` into (3, "router.logits") and `logits` into (None, "logits")."""
     if not name.startswith("layers."):
@@ -61,6 +65,7 @@ def split_tap(name: str) -> tuple[int | None, str]:
     return int(layer), operation
 
 
+@functools.lru_cache(maxsize=NUM_KEPT)
 def tap_name(layer: int | None, operation: str) -> str:
     """Join a layer index and an operation into a tap name; layers have two digits or more."""
     return operation if layer is None else f"layers.{layer:02d}.{operation}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from grok_conformance.harness.contract import LanguageModelConfig, TapSpec, Weights, split_tap, tap_name
@@ -61,9 +61,10 @@ class ModelGraph:
         """Return whether a tap holds real numbers, which may be rounded, and not ids."""
         return self.specs[split_tap(tap.removeprefix("previous:"))[1]].dtype != "int32"
 
-    def tap_names(self, config: LanguageModelConfig) -> tuple[str, ...]:
-        """Return every tap of a configuration, in the order in which the forward pass makes them."""
-        return names_of(self.taps, config)
+    @functools.cached_property
+    def tap_names(self) -> Callable[[LanguageModelConfig], tuple[str, ...]]:
+        """Every tap of a configuration, in the order in which the forward pass makes them, worked out once."""
+        return functools.cache(functools.partial(names_of, self.taps))
 
     def operation_of(self, tap: str, config: LanguageModelConfig) -> Operation:
         """Return the row that makes a tap, of the kind of block that the configuration has."""
@@ -105,10 +106,15 @@ class ModelGraph:
         named = {"last_output": self.stream[1:], "residual_stream": self.stream}
         return named.get(name) or (self.operation_of(name.removeprefix("previous:"), config).name,)
 
-    def rows_of(self, config: LanguageModelConfig) -> tuple[Operation, ...]:
-        """Return the rows that a configuration has, in order."""
-        names = {self.operation_of(tap, config).name for tap in self.tap_names(config)}
-        return tuple(row for row in self.operations if row.name in names)
+    @functools.cached_property
+    def rows_of(self) -> Callable[[LanguageModelConfig], tuple[Operation, ...]]:
+        """The rows that a configuration has, in order, worked out once."""
+
+        def found(config: LanguageModelConfig) -> tuple[Operation, ...]:
+            names = {self.operation_of(tap, config).name for tap in self.tap_names(config)}
+            return tuple(row for row in self.operations if row.name in names)
+
+        return functools.cache(found)
 
     def stored_form(self, row: Operation, weights: Weights) -> str:
         """Return in which form those weights are stored that a row's plan may follow, in words; empty for none."""

@@ -67,9 +67,11 @@ def judge_candidate(
     pairs = list(zip(groups, answers, strict=True))
     exhibits = {one.case.id: one for group, answer in pairs for one in shown_in(group, answer)}
     judged: dict[str, JudgedOperations] = {}
+    words: dict[str, dict[str, str]] = {}
     for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
         own = [one for one in exhibits.values() if one.evidence.config.fprop_dtype == dtype]
         judged[dtype] = judge_operations(own, num_elements)
+        words[dtype] = ways_in_words(judged[dtype].exhibits)
         exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
     results = []
     for group, answer in pairs:
@@ -82,14 +84,16 @@ def judge_candidate(
             one = exhibits[case.id]
             comparisons = waive_known(one, found.local[case.id], diagnosed(known, found.diagnoses), num_elements)
             verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
-        results.append(judged_group(group, verdicts, found))
+        results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
 
 
-def judged_group(group: Group, verdicts: Sequence[CaseVerdict], found: JudgedOperations) -> Judged:
-    """Return the verdicts on a group with the ways of its preset, and what was found over its compute dtype."""
+def judged_group(
+    group: Group, verdicts: Sequence[CaseVerdict], found: JudgedOperations, words: Mapping[str, str]
+) -> Judged:
+    """Return the verdicts on a group with the ways of its preset, and what was found, in words too, over its dtype."""
     own = [one.ways for one in found.exhibits if one.preset.name == group.preset.name]
-    return Judged(tuple(verdicts), own[0] if own else Ways(), found.diagnoses, ways_in_words(found.exhibits))
+    return Judged(tuple(verdicts), own[0] if own else Ways(), found.diagnoses, words)
 
 
 def shown_in(group: Group, answers: Mapping[str, Answer]) -> list[Exhibit]:

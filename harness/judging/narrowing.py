@@ -23,7 +23,7 @@ from grok_conformance.harness.judging.judge import (
     unanswered,
     with_expected,
 )
-from grok_conformance.harness.judging.operations import judge_operations
+from grok_conformance.harness.judging.operations import judge_operations, ways_in_words
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
@@ -104,11 +104,12 @@ def judge_narrowly(
     """
     pairs = list(zip(groups, answers, strict=True))
     exhibits = {one.case.id: one for group, answer in pairs for one in shown_in(group, answer)}
-    found = {}
+    found, words = {}, {}
     for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
         own = [one for one in exhibits.values() if one.evidence.config.fprop_dtype == dtype]
         rows = {row for group in groups for row in rows_named(narrow, group)} if narrow.operations else None
         found[dtype] = judge_operations(own, num_elements, rows)
+        words[dtype] = ways_in_words(found[dtype].exhibits)
     results = []
     for group, answer in pairs:
         judged = found[group.fprop_dtype]
@@ -118,7 +119,7 @@ def judge_narrowly(
             else unanswered(case, answer[case.id], ())
             for case in group.cases
         )
-        results.append(judged_group(group, verdicts, judged))
+        results.append(judged_group(group, verdicts, judged, words[group.fprop_dtype]))
     return results
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,14 @@ def report_of(
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": golden.manifest.suite,
-        "golden": plain(asdict(golden.manifest.provenance)),
+        "golden": plain(golden.manifest.provenance),
         "provenance": {"toolchain": record_toolchain(), "platform": record_platform()},
         "candidates": [
             {
                 "status": verdict.status,
                 "summary": verdict.summary,
                 "digest": conformance_digest(verdict),
-                **plain(asdict(without_honest(verdict))),
+                **plain(without_honest(verdict)),
                 "regression": plain((regressions or {}).get(verdict.name)),
             }
             for verdict in verdicts
