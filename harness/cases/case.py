@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -85,6 +85,20 @@ def steps_before(case: Case, call: int) -> Array:
         steps = (steps if earlier.steps is None else earlier.steps) + earlier.lengths
     cut = case.calls[call].steps if call < len(case.calls) else None
     return np.asarray(steps if cut is None else cut, np.int32)
+
+
+def repeated(case: Case, times: int) -> Case:
+    """Return a case that asks the same of so many copies of its batch, one behind the other."""
+
+    def copies(x: Array) -> Array:
+        return np.concatenate([x] * times)
+
+    calls = tuple(replace(call, tokens=copies(call.tokens), lengths=copies(call.lengths)) for call in case.calls)
+    preload = case.preload
+    if preload is not None:
+        keys, values = (np.concatenate([x] * times, axis=1) for x in (preload.keys, preload.values))
+        preload = Cache(keys, values, copies(preload.steps))
+    return replace(case, calls=calls, preload=preload)
 
 
 def tap_key(call: int, tap: str) -> str:

@@ -8,16 +8,19 @@ then goes on along the port's own route.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Case, Preset, tap_key
+from grok_conformance.harness.cases.case import Case, Preset, repeated, tap_key
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
 from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
+
+MAX_BATCH_ELEMENTS = 2**20
+"""Elements of the largest tap of noisy runs that are walked together; beyond them a larger batch saves nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,30 +86,43 @@ def honest_run(
     the median, or with another evaluator than the mean, over its tap.
     """
     random = np.random.default_rng(0)
-
-    def forced(call: int, tap: str) -> Array | None:
-        return route.get((call, tap))
-
-    exact = {
-        (call, tap): value
-        for call, tap, _, value in walk(preset, case, forced, weights=weights, plans=plans, evaluator=evaluator)
-    }
+    once = walk(preset, case, along(route, 1), weights=weights, plans=plans, evaluator=evaluator)
+    exact = {(call, tap): value for call, tap, _, value in once}
     squares: dict[Key, Array] = {}
+    # Another evaluator may have a fault that mixes the rows of a batch: its runs are made one by one.
     num_runs, floor = (NUM_RUNS, np.median) if evaluator is evaluate else (NUM_DEVIATING_RUNS, np.mean)
-    for _ in range(num_runs):
+    at_once = runs_at_once(exact) if evaluator is evaluate else 1
+    for first in range(0, num_runs, at_once):
+        runs = min(at_once, num_runs - first)
         noisy = walk(
             preset,
-            case,
-            forced,
+            repeated(case, runs),
+            along(route, runs),
             weights=weights,
             plans=plans,
             evaluator=evaluator,
             perturb=lambda tap, result: disturb(result, recorded[split_tap(tap)[1]], random),
         )
         for call, tap, _, value in noisy:
-            error = per_token(value - exact[call, tap], weights.graph.specs[split_tap(tap)[1]].axes)
-            squares[call, tap] = squares.get((call, tap), 0.0) + np.square(error) / num_runs
+            errors = value.reshape(runs, *exact[call, tap].shape) - exact[call, tap]
+            error = per_token(errors, ("run", *weights.graph.specs[split_tap(tap)[1]].axes))
+            squares[call, tap] = squares.get((call, tap), 0.0) + np.square(error) * (runs / num_runs)
     return Honest(exact, {key: np.sqrt(np.maximum(x, floor(x))) for key, x in squares.items()})
+
+
+def runs_at_once(exact: Mapping[Key, Array]) -> int:
+    """Return how many noisy runs of a case are walked as one batch: cheaper as long as its arrays are small."""
+    return max(1, min(NUM_RUNS, MAX_BATCH_ELEMENTS // max(x.size for x in exact.values())))
+
+
+def along(route: Mapping[Key, Array], runs: int) -> Callable[[int, str], Array | None]:
+    """Return what a route shows of every tap to so many runs of a case walked as one batch."""
+
+    def shown(call: int, tap: str) -> Array | None:
+        value = route.get((call, tap))
+        return None if value is None else np.concatenate([value] * runs)
+
+    return shown
 
 
 def route_of(evidence: Evidence) -> dict[Key, Array]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Cache, Call, Case, holds_quirk, steps_before, tap_key
+from grok_conformance.harness.cases.case import Cache, Call, Case, holds_quirk, repeated, steps_before, tap_key
 
 TOKENS = np.array([[5, 6, 7], [8, 0, 0]], np.int32)
 CASE = Case(
@@ -38,3 +38,13 @@ def test_a_pad_inside_a_prompt_or_decoded_is_a_quirk_and_padding_behind_it_is_no
     assert holds_quirk(longer, pad_token=0)
     decoded = Call("decode", np.array([[7], [0]], np.int32), np.array([1, 1], np.int32))
     assert holds_quirk(replace(CASE, calls=(*CASE.calls, decoded)), pad_token=0)
+
+
+def test_a_repeated_case_asks_the_same_of_every_copy_of_its_batch() -> None:
+    cache = Cache(np.arange(36.0).reshape(1, 2, 9, 1, 2), np.zeros((1, 2, 9, 1, 2)), np.array([4, 2], np.int32))
+    thrice = repeated(replace(CASE, preload=cache), 3)
+    assert thrice.calls[1].lengths.tolist() == [2, 1] * 3
+    assert thrice.calls[0].tokens.tolist() == TOKENS.tolist() * 3
+    assert [steps_before(thrice, call).tolist() for call in (0, 1)] == [[4, 2] * 3, [7, 3] * 3]
+    assert thrice.preload is not None
+    assert np.array_equal(thrice.preload.keys, np.concatenate([cache.keys] * 3, axis=1))

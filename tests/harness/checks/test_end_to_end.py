@@ -100,6 +100,18 @@ def test_a_declared_narrower_cache_is_allowed_its_own_noise_end_to_end() -> None
     assert max(drift.ratio for drift in drifts_of(case_id, taps).values()) > 1
 
 
+@pytest.mark.parametrize("case_id", [PREFILL, "unequal/decode/unequal_lengths.float32"])
+def test_runs_walked_as_one_batch_err_as_those_walked_one_by_one(case_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = honest_of(case_id, golden_taps(case_id))
+    monkeypatch.setattr("grok_conformance.harness.checks.end_to_end.MAX_BATCH_ELEMENTS", 1)
+    one_by_one = honest_of(case_id, golden_taps(case_id))
+    assert together.error.keys() == one_by_one.error.keys()
+    for key, error in together.error.items():
+        assert error.shape == one_by_one.error[key].shape
+        larger = np.sqrt(np.mean(np.square(error))), np.sqrt(np.mean(np.square(one_by_one.error[key])))
+        assert max(larger) <= 1.5 * min(larger), key
+
+
 def test_errors_are_pooled_per_token_and_for_caches_per_slot() -> None:
     error = np.zeros((2, 3, 4))
     error[1, 2] = [3, 4, 0, 0]
