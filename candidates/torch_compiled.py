@@ -44,6 +44,9 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"emulate_precision_
 MAX_PROGRAMS = 256
 """Programs that one function may be compiled into: beyond its limit torch would silently run eagerly."""
 
+# Not in the eager port itself, which would import the whole compiler with it.
+eager.run_experts = torch.compiler.disable(eager.run_experts)  # type: ignore[no-untyped-call]
+
 
 def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
     """Return a model with the stored weights (SPEC §2), dequantized; float32 products are pinned to full precision.

@@ -85,7 +85,6 @@ def expert(params: Params, path: str, index: int, x: Tensor) -> ExpertValues:
     return ExpertValues(activation, up, hidden, output)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator] # the shapes depend on the data; torch leaves it untyped
 def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts: int) -> ExpertValues:
     """Run each token of x [b, t, d] through its experts index [b, t, c]; the values are [b, t, c, ..] (SPEC §4.6).
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -351,6 +353,12 @@ def test_a_call_that_does_not_fit_is_refused_and_the_cache_stays(message: str) -
 def test_a_prompt_longer_than_the_cache_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^row 0: step 0 \+ 20 tokens exceeds the cache of sequence_len 19 slots$"):
         load("plain").prefill(random_tokens(1, 20), ints(20), ())
+
+
+def test_importing_the_port_leaves_torch_s_compiler_out() -> None:
+    told = "import sys, grok_conformance.candidates.torch_eager; print('torch._dynamo' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)  # noqa: S603
+    assert shown.stdout == "False\n"
 
 
 def test_decoding_without_a_cache_is_refused() -> None:
