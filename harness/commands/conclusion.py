@@ -45,11 +45,11 @@ def conclude(
     regressions = regressions or {}
     for name, regression in regressions.items():
         sys.stdout.writelines(f"{name}: {line}\n" for line in describe(regression))
-    report = files.report_of(verdicts, golden, {name: asdict(each) for name, each in regressions.items()})
-    if options.json is not None:
-        files.write_report_json(options.json, report)
-    if options.html is not None:
-        write_html(options.html, report)
+    if options.json is not None or options.html is not None:
+        report = files.report_of(verdicts, golden, {name: asdict(each) for name, each in regressions.items()})
+        for path, write in ((options.json, files.write_report_json), (options.html, write_html)):
+            if path is not None:
+                write(path, report)
     if options.junit is not None:
         files.write_junit(options.junit, verdicts)
     low = [f"{v.name}: {short}" for v in verdicts for name, what in required if name == v.name

@@ -31,6 +31,9 @@ def systematic_ratio(one: Mapping[str, Any]) -> float:
 
 MILLION = 1e6
 
+LEGEND = "1 is all that is allowed; rounding to bfloat16 alone takes 0.99 of it, and that is as it should be"
+"""What a reader is told of measured / allowed."""
+
 
 def times(ratio: float) -> str:
     """Return measured / allowed as a person reads it: three digits, then thousands, then no digits at all."""

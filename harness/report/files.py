@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +17,9 @@ from grok_conformance.harness.golden.provenance import record_platform, record_t
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.report.reproduction import command_typed
+from grok_conformance.harness.running.registry import source_of
+from grok_conformance.harness.running.source_commit import source_commit
 
 Report = Mapping[str, Any]
 """A run as parsed JSON; `report.schema.json` describes it."""
@@ -41,12 +46,17 @@ def report_of(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "suite": golden.manifest.suite,
         "golden": plain(golden.manifest.provenance),
-        "provenance": {"toolchain": record_toolchain(), "platform": record_platform()},
+        "provenance": {
+            "toolchain": record_toolchain(),
+            "platform": record_platform(),
+            "command": command_typed(sys.argv, os.environ),
+        },
         "candidates": [
             {
                 "status": verdict.status,
                 "summary": verdict.summary,
                 "digest": conformance_digest(verdict),
+                "commit": "" if (source := source_of(verdict.name)) is None else source_commit(source),
                 **plain(without_honest(verdict)),
                 "regression": plain((regressions or {}).get(verdict.name)),
             }

@@ -19,7 +19,9 @@ from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.regression import describe as since
 from grok_conformance.harness.judging.verdict import MEANINGS, PASSING, SEVERITY
 from grok_conformance.harness.report.agreement import Growth
+from grok_conformance.harness.report.case_rows import counted
 from grok_conformance.harness.report.charts import BIN_LABELS, STYLES, WITHIN, Line, by_category, key, line_chart
+from grok_conformance.harness.report.figures import LEGEND
 from grok_conformance.harness.report.files import Report
 from grok_conformance.harness.report.reproduction import reproduce
 from grok_conformance.harness.report.view import SHADES, CandidateView, Cell, candidate_view
@@ -55,7 +57,10 @@ def render(report: Report) -> str:
         date=datetime.fromisoformat(report["date"]).strftime("%Y-%m-%d %H:%M UTC"),
         golden=report["golden"],
         provenance=report["provenance"],
+        command=report["provenance"].get("command", ""),
+        counted=counted,
         legend=legend(),
+        usual=LEGEND,
         meaning=f"{MEANINGS['pass']}.",
         powers=powers(rows),
         growth_chart=growth_chart,
@@ -107,6 +112,7 @@ def cell_data(candidate: str, cell: Cell) -> dict[str, Any]:
         "shown": cell.shown,
         "problem": cell.problem,
         "diagnosis": cell.diagnosis,
+        "plan": cell.plan,
         "case": cell.case,
         "call": cell.call,
         "reproduce": reproduce(candidate, cell.case, cell.operation),

@@ -11,6 +11,32 @@ from pathlib import Path
 from grok_conformance.harness.cases.drawn import drawn_as, stored_id
 from grok_conformance.harness.cases.ladder import is_rung
 
+PYTEST, PROGRAM, MODULE = "pytest", "grok-conformance", "python -m grok_conformance"
+NOX = "nox -s conformance --"
+
+
+def started_by(words: Sequence[str]) -> str:
+    """Return the program that the words of a process began with, as it is typed; empty in Python itself."""
+    path = Path(words[0]) if words else Path()
+    if path.name in (PYTEST, "py.test") or path.parts[-2:] == ("pytest", "__main__.py"):
+        return PYTEST
+    if path.name == PROGRAM:
+        return PROGRAM
+    return MODULE if path.parent.name == "grok_conformance" else ""
+
+
+def in_nox(environment: Mapping[str, str]) -> bool:
+    """Return whether the session that judges candidates runs this process."""
+    return environment.get("NOX_CURRENT_SESSION", "").startswith("conformance")
+
+
+def command_typed(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the command that started this process, as it was typed; empty in Python itself."""
+    start = started_by(words)
+    if start == MODULE and in_nox(environment) and list(words[1:2]) == ["run"]:
+        return f"{NOX} {shlex.join(words[2:])}".strip()
+    return start and f"{start} {shlex.join(words[1:])}"
+
 
 def reproduce(
     candidate: str,
@@ -29,22 +55,17 @@ def reproduce(
     seed = [] if drawn is None else ["--seed", str(drawn[1]), *["--ladder"] * is_rung(case)]
     words = sys.argv if words is None else words
     environment = os.environ if environment is None else environment
-    program, rest = Path(words[0]).name if words else "", words[1:]
-    if program in ("pytest", "py.test") or (program == "__main__.py" and Path(words[0]).parent.name == "pytest"):
-        return (
-            f"pytest --conformance-candidate {shlex.quote(candidate)} --conformance-case {shlex.quote(stored_id(case))}"
-        )
-    is_command = program == "grok-conformance" or Path(words[0] if words else "").parent.name == "grok_conformance"
-    start = "grok-conformance" if program == "grok-conformance" else "python -m grok_conformance"
-    if is_command and rest[:1] == ["judge"]:
+    start, rest = started_by(words), words[1:]
+    if start == PYTEST:
+        narrowed = ["--conformance-candidate", candidate, "--conformance-case", stored_id(case)]
+        return f"{PYTEST} {shlex.join(narrowed)}"
+    if start and rest[:1] == ["judge"]:
         return f"{start} {shlex.join(rest)}"
     narrowed = ["--candidate", candidate, "--case", stored_id(case), *seed]
     narrowed += ["--operation", operation] if operation else []
-    if is_command and environment.get("NOX_CURRENT_SESSION", "").startswith("conformance"):
-        return f"nox -s conformance -- {shlex.join(narrowed)}"
-    if is_command:
-        return f"{start} run {shlex.join(narrowed)}"
-    if drawn is not None:  # drawn cases are run by the command line alone
-        return f"{start} run {shlex.join(narrowed)}"
+    if start and in_nox(environment):
+        return f"{NOX} {shlex.join(narrowed)}"
+    if start or drawn is not None:  # drawn cases are run by the command line alone
+        return f"{start or MODULE} run {shlex.join(narrowed)}"
     asked = f", operations={operation!r}" if operation else ""
     return f"grok_conformance.judge({candidate!r}, {case!r}{asked})"

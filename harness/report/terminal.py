@@ -24,7 +24,7 @@ from grok_conformance.harness.report.explanation import (
     likely,
     reproduce_case,
 )
-from grok_conformance.harness.report.figures import times
+from grok_conformance.harness.report.figures import LEGEND, times
 
 STYLES = {
     "pass": "green",
@@ -39,8 +39,6 @@ STYLES = {
 LOOK: Mapping[str, Any] = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "pad_edge": False}
 
 PIPE_WIDTH = 132
-
-LEGEND = "1 is all that is allowed; rounding to bfloat16 alone takes 0.99 of it, and that is as it should be"
 
 Detail = Literal["quiet", "normal", "verbose"]
 

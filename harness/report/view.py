@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,8 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describ
 from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
-from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio
+from grok_conformance.harness.report.case_rows import CaseRow, case_rows
+from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio, times
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
 """Upper edges of the colours of measured / allowed: three within the fence, three beyond it."""
@@ -47,6 +50,7 @@ class Cell:
     histogram: Sequence[int]
     tokens: Sequence[Figures]
     diagnosis: str
+    plan: str
 
     @property
     def shade(self) -> int:
@@ -57,6 +61,18 @@ class Cell:
     def shown(self) -> str:
         """What the cell says in the map."""
         return "!" if self.problem else "–" if not self.num_elements else short_ratio(self.ratio)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the map: the whole model (the layer ""), one layer, or adjacent ones in which everything passes."""
+
+    layers: Sequence[str]
+
+    @property
+    def label(self) -> str:
+        """What stands above it."""
+        return self.layers[0] or "model" if len(self.layers) == 1 else f"{self.layers[0]}–{self.layers[-1]}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,7 @@ class CandidateView:
 
     name: str
     version: str
+    commit: str
     status: str
     verdict: str
     num_passed: int
@@ -82,13 +99,14 @@ class CandidateView:
     reasons: Sequence[str]
     cells: Mapping[tuple[str, str, str], Cell]
     operations: Sequence[str]
-    columns: Sequence[tuple[str, Sequence[str]]]
+    columns: Sequence[tuple[str, Sequence[Column]]]
+    cases: Sequence[CaseRow]
     layers: Sequence[Layer]
     phases: Sequence[Phase]
     growth: Sequence[Growth]
     by_position: Mapping[str, Mapping[str, Mapping[str, float]]]
     seconds: float
-    alternatives: Sequence[str]
+    alternatives: Sequence[tuple[str, str, str]]
     facts: Mapping[str, str]
     deviations: Sequence[str]
     regression: Regression | None
@@ -98,17 +116,27 @@ class CandidateView:
         """The place of every cell among them all."""
         return {key: i for i, key in enumerate(self.cells)}
 
+    def worst(self, operation: str, column: Column, dtype: str) -> Cell | None:
+        """The worst cell of an operation in the layers of a column, None where it is in none of them."""
+        found = [cell for layer in column.layers if (cell := self.cells.get((operation, layer, dtype)))]
+        return max(found, key=lambda cell: cell.ratio, default=None)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the map has layers folded into one column."""
+        return any(len(column.layers) > 1 for _, columns in self.columns for column in columns)
+
 
 def candidate_view(row: Mapping[str, Any]) -> CandidateView:
     """Return what the page shows of one candidate of a JSON report."""
     known = [spec.operation for spec in tap_specs()]
-    made = sorted(make_cells(row), key=lambda cell: (known.index(cell.operation), cell.layer, cell.dtype))
+    made = sorted(make_cells(row), key=lambda cell: (known.index(cell.operation), depth(cell.layer), cell.dtype))
     cells = {(cell.operation, cell.layer, cell.dtype): cell for cell in made}
     dtypes = sorted({dtype for _, _, dtype in cells})
-    columns = [(dtype, sorted({layer for _, layer, each in cells if each == dtype})) for dtype in dtypes]
     return CandidateView(
         name=row["name"],
         version=row["version"],
+        commit=row.get("commit", ""),
         status=row["status"],
         verdict=row["summary"],
         num_passed=sum(case["status"] in PASSING for case in row["cases"]),
@@ -117,14 +145,15 @@ def candidate_view(row: Mapping[str, Any]) -> CandidateView:
         reasons=other_reasons(row),
         cells=cells,
         operations=[name for name in known if any(operation == name for operation, _, _ in cells)],
-        columns=columns,
+        columns=[(dtype, columns_of([cell for cell in made if cell.dtype == dtype])) for dtype in dtypes],
+        cases=case_rows(row),
         layers=routing(row),
         phases=phases(row),
         growth=growth(row),
         by_position=by_position(row),
         seconds=row["seconds"],
         alternatives=[
-            f"{each['operation']} in {each['fprop_dtype']}: {each['alternative']}"
+            (each["operation"], each["fprop_dtype"], each["alternative"])
             for each in row["operations"]
             if each["alternative"]
         ],
@@ -132,6 +161,22 @@ def candidate_view(row: Mapping[str, Any]) -> CandidateView:
         deviations=[deviation(each) for each in row["waivers"]],
         regression=Regression(**row["regression"]) if row.get("regression") else None,
     )
+
+
+def depth(layer: str) -> int:
+    """Return the place of a layer's column; the whole model comes first."""
+    return int(layer or -1)
+
+
+def columns_of(cells: Sequence[Cell]) -> list[Column]:
+    """Return the columns of one compute dtype in order; adjacent layers in which everything passes are one."""
+    wrong = {cell.layer for cell in cells if cell.status not in PASSING}
+    layers = sorted({cell.layer for cell in cells}, key=depth)
+    columns: list[Column] = []
+    for is_folded, run in itertools.groupby(layers, key=lambda layer: bool(layer) and layer not in wrong):
+        adjacent = tuple(run)
+        columns += [Column(adjacent)] if is_folded else [Column((layer,)) for layer in adjacent]
+    return columns
 
 
 def deviation(waiver: Mapping[str, Any]) -> str:
@@ -149,6 +194,7 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
             key = operation, "" if layer is None else str(layer), dtype_of(case["case"])
             pooled.setdefault(key, []).append((case["case"], comparison))
     diagnoses = {(each["operation"], each["fprop_dtype"]): diagnosis_text(each) for each in row["operations"]}
+    plans = {(each["operation"], each["fprop_dtype"]): each["alternative"] for each in row["operations"]}
     for (operation, place, dtype), found in pooled.items():
         case, worst = max(found, key=lambda pair: ratio_of(pair[1]))
         ratio = ratio_of(worst)
@@ -166,6 +212,7 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
             histogram=added(comparison["histogram"] for _, comparison in found),
             tokens=[figures(each) for each in worst["tokens"] or [worst] if each["index"]],
             diagnosis=diagnoses.get((operation, dtype), "") if not ratio <= 1 else "",
+            plan=plans.get((operation, dtype), ""),
         )
 
 
@@ -180,7 +227,7 @@ def figures(element: Mapping[str, Any]) -> Figures:
         expected=f"{number(element['expected']):.7g}",
         error=f"{error:.3g}",
         fence=f"{fence:.3g}",
-        times=f"{error / fence:.3g}" if fence > 0 else "∞" if error else "0",
+        times=times(error / fence if fence > 0 else math.inf if error else 0.0),
     )
 
 

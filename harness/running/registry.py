@@ -102,6 +102,22 @@ def served(url: str, model: str, top: int) -> Candidate:
     return Candidate(model, (sys.executable, "-m", module, url, model, str(top)))
 
 
+def source_of(name: str) -> Path | None:
+    """Return the file of a candidate, or the first of its package; None where it has none, as a server."""
+    path = Path(name)
+    if name in builtin_names():
+        found = [CANDIDATES_DIR / f"{name}.py", CANDIDATES_DIR / name / "__init__.py"]
+        return next(each for each in found if each.is_file())
+    if path.is_file():
+        return path.resolve()
+    parts = installed_modules().get(name, name).split(".")
+    if not all(part.isidentifier() for part in parts):
+        return None
+    top = parts[0]
+    spec = PathFinder.find_spec(top, [str(Path.cwd())]) or importlib.util.find_spec(top)
+    return Path(str(spec.origin)) if spec is not None and spec.has_location else None
+
+
 def _from_file(name: str, path: Path) -> Candidate:
     if path.suffix == ".py" and not _is_script(path):
         return _python(name, str(path.resolve()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ LARGEST_BYTES = 1_000_000
 SCREENSHOT_BYTES = 200_000
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", "build/screenshots"))
 FIRST_SCREEN = ViewportSize(width=1000, height=640)
+DESK, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=390, height=844)
+SIZES = (DESK, PHONE)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +58,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True)
+    context = browser.new_context(viewport=DESK, offline=True)
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
@@ -100,6 +103,51 @@ def test_a_click_on_the_map_shows_errors_tokens_and_diagnosis(page: Page) -> Non
     assert details.locator("tr").count() > 2
     page.get_by_role("button", name="moe.expert_hidden, layer 0, float32").click()
     assert "within its fence" in details.inner_text()
+    page.get_by_role("button", name="attention.output, layer 0, float32").click()
+    assert not re.search(r"\de\+", details.inner_text())  # figures that a person can use
+
+
+def test_a_link_leads_to_the_cell_that_was_looked_at(page: Page, report: Path) -> None:
+    page.get_by_role("button", name="moe.expert_hidden, layer 1, float32").click()
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    assert page.locator("article:not([hidden]) .details h4").inner_text() == "moe.expert_hidden, layer 1, float32"
+    page.goto(f"{report.as_uri()}#candidate=numpy_float64")
+    assert page.locator("article:not([hidden]) h2").inner_text() == "numpy_float64"
+
+
+def test_commands_and_links_are_copied(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="moe.expert_hidden, layer 1, float32").click()
+    page.get_by_role("button", name="copy the command", exact=True).click()
+    page.wait_for_function("navigator.clipboard.readText().then((words) => words.endsWith('moe.expert_hidden'))")
+    page.get_by_role("button", name="copy a link to this").click()
+    page.wait_for_function("navigator.clipboard.readText().then((words) => words === location.href)")
+
+
+def test_the_list_of_cases_is_filtered_by_status_and_by_name(page: Page) -> None:
+    rows = page.locator("article:not([hidden]) tr[data-case]:visible")
+    every, failing = rows.count(), page.locator('article:not([hidden]) tr[data-status="fail"]').count()
+    assert every >= failing > 0
+    page.locator("article:not([hidden]) .filter").get_by_role("button", name=f"fail {failing}").click()
+    assert rows.count() == failing
+    page.locator("article:not([hidden]) .filter input").fill("single_token")
+    assert 0 < rows.count() < failing
+    assert all("single_token" in case for case in rows.evaluate_all("rows => rows.map((row) => row.dataset.case)"))
+    page.locator("article:not([hidden]) .filter input").fill("no such case")
+    assert rows.count() == 0
+    assert page.locator("article:not([hidden]) .none").is_visible()
+
+
+def test_layers_that_pass_are_one_column_until_they_are_asked_for(page: Page) -> None:
+    page.get_by_role("button", name="numpy_float64", exact=True).click()
+    cells = page.locator("article:not([hidden]) .map button:visible")
+    folded = cells.count()
+    page.get_by_role("button", name="show each layer that passes").click()
+    assert cells.count() > folded
+    page.get_by_role("button", name="fold the layers that pass").click()
+    assert cells.count() == folded
 
 
 def test_the_other_candidate_is_a_click_away(page: Page) -> None:
@@ -155,10 +203,27 @@ CONTRASTS = """() => {
 }"""
 
 
-def test_a_phone_shows_everything_without_scrolling_the_page_sideways(page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    save(page, "phone", whole=True)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: str(size["width"]))
+def test_nothing_scrolls_the_page_sideways(size: ViewportSize, page: Page) -> None:
+    page.set_viewport_size(size)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    save(page, f"width_{size['width']}", whole=True)
+
+
+def test_on_a_phone_the_map_scrolls_with_a_hint_and_the_panel_opens_in_view(page: Page) -> None:
+    hint = page.locator("article:not([hidden]) .hint")
+    assert not hint.is_visible()
+    page.set_viewport_size(PHONE)
+    page.wait_for_function("!document.querySelector('article:not([hidden]) .hint').hidden")
+    cell = page.get_by_role("button", name="moe.expert_hidden, layer 1, float32")
+    cell.click()
+    box = page.locator("article:not([hidden]) .details h4").bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] < PHONE["height"] / 2
+    page.get_by_role("button", name="back to the map").click()
+    box = cell.bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] < PHONE["height"]
 
 
 def test_the_printed_page_holds_the_details_of_every_failing_cell(page: Page) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -10,7 +11,8 @@ from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.report.files import report_of
 from grok_conformance.harness.report.html import render
 from tests.harness.honest_port import golden
-from tests.harness.judging.test_baseline import KEY, OLD, against
+from tests.harness.judging.kept_runs import KEY, OLD
+from tests.harness.judging.test_regression import against
 from tests.harness.report.pages import BROKEN, COUNTS, data_of, page
 from tests.harness.report.verdicts import CRASHED, FAILING, PASSING, verdict
 
@@ -18,7 +20,7 @@ from tests.harness.report.verdicts import CRASHED, FAILING, PASSING, verdict
 class Tags(HTMLParser):
     """The elements of a page that have been opened and not closed, and every attribute that could fetch something."""
 
-    VOID = ("meta", "link", "br")
+    VOID = ("meta", "link", "br", "input")
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,6 +71,31 @@ def test_every_cell_of_the_map_has_its_errors_its_worst_tokens_and_its_diagnosis
     buttons = re.findall(r'<button class="shade(\d)( wrong)?" data-cell="(\d+)">([^<]+)</button>', text)
     assert ("4", " wrong", str(list(cells).index("attention.key")), "12.5") in buttons
     assert len(buttons) == len(cells)
+
+
+def test_the_page_tells_the_command_and_the_commit_and_a_command_for_every_case() -> None:
+    report = json.loads(json.dumps(report_of([BROKEN], golden())))
+    report["provenance"]["command"] = "nox -s conformance -- --case '<*>'"
+    report["candidates"][0]["commit"] = "0123456789ab-dirty"
+    text = render(report)
+    assert "<code>nox -s conformance -- --case &#39;&lt;*&gt;&#39;</code>" in text
+    assert "Version 2.1, commit <code>0123456789ab-dirty</code>" in text
+    assert len(re.findall(r'<tr data-case="[^"]+" data-status="fail">', text)) == 1
+    assert 'data-text="pytest --conformance-candidate port --conformance-case unequal/' in text
+
+
+def test_a_report_of_an_earlier_version_has_a_page_too() -> None:
+    report = json.loads(json.dumps(report_of([BROKEN], golden())))
+    del report["provenance"]["command"], report["candidates"][0]["commit"]
+    assert "in no repository" in render(report)
+
+
+def test_the_rounding_plan_is_a_table_and_stands_with_its_operation() -> None:
+    rows = tuple(replace(row, alternative="sums in bfloat16") for row in BROKEN.operations)
+    text = page(replace(BROKEN, operations=rows))
+    assert "<td>bfloat16</td><td>sums in bfloat16</td>" in text
+    assert data_of(text)["candidates"][0]["cells"][0]["plan"] == "sums in bfloat16"
+    assert "The rounding plan" not in page(BROKEN)
 
 
 def test_what_cannot_be_compared_is_marked_and_told_in_words() -> None:

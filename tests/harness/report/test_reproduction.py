@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from grok_conformance.harness.cases.drawn import redraw
-from grok_conformance.harness.report.reproduction import reproduce
+from grok_conformance.harness.report.reproduction import command_typed, reproduce
 from tests.harness.honest_port import golden_case
 
 NOX = {"NOX_CURRENT_SESSION": "conformance"}
@@ -38,3 +38,19 @@ def test_a_drawn_case_is_told_by_the_stored_one_and_its_seed() -> None:
 def test_a_rung_of_the_ladder_is_shown_again_by_its_seed_and_the_ladder() -> None:
     command = reproduce("port", "ladder_width_17/ladder/drawn~redrawn-7.float32", words=[MODULE, "run"], environment={})
     assert command.endswith("--case ladder_width_17/ladder/drawn.float32 --seed 7 --ladder")
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "command"),
+    [
+        ([MODULE, "run", "--case", "a/*"], {}, "python -m grok_conformance run --case 'a/*'"),
+        ([MODULE, "run", "--case", "a/*"], NOX, "nox -s conformance -- --case 'a/*'"),
+        (["/b/grok-conformance", "judge", "jobs", "out"], NOX, "grok-conformance judge jobs out"),
+        (["/b/pytest", "--conformance-candidate", "port"], {}, "pytest --conformance-candidate port"),
+        (["/bin/ipykernel_launcher.py", "-f", "x"], {}, ""),
+    ],
+)
+def test_the_command_of_a_run_is_told_as_it_was_typed(
+    words: list[str], environment: dict[str, str], command: str
+) -> None:
+    assert command_typed(words, environment) == command

@@ -11,6 +11,7 @@ from grok_conformance.harness.running.registry import (
     default_names,
     find_candidate,
     missing_extra,
+    source_of,
 )
 from tests.harness.tiny_job import write_adapter
 
@@ -116,3 +117,14 @@ def test_an_unknown_candidate_is_one_line_that_says_what_may_be_given(name: str)
 def test_a_misspelt_built_in_candidate_is_suggested() -> None:
     with pytest.raises(UnknownCandidateError, match="did you mean torch_eager"):
         find_candidate("torch_eagr")
+
+
+def test_the_source_of_a_candidate_is_its_file_or_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert source_of("numpy_float64") == CANDIDATES_DIR / "numpy_float64.py"
+    assert source_of("torch_eager") == CANDIDATES_DIR / "torch_eager" / "__init__.py"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").write_text("raise SystemExit('imported')\n")
+    assert source_of("my_package.port") == tmp_path / "my_package" / "__init__.py"
+    assert source_of("http://127.0.0.1:8000") is None
+    assert source_of("served") is None
