@@ -49,6 +49,10 @@ class Diagnosis:
     residual. The other figures are those of the likeliest one: its coefficient (1 for the right fault, 0 for none) with
     a heteroscedasticity-robust standard error, the share of the weighted residual that it explains (0..1), and log10 of
     the likelihood ratio to the runner-up, which is a fault or "no fault".
+
+    `place` says in words where in the data the operation fails, empty where it fails throughout or nothing is clear.
+    Where no known fault explains it `resembles` says what the failing values are right for, and `remedy` what to change
+    then; it `relabels` where the right values merely stand in another order.
     """
 
     faults: tuple[str, ...]
@@ -58,6 +62,10 @@ class Diagnosis:
     explained: float
     log10_ratio: float
     runner_up: str
+    place: str = ""
+    resembles: str = ""
+    remedy: str = ""
+    relabels: bool = False
 
 
 def diagnose(
@@ -234,8 +242,10 @@ LARGEST_RATIO = 6.0
 
 def describe(diagnosis: Diagnosis) -> str:
     """Return a diagnosis in one line for a reader."""
+    where = f"; {diagnosis.place}" if diagnosis.place else ""
     if not diagnosis.faults:
-        return "no known fault explains this"
+        known = "no known fault explains this"
+        return known + (f"; the failing values are {diagnosis.resembles}" if diagnosis.resembles else "") + where
     names = "likely " + " or ".join(diagnosis.faults)
     if math.isnan(diagnosis.coefficient):
         return f"{names}, which gives this shape"
@@ -243,5 +253,5 @@ def describe(diagnosis: Diagnosis) -> str:
     ratio = "more than a million" if diagnosis.log10_ratio > LARGEST_RATIO else f"{digits:,}"
     return (
         f"{names}, coefficient {diagnosis.coefficient:.3g} ± {diagnosis.standard_error:.1g}, "
-        f"explains {diagnosis.explained:.1%}, {ratio} to 1 before {diagnosis.runner_up}"
+        f"explains {diagnosis.explained:.1%}, {ratio} to 1 before {diagnosis.runner_up}{where}"
     )

@@ -296,11 +296,28 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
 )
 
+NOUNS = {
+    "b": "row",
+    "t": "token",
+    "s": "slot",
+    "d": "channel",
+    "q": "query head",
+    "g": "key head",
+    "r": "group member",
+    "h": "head channel",
+    "e": "expert",
+    "c": "choice",
+    "f": "hidden channel",
+    "v": "token id",
+}
+"""What one place along an axis is called in a report."""
+
 GROK_1 = ModelGraph(
     operations=OPERATIONS,
     taps=tap_specs(),
     layer_path="transformer/decoder_layer_{layer}/",
     stream=("embedding", "output"),
     expert_weight="moe/linear/w",
+    nouns=NOUNS,
 )
 """The model of SPEC: the one place that knows which operations and weights Grok-1 has."""

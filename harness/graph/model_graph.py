@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grok_conformance.harness.contract import LanguageModelConfig, TapSpec, Weights, split_tap, tap_name
 from grok_conformance.harness.contract.taps import names_of
@@ -18,7 +18,7 @@ class ModelGraph:
 
     `taps` are the contract on what its operations make, `layer_path` the module path of a layer's weights. `stream`
     names what the residual stream is before the first layer and after every layer; `expert_weight` the weight whose
-    scales' dtype is that of the experts (SPEC §9), empty where there are none.
+    scales' dtype is that of the experts (SPEC §9), empty where there are none. `nouns` say what lies along an axis.
     """
 
     operations: tuple[Operation, ...]
@@ -26,6 +26,7 @@ class ModelGraph:
     layer_path: str
     stream: tuple[str, str]
     expert_weight: str = ""
+    nouns: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def specs(self) -> Mapping[str, TapSpec]:
@@ -56,6 +57,10 @@ class ModelGraph:
     def token_alone(self) -> tuple[str, ...]:
         """The taps that in the first layer, or before it, depend on nothing but the token."""
         return tuple(operation.tap for operation in self.operations if operation.token_alone)
+
+    def noun(self, axis: str) -> str:
+        """Return the word for one place along an axis."""
+        return self.nouns.get(axis, f"{axis} slice")
 
     def is_real(self, tap: str) -> bool:
         """Return whether a tap holds real numbers, which may be rounded, and not ids."""

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score
 from grok_conformance.harness.checks.moves import ALL_MOVES, coarse, with_ways
@@ -18,6 +20,7 @@ from grok_conformance.harness.checks.ways import (
     recheck,
     telling,
 )
+from grok_conformance.harness.diagnosis.described import described
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
 from grok_conformance.harness.faults import ALL_FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
@@ -71,9 +74,35 @@ def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> 
         if not (operation in diagnoses and diagnoses[operation].faults):
             nearer, checked = nearest(operation, exhibits, local, num_elements)
             again = diagnosed(nearer, checked, {operation}) if nearer is not exhibits else {}
-            if operation in again and (again[operation].faults or much_nearer(operation, checked, local)):
+            if operation in again and (
+                again[operation].faults
+                or (much_nearer(operation, checked, local) and not resembling(operation, exhibits, local))
+            ):
                 exhibits, local, diagnoses = nearer, checked, {**diagnoses, **again}
+    diagnoses = {**diagnoses, **with_places(exhibits, local, failing, diagnoses)}
     return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(noted), diagnoses)
+
+
+def resembling(operation: str, exhibits: Sequence[Exhibit], local: Local) -> bool:
+    """Return whether it is known what an operation's failing values are right for, so that no other way need be."""
+    told = with_places(exhibits, local, {operation}, {}).get(operation)
+    return told is not None and bool(told.resembles)
+
+
+def with_places(
+    exhibits: Sequence[Exhibit], local: Local, failing: Collection[str], diagnoses: Mapping[str, Diagnosis]
+) -> dict[str, Diagnosis]:
+    """Return the diagnoses of failing operations with where they fail and what their values resemble.
+
+    Values of a port may be anything: where a description cannot be worked out an operation has none.
+    """
+    comparisons = [local[one.case.id] for one in exhibits]
+    told: dict[str, Diagnosis] = {}
+    for operation in sorted(failing):
+        with contextlib.suppress(ArithmeticError, IndexError, KeyError, ValueError), np.errstate(all="ignore"):
+            found = described(diagnoses.get(operation), operation, exhibits, comparisons)
+            told |= {} if found is None else {operation: found}
+    return told
 
 
 def diagnosed(exhibits: Sequence[Exhibit], local: Local, operations: Collection[str]) -> dict[str, Diagnosis]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
 from grok_conformance.harness.faults import ALL_FAULTS
@@ -10,6 +11,9 @@ from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, 
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.report.figures import times
 from grok_conformance.harness.report.reproduction import reproduce
+
+LAST_TAP = "logits"
+"""The tap by which it is told whether a model's function is kept."""
 
 MAX_REMEDIES = 2
 """Faults of one class of which is told what to change."""
@@ -56,9 +60,12 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
         lines.append(
             f"  in common {common.name} {size}: {abs(common.score):.3g} standard errors, {common.allowed:.3g} allowed"
         )
-    if row.diagnosis is not None and (row.diagnosis.faults or not worst.note):
-        lines.append(f"  diagnosis {describe(row.diagnosis)}")
+    if row.diagnosis is not None and (row.diagnosis.faults or row.diagnosis.resembles or not worst.note):
+        lines.append(f"  diagnosis {describe(replace(row.diagnosis, place=''))}")
         lines += [f"  change    {remedy}" for remedy in remedies(row.diagnosis)]
+    if row.diagnosis is not None and row.diagnosis.place:
+        lines.append(f"  where     {row.diagnosis.place}")
+    lines += [f"  kept      {told}" for told in [function_kept(verdict, row)] if told]
     lines += [f"  follows   {told}" for told in [follows(verdict, row)] if told]
     lines.append(f"  contrast  {contrast(verdict, row)}")
     lines.append(f"  reproduce {reproduce_row(verdict, row)}")
@@ -67,9 +74,19 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
 
 def remedies(diagnosis: Diagnosis) -> list[str]:
     """Return what to change, one line for each fault that the data cannot tell from the others."""
-    return list(dict.fromkeys(ALL_FAULTS[name].remedy for name in diagnosis.faults if name in ALL_FAULTS))[
-        :MAX_REMEDIES
-    ]
+    known = [ALL_FAULTS[name].remedy for name in diagnosis.faults if name in ALL_FAULTS]
+    return list(dict.fromkeys(known or [diagnosis.remedy] * bool(diagnosis.remedy)))[:MAX_REMEDIES]
+
+
+def function_kept(verdict: CandidateVerdict, row: OperationVerdict) -> str:
+    """Return that a layout differs and nothing else, an empty string where the logits tell more, or less."""
+    if row.diagnosis is None or not row.diagnosis.relabels:
+        return ""
+    ends = [drift for case in verdict.cases if case.case in row.cases_at_fault for drift in case.drifts]
+    logits = [drift.ratio for drift in ends if drift.tap == LAST_TAP]
+    if not logits or not all(ratio <= 1 for ratio in logits):
+        return ""
+    return "the layout differs, the function is kept: the logits agree end to end"
 
 
 def follows(verdict: CandidateVerdict, row: OperationVerdict) -> str:

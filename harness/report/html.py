@@ -113,6 +113,7 @@ def cell_data(candidate: str, cell: Cell) -> dict[str, Any]:
         "problem": cell.problem,
         "diagnosis": cell.diagnosis,
         "plan": cell.plan,
+        "changes": list(cell.changes),
         "case": cell.case,
         "call": cell.call,
         "reproduce": reproduce(candidate, cell.case, cell.operation),

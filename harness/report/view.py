@@ -14,6 +14,7 @@ from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
 from grok_conformance.harness.report.case_rows import CaseRow, case_rows
+from grok_conformance.harness.report.explanation import remedies
 from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio, times
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
@@ -51,6 +52,7 @@ class Cell:
     tokens: Sequence[Figures]
     diagnosis: str
     plan: str
+    changes: Sequence[str]
 
     @property
     def shade(self) -> int:
@@ -77,7 +79,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, in one line: the likely fault or the lack of one, the operations and layers that have it."""
+    """What is wrong, in one line: the likely fault or what the values resemble, its operations and layers."""
 
     name: str
     operations: Sequence[str]
@@ -193,11 +195,12 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
             layer, operation = split_tap(comparison["tap"])
             key = operation, "" if layer is None else str(layer), dtype_of(case["case"])
             pooled.setdefault(key, []).append((case["case"], comparison))
-    diagnoses = {(each["operation"], each["fprop_dtype"]): diagnosis_text(each) for each in row["operations"]}
+    diagnoses = {(each["operation"], each["fprop_dtype"]): diagnosis_of(each) for each in row["operations"]}
     plans = {(each["operation"], each["fprop_dtype"]): each["alternative"] for each in row["operations"]}
     for (operation, place, dtype), found in pooled.items():
         case, worst = max(found, key=lambda pair: ratio_of(pair[1]))
         ratio = ratio_of(worst)
+        told = diagnoses.get((operation, dtype)) if not ratio <= 1 else None
         yield Cell(
             operation=operation,
             layer=place,
@@ -211,7 +214,8 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
             num_elements=sum(comparison["num_elements"] for _, comparison in found),
             histogram=added(comparison["histogram"] for _, comparison in found),
             tokens=[figures(each) for each in worst["tokens"] or [worst] if each["index"]],
-            diagnosis=diagnoses.get((operation, dtype), "") if not ratio <= 1 else "",
+            diagnosis="" if told is None else describe(told),
+            changes=() if told is None else remedies(told),
             plan=plans.get((operation, dtype), ""),
         )
 
@@ -231,13 +235,13 @@ def figures(element: Mapping[str, Any]) -> Figures:
     )
 
 
-def diagnosis_text(operation: Mapping[str, Any]) -> str:
-    """Return the diagnosis of an operation in one line, an empty string where there is none."""
+def diagnosis_of(operation: Mapping[str, Any]) -> Diagnosis | None:
+    """Return the diagnosis of an operation, None where there is none."""
     found = operation["diagnosis"]
     if found is None:
-        return ""
+        return None
     numbers = {key: number(found[key]) for key in ("coefficient", "standard_error", "explained", "log10_ratio")}
-    return describe(Diagnosis(**{**found, "faults": tuple(found["faults"]), **numbers}))
+    return Diagnosis(**{**found, "faults": tuple(found["faults"]), **numbers})
 
 
 def faults_of(row: Mapping[str, Any]) -> list[Fault]:
@@ -245,8 +249,10 @@ def faults_of(row: Mapping[str, Any]) -> list[Fault]:
     gathered: dict[str, tuple[list[str], set[int]]] = {}
     for operation in row["operations"]:
         if operation["status"] not in PASSING:
-            found = operation["diagnosis"]
-            name = " or ".join(found["faults"]) if found and found["faults"] else "no known fault"
+            found = diagnosis_of(operation)
+            name = (
+                "no known fault" if found is None else " or ".join(found.faults) or found.resembles or "no known fault"
+            )
             names, layers = gathered.setdefault(name, ([], set()))
             names.append(operation["operation"])
             layers.update(operation["layers_at_fault"])

@@ -71,6 +71,7 @@ function details(candidate, cell) {
   section.append(make("p", { class: `status ${cell.status}` }, verdict));
   if (cell.diagnosis) section.append(make("p", { class: "fault" }, cell.diagnosis));
   if (cell.plan) section.append(make("p", {}, `rounding plan: ${cell.plan}`));
+  for (const change of cell.changes) section.append(make("p", {}, `what to change: ${change}`));
   if (cell.tokens.length) {
     const table = make("table", {}, make("tr", {}, ...heads.map((head) => make("th", { class: "figure", scope: "col" }, head))));
     for (const token of cell.tokens) table.append(make("tr", {}, ...token.map((figure) => make("td", { class: "figure" }, figure))));

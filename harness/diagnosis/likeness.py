@@ -1,0 +1,138 @@
+"""What failing values are right for, where no known fault explains them: the likeliest generic transformation.
+
+Every row of the table (`transformations`) is asked for hypotheses about one failing tap; they are ranked by the
+likelihood by which ways are told apart (`checks.likelihood`), and the likeliest must hold in the other failing taps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from grok_conformance.harness.checks.likelihood import DECISIVE, FACTOR
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis.hypothesis import Hypothesis, Trial, trial_of
+from grok_conformance.harness.diagnosis.relocated import LARGEST_ERROR
+from grok_conformance.harness.diagnosis.shown_tap import ShownTap, failing, noise_of
+from grok_conformance.harness.diagnosis.transformations import TRANSFORMATIONS, Transformation
+
+EXPLAINED = 0.95
+"""Share of the failing values that must lie within honest noise of what a hypothesis gives."""
+
+NUM_TAPS = 4
+"""Failing taps that are looked at, of as many layers and calls as there are."""
+
+MIN_VALUES = 2
+"""Fewer failing values say nothing."""
+
+FAINT_SIZE = 1.5
+"""Mean square of what is left over, in deviations, where no single value fails and all are looked at."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What failing values are right for: in words, what to change, and whether the values are merely laid out anew."""
+
+    words: str = ""
+    remedy: str = ""
+    relabels: bool = False
+
+
+def likeness_of(taps: Sequence[ShownTap]) -> Likeness:
+    """Return what the failing values of one operation are right for; an empty likeness where nothing is decisive."""
+    trials = [trial_of(one) for one in spread_out(failing(taps) or worst_of(taps))]
+    if not trials or len(trials[0].at) < MIN_VALUES:
+        return Likeness()
+    first, others = trials[0], trials[1:]
+    ranked = sorted(hypotheses(first), key=lambda pair: pair[0])
+    nothing = surprise_of(first, first.shown.exact, first.shown.deviation)
+    reach = DECISIVE + math.log(max(len(ranked), 1))
+    accepted: list[tuple[float, Transformation, Hypothesis]] = []
+    for cost, row, one in ranked:
+        if cost > nothing - reach or (accepted and cost > accepted[0][0] + DECISIVE):
+            break
+        if explains(first, one) and all(explains(trial, one) for trial in others):
+            accepted.append((cost, row, one))
+    if not accepted:
+        return Likeness()
+    plainest = min(accepted, key=lambda each: TRANSFORMATIONS.index(each[1]))
+    _, row, one = plainest
+    rivals = [each.words for _, _, each in accepted if each.words != one.words and each.free <= one.free]
+    text = one.words + (f" (or {rivals[0]})" if rivals else "")
+    return Likeness(text, row.remedy, all(each.relabels for _, _, each in accepted if each.free <= one.free))
+
+
+def spread_out(taps: Sequence[ShownTap]) -> list[ShownTap]:
+    """Return a few failing taps, the worst first, of other layers and calls before more of the same."""
+    kept: list[ShownTap] = []
+    for fresh in (True, False):
+        for one in taps:
+            seen = {(each.layer, each.call > 0) for each in kept}
+            if (
+                len(kept) < NUM_TAPS
+                and all(one is not each for each in kept)
+                and (not fresh or (one.layer, one.call > 0) not in seen)
+            ):
+                kept.append(one)
+    return kept
+
+
+def worst_of(taps: Sequence[ShownTap]) -> list[ShownTap]:
+    """Return the tap that is worst in the mean, where no single value fails."""
+
+    def size(one: ShownTap) -> float:
+        error = (one.observed - one.exact)[one.compared] / noise_of(one, one.deviation, one.observed)[one.compared]
+        return float(np.sqrt(np.square(error).sum())) if np.all(np.isfinite(error)) else 0.0
+
+    return sorted((one for one in taps if one.compared.any()), key=size, reverse=True)[:1]
+
+
+def hypotheses(trial: Trial) -> Iterator[tuple[float, Transformation, Hypothesis]]:
+    """Yield every hypothesis about a tap with its surprise; one that cannot be worked out is left out."""
+    for row in TRANSFORMATIONS:
+        for one in row.hypotheses(trial):
+            found = result_of(trial, one) if len(trial.at) >= one.least else None
+            if found is not None:
+                penalty = one.free * math.log(max(len(trial.at), 2))
+                yield surprise_of(trial, *found) + penalty, row, one
+
+
+def result_of(trial: Trial, one: Hypothesis) -> tuple[Array, Array] | None:
+    """Return what a hypothesis gives for a tap and its deviation, None where it gives nothing of that shape."""
+    try:
+        value, deviation = one.make(trial.shown)
+    except (ArithmeticError, IndexError, KeyError, ValueError):
+        return None
+    return (value, deviation) if value.shape == trial.shown.observed.shape else None
+
+
+def errors_of(trial: Trial, value: Array, deviation: Array) -> tuple[Array, Array]:
+    """Return how far what was observed is from some values, in deviations, and those [n]."""
+    shown, at = trial.shown, trial.at
+    observed = shown.observed.ravel()[at]
+    spread = noise_of(shown, np.broadcast_to(deviation, shown.observed.shape).ravel()[at], observed)
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = np.abs(observed - value.ravel()[at]) / spread
+    return np.minimum(np.nan_to_num(errors, nan=LARGEST_ERROR), LARGEST_ERROR), spread
+
+
+def surprise_of(trial: Trial, value: Array, deviation: Array) -> float:
+    """Return how surprising what was observed is, in units of −ln likelihood, as `checks.likelihood` has it."""
+    errors, spread = errors_of(trial, value, deviation)
+    return float((np.log(spread) + np.log1p(np.square(errors))).sum())
+
+
+def explains(trial: Trial, one: Hypothesis) -> bool:
+    """Return whether nearly all failing values of a tap are what a hypothesis gives, to within honest noise."""
+    if len(trial.at) < one.least:
+        return True
+    found = result_of(trial, one)
+    if found is None:
+        return False
+    errors, _ = errors_of(trial, *found)
+    if trial.faint:
+        return float(np.square(errors).mean()) <= FAINT_SIZE
+    return float((errors <= FACTOR).mean()) >= EXPLAINED
