@@ -60,7 +60,7 @@ def likeness_of(taps: Sequence[ShownTap]) -> Likeness:
         return Likeness()
     plainest = min(accepted, key=lambda each: TRANSFORMATIONS.index(each[1]))
     _, row, one = plainest
-    rivals = [each.words for _, _, each in accepted if each.words != one.words and each.free <= one.free]
+    rivals = [each.words for _, other, each in accepted if other is not row and each.free <= one.free]
     text = one.words + (f" (or {rivals[0]})" if rivals else "")
     return Likeness(text, row.remedy, all(each.relabels for _, _, each in accepted if each.free <= one.free))
 

@@ -78,6 +78,15 @@ def place_of(taps: Sequence[ShownTap]) -> Place:
     return search(pooled)
 
 
+def inside(shown: ShownTap, place: Place) -> Array:
+    """Return which elements of a tap lie in a place, bool of its shape; none where it lacks a feature."""
+    found = np.ones(shown.observed.shape, bool)
+    features = {feature.name: feature.values for feature in features_of(shown)}
+    for name, kept in place.features.items():
+        found &= np.isin(features[name], kept) if name in features else False
+    return found
+
+
 def pool(taps: Sequence[ShownTap]) -> Pooled:
     """Gather the compared elements of some taps; zeros that are right tell nothing, a fault may leave them so."""
     parts: dict[str, list[Array]] = {"wrong": [], "right": [], "weight": [], "token": []}
