@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.diagnosis.likeness import Likeness, likeness_of
+from grok_conformance.harness.diagnosis.likeness import likeness_of
 from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED, Diagnosis, telling
 from grok_conformance.harness.diagnosis.places import place_of
 from grok_conformance.harness.diagnosis.shown_tap import shown_taps
@@ -19,13 +19,13 @@ def described(
     exhibits: Sequence[Exhibit],
     comparisons: Sequence[Sequence[Comparison]],
 ) -> Diagnosis | None:
-    """Return a diagnosis with where an operation fails and, if no known fault explains it, what its values resemble.
+    """Return a diagnosis with where an operation fails and what its failing values resemble.
 
     `comparisons` are the local checks of each exhibit. Where nothing can be said what was found comes back as it is.
     """
     taps = shown_taps(operation, telling(exhibits, comparisons))
     place = place_of(taps).words
-    likeness = likeness_of(taps) if found is None or not found.faults else Likeness()
+    likeness = likeness_of(taps)
     if found is None and not (place or likeness.words):
         return None
     return replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def clipped(trial: Trial) -> Iterator[Hypothesis]:
 def rounded_once_more(trial: Trial) -> Iterator[Hypothesis]:
     """Yield the right values rounded to every grid coarser than that of the tap, or cut off towards zero."""
     for grid in coarser(UNIT_ROUNDOFF[trial.shown.recorded]):
-        yield changed(f"the right values rounded to {grid} once more", lambda x, grid=grid: on_grid(x, grid))
+        yield changed(f"the right values rounded to {grid} once more", partial(on_grid, grid=grid))
 
     def truncated(x: Array) -> Array:
         bits = x.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)

@@ -46,23 +46,32 @@ def likeness_of(taps: Sequence[ShownTap]) -> Likeness:
     trials = [trial_of(one) for one in spread_out(failing(taps) or worst_of(taps))]
     if not trials or len(trials[0].at) < MIN_VALUES:
         return Likeness()
-    first, others = trials[0], trials[1:]
-    ranked = sorted(hypotheses(first), key=lambda pair: pair[0])
-    nothing = surprise_of(first, first.shown.exact, first.shown.deviation)
-    reach = DECISIVE + math.log(max(len(ranked), 1))
-    accepted: list[tuple[float, Transformation, Hypothesis]] = []
-    for cost, row, one in ranked:
-        if cost > nothing - reach or (accepted and cost > accepted[0][0] + DECISIVE):
-            break
-        if explains(first, one) and all(explains(trial, one) for trial in others):
-            accepted.append((cost, row, one))
+    accepted = accepted_of(trials)
     if not accepted:
         return Likeness()
-    plainest = min(accepted, key=lambda each: TRANSFORMATIONS.index(each[1]))
-    _, row, one = plainest
-    rivals = [each.words for _, other, each in accepted if other is not row and each.free <= one.free]
-    text = one.words + (f" (or {rivals[0]})" if rivals else "")
-    return Likeness(text, row.remedy, all(each.relabels for _, _, each in accepted if each.free <= one.free))
+    plainest = min(accepted, key=lambda each: each.order)
+    likest = [each for each in accepted if each.hypothesis.free <= plainest.hypothesis.free]
+    rivals = [each.hypothesis.words for each in likest if each.row is not plainest.row]
+    words = plainest.hypothesis.words + (f" (or {rivals[0]})" if rivals else "")
+    return Likeness(words, plainest.row.remedy, all(each.hypothesis.relabels for each in likest))
+
+
+def accepted_of(trials: Sequence[Trial]) -> list[Ranked]:
+    """Return the likeliest hypothesis that holds in all taps, and those that the data does not tell from it.
+
+    What follows from a fault before it is said to do so, whatever else may be said of it.
+    """
+    first, others = trials[0], trials[1:]
+    ranked = sorted(hypotheses(first), key=lambda each: each.surprise)
+    least = surprise_of(first, first.shown.exact, first.shown.deviation) - DECISIVE - math.log(max(len(ranked), 1))
+    likely = [each for each in ranked if each.surprise < least]
+    accepted: list[Ranked] = []
+    for each in sorted(likely, key=lambda each: (not each.row.follows, each.surprise)):
+        if accepted and (accepted[0].row.follows or each.surprise > accepted[0].surprise + DECISIVE):
+            break
+        if explains(first, each.hypothesis) and all(explains(trial, each.hypothesis) for trial in others):
+            accepted.append(each)
+    return accepted
 
 
 def spread_out(taps: Sequence[ShownTap]) -> list[ShownTap]:
@@ -90,14 +99,24 @@ def worst_of(taps: Sequence[ShownTap]) -> list[ShownTap]:
     return sorted((one for one in taps if one.compared.any()), key=size, reverse=True)[:1]
 
 
-def hypotheses(trial: Trial) -> Iterator[tuple[float, Transformation, Hypothesis]]:
+@dataclass(frozen=True)
+class Ranked:
+    """A hypothesis, its row and its place in the table, and how surprising what was observed is if it holds."""
+
+    surprise: float
+    order: int
+    row: Transformation
+    hypothesis: Hypothesis
+
+
+def hypotheses(trial: Trial) -> Iterator[Ranked]:
     """Yield every hypothesis about a tap with its surprise; one that cannot be worked out is left out."""
-    for row in TRANSFORMATIONS:
-        for one in row.hypotheses(trial):
-            found = result_of(trial, one) if len(trial.at) >= one.least else None
-            if found is not None:
-                penalty = one.free * math.log(max(len(trial.at), 2))
-                yield surprise_of(trial, *found) + penalty, row, one
+    every = ((row, one) for row in TRANSFORMATIONS for one in row.hypotheses(trial))
+    for order, (row, one) in enumerate(every):
+        found = result_of(trial, one) if len(trial.at) >= one.least else None
+        if found is not None:
+            penalty = one.free * math.log(max(len(trial.at), 2))
+            yield Ranked(surprise_of(trial, *found) + penalty, order, row, one)
 
 
 def result_of(trial: Trial, one: Hypothesis) -> tuple[Array, Array] | None:

@@ -33,8 +33,9 @@ DECISIVE = 2.0
 NUM_EXHIBITS = 4
 """Cases from which a fault is named where taps are hidden."""
 
-TOLERANCE = 0.1
-"""How far the coefficient of the right fault may be from 1, beyond four standard errors."""
+TOLERANCE = 0.01
+"""How far the coefficient of the right fault may be from 1 beyond four standard errors, since a fence is no more than a
+model: of the faults of the table, put into a port, none is farther than 0.006."""
 
 
 MAX_STANDARD_ERROR = 0.15
@@ -51,8 +52,8 @@ class Diagnosis:
     the likelihood ratio to the runner-up, which is a fault or "no fault".
 
     `place` says in words where in the data the operation fails, empty where it fails throughout or nothing is clear.
-    Where no known fault explains it `resembles` says what the failing values are right for, and `remedy` what to change
-    then; it `relabels` where the right values merely stand in another order.
+    `resembles` says what the failing values are right for, which is told where no known fault explains them, and
+    `remedy` what to change then; it `relabels` where the right values merely stand in another order.
     """
 
     faults: tuple[str, ...]

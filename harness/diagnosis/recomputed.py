@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from grok_conformance.harness.checks.likelihood import NUM_DRAWS
 from grok_conformance.harness.contract import Array, Weights, split_tap, tap_name
 from grok_conformance.harness.diagnosis.elementwise import beside, coarser, on_grid, told_as
 from grok_conformance.harness.diagnosis.hypothesis import Hypothesis, Make, Trial
@@ -16,6 +18,7 @@ from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.oracle import dequantized, evaluate
 from grok_conformance.harness.graph.rounding import WEIGHTS
 from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.noise import disturb
 
 Override = Callable[[ShownTap], Mapping[str, Array]]
 """Gives for a tap the inputs, or the weights, that are other than they should be, by name."""
@@ -39,16 +42,23 @@ def told(one: ShownTap, exact: Exact) -> tuple[Array, Array]:
 def from_right_inputs(trial: Trial) -> Iterator[Hypothesis]:
     """Yield what the operation gives from what an input should have been: it follows from the fault there."""
     for i, name in enumerate(trial.shown.inputs):
-        if name.startswith("previous:"):
-            continue
+        if not name.startswith("previous:") and trial.shown.graph.is_real(name):
+            words = f"right for what {split_tap(name)[1]} should have been, not for what it shows"
+            yield Hypothesis(words, partial(_followed, i=i))
 
-        def made(one: ShownTap, i: int = i) -> Mapping[str, Array]:
-            source = one.inputs[i]
-            return {source: evaluate(source, one.scope, one.exhibit.weights, one.values).value}
 
-        yield Hypothesis(
-            f"right for what {split_tap(name)[1]} should have been, not for what it shows", with_inputs(made)
-        )
+def _followed(one: ShownTap, i: int) -> tuple[Array, Array]:
+    """Return what an operation gives from what an input should have been, and what that may honestly have been."""
+    source = one.inputs[i]
+    right = evaluate(source, one.scope, one.exhibit.weights, one.values)
+    dtype = one.exhibit.evidence.recorded[split_tap(source)[1]]
+    exact, random = one.applied(inputs={source: right.value}), np.random.default_rng(0)
+    squares = np.zeros_like(exact.value)
+    for _ in range(NUM_DRAWS):
+        drawn = one.applied(inputs={source: disturb(right, dtype, random)})
+        squares += np.square(drawn.value - exact.value) / NUM_DRAWS
+    passed_on = np.sqrt(np.maximum(squares, squares.mean(-1, keepdims=True)))
+    return exact.value, np.hypot(one.deviation_of(exact), passed_on)
 
 
 def from_other_inputs(trial: Trial) -> Iterator[Hypothesis]:
@@ -94,8 +104,8 @@ def input_changes(
     for axis, letter in enumerate(axes):
         noun = shown.graph.noun(letter)
         for step in (1, -1):
-            yield f"shifted by {step} along its {noun}s", lambda x, axis=axis, step=step: np.roll(x, step, axis)
-        yield f"in the reverse order of its {noun}s", lambda x, axis=axis: np.flip(x, axis)
+            yield f"shifted by {step} along its {noun}s", shifted(step, axis)
+        yield f"in the reverse order of its {noun}s", reversed_along(axis)
 
 
 def from_rounded_operands(trial: Trial) -> Iterator[Hypothesis]:
@@ -173,11 +183,8 @@ def with_changed_weights(trial: Trial) -> Iterator[Hypothesis]:
             changes.append(("transposed", lambda x: x.swapaxes(-1, -2)))
         for axis in range(own.ndim):
             what = "experts" if own.ndim > 2 and axis == 0 else f"axis {axis}"  # noqa: PLR2004
-            changes += [
-                (f"shifted by {step} along its {what}", lambda x, axis=axis, step=step: np.roll(x, step, axis))
-                for step in (1, -1)
-            ]
-            changes.append((f"in the reverse order of its {what}", lambda x, axis=axis: np.flip(x, axis)))
+            changes += [(f"shifted by {step} along its {what}", shifted(step, axis)) for step in (1, -1)]
+            changes.append((f"in the reverse order of its {what}", reversed_along(axis)))
         for words, change in changes:
 
             def made(one: ShownTap, i: int = i, change: Callable[[Array], Array] = change) -> Mapping[str, Array]:
@@ -199,11 +206,11 @@ def with_changed_scales(trial: Trial) -> Iterator[Hypothesis]:
         count = stored[f"{name}.scales"].shape[-2]
         changes: list[tuple[str, Callable[[Array], Array]]] = [("all taken as 1", np.ones_like)]
         if count > 1:
-            changes += [(f"shifted by {step} group", lambda x, step=step: np.roll(x, step, -2)) for step in (1, -1)]
+            changes += [(f"shifted by {step} group", shifted(step, -2)) for step in (1, -1)]
             changes.append(("in reverse order", lambda x: np.flip(x, -2)))
         for group in range(count if count > 1 else 0):
-            changes.append((f"of group {group} taken as 0", lambda x, group=group: without(x, group)))
-            changes.append((f"of group {group} taken from its neighbour", lambda x, g=group: neighbour(x, g)))
+            changes.append((f"of group {group} taken as 0", partial(without, group=group)))
+            changes.append((f"of group {group} taken from its neighbour", partial(neighbour, group=group)))
         for words, change in changes:
 
             def made(one: ShownTap, i: int = i, change: Callable[[Array], Array] = change) -> Mapping[str, Array]:
@@ -213,6 +220,16 @@ def with_changed_scales(trial: Trial) -> Iterator[Hypothesis]:
                 return {own: dequantized(one.scope.config, read, own, one.plan.at(WEIGHTS))}
 
             yield Hypothesis(f"right for scales {words}", with_weights(made))
+
+
+def shifted(step: int, axis: int) -> Callable[[Array], Array]:
+    """Return a shift along an axis, what leaves at one end entering at the other."""
+    return lambda x: np.roll(x, step, axis)
+
+
+def reversed_along(axis: int) -> Callable[[Array], Array]:
+    """Return the reversal of an axis."""
+    return lambda x: np.flip(x, axis)
 
 
 def without(scales: Array, group: int) -> Array:

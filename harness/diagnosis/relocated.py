@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -124,9 +125,13 @@ def exchanged_axes(trial: Trial) -> Iterator[Hypothesis]:
             if shape[i] == shape[j] > 1:
                 yield Hypothesis(
                     f"the right values with the axes {axes[i]} and {axes[j]} exchanged",
-                    lambda one, i=i, j=j: (one.exact.swapaxes(i, j), one.deviation.swapaxes(i, j)),
+                    partial(_exchanged, i=i, j=j),
                     relabels=True,
                 )
+
+
+def _exchanged(one: ShownTap, i: int, j: int) -> tuple[Array, Array]:
+    return one.exact.swapaxes(i, j), one.deviation.swapaxes(i, j)
 
 
 def as_it_is(x: Array) -> tuple[Array, Array]:
@@ -140,7 +145,7 @@ def of_another_layer(trial: Trial) -> Iterator[Hypothesis]:
     for layer in range(first.scope.config.model.num_layers if first.layer is not None else 0):
         if layer != first.layer:
             away = layer - (first.layer or 0)
-            yield Hypothesis(f"the values of layer {layer}", lambda one, away=away: _beside(one, away))
+            yield Hypothesis(f"the values of layer {layer}", partial(_beside, away=away))
 
 
 def _beside(one: ShownTap, away: int) -> tuple[Array, Array]:
@@ -154,8 +159,12 @@ def of_another_tap(trial: Trial) -> Iterator[Hypothesis]:
         if split_tap(name)[1] != first.operation:
             yield Hypothesis(
                 f"the values of {told_as(name, first)}",
-                lambda one, name=name: as_it_is(one.values[beside(one, first, name)]),
+                partial(_other, first=first, name=name),
             )
+
+
+def _other(one: ShownTap, first: ShownTap, name: str) -> tuple[Array, Array]:
+    return as_it_is(one.values[beside(one, first, name)])
 
 
 def of_an_earlier_call(trial: Trial) -> Iterator[Hypothesis]:

@@ -188,7 +188,8 @@ def noise_of(shown: ShownTap, deviation: Array, observed: Array) -> Array:
     if shown.operation == shown.graph.choice:
         return deviation
     rounding = max(UNIT_ROUNDOFF[shown.recorded], UNIT_ROUNDOFF["float32"]) * np.abs(observed) / np.sqrt(3)
-    return np.maximum(deviation, rounding) + TINY
+    widest: Array = np.maximum(deviation, rounding) + TINY
+    return widest
 
 
 def failing(taps: Collection[ShownTap]) -> list[ShownTap]:

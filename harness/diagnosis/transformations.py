@@ -11,16 +11,21 @@ from grok_conformance.harness.diagnosis.hypothesis import Hypothesis, Trial
 
 @dataclass(frozen=True)
 class Transformation:
-    """One row: the hypotheses that it has about a failing tap, and a sentence that says what to change."""
+    """One row: the hypotheses that it has about a failing tap, and a sentence that says what to change.
+
+    One that `follows` tells that nothing is wrong here but what an operation before shows.
+    """
 
     hypotheses: Callable[[Trial], Iterator[Hypothesis]]
     remedy: str
+    follows: bool = False
 
 
 TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(
         recomputed.from_right_inputs,
         "mend that operation first, or show it where its value is really used: this one follows from it",
+        follows=True,
     ),
     Transformation(elementwise.simple, "look for values that are never written, or for a sign or a function too many"),
     Transformation(

@@ -13,6 +13,7 @@ from grok_conformance.harness.checks.logit_agreement import logit_agreements, ro
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.shown_logits import golden_in_form
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis.agreement import agreed
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.judging.emulation import (
@@ -73,6 +74,8 @@ def judge_candidate(
         judged[dtype] = judge_operations(own, num_elements)
         words[dtype] = ways_in_words(judged[dtype].exhibits)
         exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
+    told = agreed({dtype: found.diagnoses for dtype, found in judged.items()})
+    judged = {dtype: replace(found, diagnoses=told[dtype]) for dtype, found in judged.items()}
     results = []
     for group, answer in pairs:
         found, verdicts = judged[group.fprop_dtype], []

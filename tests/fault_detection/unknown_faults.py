@@ -155,10 +155,10 @@ def sent_to(expert: int) -> Where:
 
 
 PLACES: Mapping[str, Where] = {
-    "": lambda _x, _: np.True_,
-    "decode steps": lambda _x, m: np.bool_(m.scope.tokens.shape[1] == 1 and m.call > 0),
-    "after the first call": lambda _x, m: np.bool_(m.call > 0),
-    "layer 1": lambda _x, m: np.bool_(split_tap(m.tap)[0] == 1),
+    "": lambda x, _: np.ones_like(x, bool),
+    "decode steps": lambda _x, m: np.array(m.scope.tokens.shape[1] == 1 and m.call > 0),
+    "after the first call": lambda _x, m: np.array(m.call > 0),
+    "layer 1": lambda _x, m: np.array(split_tap(m.tap)[0] == 1),
     "the last row": last_row,
     "the last token": last_token,
     "positions from 4": lambda x, m: (m.scope.steps[:, None] + np.arange(x.shape[1]) >= 4).reshape(

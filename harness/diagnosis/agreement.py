@@ -1,0 +1,38 @@
+"""A name holds in every compute dtype and at every operation that a fault touches, or it is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.faults import FAULTS, Fault
+
+Diagnoses = Mapping[str, Mapping[str, Diagnosis]]
+"""The diagnoses of a candidate, by compute dtype and operation."""
+
+
+def agreed(diagnoses: Diagnoses, faults: Mapping[str, Fault] = FAULTS) -> dict[str, dict[str, Diagnosis]]:
+    """Return the diagnoses without the names that are contradicted elsewhere.
+
+    A fault is contradicted where it is the likeliest of all and still does not explain what fails: at an operation that
+    it touches, in any compute dtype. What is named by a class of faults keeps the rest of the class.
+    """
+    contradicted = {
+        (operation, found.likeliest)
+        for by_operation in diagnoses.values()
+        for operation, found in by_operation.items()
+        if not found.faults and found.likeliest
+    }
+
+    def holds(name: str) -> bool:
+        touched = faults[name].operations if name in faults else ()
+        return not any((operation, name) in contradicted for operation in touched)
+
+    return {
+        dtype: {
+            operation: replace(found, faults=tuple(name for name in found.faults if holds(name)))
+            for operation, found in by_operation.items()
+        }
+        for dtype, by_operation in diagnoses.items()
+    }

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+
+from grok_conformance.harness.diagnosis.features import along, features_of
+from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
+from tests.harness.diagnosis.faulty_port import DECODE, PREFILL, taps_with, toy_with
+
+
+def values(shown: ShownTap, name: str) -> list[int]:
+    (feature,) = [each for each in features_of(shown) if each.name == name]
+    return sorted(set(np.broadcast_to(feature.values, shown.observed.shape).ravel().tolist()))
+
+
+def test_a_tap_has_features_of_its_call_its_tokens_and_its_axes() -> None:
+    one = taps_with(DECODE, "attention.query", lambda x: x)[-1]
+    assert values(one, "kind") == [2]
+    assert values(one, "position") == [5, 7]
+    assert values(one, "last row") == [0, 1]
+    assert values(one, "q") == list(range(12))
+    assert values(one, "half of h") == [0, 1]
+
+
+def test_what_comes_after_the_choice_of_experts_has_their_features() -> None:
+    one = taps_with(PREFILL, "moe.expert_hidden", lambda x: x)[0]
+    assert set(values(one, "expert")) <= set(range(5))
+    assert max(values(one, "load")) <= 20
+    norm = taps_with(PREFILL, "moe.norm", lambda x: x)[0]
+    assert [each.name for each in features_of(norm) if "expert" in each.name or "sent" in each.name] == []
+    output = taps_with(PREFILL, "moe.output", lambda x: x)[0]
+    assert values(output, "sent to 3") in ([0, 1], [0], [1])
+
+
+def test_axes_are_laid_beside_one_another() -> None:
+    one = taps_with(PREFILL, "attention.query", lambda x: x)[0]
+    assert along(one, "bt", np.zeros((2, 6))).shape == (2, 6, 1, 1)
+    assert along(one, "h", np.arange(8)).shape == (1, 1, 1, 8)
+
+
+def test_a_toy_has_features_too() -> None:
+    one = shown_taps("mixed", [toy_with("mixed", lambda x: x)])[0]
+    assert values(one, "d") == list(range(40))

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grok_conformance.harness.diagnosis import recomputed
+from grok_conformance.harness.diagnosis.hypothesis import Make, Trial
+from grok_conformance.harness.diagnosis.likeness import likeness_of
+from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
+from grok_conformance.harness.graph.oracle import dequantized
+from tests.harness.diagnosis.faulty_port import DECODE, PREFILL, taps_with, trial_with
+
+
+def likened(operation: str, make: Make, case_id: str = PREFILL) -> str:
+    """Return what is said of a port whose values of one operation are those of a hypothesis."""
+    right = {(one.call, one.layer): one for one in taps_with(case_id, operation, lambda x: x)}
+    given = iter([make(one)[0] for _, one in sorted(right.items())])
+    return likeness_of(taps_with(case_id, operation, lambda _: next(given))).words
+
+
+def other_layer(one: ShownTap) -> tuple[np.ndarray, np.ndarray]:
+    name = one.matrices[0]
+    other = name.replace("_0/", "_x/").replace("_1/", "_0/").replace("_x/", "_1/")
+    return recomputed.told(one, one.applied(matrices={name: one.weight(other)}))
+
+
+def next_scales(one: ShownTap) -> tuple[np.ndarray, np.ndarray]:
+    name, stored = one.matrices[0], one.exhibit.weights.stored
+    read = {f"{name}.weight": stored[f"{name}.weight"], f"{name}.scales": np.roll(stored[f"{name}.scales"], 1, -2)}
+    return recomputed.told(one, one.applied(matrices={name: dequantized(one.scope.config, read, name, "published")}))
+
+
+def next_expert(one: ShownTap) -> tuple[np.ndarray, np.ndarray]:
+    name = one.inputs[1]
+    return recomputed.told(one, one.applied(inputs={name: (one.values[name] + 1) % 5}))
+
+
+def from_residual(one: ShownTap) -> tuple[np.ndarray, np.ndarray]:
+    name = one.inputs[0]
+    return recomputed.told(one, one.applied(inputs={name: one.values[name.replace("moe.norm", "attention.residual")]}))
+
+
+@pytest.mark.parametrize(
+    ("operation", "make", "words"),
+    [
+        ("attention.output", next_scales, "right for scales shifted by 1 group"),
+        ("moe.expert_activation", next_expert, "right for the expert after the chosen one"),
+        ("router.logits", from_residual, "right for attention.residual in place of moe.norm"),
+    ],
+)
+def test_what_an_operation_was_applied_to_is_told(operation: str, make: Make, words: str) -> None:
+    assert words in likened(operation, make)
+
+
+def test_the_weights_of_another_layer_are_told() -> None:
+    first = taps_with(PREFILL, "attention.query", lambda x: x)[0]
+    value = other_layer(first)[0].astype(np.float32)
+    found = likeness_of(taps_with(PREFILL, "attention.query", lambda _: value, layers="0"))
+    assert found.words == "right for the weights of layer 1"
+
+
+def test_an_operation_that_used_the_right_value_follows_from_the_one_that_shows_another() -> None:
+    taps = taps_with(PREFILL, "attention.query", lambda x: 3 * x)  # shown so, and used as it should be
+    source = taps[0].exhibit
+    assert likeness_of(shown_taps("attention.query_rotated", [source])).words.startswith(
+        "right for what attention.query should have been, not for what it shows"
+    )
+
+
+def test_another_position_is_told() -> None:
+    make = next(x.make for x in recomputed.at_another_step(_trial()) if x.words == "right for positions from 0")
+    assert likened("attention.query_rotated", make, DECODE).split(" (or ")[0] in (
+        "the values of attention.query",
+        "right for positions from 0",
+    )
+
+
+def _trial() -> Trial:
+    return trial_with(PREFILL, "attention.query_rotated", lambda x: 2 * x)
+
+
+def test_scale_groups_are_left_out_or_taken_from_their_neighbour() -> None:
+    scales = np.arange(6.0).reshape(3, 2)
+    assert recomputed.without(scales, 1).tolist() == [[0, 1], [0, 0], [4, 5]]
+    assert recomputed.neighbour(scales, 0).tolist() == [[2, 3], [2, 3], [4, 5]]
+    assert recomputed.neighbour(scales, 2).tolist() == [[0, 1], [2, 3], [2, 3]]
