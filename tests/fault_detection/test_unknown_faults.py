@@ -1,4 +1,4 @@
-"""The family of faults that no row knows is wide enough, and what is said of it is held to where values were changed."""
+"""The family of faults that no row knows is wide, and what is said of it is held to where values were changed."""
 
 from __future__ import annotations
 
