@@ -43,7 +43,8 @@ def from_right_inputs(trial: Trial) -> Iterator[Hypothesis]:
     """Yield what the operation gives from what an input should have been: it follows from the fault there."""
     for i, name in enumerate(trial.shown.inputs):
         if not name.startswith("previous:") and trial.shown.graph.is_real(name):
-            words = f"right for what {split_tap(name)[1]} should have been, not for what it shows"
+            source = split_tap(name)[1]
+            words = f"right for what {source} should have been, not for what it shows: this follows from {source}"
             yield Hypothesis(words, partial(_followed, i=i))
 
 

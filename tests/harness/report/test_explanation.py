@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from grok_conformance.harness.checks.end_to_end import Drift
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.judging.verdict import by_operation
@@ -33,6 +36,32 @@ def test_no_known_fault_is_told_only_where_nothing_is_known() -> None:
     rounded = replace(BAD, note="the values lie on the grid of bfloat16: rounded, though float32")
     assert "no known fault" not in told(UNKNOWN, rounded)
     assert "grid of bfloat16" in told(UNKNOWN, rounded)
+
+
+UNNAMED = replace(
+    UNKNOWN,
+    resembles="the right values in the reverse order of the heads",
+    remedy="look for the stride",
+    place="only decode steps",
+    relabels=True,
+)
+
+
+def test_a_fault_without_a_name_is_told_by_what_it_resembles_where_it_is_and_what_to_change() -> None:
+    text = told(UNNAMED, replace(BAD, note="a note"))
+    assert "diagnosis no known fault explains this; the failing values are the right values in the reverse" in text
+    assert "change    look for the stride" in text
+    assert "where     only decode steps" in text
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.9, True), (1.1, False)])
+def test_a_layout_that_differs_is_no_other_function_where_the_logits_agree(*, ratio: float, kept: bool) -> None:
+    ends = (Drift(0, "logits", ratio, (0, 0), 1.0, 1.0, 1.0),)
+    case = replace(FAILING, comparisons=(BAD,), drifts=ends)
+    rows = by_operation((case,), {case.case: "bfloat16"}, {}, {("bfloat16", BAD.operation): UNNAMED})
+    found = replace(verdict(case), operations=rows)
+    assert ("the layout differs, the function is kept" in explain(found, rows)) == kept
+    assert "the function is kept" not in told(replace(UNNAMED, relabels=False), BAD)
 
 
 def test_an_operation_with_the_fault_of_an_earlier_one_follows_from_it() -> None:
