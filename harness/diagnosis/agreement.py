@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
-from grok_conformance.harness.faults import FAULTS, Fault
+from grok_conformance.harness.faults import ALL_FAULTS, Fault
 
 Diagnoses = Mapping[str, Mapping[str, Diagnosis]]
 """The diagnoses of a candidate, by compute dtype and operation."""
 
 
-def agreed(diagnoses: Diagnoses, faults: Mapping[str, Fault] = FAULTS) -> dict[str, dict[str, Diagnosis]]:
+def agreed(diagnoses: Diagnoses, faults: Mapping[str, Fault] = ALL_FAULTS) -> dict[str, dict[str, Diagnosis]]:
     """Return the diagnoses without the names that are contradicted elsewhere.
 
     A fault is contradicted where it is the likeliest of all and still does not explain what fails: at an operation that
