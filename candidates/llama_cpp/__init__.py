@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from grok_conformance.candidates.llama_cpp import binding
-from grok_conformance.candidates.llama_cpp.gguf_file import write_gguf
 from grok_conformance.candidates.llama_cpp.model import LlamaModel
 from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Unsupported, Weights
+from grok_conformance.harness.contract.gguf_file import write_gguf
 
 __all__ = ["INFO", "LlamaModel", "load", "load_with_cache"]
 
@@ -31,7 +31,7 @@ def load_with_cache(config: LanguageModelConfig, weights: Weights, cache_dtype: 
     library = binding.open_library()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grok.gguf"
-        write_gguf(path, config, weights)
+        write_gguf(path, config, weights, config.fprop_dtype)
         return LlamaModel(library, binding.load_model(library, path), config, cache_dtype)
 
 

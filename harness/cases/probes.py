@@ -9,7 +9,8 @@ But weights and prompts are ours to choose. A probe makes the network transparen
   multipliers, eps itself;
 * one feature of the embedding is the same for every token; through it activations are moved to the tail in which erf
   and tanh differ, and router logits to a size at which their own rounding shows while softmax takes the shift away;
-* queries are so large that attention logits pass the cap, and prompts so long that bf16 and TF32 lack positions.
+* queries are so large that attention logits pass the cap, or all come so close to it that only their own rounding
+  tells them apart, and prompts are so long that bf16 and TF32 lack positions.
 
 Weights are int8 with bf16 scales, finite, in sizes that engines ask for: heads times head width is the model's width,
 head width 64, eight experts. They are drawn by a recipe from a seed and not stored; `digest` fixes them. The recipes
@@ -38,14 +39,17 @@ PREFIX = "probe_"
 CONSTANT_FEATURE = 0
 """The feature of the embedding that every token has alike."""
 
+NUM_SLOW_PAIRS = 8
+"""Rotary pairs that carry what is added to the attention logits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a probe's weights are drawn.
 
-    `constant` is the size of the feature that all tokens have in common, against 1 of the others; `activation` and
-    `router` are what it adds to every expert activation and to every router logit. `attention_output` and
-    `expert_output` are gains of the blocks' last matrices. A `silent` block gives zeros.
+    `constant` is the size of the feature that all tokens have in common, against 1 of the others; `activation`,
+    `router` and `attention` are what it adds to every expert activation, router logit, and attention logit before the
+    cap. `attention_output` and `expert_output` are gains of the blocks' last matrices. A `silent` block gives zeros.
     """
 
     seed: int
@@ -57,6 +61,7 @@ class Recipe:
     activation_gain: float = 1.0
     router: float = 0.0
     router_deviation: float = 4.0
+    attention: float = 0.0
     attention_update: float = 1.0
     moe_update: float = 1.0
     tied_experts: tuple[int, ...] = ()
@@ -145,6 +150,16 @@ PROBES: Mapping[str, Probe] = {
         ),
         digest="ef2182f9c77003b8164ea05f3527e50fb0331f0e0cba517fa4d852c8bb399527",
     ),
+    "probe_softmax": Probe(
+        config=sized(selected=8),
+        recipe=Recipe(seed=6, constant=2.0, attention=110.0, query_gain=3.0, attention_update=3.0, silent="experts"),
+        why="attention logits just below the cap, a few steps of bf16 apart and hardly moved by what they are made of",
+        cases=(
+            ProbeCase(name="prefill/rows", why="rows of one length without padding, which every engine takes",
+                      calls=(full(8, 12),)),
+        ),
+        digest="4a9f16195ef19466e59ab30742c4280d1ba8921e676e0f182f7831c210089baf",
+    ),
     "probe_whole": Probe(
         config=sized(num_layers=2),
         recipe=Recipe(seed=3),
@@ -207,10 +222,29 @@ def draw(config: LanguageModelConfig, recipe: Recipe) -> dict[str, Array]:
         linear *= recipe.activation_gain / np.sqrt(width)
         linear[:, CONSTANT_FEATURE] += recipe.activation / shared
         weights |= quantised(f"{below}moe/linear/w", linear)
+        if recipe.attention:
+            shift_attention(weights, below, config, recipe.attention / shared**2)
         silence(weights, below, recipe.silent)
         scaled(weights, f"{below}multi_head_attention/linear/w.scales", recipe.attention_output)
         scaled(weights, f"{below}moe/linear_1/w.scales", recipe.expert_output)
     return weights
+
+
+def shift_attention(weights: dict[str, Array], below: str, config: LanguageModelConfig, shift: float) -> None:
+    """Let the constant feature, where it is 1, add a number to every attention logit.
+
+    It is added in the halves of the pairs that turn slowest, so that positions change it little.
+    """
+    model = config.model
+    half = model.key_size // 2
+    size = np.sqrt(shift / (model.attn_output_multiplier * NUM_SLOW_PAIRS))
+    for name, num_heads in (("query", model.num_q_heads), ("key", model.num_kv_heads)):
+        stored = f"{below}multi_head_attention/{name}/w"
+        matrix = (weights[f"{stored}.weight"] * weights[f"{stored}.scales"].astype(np.float64)).reshape(
+            -1, num_heads, model.key_size
+        )
+        matrix[CONSTANT_FEATURE, :, half - NUM_SLOW_PAIRS : half] += size
+        weights |= quantised(stored, matrix.reshape(len(matrix), -1))
 
 
 def embeddings(random: np.random.Generator, config: LanguageModelConfig, constant: float) -> Array:

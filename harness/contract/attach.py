@@ -148,9 +148,10 @@ def _argument(place: Place, arguments: tuple[Any, ...], named: Mapping[str, Any]
 
 
 def to_numpy(x: Any) -> Array:
-    """Copy a torch tensor, whatever its device, strides and dtype."""
+    """Copy a tensor of torch, or of an engine that gives one `as_torch`, whatever its device, strides and dtype."""
     import torch  # noqa: PLC0415 - only an adapter of a torch model comes here
 
+    x = x if isinstance(x, torch.Tensor) else x.as_torch()
     x = x.detach().to("cpu", copy=True)
     if x.dtype == torch.bfloat16:  # which NumPy knows only through ml_dtypes
         bits: Array = x.contiguous().view(torch.int16).numpy()

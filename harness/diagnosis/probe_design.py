@@ -1,7 +1,7 @@
-"""What a probe shows of every fault in the logits alone, by the noise model, and the search for better recipes.
+"""What a probe shows of every fault in what little engines show, by the noise model, and the search for better ones.
 
-A port is emulated: the exact model with modelled noise, with a fault put in or without. Its logits, in the form in
-which they are shown, are held to the local check as in a run. A fault's strength is measured / allowed.
+A port is emulated: the exact model with modelled noise, with a fault put in or without. What it shows, the logits in
+some form and perhaps a few taps, is held to the local check as in a run. A fault's strength is measured / allowed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,29 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.cases.probes import PROBES, Recipe, draw
 from grok_conformance.harness.checks.exhibit import exhibit_of
-from grok_conformance.harness.checks.hidden import Segments, simulate
+from grok_conformance.harness.checks.hidden import TIED, Segments, simulate
 from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.contract import ALL_LOGITS, DTYPES, Array, CandidateInfo, LogitForm, split_tap
+from grok_conformance.harness.contract import (
+    ALL_LOGITS,
+    DTYPES,
+    Array,
+    CandidateInfo,
+    LogitForm,
+    select_taps,
+    split_tap,
+)
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.graph.forms import log_softmax
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate, walk
+from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.noise import honest_result
 
 HONEST = ""
 """The name under which the strength of an honest port is told: it must stay below 1."""
+
+OF_THE_CHOICE = ("router.logits", "router.probabilities")
+"""What the choice of experts is made of, in which experts with the same column are tied."""
 
 NUM_ELEMENTS = 10**6
 """Elements of a run over the probes."""
@@ -45,31 +58,61 @@ class Shown:
     weights: ExactWeights
     info: CandidateInfo
     segments: Segments
+    evaluator: Evaluator
 
 
-def prepare(preset: Preset, case: Case, form: LogitForm = ALL_LOGITS) -> Shown:
-    """Measure the noise of a case whose logits alone are shown, in a form."""
+def prepare(preset: Preset, case: Case, form: LogitForm = ALL_LOGITS, taps: tuple[str, ...] = ("logits",)) -> Shown:
+    """Measure the noise of a case of which some taps are shown, the logits in a form."""
     weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
-    info = CandidateInfo(name="probe", version="", taps=("logits",), logits=form)
+    info = CandidateInfo(name="probe", version="", taps=taps, logits=form)
     exact = emulated(preset, case, weights, evaluate, seed=0)
-    exhibit = exhibit_of(preset, case, info, in_form(exact, case, form), weights)
-    return Shown(preset, case, weights, info, simulate(exhibit))
+    exhibit = exhibit_of(preset, case, info, in_form(exact, case, info), weights)
+    return Shown(preset, case, weights, info, simulate(exhibit), remembered() if taps == ("logits",) else evaluate)
+
+
+def remembered() -> Evaluator:
+    """Return an evaluator that works out every operation of a call once: where logits alone are shown none changes."""
+    known: dict[tuple[str, bytes, bytes], Exact] = {}
+
+    def recall(tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan) -> Exact:
+        key = (tap, scope.tokens.tobytes(), scope.steps.tobytes())
+        if key not in known:
+            known[key] = evaluate(tap, scope, weights, values, plan)
+        return known[key]
+
+    return recall
 
 
 def emulated(preset: Preset, case: Case, weights: ExactWeights, evaluator: Evaluator, seed: int) -> dict[str, Array]:
-    """Return the logits of an emulated port, by `call0/logits`."""
+    """Return the taps of an emulated port, by `call0/logits`."""
     random = np.random.default_rng(seed)
     kept = weights.graph.recorded_dtypes(weights.config, preset.weights)
-    walked = walk(
-        preset, case, weights=weights, evaluator=evaluator,
-        perturb=lambda tap, exact: honest_result(exact, kept[split_tap(tap)[1]], random),
-    )  # fmt: skip
-    return {tap_key(call, tap): x.astype(DTYPES[kept[tap]]) for call, tap, _, x in walked if tap == "logits"}
+
+    def perturb(tap: str, exact: Exact) -> Array:
+        made = honest_result(exact, kept[split_tap(tap)[1]], random)
+        return tied_alike(exact.value, made) if split_tap(tap)[1] in OF_THE_CHOICE else made
+
+    walked = walk(preset, case, weights=weights, evaluator=evaluator, perturb=perturb)
+    return {tap_key(call, tap): x.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, x in walked}
 
 
-def in_form(logits: Mapping[str, Array], case: Case, form: LogitForm) -> dict[str, Array]:
-    """Return logits as a port gives them in a form, by `call0/logits`."""
-    return {key: _shown(x, case.calls[i].lengths, form) for i, (key, x) in enumerate(logits.items())}
+def tied_alike(exact: Array, made: Array) -> Array:
+    """Return noisy scores [.., e] in which those of equal columns are equal, as every port computes them."""
+    near = np.abs(exact[..., :, None] - exact[..., None, :]) <= TIED * (1 + np.abs(exact[..., None]))
+    alike: Array = np.take_along_axis(made, near.argmax(-1), -1)
+    return alike
+
+
+def in_form(taps: Mapping[str, Array], case: Case, info: CandidateInfo) -> dict[str, Array]:
+    """Return of a port's taps those that it says it shows, the logits in the form that it declares."""
+    given = {}
+    for i, call in enumerate(case.calls):
+        names = [key for key in taps if key.startswith(tap_key(i, ""))]
+        for key in names:
+            tap = key.removeprefix(tap_key(i, ""))
+            if select_taps([tap], info.taps):
+                given[key] = _shown(taps[key], call.lengths, info.logits) if tap == "logits" else taps[key]
+    return given
 
 
 def _shown(logits: Array, lengths: Array, form: LogitForm) -> Array:
@@ -84,11 +127,11 @@ def _shown(logits: Array, lengths: Array, form: LogitForm) -> Array:
     return x
 
 
-def strength(shown: Shown, logits: Mapping[str, Array]) -> float:
-    """Return measured / allowed of the worst statistic of a port's logits in a case."""
-    taps = in_form(logits, shown.case, shown.info.logits)
-    exhibit = exhibit_of(shown.preset, shown.case, shown.info, taps, shown.weights)
-    found = check_case(exhibit, num_elements=NUM_ELEMENTS, segments=shown.segments)
+def strength(shown: Shown, taps: Mapping[str, Array]) -> float:
+    """Return measured / allowed of the worst statistic of what a port shows in a case."""
+    given = in_form(taps, shown.case, shown.info)
+    exhibit = exhibit_of(shown.preset, shown.case, shown.info, given, shown.weights)
+    found = check_case(exhibit, num_elements=NUM_ELEMENTS, segments=shown.segments, evaluator=shown.evaluator)
     return max(comparison.ratio for comparison in found)
 
 
@@ -98,8 +141,8 @@ def strengths(shown: Collection[Shown], faults: Mapping[str, Fault], seed: int =
     found = {}
     for name, fault in {HONEST: None, **faults}.items():
         evaluator = evaluate if fault is None else mutant(fault)
-        logits = emulated(first.preset, first.case, first.weights, evaluator, seed)
-        found[name] = [strength(each, logits) for each in shown]
+        taps = emulated(first.preset, first.case, first.weights, evaluator, seed)
+        found[name] = [strength(each, taps) for each in shown]
     return found
 
 

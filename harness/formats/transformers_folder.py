@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, Weights
+from grok_conformance.harness.contract.gguf_file import EPSILON, LOGIT_CAP, ROPE_BASE, dequantized
 from grok_conformance.harness.formats.files import write_json
-from grok_conformance.harness.formats.gguf_file import EPSILON, LOGIT_CAP, ROPE_BASE, dequantized
 from grok_conformance.harness.formats.tensors import write_tensors
 
 LAYER = {

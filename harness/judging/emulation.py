@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.evidence import Evidence, Key, safe
@@ -14,6 +14,9 @@ from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
+
+JOINED = " and "
+"""Between the names of several deviations that explain one tap together."""
 
 
 def emulating(waivers: Sequence[Waiver]) -> Evaluator:
@@ -67,6 +70,41 @@ def waive(found: Sequence[Comparison], emulated: Sequence[Comparison], waivers: 
             other = with_fault[comparison.call, comparison.tap]
             excused = "" if comparison.passed else waiver.name
             result.append(replace(other, waived=excused) if other.passed else comparison)
+    return result
+
+
+def unseen(waivers: Sequence[Waiver], evidence: Evidence) -> tuple[Waiver, ...]:
+    """Return the waivers of faults in operations of which a candidate shows no tap."""
+    shown = {tap for _, tap in evidence.observed}
+    return tuple(waiver for waiver in waivers if waiver.fault and not any(waiver.covers(tap) for tap in shown))
+
+
+def waive_unseen(
+    comparisons: Sequence[Comparison],
+    waivers: Sequence[Waiver],
+    check: Callable[[Sequence[Waiver]], Sequence[Comparison]],
+) -> list[Comparison]:
+    """Waive failures that faults of operations which are not shown explain: all of them together, and none less.
+
+    `check` compares again with an oracle that has the faults of some waivers. A tap must be within its fences with all
+    of them, and beyond them without any one of those named.
+    """
+    failing = {(c.call, c.tap) for c in comparisons if not c.passed and not c.problem}
+    if not waivers or not failing:
+        return list(comparisons)
+
+    def passing(kept: Sequence[Waiver]) -> dict[tuple[int, str], Comparison]:
+        return {(c.call, c.tap): c for c in check(kept) if c.passed and (c.call, c.tap) in failing}
+
+    explained = passing(waivers)
+    if not explained:
+        return list(comparisons)
+    without = {waiver.name: passing([other for other in waivers if other is not waiver]) for waiver in waivers}
+    result = []
+    for comparison in comparisons:
+        key = (comparison.call, comparison.tap)
+        needed = [name for name, others in without.items() if key in explained and key not in others]
+        result.append(replace(explained[key], waived=JOINED.join(needed)) if needed else comparison)
     return result
 
 

@@ -17,12 +17,15 @@ from grok_conformance.harness.diagnosis.agreement import agreed
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.judging.emulation import (
+    JOINED,
     covering,
     diagnosed,
     emulating,
     taken_as_they_are,
     unmasked,
+    unseen,
     waive,
+    waive_unseen,
 )
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, ways_in_words
@@ -85,7 +88,7 @@ def judge_candidate(
                 verdicts.append(unanswered(case, answer[case.id], known))
                 continue
             one = exhibits[case.id]
-            comparisons = waive_known(one, found.local[case.id], diagnosed(known, found.diagnoses), num_elements)
+            comparisons = waive_known(one, found.local[case.id], known, found.diagnoses, num_elements)
             verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
         results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
@@ -111,16 +114,30 @@ def shown_in(group: Group, answers: Mapping[str, Answer]) -> list[Exhibit]:
 
 
 def waive_known(
-    exhibit: Exhibit, comparisons: Sequence[Comparison], known: Sequence[Waiver], num_elements: int
+    exhibit: Exhibit,
+    comparisons: Sequence[Comparison],
+    waivers: Sequence[Waiver],
+    diagnoses: Mapping[str, Diagnosis],
+    num_elements: int,
 ) -> Sequence[Comparison]:
-    """Mark what known deviations waive, held against the oracle that has them."""
-    if not known:
-        return comparisons
-    emulated = check_case(
-        replace(exhibit, evidence=unmasked(exhibit.evidence)), num_elements=num_elements, evaluator=emulating(known),
-        only={exhibit.row_of(c) for c in comparisons if covering(known, c.tap)},
-    )  # fmt: skip
-    return waive(comparisons, emulated, known)
+    """Mark what known deviations waive, held against the oracle that has them.
+
+    Where its operation is shown, the diagnosis must name the fault of a waiver; where it is not, nothing less than all
+    such faults together may explain what fails behind it.
+    """
+    hidden = unseen(waivers, exhibit.evidence)
+    known = diagnosed([waiver for waiver in waivers if waiver not in hidden], diagnoses)
+    whole = replace(exhibit, evidence=unmasked(exhibit.evidence))
+
+    def check(faulty: Sequence[Waiver], at_fault: Sequence[Comparison]) -> Sequence[Comparison]:
+        rows = {exhibit.row_of(c) for c in at_fault}
+        return check_case(whole, num_elements=num_elements, evaluator=emulating(faulty), only=rows)
+
+    if known:
+        covered = [c for c in comparisons if covering(known, c.tap)]
+        comparisons = waive(comparisons, check(known, covered), known)
+    failing = [c for c in comparisons if not c.passed]
+    return waive_unseen(comparisons, hidden, lambda some: check((*known, *some), failing))
 
 
 def unanswered(case: Case, answer: Answer, waivers: Sequence[Waiver]) -> CaseVerdict:
@@ -141,7 +158,8 @@ def judge_case(
 ) -> CaseVerdict:
     """Return the verdict on one answered case; the exact run has the known deviations that it showed."""
     case, evidence = exhibit.case, exhibit.evidence
-    used = [waiver for waiver in waivers if any(comparison.waived == waiver.name for comparison in comparisons)]
+    told = {name for comparison in comparisons for name in comparison.waived.split(JOINED)}
+    used = [waiver for waiver in waivers if waiver.name in told]
     names = tuple(waiver.name for waiver in used)
     route = {**route_of(evidence), **taken_as_they_are(used, evidence)}
     taken = b"".join(route[key].tobytes() for key in sorted(route))

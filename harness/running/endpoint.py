@@ -1,9 +1,10 @@
 """A running server as a candidate: `python -m THIS_MODULE URL MODEL TOP JOB_DIR OUT_DIR`.
 
 The server has an OpenAI-compatible completions API that takes token ids: llama.cpp's, vLLM's. It is stateless: of every
-position of a prompt it is asked for the next token's log probabilities, by a request for the prompt up to there. So the
-prompts of a case share prefixes, have unequal lengths and come in parallel, which a server's caches and batches must
-bear. The server must hold the weights of the job's preset (`python -m grok_conformance export`).
+position of a prompt it is asked for the next token's log probabilities, by a request for the prompt up to there. The
+first time prompts come one after the other, each with the last one's as its prefix, which a prefix cache must bear; the
+second time, which is judged too, `NUM_PARALLEL` at once in another order, which batches of unequal lengths must bear.
+The server must hold the weights of the job's preset (`python -m grok_conformance export`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from grok_conformance.harness.formats.tensors import digest, open_tensors, write
 from grok_conformance.harness.running.jobs import JobCase, read_job
 
 NUM_PARALLEL = 8
-"""Requests at a time."""
+"""Requests at a time, when a case is asked again."""
 
 NUM_TRIES = 4
 TIMEOUT_SECONDS = 120.0
@@ -77,21 +78,24 @@ def main(url: str, model: str, top: int, job_dir: Path, out_dir: Path) -> int:
 def run_case(
     endpoint: Endpoint, config: LanguageModelConfig, case: JobCase, inputs: Mapping[str, Array], folder: Path
 ) -> dict[str, Any]:
-    """Ask a case twice, write what the first time gave, and return its result.json; raises EndpointError."""
+    """Ask a case in order and then again all at once, write both, and return its result.json; raises EndpointError."""
     if case.preload:
         return {"status": "unsupported", "reason": "a server takes prompts, not caches"}
     began = time.perf_counter()
-    first = ask_calls(endpoint, config, case, inputs)
+    write_tensors(folder / "taps.safetensors", ask_calls(endpoint, config, case, inputs, num_parallel=1))
     seconds = time.perf_counter() - began
-    write_tensors(folder / "taps.safetensors", first)
-    repeat = {key: digest(x) for key, x in ask_calls(endpoint, config, case, inputs).items()}
-    return {"status": "answered", "seconds": seconds, "repeat": repeat}
+    again = ask_calls(endpoint, config, case, inputs, num_parallel=NUM_PARALLEL)
+    write_tensors(folder / "again.safetensors", again)
+    return {"status": "answered", "seconds": seconds, "repeat": {key: digest(x) for key, x in again.items()}}
 
 
 def ask_calls(
-    endpoint: Endpoint, config: LanguageModelConfig, case: JobCase, inputs: Mapping[str, Array]
+    endpoint: Endpoint, config: LanguageModelConfig, case: JobCase, inputs: Mapping[str, Array], num_parallel: int
 ) -> dict[str, Array]:
-    """Return the log probabilities [b, t, v] of every call by `call0/logits`; NaN where none are shown."""
+    """Return the log probabilities [b, t, v] of every call by `call0/logits`; NaN where none are shown.
+
+    One request at a time in the order of the positions, or several in an order in which neighbours differ in length.
+    """
     answers = {}
     histories: list[list[int]] = []
     for index in range(len(case.calls)):
@@ -102,8 +106,10 @@ def ask_calls(
             histories = [history[:step] for history, step in zip(histories, cuts, strict=True)]
         logits = np.full((*tokens.shape, config.vocab_size), np.nan, np.float32)
         places = [(row, t) for row, length in enumerate(lengths) for t in range(length)]
+        if num_parallel > 1:
+            places = [places[i] for i in np.random.default_rng(index).permutation(len(places))]
         prompts = [histories[row] + tokens[row, : t + 1].tolist() for row, t in places]
-        with ThreadPoolExecutor(NUM_PARALLEL) as pool:
+        with ThreadPoolExecutor(num_parallel) as pool:
             for (row, t), shown in zip(places, pool.map(lambda prompt: ask(endpoint, prompt), prompts), strict=True):
                 logits[row, t, list(shown)] = list(shown.values())
         answers[tap_key(index, "logits")] = logits

@@ -12,8 +12,8 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Preset
 from grok_conformance.harness.contract import Array, Weights
+from grok_conformance.harness.contract.gguf_file import PRECISIONS, write_gguf
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.formats.gguf_file import PRECISIONS, write_gguf
 from grok_conformance.harness.formats.transformers_folder import write_transformers
 
 FORMATS: Mapping[str, str] = {

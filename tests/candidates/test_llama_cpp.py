@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from grok_conformance.candidates.llama_cpp import binding, load
-from grok_conformance.candidates.llama_cpp.gguf_file import dequantized
 from grok_conformance.candidates.llama_cpp.model import TAPS, LlamaModel
 from grok_conformance.harness.contract import GOLDEN_DIR, Array, Unsupported, tap_specs
 from grok_conformance.harness.golden.reading import open_golden
@@ -28,9 +27,9 @@ PADDED, PADS = "square/prefill/padded_batch.float32", "square/prefill/pads_insid
 STRESS = "square_stress/prefill/saturated_cap.float32"
 
 SWAPPED = """
-from grok_conformance.candidates.llama_cpp import gguf_file
+from grok_conformance.harness.contract import gguf_file
 
-gguf_file.LAYER_TENSORS |= {"ffn_gate_exps": "moe/linear_v/w", "ffn_up_exps": "moe/linear/w"}
+gguf_file.TENSORS |= {"blk.{}.ffn_gate_exps": "moe/linear_v/w", "blk.{}.ffn_up_exps": "moe/linear/w"}
 
 from grok_conformance.candidates.llama_cpp import INFO, load
 """
@@ -154,14 +153,6 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
     for row, length in enumerate(call.lengths):
         alone = loaded("square").prefill(call.tokens[[row], :length], call.lengths[[row]], ("logits",))["logits"]
         np.testing.assert_allclose(together[row, :length], alone[0], rtol=0, atol=1e-5 * np.abs(alone).max())
-
-
-def test_a_quantised_matrix_is_dequantized_by_contiguous_groups_of_rows() -> None:
-    weights: dict[str, Array] = {
-        "w.weight": np.full((4, 2), 2, np.int8),
-        "w.scales": np.array([[1, 2], [3, 4]], np.float32),
-    }
-    assert dequantized(weights, "w").tolist() == [[2, 4], [2, 4], [6, 8], [6, 8]]
 
 
 def test_the_table_names_a_tensor_for_every_tap_of_a_mixture_of_experts() -> None:

@@ -1,131 +1,190 @@
-"""What probes show in the logits alone, by form of showing: `python -m tests.fault_detection.probe_rates [GLOB …]`.
+"""What probes show in the little that engines show: `python -m tests.fault_detection.probe_rates [GLOB …]`.
 
 Predicted is the emulated port with a fault, observed the torch port with the fault patched in by hand. Both are judged
-by the local check on the logits, as in a run; a fault is detected if it fails in any case of the probes.
+by the local check on what is shown, as in a run; a fault is detected if it fails in any case of the probes. A case that
+was measured already is measured again only if its probe has changed, and asked only for what no earlier one shows.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from grok_conformance.harness.cases.case import Case, Preset
-from grok_conformance.harness.cases.probes import make_probe, probe_cases
+from grok_conformance.harness.cases.probes import PROBES, make_probe, probe_cases
 from grok_conformance.harness.contract import ALL_LOGITS, LogitForm
 from grok_conformance.harness.diagnosis.probe_design import HONEST, Shown, prepare, strength, strengths
-from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.faults import FAULTS, Fault
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import torch_taps
 
-FORMS: Mapping[str, LogitForm] = {
-    "all logits": ALL_LOGITS,
-    "last position": LogitForm(positions="last"),
-    "top 20 log probabilities": LogitForm(kind="log_probabilities", top=20),
-    "greedy tokens": LogitForm(kind="tokens"),
+
+@dataclass(frozen=True)
+class Showing:
+    """What an engine shows: some taps, and the form of its logits."""
+
+    logits: LogitForm
+    taps: tuple[str, ...] = ("logits",)
+
+
+HIDDEN_STATES = ("embedding", "layers.*.output", "layers.*.router.logits", "layers.*.kv.*", "final_norm", "logits")
+
+FORMS: Mapping[str, Showing] = {
+    "all logits": Showing(ALL_LOGITS),
+    "last position": Showing(LogitForm(positions="last")),
+    "top 20 log probabilities": Showing(LogitForm(kind="log_probabilities", top=20)),
+    "greedy tokens": Showing(LogitForm(kind="tokens")),
+    "hidden states, router logits, cache": Showing(ALL_LOGITS, HIDDEN_STATES),
 }
 RESULTS = Path(__file__).with_name("probe_rates.json")
 PAGE = Path(__file__).with_name("PROBES.md")
 DETECTED = 1.0
 KNOWN = {name: fault for name, fault in FAULTS.items() if fault.changes and not fault.harmless}
 
-Strengths = dict[str, dict[str, dict[str, list[float]]]]
-"""`{"predicted" or "observed": {case: {fault: strength by form}}}`; the fault "" is an honest port."""
+Strengths = dict[str, list[float]]
+"""By fault its strength in each form of showing; the fault "" is an honest port."""
 
 
-def observed(preset: Preset, case: Case, shown: list[Shown]) -> Iterator[tuple[str, list[float]]]:
-    """Yield the strength of the honest torch port, and of every fault patched into it, in each form."""
-    yield HONEST, [strength(each, torch_taps(preset, case, ("logits",))) for each in shown]
+@dataclass(frozen=True)
+class Measured:
+    """What one case showed: predicted for an emulated port, and observed in the torch port.
+
+    `asked` tells with which weights and tokens it was measured.
+    """
+
+    asked: str
+    predicted: Strengths
+    observed: Strengths
+
+
+Side = Literal["predicted", "observed"]
+SIDES: tuple[Side, ...] = get_args(Side)
+
+Rates = dict[str, Measured]
+"""What was measured, by case."""
+
+
+def observed(
+    preset: Preset, case: Case, shown: list[Shown], faults: Collection[str]
+) -> Iterator[tuple[str, list[float]]]:
+    """Yield the strength of the honest torch port, and of some faults patched into it, in each form."""
+    yield HONEST, strengths_of(preset, case, shown)
     for name, patch in PATCHES.items():
-        if name not in KNOWN:
+        if name not in faults:
             continue
         try:
             with patched(patch):
-                taps = torch_taps(preset, case, ("logits",))
+                found = strengths_of(preset, case, shown)
         except KeyError:  # a fault between two layers, in a model of one: this case does not ask
             continue
-        yield name, [strength(each, taps) for each in shown]
+        yield name, found
 
 
-def measure(case: Case, found: Strengths) -> None:
-    """Add what one case shows."""
+def strengths_of(preset: Preset, case: Case, shown: list[Shown]) -> list[float]:
+    """Return how far the torch port as it now is strays in a case, in each form."""
+    taps = torch_taps(preset, case)
+    return [strength(each, taps) for each in shown]
+
+
+def asked_in(case: Case) -> str:
+    """Return what tells whether a case is still the one that was measured: its probe's weights, and its tokens."""
+    digest = hashlib.sha256(PROBES[case.preset].digest.encode())
+    for call in case.calls:
+        digest.update(call.tokens.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def measure(case: Case, faults: Mapping[str, Fault]) -> Measured:
+    """Return what one case shows of some faults, to four digits."""
     preset = make_probe(case.preset)
-    shown = [prepare(preset, case, form) for form in FORMS.values()]
-    found.setdefault("predicted", {})[case.id] = strengths(shown, KNOWN)
-    found.setdefault("observed", {})[case.id] = dict(observed(preset, case, shown))
+    shown = [prepare(preset, case, form.logits, form.taps) for form in FORMS.values()]
+    predicted = strengths(shown, faults)
+    return Measured(asked_in(case), rounded(predicted), rounded(dict(observed(preset, case, shown, faults))))
+
+
+def unseen(found: Rates, dtype: str) -> dict[str, Fault]:
+    """Return the faults that what was measured in a dtype does not yet show in every form, greedy tokens apart."""
+    forms = [i for i, form in enumerate(FORMS.values()) if form.logits.kind != "tokens"]
+    best = [strongest(found, side, dtype, form) for side in SIDES for form in forms]
+    return {name: fault for name, fault in KNOWN.items() if min(each.get(name, 0.0) for each in best) <= DETECTED}
 
 
 def rounded(found: Strengths) -> Strengths:
-    """Return the strengths to four digits, as they are stored."""
-    return {
-        side: {
-            case: {name: [float(f"{x:.4g}") for x in ratios] for name, ratios in faults.items()}
-            for case, faults in cases.items()
-        }
-        for side, cases in found.items()
-    }
+    """Return strengths to four digits."""
+    return {name: [float(f"{x:.4g}") for x in ratios] for name, ratios in found.items()}
 
 
-def strongest(found: Strengths, side: str, dtype: str, form: int) -> dict[str, float]:
+def strongest(found: Rates, side: Side, dtype: str, form: int) -> dict[str, float]:
     """Return by fault the largest strength over the cases of a compute dtype."""
     best: dict[str, float] = {}
-    for case, ratios in found[side].items():
+    for case, measured in found.items():
         if case.endswith(f".{dtype}"):
-            for name, each in ratios.items():
+            for name, each in getattr(measured, side).items():
                 best[name] = max(best.get(name, 0.0), each[form])
     return best
 
 
-def page(found: Strengths) -> str:
+def page(found: Rates) -> str:
     """Return the page: a table of forms, and what is not seen."""
     rows = [
-        "| form of showing | dtype | predicted | observed in the torch port | honest (torch) | not seen |",
+        "| form of showing | dtype | predicted | observed in the torch port | honest (torch) | not seen in either |",
         "|---|---|---|---|---|---|",
     ]
-    for dtype in ("float32", "bfloat16"):
-        if not any(case.endswith(f".{dtype}") for case in found["predicted"]):
-            continue
-        for i, form in enumerate(FORMS):
-            cells = []
-            for side in ("predicted", "observed"):
-                best = strongest(found, side, dtype, i)
-                faults = {name: ratio for name, ratio in best.items() if name != HONEST}
-                seen = [name for name, ratio in faults.items() if ratio > DETECTED]
-                cells.append((seen, faults, best.get(HONEST, 0.0)))
-            (seen, faults, _), (own, patched_in, honest) = cells
-            missed = ", ".join(sorted(set(faults) - set(seen)))
-            rows.append(
-                f"| {form} | {dtype} | {share(seen, faults)} | {share(own, patched_in)} | {honest:.2f} of the fence "
-                f"| {missed if len(faults) - len(seen) <= MANY else f'{len(faults) - len(seen)} faults'} |"
-            )
-    cases = ", ".join(f"`{case}`" for case in sorted(found["predicted"]))
+    dtypes = [dtype for dtype in ("float32", "bfloat16") if any(case.endswith(f".{dtype}") for case in found)]
+    rows += [row_of(found, dtype, form) for dtype in dtypes for form in FORMS]
+    cases = ", ".join(f"`{case}`" for case in sorted(found))
     return f"{TITLE}\n\nMeasured: {cases}.\n\n" + "\n".join(rows) + "\n"
 
 
+def row_of(found: Rates, dtype: str, form: str) -> str:
+    """Return the row of the table for a form of showing and a dtype."""
+    place = list(FORMS).index(form)
+    predicted, observed = (strongest(found, side, dtype, place) for side in SIDES)
+    honest = observed.pop(HONEST, 0.0)
+    predicted.pop(HONEST, None)
+    missed = sorted({name for best in (predicted, observed) for name, ratio in best.items() if ratio <= DETECTED})
+    told = ", ".join(missed) if len(missed) <= MANY else f"{len(missed)} faults"
+    return f"| {form} | {dtype} | {share(predicted)} | {share(observed)} | {honest:.2f} of the fence | {told} |"
+
+
 MANY = 12
-TITLE = """# What the probes show in the logits alone
+TITLE = """# What the probes show in little
 
-Written by `python -m tests.fault_detection.probe_rates`. A fault counts as seen if the local check of the logits fails
-in at least one case of the probes (`harness/cases/probes.py`). Predicted: the exact model with modelled noise and the
-fault; observed: the torch port with the fault patched in by hand. The list is that of `harness/faults/` with a mutant,
-harmless rows left out."""
+Written by `python -m tests.fault_detection.probe_rates`. A fault counts as seen if the local check on what is shown
+fails in at least one case of the probes (`harness/cases/probes.py`). Predicted: the exact model with modelled noise and
+the fault; observed: the torch port with the fault patched in by hand. The list is that of `harness/faults/` with a
+mutant, harmless rows left out."""
 
 
-def share(seen: list[str], of: Mapping[str, float]) -> str:
-    """Return a count and its share in words."""
-    return f"{len(seen)} of {len(of)}, {100 * len(seen) / max(len(of), 1):.1f} %"
+def share(best: Mapping[str, float]) -> str:
+    """Return in words of how many faults the strength tells of a failure."""
+    num_seen = sum(ratio > DETECTED for ratio in best.values())
+    return f"{num_seen} of {len(best)}, {100 * num_seen / max(len(best), 1):.1f} %"
+
+
+def recorded() -> Rates:
+    """Return what was measured of the cases as they are now."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    current = {case.id: asked_in(case) for case in probe_cases("*")}
+    return {case: Measured(**each) for case, each in stored.items() if current.get(case) == each["asked"]}
 
 
 def main(patterns: list[str]) -> None:
     """Measure the cases that the patterns match, all by default, add them to the results, and write the page."""
-    found: Strengths = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for pattern in patterns or ["probe_*"]:
         for case in probe_cases(pattern):
-            measure(case, found)
+            if case.id in recorded():
+                continue
+            known = recorded()
+            found = known | {case.id: measure(case, unseen(known, case.fprop_dtype))}
+            RESULTS.write_text(json.dumps(found, default=asdict, indent=1, sort_keys=True) + "\n")
             PAGE.write_text(page(found))
-            RESULTS.write_text(json.dumps(rounded(found), indent=1, sort_keys=True) + "\n")
             sys.stdout.write(f"{case.id}\n")
             sys.stdout.flush()
 

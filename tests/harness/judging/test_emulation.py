@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract import Array, CandidateInfo, select_taps
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.judging.emulation import diagnosed, emulating
@@ -18,7 +18,7 @@ from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.running.answers import Answer
-from tests.harness.honest_port import NUM_ELEMENTS, answered, golden_taps, group_of, honest_taps
+from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_taps, group_of, honest_taps
 
 CASE = "square/prefill/padded_batch.float32"
 DECODE = "square/decode/unequal_lengths.float32"
@@ -41,8 +41,11 @@ def port_with(*faults: Waiver, case: str = CASE, seed: int = 5) -> dict[str, Arr
     return honest_taps(case, seed, evaluator=emulating(faults))
 
 
-def judged(folder: Path, taps: Mapping[str, Array], waivers: Sequence[Waiver], case: str = CASE) -> CandidateVerdict:
-    answers = [{case: answered(folder, taps)}]
+def judged(
+    folder: Path, taps: Mapping[str, Array], waivers: Sequence[Waiver], case: str = CASE, info: CandidateInfo = INFO
+) -> CandidateVerdict:
+    shown = {key: x for key, x in taps.items() if select_taps([key.partition("/")[2]], info.taps)}
+    answers = [{case: answered(folder, shown, info=info)}]
     group = group_of(case)
     return summarise(
         "port", [group], answers, judge_candidate([group], answers, NUM_ELEMENTS, {}, waivers), 0.0, (), waivers
@@ -166,3 +169,36 @@ def test_an_outdated_waiver_fails_a_candidate_that_passes(tmp_path: Path) -> Non
     verdict = judged(tmp_path, honest_taps(CASE, 5), [])
     assert verdict.passed
     assert replace(verdict, outdated=("known.toml: …: no longer needed; remove it",)).status == "fail"
+
+
+LOGITS_ALONE = CandidateInfo(name="port", version="", taps=("logits",))
+
+
+def judged_by_logits(folder: Path, *known: Waiver) -> CandidateVerdict:
+    return judged(folder, port_with(GATES, TABLE), known, info=LOGITS_ALONE)
+
+
+def test_faults_behind_the_logits_are_waived_together_where_they_explain_them(tmp_path: Path) -> None:
+    verdict = judged_by_logits(tmp_path, GATES, TABLE)
+    assert found(verdict) == {"logits": "waived"}
+    assert verdict.status == "waived"
+    (case,) = verdict.cases
+    assert set(case.waived) == {GATES.name, TABLE.name}
+
+
+@pytest.mark.parametrize("known", [(GATES,), (TABLE,), ()])
+def test_one_of_two_faults_behind_the_logits_does_not_excuse_the_other(
+    known: tuple[Waiver, ...], tmp_path: Path
+) -> None:
+    assert found(judged_by_logits(tmp_path, *known)) == {"logits": "fail"}
+
+
+def test_a_deviation_that_the_port_does_not_have_is_no_help(tmp_path: Path) -> None:
+    verdict = judged_by_logits(tmp_path, GATES, TABLE, waiver("embedding", "embedding_multiplier_missing"))
+    assert found(verdict) == {"logits": "fail"}
+
+
+def test_a_deviation_without_effect_is_not_named(tmp_path: Path) -> None:
+    verdict = judged_by_logits(tmp_path, GATES, TABLE, waiver("attention.weights", "padding_attended"))
+    (case,) = verdict.cases
+    assert set(case.waived) == {GATES.name, TABLE.name}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,16 +32,25 @@ PRESET = make_probe("probe_moe")
 
 
 class Stub(BaseHTTPRequestHandler):
-    """Answers in vLLM's form that token n + 1 follows token n; the first request of each prompt finds it busy."""
+    """Answers in vLLM's form that token n + 1 follows token n; the first request of each prompt finds it busy.
+
+    One that `mixes_up` requests answers wrongly while it has several at once.
+    """
 
     busy: ClassVar[set[tuple[int, ...]]] = set()
+    at_once: ClassVar[list[int]] = [0]
+    mixes_up: ClassVar[bool] = False
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = tuple(body["prompt"])
         busy = prompt not in self.busy
         self.busy.add(prompt)
-        rows = {f"token_id:{(prompt[-1] + 1) % 256}": -0.25, "token_id:0": -9.0}
+        self.at_once[0] += 1
+        time.sleep(0.1 * self.mixes_up)
+        wrong = self.mixes_up and self.at_once[0] > 1
+        self.at_once[0] -= 1
+        rows = {f"token_id:{(prompt[-1] + 1 + wrong) % 256}": -0.25, "token_id:0": -9.0}
         answer: dict[str, Any] = {"choices": [{"logprobs": {"top_logprobs": [rows]}}]}
         self.send_response(503 if busy else 400 if body["model"] == "other" else 200)
         self.end_headers()
@@ -89,6 +99,16 @@ def test_every_position_is_asked_by_the_prompt_up_to_it_and_busy_servers_are_ask
     assert (8, 9, 10) in Stub.busy
     info = json.loads((tmp_path / "out" / "info.json").read_text())
     assert info["logits"] == {"kind": "log_probabilities", "positions": "all", "top": 2}
+
+
+def test_a_server_that_mixes_up_requests_in_parallel_fails_the_second_time(
+    stub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stub, "mixes_up", True)
+    _, folder = answered(stub, "served", 2, tmp_path, two_calls())
+    first, again = (open_tensors(folder / f"{name}.safetensors") for name in ("taps", "again"))
+    assert np.nanargmax(np.array(first["call0/logits"])[0], -1).tolist() == [6, 7, 8]
+    assert np.nanargmax(np.array(again["call0/logits"])[0], -1).tolist() != [6, 7, 8]
 
 
 def test_a_server_that_refuses_is_an_error_in_one_line(stub: str, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.cases.probes import make_probe
+from grok_conformance.harness.contract.gguf_file import dequantized
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.formats.gguf_file import dequantized
 from grok_conformance.harness.formats.tensors import open_tensors
 from grok_conformance.harness.sessions.export import export
 

@@ -1,4 +1,4 @@
-"""A preset as a GGUF file, as llama.cpp's architecture `grok` reads it: float32, bfloat16 or Q8_0."""
+"""Weights as a GGUF file, for engines that load one, in llama.cpp's architecture `grok`: float32, bfloat16 or Q8_0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
+from grok_conformance.harness.contract.candidate import Array, Weights
+from grok_conformance.harness.contract.configuration import LanguageModelConfig
 
 EPSILON, ROPE_BASE, LOGIT_CAP = 1e-5, 10000.0, 30.0
 """SPEC §4: constants of the model that no configuration holds."""

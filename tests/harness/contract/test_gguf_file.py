@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.formats.gguf_file import dequantized, kind_of
+from grok_conformance.harness.contract.gguf_file import dequantized, kind_of
 
 
 def test_scales_belong_to_contiguous_groups_of_rows() -> None:
