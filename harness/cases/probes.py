@@ -126,15 +126,15 @@ PROBES: Mapping[str, Probe] = {
     "probe_moe": Probe(
         config=sized(),
         recipe=Recipe(
-            seed=1, constant=8.0, activation=-3.0, activation_gain=0.4, router=600.0, router_deviation=2.0,
-            expert_output=0.75, moe_update=2.0, silent="attention",
+            seed=1, constant=8.0, activation=-3.8, activation_gain=0.3, router=600.0, router_deviation=2.0,
+            expert_output=12.0, moe_update=2.0, silent="attention",
         ),
         why="attention silent, outputs near √eps, activations where erf and tanh differ, large router logits",
         cases=(
             ProbeCase(name="prefill/rows", why="many short rows, so that few near-ties cost few tokens",
                       calls=(full(24, 4),)),
         ),
-        digest="1de5ba980733395fcb7eb4f4c92171bf987c00dd5e5dc0141bc98de63a21a1fb",
+        digest="cc94fabc0b3cd1c26c23f392a26303372001c9c4cd95dd77bfba80aee678428d",
     ),
     "probe_attention": Probe(
         config=sized(num_layers=2, selected=8),

@@ -15,8 +15,8 @@ They stand in TOML files, `deviations.toml` beside a built-in candidate or the f
     candidate, case, says, reason, reference, expires
 
 With a fault the deviation must be that fault and nothing else: the diagnosis must name it, and the operation must be
-within its fences once the oracle has the fault too. Where the operation is not shown, a tap behind it must be within its
-fences with all such faults together, and beyond them without any one. Without a fault, whatever the tap shows is
+within its fences once the oracle has the fault too. Where the operation is not shown, a tap behind it must be within
+its fences with all such faults together, and beyond them without any one. Without a fault, whatever the tap shows is
 accepted. A waiver that has expired, or whose deviation has gone, fails the candidate.
 """
 

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from grok_conformance.harness.cases.probes import probe_cases
 from grok_conformance.harness.diagnosis.probe_design import HONEST
-from tests.fault_detection.probe_rates import FORMS, PAGE, RESULTS, page, strongest
+from tests.fault_detection.probe_rates import DETECTED, FORMS, KNOWN, PAGE, SIDES, Side, page, recorded, strongest
 
-FOUND = json.loads(RESULTS.read_text())
+FOUND = recorded()
 OF_THE_EXPERTS = (
     "gates_renormalised", "softmax_after_top_k", "router_logits_capped", "router_in_bf16", "router_tf32", "gelu_erf",
     "gelu_quick", "silu_for_gelu", "norm_eps_1e6", "top_1_only", "top_k_off_by_one", "experts_permuted",
 )  # fmt: skip
-SHOWN_BY_NUMBERS = [i for i, form in enumerate(FORMS.values()) if form.kind != "tokens"]
+BY_NUMBERS = [i for i, form in enumerate(FORMS.values()) if form.logits.kind != "tokens"]
 
 
 def test_the_page_is_what_was_measured() -> None:
     assert PAGE.read_text() == page(FOUND)
 
 
-@pytest.mark.parametrize("side", ["predicted", "observed"])
-def test_an_honest_port_passes_in_every_case_and_form(side: str) -> None:
-    assert all(max(faults[HONEST]) <= 1 for faults in FOUND[side].values())
+def test_every_case_was_measured_as_it_is() -> None:
+    assert set(FOUND) == {case.id for case in probe_cases("*")}
 
 
-@pytest.mark.parametrize("form", SHOWN_BY_NUMBERS)
-def test_faults_of_the_experts_are_seen_in_bfloat16_logits_alone(form: int) -> None:
+def test_an_honest_port_passes_in_every_case_and_form() -> None:
+    for case, measured in FOUND.items():
+        assert max(*measured.predicted[HONEST], *measured.observed[HONEST]) <= DETECTED, case
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_fault_was_asked_for(side: Side, dtype: str) -> None:
+    assert set(strongest(FOUND, side, dtype, 0)) == {HONEST, *KNOWN}
+
+
+@pytest.mark.parametrize(("form", "least"), zip(BY_NUMBERS, (0.95, 0.95, 0.90, 0.95), strict=True))
+def test_of_the_known_faults_this_share_is_seen_in_bfloat16(form: int, least: float) -> None:
     best = strongest(FOUND, "observed", "bfloat16", form)
-    assert {name for name in OF_THE_EXPERTS if name in best} == {
-        name for name in OF_THE_EXPERTS if best.get(name, 0) > 1
-    }
-    assert sum(name in best for name in OF_THE_EXPERTS) >= 10
+    seen = [name for name in KNOWN if best[name] > DETECTED]
+    assert len(seen) >= least * len(KNOWN)
+    assert {name for name in OF_THE_EXPERTS if best[name] > DETECTED} == set(OF_THE_EXPERTS)

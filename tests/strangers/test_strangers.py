@@ -51,6 +51,14 @@ def test_fused_sharded_two_stream_and_ragged_tensors_are_judged_through_the_map_
     assert set(operations(verdict)) >= {"attention.query", "attention.output", "moe.output", "output", "logits"}
 
 
+@pytest.mark.parametrize("case", ["unequal/chunked/two_chunks.float32", "unequal/decode/pads_in_cache.float32"])
+def test_a_port_of_single_rows_with_a_cache_that_grows_answers_every_kind_of_call(case: str, tmp_path: Path) -> None:
+    status, verdict = judged("attached_rows.py", case, tmp_path)
+    assert (status, verdict["status"]) == (0, "pass")
+    assert {"kv.keys", "kv.values", "logits"} <= set(operations(verdict))
+    assert all(each["status"] == "pass" for each in verdict["cases"])
+
+
 def test_a_fault_behind_the_map_is_found_where_it_is(tmp_path: Path) -> None:
     port = tmp_path / "erf.py"
     lines = ("import os", "os.environ['GELU'] = 'erf'", "from tests.strangers.attached_serving import INFO, load")

@@ -1,4 +1,4 @@
-"""Grok-1 as a stranger would write it for transformers: separate projections, layers that return tuples, no cache.
+"""Grok-1 as a stranger would write it for transformers: separate projections, layers that return tuples, a grown cache.
 
 It knows nothing of the harness; parameter names are its own.
 """
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Cache = tuple[Tensor, Tensor]
+
 
 class Grok1RMSNorm(nn.Module):
     def __init__(self, width: int) -> None:
@@ -22,20 +24,21 @@ class Grok1RMSNorm(nn.Module):
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5) * self.weight.float()).to(x.dtype)
 
 
-def rotate(x: Tensor) -> Tensor:
+def rotate(x: Tensor, start: int = 0) -> Tensor:
     half = x.shape[-1] // 2
-    angles = torch.arange(x.shape[-2]).float()[:, None] * 10000.0 ** (-torch.arange(half).float() / half)
+    angles = torch.arange(start, start + x.shape[-2]).float()[:, None] * 10000.0 ** (-torch.arange(half).float() / half)
     cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
     turned = torch.cat([-x[..., half:], x[..., :half]], -1)
     return (x.float() * cos + turned.float() * sin).to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor, multiplier: float) -> Tensor:
-    """Attend with q [b, q, t, h], k and v [b, g, t, h], real keys [b, t]; returns [b, t, q·h]."""
+    """Attend with q [b, q, t, h], k and v [b, g, s, h], real keys [b, s]; returns [b, t, q·h]."""
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     logits = (q @ k.transpose(-1, -2)).float() * multiplier
     logits = 30 * torch.tanh(logits / 30)
-    visible = real[:, None, None, :] & torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
+    causal = torch.ones(logits.shape[-2:], dtype=torch.bool).tril(logits.shape[-1] - logits.shape[-2])
+    visible = real[:, None, None, :] & causal
     weights = logits.masked_fill(~visible, -1e30).softmax(-1).to(q.dtype)
     return (weights @ v).transpose(1, 2).flatten(2)
 
@@ -49,12 +52,16 @@ class Grok1Attention(nn.Module):
         self.v_proj = nn.Linear(width, kv_heads * head, bias=False)
         self.o_proj = nn.Linear(heads * head, width, bias=False)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> tuple[Tensor, None]:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, past: Cache | None = None) -> tuple[Tensor, Cache]:
         q, k, v = (
             proj(hidden_states).unflatten(-1, (-1, self.head)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.o_proj(attend(rotate(q), rotate(k), v, attention_mask, self.multiplier)), None
+        start = 0 if past is None else past[0].shape[-2]
+        q, k = rotate(q, start), rotate(k, start)
+        if past is not None:
+            k, v = torch.cat([past[0], k], -2), torch.cat([past[1], v], -2)
+        return self.o_proj(attend(q, k, v, attention_mask, self.multiplier)), (k, v)
 
 
 class Grok1MLP(nn.Module):
@@ -100,11 +107,13 @@ class Grok1DecoderLayer(nn.Module):
             width, config["intermediate_size"], config["num_local_experts"], config["num_experts_per_tok"]
         )
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        attended, _ = self.self_attn(self.pre_attn_norm(hidden_states), attention_mask=attention_mask)
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor, past: Cache | None = None
+    ) -> tuple[Tensor, Tensor, Cache]:
+        attended, present = self.self_attn(self.pre_attn_norm(hidden_states), attention_mask=attention_mask, past=past)
         hidden_states = hidden_states + self.post_attn_norm(attended)
         updated, router_logits = self.block_sparse_moe(self.pre_moe_norm(hidden_states))
-        return hidden_states + self.post_moe_norm(updated), router_logits
+        return hidden_states + self.post_moe_norm(updated), router_logits, present
 
 
 class Grok1Model(nn.Module):
@@ -116,20 +125,22 @@ class Grok1Model(nn.Module):
         self.norm = Grok1RMSNorm(config["hidden_size"])
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        self, input_ids: Tensor, attention_mask: Tensor, past_key_values: tuple[Cache, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Cache, ...]]:
         hidden_states = self.embed_tokens(input_ids) * self.scale
-        all_hidden, all_router = [], []
-        for layer in self.layers:
+        all_hidden, all_router, all_present = [], [], []
+        for number, layer in enumerate(self.layers):
             all_hidden.append(hidden_states)
-            hidden_states, router_logits = layer(hidden_states, attention_mask)
+            past = None if past_key_values is None else past_key_values[number]
+            hidden_states, router_logits, present = layer(hidden_states, attention_mask, past)
             all_router.append(router_logits)
+            all_present.append(present)
         hidden_states = self.norm(hidden_states)
-        return hidden_states, (*all_hidden, hidden_states), tuple(all_router)
+        return hidden_states, (*all_hidden, hidden_states), tuple(all_router), tuple(all_present)
 
 
 class Grok1ForCausalLM(nn.Module):
-    """Gives the logits, the hidden states (the last of them after the norm) and the router's logits."""
+    """Gives the logits, the hidden states (the last of them after the norm), the router's logits and the cache."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -137,10 +148,13 @@ class Grok1ForCausalLM(nn.Module):
         self.model = Grok1Model(config)
         self.lm_head = nn.Linear(config["hidden_size"], config["vocab_size"], bias=False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        last, hidden_states, router_logits = self.model(input_ids, attention_mask)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, past_key_values: tuple[Cache, ...] | None = None
+    ) -> dict[str, Any]:
+        last, hidden_states, router_logits, present = self.model(input_ids, attention_mask, past_key_values)
         return {
             "logits": self.lm_head(last) * self.scale,
             "hidden_states": hidden_states,
             "router_logits": router_logits,
+            "past_key_values": present,
         }
