@@ -33,13 +33,15 @@ def with_ways(exhibit: Exhibit, ways: Ways) -> Exhibit:
 
 def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with one change more: a rounding other than of partial sums, or what was read of an input."""
-    yield from _at_points(row, ways, told, lambda point, _choice: point != SUMS and not point.approximation)
+    yield from _at_points(
+        row, ways, told, lambda point, _choice: not (point == SUMS or point.approximation or point.alone)
+    )
     yield from _of_edges(row, ways, told)
 
 
 def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with every combination of the roundings of a row, if they are not too many."""
-    points = [point for point in row.points if point != SUMS and not point.approximation]
+    points = [point for point in row.points if point != SUMS and not (point.approximation or point.alone)]
     choices = [[choice for choice in point.choices if permitted(point, choice, row.name, told)] for point in points]
     if math.prod(len(each) for each in choices) > MAX_COMBINATIONS or row.name in told[0].ways.plans:
         return
@@ -49,6 +51,20 @@ def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator
             plan = plan.but(point, choice)
         if plan != ways.plans.get(row.name, AS_PUBLISHED):
             yield replace(ways, plans={**ways.plans, row.name: plan})
+
+
+def standing_alone(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with a choice at a point that stands alone, by itself or with one choice more."""
+    if row.name in told[0].ways.plans:
+        return
+    others = [point for point in row.points if not (point == SUMS or point.approximation or point.alone)]
+    for point in (point for point in row.points if point.alone):
+        for choice in (choice for choice in point.choices if permitted(point, choice, row.name, told)):
+            plan = AS_PUBLISHED.but(point, choice)
+            more = [plan.but(other, made) for other in others for made in other.choices
+                    if made != other.published and permitted(other, made, row.name, told)]  # fmt: skip
+            for each in (plan, *more) if choice != point.published else ():
+                yield replace(ways, plans={**ways.plans, row.name: each})
 
 
 def numbers_of_sums(order: str) -> Moves:
@@ -78,6 +94,7 @@ def orders_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
 ALL_MOVES: tuple[Moves, ...] = (
     coarse,
     all_at_once,
+    standing_alone,
     *(
         moves
         for split in ("", EVENLY)

@@ -11,11 +11,9 @@ import sys
 
 from grok_conformance.harness.diagnosis.power import POWER_FILE
 from grok_conformance.harness.formats.files import write_json
-from tests.fault_detection import session, summary
+from tests.fault_detection import foreign_plans, session, summary
 from tests.harness.honest_port import golden
 from tests.written_block import README, write_block
-
-RATES, PAGE = summary.FOLDER / "rates.json", summary.FOLDER / "RATES.md"
 
 
 def main() -> int:
@@ -30,14 +28,15 @@ def main() -> int:
     write_json(POWER_FILE, {"format": 1, "suite": golden().manifest.suite, "power": table})
     if options.power_only:
         return 0
-    committed = json.loads(RATES.read_text()) if RATES.exists() else {}
+    committed = json.loads(summary.RATES.read_text()) if summary.RATES.exists() else {}
     results = summary.with_honest(session.run(num_honest_runs=options.honest_runs), committed)
     wrong = summary.failures(results, table, committed)
     for line in wrong:
         print(line, file=sys.stderr)
     if not wrong:
-        write_json(RATES, summary.as_json(results, table))
-        PAGE.write_text(summary.as_markdown(results, table))
+        foreign = committed.get("foreign_plans", [])  # measured by a command of its own
+        write_json(summary.RATES, {**summary.as_json(results, table), "foreign_plans": foreign})
+        summary.PAGE.write_text(summary.as_markdown(results, table) + foreign_plans.block(foreign))
         if results.honest:
             write_block(README, summary.README_BEGIN, summary.README_END, summary.readme_block(results))
     print(f"{len(results.oracle) + len(results.port)} trials, {len(wrong)} failures")

@@ -19,6 +19,11 @@ from tests.harness.honest_port import golden
 
 FOLDER = Path(__file__).parent
 
+RATES, PAGE = FOLDER / "rates.json", FOLDER / "RATES.md"
+
+FOREIGN_BEGIN = "<!-- foreign plans: written by python -m tests.fault_detection.foreign_plans --write -->"
+FOREIGN_END = "<!-- end of foreign plans -->"
+
 SOURCES = {"oracle": "oracle with the fault (self-test)", "port": "torch port, patched by hand (headline)"}
 ASPECTS = ("detected", "located", "named")
 EXPERIMENTS = {

@@ -17,7 +17,7 @@ from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.golden.reading import case_ids
-from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans
 from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
@@ -106,12 +106,24 @@ def judge(
     return Judged(judge_operations(shown, NUM_ELEMENTS))
 
 
-def emulated(evaluator: Evaluator, cases: Sequence[str], draw: int, seed: int, info: CandidateInfo = INFO) -> Judged:
-    """Judge the oracle with an evaluator's faults, every tap rounded after modelled noise; `info` has what it shows."""
+def emulated(
+    evaluator: Evaluator,
+    cases: Sequence[str],
+    draw: int,
+    seed: int,
+    info: CandidateInfo = INFO,
+    plans: Plans | None = None,
+) -> Judged:
+    """Judge the oracle with an evaluator's faults, every tap rounded after modelled noise.
+
+    `info` has what it shows, `plans` how it rounds where that is not as published.
+    """
     answers = []
     for case_id in cases:
         preset, case, weights = drawn(case_id, draw)
-        answers.append((preset, case, weights, noisy_taps(preset, case, weights, seed, evaluator=evaluator)))
+        answers.append(
+            (preset, case, weights, noisy_taps(preset, case, weights, seed, evaluator=evaluator, plans=plans))
+        )
     return judge(answers, info)
 
 

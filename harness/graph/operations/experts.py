@@ -54,6 +54,7 @@ GROUPS = Point(
             for placed, words in (("", ""), (" in turn", ", dealt out in turn"))
         },
     },
+    alone=True,
 )
 SUM = Point(
     "sum",
@@ -127,12 +128,13 @@ def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: Ro
         gate = round_to(gate, dtype)
     terms = Exact(gate[..., None] * outputs)
     size, num_terms = np.abs(terms.value).sum(-2), outputs.shape[-2]
-    if not scope.rounds or all(plan.at(point) == point.published for point in (TERMS, SUM, GROUPS)):
+    grouped = 1 < num_groups(plan) < scope.config.model.num_experts  # with one expert a rank it is TERMS
+    if not scope.rounds or not (grouped or plan.at(TERMS) == "rounded" or plan.at(SUM) != "float32"):
         return Exact(terms.value.sum(-2), bound=(1 + num_terms) * size)
     terms = replace(terms, bound=np.abs(terms.value))
     if plan.at(TERMS) == "rounded":
         terms = rounded(terms, dtype, scope.margin)
-    if plan.at(GROUPS) != GROUPS.published:
+    if grouped:
         return add_groups(terms, index, scope, plan)
     if plan.at(SUM) == "float32":
         return Exact(terms.value.sum(-2), bound=num_terms * size, jump=np.sum(terms.jump, -2))
@@ -144,11 +146,20 @@ def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: Ro
     return replace(added, bound=num_terms * size)
 
 
+def num_groups(plan: RoundingPlan) -> int:
+    """Return among how many ranks the experts are shared out."""
+    choice = plan.at(GROUPS)
+    return 1 if choice == GROUPS.published else int(choice.partition(" ")[0])
+
+
 def add_groups(terms: Exact, index: Array, scope: Scope, plan: RoundingPlan) -> Exact:
     """Sum gated outputs [b, t, c, d] as expert parallel ranks do: each adds those of its own experts and rounds."""
-    count, _, dealt = plan.at(GROUPS).partition(" ")
-    num_ranks, dtype = int(count), scope.config.fprop_dtype
-    rank_of = index % num_ranks if dealt else index // -(-scope.config.model.num_experts // num_ranks)
+    num_ranks, dtype = num_groups(plan), scope.config.fprop_dtype
+    rank_of = (
+        index % num_ranks
+        if plan.at(GROUPS).endswith("in turn")
+        else index // -(-scope.config.model.num_experts // num_ranks)
+    )
     size, parts = np.abs(terms.value).sum(-2), []
     for rank in range(num_ranks):
         own = (rank_of == rank)[..., None]

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.moves import approximations, coarse, numbers_of_sums, orders_of_sums, with_ways
+from grok_conformance.harness.checks.moves import (
+    all_at_once,
+    approximations,
+    coarse,
+    numbers_of_sums,
+    orders_of_sums,
+    standing_alone,
+    with_ways,
+)
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, ATOMICS, SUMS
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps
@@ -49,3 +57,16 @@ def test_approximations_are_moves_of_their_own() -> None:
     for ways in approximations(ROW, Ways(), told()):
         for plan in ways.plans.values():
             assert all(points[name].approximation or made.endswith(ATOMICS) for name, made in plan.choices.items())
+
+
+def test_ranks_with_experts_of_their_own_are_tried_by_themselves_and_not_among_the_other_roundings() -> None:
+    row = GROK_1.by_name["moe.output"]
+    before = [
+        ways.plans[row.name].choices for ways in (*coarse(row, Ways(), told()), *all_at_once(row, Ways(), told()))
+    ]
+    assert not any("groups" in choices for choices in before)
+    alone = [ways.plans[row.name].choices for ways in standing_alone(row, Ways(), told())]
+    assert {choices["groups"] for choices in alone} == {
+        "2", "4", "8", "2 in turn", "4 in turn", "8 in turn",
+    }  # fmt: skip
+    assert {"groups": "2", "sum": "by rank"} in alone
