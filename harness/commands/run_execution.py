@@ -45,7 +45,7 @@ from grok_conformance.harness.judging.groups import (
     sweep_groups,
     with_drawn,
 )
-from grok_conformance.harness.judging.known_deviations import known_deviations
+from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.regression import Regression, compare_runs
 from grok_conformance.harness.judging.summary import refuse
@@ -55,6 +55,7 @@ from grok_conformance.harness.laws.check import NUM_DRAWS
 from grok_conformance.harness.laws.draws import drawn
 from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.report.progress import progress_bar
+from grok_conformance.harness.report.terminal import verdict_line
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.in_process import adapter_of
 from grok_conformance.harness.running.registry import (
@@ -95,7 +96,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
     groups, narrow = asked_groups(golden, options, cases)
     waivers = known_deviations(options.waivers, golden)
     asked = Asked(tuple(candidates), groups, golden.manifest.suite, narrow, tuple(waivers))
-    answered = in_this_process(asked, options) if is_in_process(options) else in_processes(asked, options)
+    answered = in_this_process(asked, options) if is_in_process(options) else in_processes(asked, golden, options)
     if answered is None:
         return NONCONFORMING
     verdicts, records = answered
@@ -122,13 +123,18 @@ Answered = tuple[list[CandidateVerdict], list[Record]]
 """The verdicts, and what is compared with baselines."""
 
 
-def in_processes(asked: Asked, options: argparse.Namespace) -> Answered:
-    """Run every candidate in child processes and judge it; dump what is asked for while its answers are there."""
+def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> Answered:
+    """Run every candidate in child processes and judge it; dump what is asked for while its answers are there.
+
+    Each verdict but the last, which the report follows at once, is told on standard error as soon as it is known.
+    """
     if options.keep is not None and options.keep.exists():
         raise FileError(f"{options.keep}: exists already: give a new folder")
     num_cases = sum(len(group.cases) for group in asked.groups) * len(asked.candidates)
+    verdicts: list[CandidateVerdict] = []
+    records: list[Record] = []
     with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
-        judgements = run.run_candidates(
+        for each in run.run_candidates(
             asked.candidates,
             asked.groups,
             asked.suite,
@@ -137,11 +143,13 @@ def in_processes(asked: Asked, options: argparse.Namespace) -> Answered:
             advance,
             asked.waivers,
             asked.narrow,
-        )
-        records = [record_of(each.verdict, each.folder, asked.suite) for each in judgements if options.baseline]
-        for each in judgements:
+        ):
+            verdicts.append(each.verdict)
+            records += [record_of(each.verdict, each.folder, asked.suite)] if options.baseline else []
             dump(each.verdict, each.evidence, each.num_elements, options)
-    return [judgement.verdict for judgement in judgements], records
+            if options.detail != "quiet" and len(verdicts) < len(asked.candidates):
+                sys.stderr.write(f"{verdict_line(with_outdated(each.verdict, asked.waivers, golden)).plain}\n")
+    return verdicts, records
 
 
 def in_this_process(asked: Asked, options: argparse.Namespace) -> Answered | None:

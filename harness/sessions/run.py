@@ -69,9 +69,10 @@ def run_candidates(
     on_progress: Progress = lambda _name, _case: None,
     waivers: Sequence[Waiver] = (),
     narrow: Narrow = Narrow(),  # noqa: B008 - frozen
-) -> list[Judgement]:
-    """Run candidates over groups below a folder, each job in a child process, and judge each one as it ends.
+) -> Iterator[Judgement]:
+    """Run candidates over groups below a folder, each job in a child process, and yield the judgement on each.
 
+    One is judged as soon as it has ended, while others still run; what its answers show is let go of before the next.
     Every candidate is handed a copy of the jobs: what it makes of them, and of the machine, is nobody else's. One that
     fails in some runs of a case and not in others is run once more from the start, which tells history from randomness.
     """
@@ -89,7 +90,6 @@ def run_candidates(
         answers = ask(candidate, jobs, outs, limits, lambda case: on_progress(candidate.name, case))
         return time.monotonic() - began, answers
 
-    judgements = []
     with ThreadPoolExecutor(NUM_CHILDREN) as pool, setting(limits.stop):
         for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
             known = waivers_of(waivers, candidate.name)
@@ -104,8 +104,7 @@ def run_candidates(
             weights = judge_weights(groups, [answers_folder(candidate) / job.name for job in jobs])
             verdict = summarise(candidate.name, groups, answers, judged, seconds, weights, known)
             evidence = evidence_of(groups, answers, judged)
-            judgements.append(Judgement(narrowed(verdict, narrow), answers_folder(candidate), evidence, size))
-    return judgements
+            yield Judgement(narrowed(verdict, narrow), answers_folder(candidate), evidence, size)
 
 
 def answer_folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:

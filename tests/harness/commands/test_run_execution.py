@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from grok_conformance.harness.__main__ import main
@@ -38,3 +40,21 @@ def test_a_run_without_any_candidate_is_no_pass(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(run_execution, "default_names", lambda: ("torch_eager",))
     monkeypatch.setattr(registry, "missing_extra", lambda _name: "torch")
     assert main(["run", "--case", CASE]) == 1
+
+
+def test_each_verdict_but_the_last_is_told_before_the_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    second = tmp_path / "second.py"
+    second.write_text("from grok_conformance.candidates.numpy_float64 import *\n")
+    told: list[str] = []
+
+    def report(*_given: object) -> int:
+        told.append(capsys.readouterr().err)
+        return 0
+
+    monkeypatch.setattr("grok_conformance.harness.commands.run_execution.conclude", report)
+    assert main(["run", "--case", CASE, "--candidate", "numpy_float64", "--candidate", str(second)]) == 0
+    (line,) = told[0].splitlines()
+    assert line.startswith("numpy_float64")
+    assert ": pass (caches); " in line

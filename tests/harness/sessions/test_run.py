@@ -142,7 +142,7 @@ def test_a_hostile_program_errs_alone_and_harms_nothing_outside(what: str, tmp_p
     program.chmod(0o700)
     candidates = [find_candidate(name) for name in (str(program), "numpy_float64")]
     groups = read_groups(golden(), "float_weights/*")
-    found = run_candidates(candidates, groups, "1.0.0", tmp_path / "run", Limits(silent_seconds=60))
+    found = list(run_candidates(candidates, groups, "1.0.0", tmp_path / "run", Limits(silent_seconds=60)))
     hostile, honest = (each.verdict for each in found)
     assert {case.status for case in hostile.cases} <= {"error", "missing"}
     assert {case.status for case in honest.cases} == {"pass"}
@@ -187,5 +187,5 @@ def test_an_interrupted_run_ends_its_programs_at_once(tmp_path: Path) -> None:
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_candidates(candidates, [group_of(PREFILL)], "1.0.0", tmp_path / "run", Limits(), interrupt)
+        list(run_candidates(candidates, [group_of(PREFILL)], "1.0.0", tmp_path / "run", Limits(), interrupt))
     assert time.monotonic() - began < 30
