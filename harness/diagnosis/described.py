@@ -9,7 +9,7 @@ from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.diagnosis.likeness import likeness_of
 from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED, Diagnosis, telling
 from grok_conformance.harness.diagnosis.places import place_of
-from grok_conformance.harness.diagnosis.shown_tap import shown_taps
+from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
 from grok_conformance.harness.measure.comparison import Comparison
 
 
@@ -23,11 +23,11 @@ def described(
 
     `comparisons` are the local checks of each exhibit. Where nothing can be said what was found comes back as it is.
     """
-    taps = shown_taps(operation, telling(exhibits, comparisons))
-    place = place_of(taps).words
-    likeness = likeness_of(taps)
-    if found is None and not (place or likeness.words):
-        return None
-    return replace(
-        found or UNEXPLAINED, place=place, resembles=likeness.words, remedy=likeness.remedy, relabels=likeness.relabels
-    )
+    told = described_by(found or UNEXPLAINED, shown_taps(operation, telling(exhibits, comparisons)))
+    return None if found is None and told == UNEXPLAINED else told
+
+
+def described_by(found: Diagnosis, taps: Sequence[ShownTap]) -> Diagnosis:
+    """Return a diagnosis with where some taps of one operation fail, and what their failing values resemble."""
+    place, likeness = place_of(taps).words, likeness_of(taps)
+    return replace(found, place=place, resembles=likeness.words, remedy=likeness.remedy, relabels=likeness.relabels)

@@ -144,7 +144,7 @@ def _scaled_by(trial: Trial, letters: str) -> Iterator[Hypothesis]:
         return
     used = factors_of(shown, letters).ravel()[at]
     noun = "token" if letters == "bt" else shown.graph.noun(letters)
-    words = f"the right values times a factor of its own for every {noun}, {used.min():.4g} to {used.max():.4g}"
+    words = f"the right values times a factor of its own for every {noun}, {used.min():.6g} to {used.max():.6g}"
 
     def make(one: ShownTap) -> tuple[Array, Array]:
         factors = factors_of(one, letters)

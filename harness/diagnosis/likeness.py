@@ -6,6 +6,7 @@ likelihood by which ways are told apart (`checks.likelihood`), and the likeliest
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,12 +112,18 @@ class Ranked:
 
 def hypotheses(trial: Trial) -> Iterator[Ranked]:
     """Yield every hypothesis about a tap with its surprise; one that cannot be worked out is left out."""
-    every = ((row, one) for row in TRANSFORMATIONS for one in row.hypotheses(trial))
+    every = ((row, one) for row in TRANSFORMATIONS for one in of_row(row, trial))
     for order, (row, one) in enumerate(every):
         found = result_of(trial, one) if len(trial.at) >= one.least else None
         if found is not None:
             penalty = one.free * math.log(max(len(trial.at), 2))
             yield Ranked(surprise_of(trial, *found) + penalty, order, row, one)
+
+
+def of_row(row: Transformation, trial: Trial) -> Iterator[Hypothesis]:
+    """Yield the hypotheses of a row, as far as it finds what it asks for: of an operation alone little is given."""
+    with contextlib.suppress(IndexError, KeyError, ValueError):
+        yield from row.hypotheses(trial)
 
 
 def result_of(trial: Trial, one: Hypothesis) -> tuple[Array, Array] | None:

@@ -14,6 +14,7 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.level import level_of, missing_taps
+from grok_conformance.harness.judging.twins import suspected
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.running.answers import Answer, one_line, read_weights
@@ -68,7 +69,7 @@ def summarise(
         weights=weights,
         next_taps=tuple(dict.fromkeys(tap for taps in hidden for tap in taps)),
         cases=cases,
-        operations=by_operation(cases, dtypes, chosen, diagnoses, groups[0].graph),
+        operations=suspected(by_operation(cases, dtypes, chosen, diagnoses, groups[0].graph), groups[0].graph),
         seconds=seconds,
         powers=() if level == "none" else power_of_run(level, dtypes.items()),
         waivers=tuple(each for each in waivers if any(each.name in case.waived for case in cases)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,10 @@ from grok_conformance.harness.contract import (
     tap_name,
 )
 from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.diagnosis.described import described_by
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe, name_fault, residual_of
 from grok_conformance.harness.diagnosis.prediction import Prediction
+from grok_conformance.harness.diagnosis.shown_tap import ShownTap
 from grok_conformance.harness.faults import ALL_FAULTS, change_of, mutant
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -32,6 +35,7 @@ from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import fence_of, margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
+from grok_conformance.harness.report.explanation import remedies
 from grok_conformance.harness.running.python_runner import as_array
 
 PUBLISHED = LanguageModelConfig(
@@ -88,6 +92,7 @@ class OperationReport:
             ]
         lines += [f"  note      {found.note}"] * bool(found.note)
         lines += [f"  diagnosis {describe(self.diagnosis)}"] if self.diagnosis is not None else []
+        lines += [f"  change    {remedy}" for remedy in remedies(self.diagnosis)] if self.diagnosis is not None else []
         return "\n".join(lines)
 
 
@@ -258,4 +263,13 @@ def diagnosis_of(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, 
                 continue
     fence, mask = fence_of(exact, seen.recorded, 1.0), exhibit.evidence.masks[0, split_tap(tap)[1]]
     probabilities = next(iter(values.values())) if split_tap(tap)[1] == "moe.expert_index" else None
-    return name_fault([residual_of(exhibit, Prediction((0, tap), exact, faulty, fence, mask, None, probabilities))])
+    found = name_fault([residual_of(exhibit, Prediction((0, tap), exact, faulty, fence, mask, None, probabilities))])
+    allowed = fence_of(exact, seen.recorded, tail_factor(seen.raw.size)).allowed
+    wrong = ~(np.abs(seen.raw - exact.value) <= allowed)
+    compared = np.broadcast_to(mask, seen.raw.shape)
+    shown = ShownTap(
+        exhibit, 0, tap, scope, values, seen.raw, exact.value, fence.deviation, compared, wrong & compared
+    )  # fmt: skip
+    with contextlib.suppress(ArithmeticError, IndexError, KeyError, ValueError):  # of values that may be anything
+        return described_by(found, [shown])
+    return found

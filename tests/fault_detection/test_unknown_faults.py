@@ -46,4 +46,4 @@ def test_a_known_name_another_change_and_another_place_are_false() -> None:
     assert outcome(faults=("gelu_erf",)).falsely_named
     assert outcome(resembles="zero").falsely_named
     assert outcome(place="only elsewhere", right=False).falsely_named
-    assert rates([outcome(resembles="zero")])[-1] == "something said that is not so: 1 of 1, 100.0%"
+    assert rates([outcome(resembles="zero")])[-1] == "* something said that is not so: 1 of 1, 100.0%"

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,19 @@ CASES = (
     "dense/decode/dense_block",
 )
 """Prefills, chunks and decode steps of several sizes, with experts and without."""
+
+PAGE = Path(__file__).parent / "UNKNOWN.md"
+
+HEAD = """# Faults that no row of the table knows
+
+Written by `python -m tests.fault_detection.unknown_faults --write`. A fault is an operation, a change of the values
+that an honest port gave there, and a place; every other one is tried in bfloat16. *Located*: its operation fails and
+no other. *Named*: what the failing values are said to be is what was done to them. *Placed*: where they are said to
+be holds nearly all values that were changed, and nearly no token without one. **False**: something is said that is
+not so. The list is that of `tests/fault_detection/unknown_faults.py`, written together with the diagnosis: it shows
+what is told, and is no estimate of how faults from elsewhere fare.
+
+"""
 
 ALLOWED = 0.1
 """Share of the changed values that a place may miss, and of its tokens that may be clean, for it to be right."""
@@ -234,15 +248,17 @@ FAMILY: tuple[tuple[str, str, str], ...] = (
     ("logits", "random noise", "after the first call"),
     ("logits", "halved", "odd channels"),
 )
-"""Operation, change and place of every fault; each is tried in both compute dtypes."""
+"""Operation, change and place of every fault."""
+
+DTYPES_TRIED = ("float32", "bfloat16")
 
 
 def family() -> list[UnknownFault]:
-    """Return every fault in every compute dtype."""
+    """Return every fault, one after the other in another compute dtype."""
     return [
         UnknownFault(operation, change, place, CHANGES[change][1], dtype)
-        for operation, change, place in FAMILY
-        for dtype in ("float32", "bfloat16")
+        for i, (operation, change, place) in enumerate(FAMILY)
+        for dtype in [DTYPES_TRIED[i % 2]]
     ]
 
 
@@ -365,7 +381,7 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
         known = " or ".join(one.diagnosis.faults) if one.diagnosis else ""
         false = " **false**" if one.falsely_named else ""
         lines.append(f"| {one.fault.name} | {one.fault.dtype} | {' | '.join(marks)} | {known or said or '–'}{false} |")
-    return [*lines, "", *rates(outcomes)]
+    return [*rates(outcomes), "", *lines]
 
 
 def rates(outcomes: Sequence[Outcome]) -> list[str]:
@@ -377,7 +393,7 @@ def rates(outcomes: Sequence[Outcome]) -> list[str]:
         "named or placed": sum(one.named or one.placed for one in outcomes),
         "something said that is not so": sum(one.falsely_named for one in outcomes),
     }
-    return [f"{name}: {count} of {number}, {count / number:.1%}" for name, count in counts.items()]
+    return [f"* {name}: {count} of {number}, {count / number:.1%}" for name, count in counts.items()]
 
 
 def main() -> int:
@@ -385,10 +401,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fault_detection.unknown_faults", description=__doc__)
     parser.add_argument("--only", default="", help="faults whose name holds this")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     parser.add_argument("--quick", action="store_true", help="describe the faulty operations alone, and judge no other")
     options = parser.parse_args()
     outcomes = [tried(fault, options.seed, whole=not options.quick) for fault in family() if options.only in fault.name]
-    print("\n".join(table(outcomes)))  # noqa: T201 - a command prints
+    lines = table(outcomes)
+    print("\n".join(lines))  # noqa: T201 - a command prints
+    if options.write:
+        PAGE.write_text(HEAD + "\n".join(lines) + "\n")
     return 1 if any(one.falsely_named for one in outcomes) else 0
 
 

@@ -98,3 +98,11 @@ def test_the_oracle_gives_every_tap_as_the_golden_set_has_it_but_for_rounding() 
     np.testing.assert_allclose(exact["logits"][real], golden["call0/logits"].astype(np.float64)[real], atol=1e-4)
     assert exact["logits"].dtype == np.float64
     assert DTYPES["float32"] == golden["call0/logits"].dtype
+
+
+def test_a_kernel_with_a_fault_that_no_row_knows_is_told_what_its_values_are_right_for_and_where() -> None:
+    wrong = (gelu_tanh(ACTIVATION) * UP).copy()
+    wrong[..., 0, :] *= 0.5
+    report = gc.check_operation("moe.expert_hidden", INPUTS, wrong, dtype="float32")
+    assert "the failing values are the right values times 0.5; only choice 0" in str(report)
+    assert "change    look for that factor" in str(report)
