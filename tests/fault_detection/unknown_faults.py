@@ -18,7 +18,7 @@ from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
 from grok_conformance.harness.contract import DTYPES, Array, split_tap, tap_name
 from grok_conformance.harness.diagnosis.described import described
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED, Diagnosis
 from grok_conformance.harness.diagnosis.places import inside, place_of, tokens_of
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
 from grok_conformance.harness.graph.arithmetic import round_to
@@ -372,16 +372,16 @@ def is_right(taps: Sequence[ShownTap], truths: Mapping[str, Truth]) -> bool:
     return missed <= ALLOWED * changed and clean <= ALLOWED * tokens
 
 
-def table(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a line for every fault, and the rates."""
-    lines = ["| fault | dtype | located | named | placed | what is said |", "|---|---|---|---|---|---|"]
-    for one in outcomes:
-        marks = ["yes" if x else "–" for x in (one.located, one.named, one.placed)]
-        said = "; ".join(filter(None, (one.diagnosis.resembles, one.diagnosis.place))) if one.diagnosis else ""
-        known = " or ".join(one.diagnosis.faults) if one.diagnosis else ""
-        false = " **false**" if one.falsely_named else ""
-        lines.append(f"| {one.fault.name} | {one.fault.dtype} | {' | '.join(marks)} | {known or said or '–'}{false} |")
-    return [*rates(outcomes), "", *lines]
+TABLE_HEAD = ("| fault | dtype | located | named | placed | what is said |", "|---|---|---|---|---|---|")
+
+
+def line_of(one: Outcome) -> str:
+    """Return the line of a fault in the table."""
+    marks = " | ".join("yes" if x else "–" for x in (one.located, one.named, one.placed))
+    found = one.diagnosis or UNEXPLAINED
+    said = " or ".join(found.faults) or "; ".join(filter(None, (found.resembles, found.place))) or "–"
+    false = " **false**" if one.falsely_named else ""
+    return f"| {one.fault.name} | {one.fault.dtype} | {marks} | {said}{false} |"
 
 
 def rates(outcomes: Sequence[Outcome]) -> list[str]:
@@ -404,11 +404,14 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     parser.add_argument("--quick", action="store_true", help="describe the faulty operations alone, and judge no other")
     options = parser.parse_args()
-    outcomes = [tried(fault, options.seed, whole=not options.quick) for fault in family() if options.only in fault.name]
-    lines = table(outcomes)
-    print("\n".join(lines))  # noqa: T201 - a command prints
+    outcomes = []
+    print("\n".join(TABLE_HEAD))  # noqa: T201 - a command prints
+    for fault in [fault for fault in family() if options.only in fault.name]:
+        outcomes.append(tried(fault, options.seed, whole=not options.quick))
+        print(line_of(outcomes[-1]), flush=True)  # noqa: T201
+    print("\n".join(rates(outcomes)))  # noqa: T201
     if options.write:
-        PAGE.write_text(HEAD + "\n".join(lines) + "\n")
+        PAGE.write_text("\n".join([HEAD + "\n".join(rates(outcomes)), "", *TABLE_HEAD, *map(line_of, outcomes)]) + "\n")
     return 1 if any(one.falsely_named for one in outcomes) else 0
 
 
