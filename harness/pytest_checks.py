@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+import fcntl
+import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.contract import split_tap, tap_names, tap_specs
+from grok_conformance.harness.contract import DTYPES, split_tap, tap_names, tap_specs
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import read_groups
+from grok_conformance.harness.judging.groups import Group, read_groups
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
+from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
+from grok_conformance.harness.judging.waivers import waivers_of
 from grok_conformance.harness.report.explanation import explain
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.run import run_candidates
 
-Check = Callable[[CandidateVerdict], str]
-"""Returns why a test fails, an empty string where it passes."""
 
+@dataclass(frozen=True)
+class Check:
+    """What one test asks: that a case passes, that an operation does in one compute dtype, or of neither the waivers.
 
-def judge(name: str, pattern: str, waivers: Path | None) -> CandidateVerdict:
-    """Run and judge a candidate over the golden cases that match, its known deviations in a file of waivers.
-
-    Raises UnknownCandidateError and FileError.
+    Called with a verdict it returns why the test fails, an empty string where it passes.
     """
-    golden = open_golden(GOLDEN)
-    candidate, groups, known = find_candidate(name), read_groups(golden, pattern), known_deviations(waivers, golden)
-    with tempfile.TemporaryDirectory() as scratch:
-        (judgement,) = run_candidates(
-            [candidate], groups, golden.manifest.suite, Path(scratch), Limits(), waivers=known
-        )
-    return with_outdated(judgement.verdict, known, golden)
+
+    case: str = ""
+    operation: str = ""
+    dtype: str = ""
+
+    def __call__(self, verdict: CandidateVerdict) -> str:
+        """Return why the test fails; it is skipped where the candidate does not show the operation."""
+        if self.case:
+            (case,) = (case for case in verdict.cases if case.case == self.case)
+            return "" if case.status in PASSING else f"{case.status}: {case.reason}"
+        return operation_problem(verdict, self.operation, self.dtype) if self.operation else "\n".join(verdict.outdated)
+
+
+def operation_problem(verdict: CandidateVerdict, operation: str, dtype: str) -> str:
+    """Return why an operation does not pass over all cases of a compute dtype; a crash before it is shown is why, too.
+
+    The test is skipped where the candidate does not show the operation, or declines.
+    """
+    rows = [row for row in verdict.operations if (row.operation, row.fprop_dtype) == (operation, dtype)]
+    if rows:
+        return "" if rows[0].status in PASSING else explain(verdict, rows)
+    crashed = [case for case in verdict.cases if case.case.endswith(dtype) and case.status in ("error", "missing")]
+    if crashed:
+        return f"{crashed[0].status}: {crashed[0].reason}"
+    pytest.skip("not shown; what lies around it is checked as one")
 
 
 def checks(name: str, pattern: str, waivers: Path | None) -> dict[str, Check]:
@@ -48,37 +69,56 @@ def checks(name: str, pattern: str, waivers: Path | None) -> dict[str, Check]:
     groups = read_groups(golden, pattern)
     known_deviations(waivers, golden)
     operations = {(split_tap(tap)[1], group.fprop_dtype) for group in groups for tap in tap_names(group.preset.config)}
-    rows = [(spec.operation, dtype) for spec in tap_specs() for dtype in ("float32", "bfloat16")]
-    found = {case.id: case_check(case.id) for group in groups for case in group.cases} | {
-        f"{operation}[{dtype}]": operation_check(operation, dtype)
+    rows = [(spec.operation, dtype) for spec in tap_specs() for dtype in DTYPES]
+    found = {case.id: Check(case=case.id) for group in groups for case in group.cases} | {
+        f"{operation}[{dtype}]": Check(operation=operation, dtype=dtype)
         for operation, dtype in rows
         if (operation, dtype) in operations
     }
-    return found | ({"waivers": waivers_check} if waivers else {})
+    return found | ({"waivers": Check()} if waivers else {})
 
 
-def case_check(case_id: str) -> Check:
-    """Return the check that a case passes."""
+def judge(name: str, pattern: str, waivers: Path | None, asked: Collection[Check]) -> CandidateVerdict:
+    """Run and judge a candidate as far as some checks need it, its known deviations in a file of waivers.
 
-    def check(verdict: CandidateVerdict) -> str:
-        (case,) = (case for case in verdict.cases if case.case == case_id)
-        return "" if case.status in PASSING else f"{case.status}: {case.reason}"
+    Raises UnknownCandidateError and FileError.
+    """
+    golden = open_golden(GOLDEN)
+    candidate, known = find_candidate(name), known_deviations(waivers, golden)
+    groups, narrow = needed(read_groups(golden, pattern), asked, whole=bool(waivers_of(known, name)))
+    with tempfile.TemporaryDirectory() as scratch:
+        (judgement,) = run_candidates(
+            [candidate], groups, golden.manifest.suite, Path(scratch), Limits(), waivers=known, narrow=narrow
+        )
+    return with_outdated(judgement.verdict, known, golden)
 
-    return check
+
+def needed(groups: Sequence[Group], asked: Collection[Check], *, whole: bool) -> tuple[tuple[Group, ...], Narrow]:
+    """Return the cases that some checks need, and what the run is narrowed to.
+
+    Cases alone need nothing else, operations alone no more than the local check of all cases of their compute dtype;
+    waivers hold for a `whole` run only, and both together need one.
+    """
+    cases = {check.case for check in asked if check.case}
+    operations = list(dict.fromkeys(check.operation for check in asked if check.operation))
+    if whole or Check() in asked or (cases and operations):
+        return tuple(groups), Narrow()
+    dtypes = {check.dtype for check in asked if check.dtype}
+    kept = [
+        replace(group, cases=tuple(case for case in group.cases if case.id in cases or group.fprop_dtype in dtypes))
+        for group in groups
+    ]
+    kept = [group for group in kept if group.cases]
+    return tuple(kept), narrow_to(operations, (), kept)
 
 
-def waivers_check(verdict: CandidateVerdict) -> str:
-    """Check that every waiver is still in force and still needed."""
-    return "\n".join(verdict.outdated)
-
-
-def operation_check(operation: str, dtype: str) -> Check:
-    """Return the check that an operation passes over all cases; it is skipped where the candidate does not show it."""
-
-    def check(verdict: CandidateVerdict) -> str:
-        rows = [row for row in verdict.operations if (row.operation, row.fprop_dtype) == (operation, dtype)]
-        if not rows:
-            pytest.skip("not shown; what lies around it is checked as one")
-        return "" if rows[0].status in PASSING else explain(verdict, rows)
-
-    return check
+def judged_once(path: Path, judged: Callable[[], CandidateVerdict]) -> CandidateVerdict:
+    """Return the verdict that a file keeps for all workers of a session: the first that asks judges, others wait."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            made = path.with_suffix(".part")
+            made.write_bytes(pickle.dumps(judged()))
+            made.replace(path)
+        verdict: CandidateVerdict = pickle.loads(path.read_bytes())  # noqa: S301 - written by a worker beside this one
+        return verdict

@@ -1,11 +1,14 @@
 """A pytest plugin: `pytest --conformance-candidate my_port` has a test per case, and per operation and compute dtype.
 
-A port's own repository needs nothing but this distribution installed. Without the option nothing else is imported.
+A port's own repository needs nothing but this distribution installed; what the options say may stand in its
+configuration. `-k`, node ids and the like select what is run. Without a candidate nothing else is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +16,10 @@ import pytest
 
 if TYPE_CHECKING:  # NumPy and the harness are imported only when a candidate is given
     from grok_conformance.harness.judging.verdict import CandidateVerdict
+    from grok_conformance.harness.pytest_checks import Check
 
-Check = Callable[["CandidateVerdict"], str]
-"""Returns why a test fails, an empty string where it passes."""
+FOLDER = "conformance/"
+"""What the node ids of these tests begin with; there is no such folder."""
 
 
 class NonconformingError(Exception):
@@ -32,26 +36,60 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="judge this port: its entry point, package.module, path/to/file.py or a program; may be repeated",
     )
-    group.addoption("--conformance-case", default="*", metavar="GLOB", help="only the golden cases that match")
+    group.addoption("--conformance-case", metavar="GLOB", help="only the golden cases that match")
     group.addoption(
         "--conformance-waivers",
         type=Path,
         metavar="FILE",
         help="known and accepted deviations: see harness/judging/waivers.py",
     )
+    parser.addini("conformance_candidate", "ports that are judged whenever pytest runs here", type="args")
+    parser.addini("conformance_case", "as --conformance-case", default="*")
+    parser.addini("conformance_waivers", "as --conformance-waivers", default="")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Take node ids of these tests off the arguments, which name files; workers are handed them as an option."""
+    if not hasattr(config.option, "conformance_nodes"):
+        nodes = [word for word in config.args if word.startswith(FOLDER) and "::" in word]
+        config.args = [word for word in config.args if word not in nodes]
+        config.option.conformance_nodes, config.option.conformance_alone = nodes, not config.args
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the tests of every candidate given, before `-k` and the like select."""
-    for name in config.getoption("--conformance-candidate"):
-        items += Port.from_parent(session, name=name, nodeid=f"conformance/{name}").collect()
+    """Add the tests of every candidate given, or those of the node ids, before `-k` and the like select."""
+    nodes = config.option.conformance_nodes
+    if config.option.conformance_alone:
+        items.clear()
+    named = [node.removeprefix(FOLDER).partition("::")[0] for node in nodes]
+    given = config.getoption("--conformance-candidate") or ([] if nodes else config.getini("conformance_candidate"))
+    for name in dict.fromkeys([*given, *named]):
+        tests = list(Port.from_parent(session, name=name, nodeid=f"{FOLDER}{name}").collect())
+        wanted = [node for node in nodes if node.startswith(f"{FOLDER}{name}::")]
+        known = {test.nodeid: test for test in tests}
+        if missing := [node for node in wanted if node not in known]:
+            raise pytest.UsageError(f"{missing[0]}: no such test; `pytest --collect-only` lists them")
+        items += [known[node] for node in wanted] or tests
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tell every candidate which of its tests are left: no more is run than they need."""
+    for item in session.items:
+        if isinstance(item, Test):
+            item.parent.asked.append(item.check)
 
 
 class Port(pytest.Collector):
     """A candidate: it runs and is judged once, when its first test asks for the verdict."""
 
     judged: CandidateVerdict | None = None
+
+    def __init__(self, **arguments: Any) -> None:
+        """Start with nothing selected."""
+        super().__init__(**arguments)
+        self.asked: list[Check] = []
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test per golden case, and one per operation and compute dtype; raises UsageError."""
@@ -66,7 +104,9 @@ class Port(pytest.Collector):
 
     def restrictions(self) -> tuple[str, Path | None]:
         """Return the glob of cases and the file of waivers."""
-        return self.config.getoption("--conformance-case"), self.config.getoption("--conformance-waivers")
+        kept = self.config.getini("conformance_waivers")
+        waivers = self.config.getoption("--conformance-waivers") or (self.config.rootpath / kept if kept else None)
+        return self.config.getoption("--conformance-case") or self.config.getini("conformance_case"), waivers
 
     def verdict(self) -> CandidateVerdict:
         """Return the verdict on the candidate; a program that cannot be started ends the session."""
@@ -74,10 +114,19 @@ class Port(pytest.Collector):
 
         if self.judged is None:
             try:
-                self.judged = pytest_checks.judge(self.name, *self.restrictions())
+                judge = partial(pytest_checks.judge, self.name, *self.restrictions(), self.asked)
+                kept = self.kept()
+                self.judged = judge() if kept is None else pytest_checks.judged_once(kept, judge)
             except ValueError as error:
                 pytest.exit(str(error), pytest.ExitCode.USAGE_ERROR)
         return self.judged
+
+    def kept(self) -> Path | None:
+        """Return the file by which the workers of pytest-xdist share the verdict, None where there are none."""
+        if not hasattr(self.config, "workerinput"):
+            return None
+        shared: Path = self.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined] # noqa: SLF001 - as pytest-xdist advises
+        return shared / f"conformance-{hashlib.sha256(self.name.encode()).hexdigest()[:16]}.verdict"
 
 
 class Test(pytest.Item):

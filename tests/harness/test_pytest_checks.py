@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.pytest_checks import case_check, checks, operation_check, waivers_check
+from grok_conformance.harness.judging.baseline import conformance_digest
+from grok_conformance.harness.judging.groups import read_groups
+from grok_conformance.harness.judging.narrowing import Narrow
+from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.pytest_checks import Check, checks, judged_once, needed
 from grok_conformance.harness.running.registry import UnknownCandidateError
-from tests.harness.report.verdicts import CASE, FAILING, PASSING, verdict
+from tests.harness.honest_port import golden
+from tests.harness.report.verdicts import CASE, CRASHED, FAILING, PASSING, verdict
 
 
 def test_there_is_a_check_per_case_and_per_operation_and_dtype() -> None:
@@ -31,13 +36,51 @@ def test_what_cannot_be_judged_is_refused_before_anything_runs(tmp_path: Path) -
 
 
 def test_a_check_says_nothing_of_what_passes_and_why_it_fails() -> None:
-    assert case_check(CASE)(verdict(PASSING)) == ""
-    assert case_check(CASE)(verdict(FAILING)) == "fail: too far"
-    assert operation_check("attention.query", "bfloat16")(verdict(PASSING)) == ""
-    assert "12.5 times" in operation_check("attention.key", "bfloat16")(verdict(FAILING))
-    assert waivers_check(verdict(PASSING)) == ""
+    assert Check(case=CASE)(verdict(PASSING)) == ""
+    assert Check(case=CASE)(verdict(FAILING)) == "fail: too far"
+    assert Check(operation="attention.query", dtype="bfloat16")(verdict(PASSING)) == ""
+    assert "12.5 times" in Check(operation="attention.key", dtype="bfloat16")(verdict(FAILING))
+    assert Check()(verdict(PASSING)) == ""
 
 
 def test_an_operation_that_is_not_shown_is_skipped() -> None:
     with pytest.raises(pytest.skip.Exception):
-        operation_check("moe.norm", "bfloat16")(verdict(PASSING))
+        Check(operation="moe.norm", dtype="bfloat16")(verdict(PASSING))
+
+
+def test_an_operation_of_a_candidate_that_crashed_fails_and_is_not_skipped() -> None:
+    assert Check(operation="moe.norm", dtype="bfloat16")(verdict(CRASHED)) == "error: killed by signal 11"
+
+
+GROUPS = read_groups(golden(), "stress/*")
+
+
+def test_cases_alone_are_run_alone_and_whole() -> None:
+    groups, narrow = needed(GROUPS, [Check(case="stress/prefill/saturated_cap.float32")], whole=False)
+    assert [case.id for group in groups for case in group.cases] == ["stress/prefill/saturated_cap.float32"]
+    assert not narrow
+
+
+def test_operations_alone_are_checked_locally_in_the_cases_of_their_dtype() -> None:
+    groups, narrow = needed(GROUPS, [Check(operation="moe.norm", dtype="bfloat16")], whole=False)
+    assert {group.fprop_dtype for group in groups} == {"bfloat16"}
+    assert narrow.operations == ("moe.norm",)
+
+
+@pytest.mark.parametrize("more", [Check(), Check(operation="moe.norm", dtype="float32")])
+def test_waivers_or_cases_with_operations_need_a_whole_run(more: Check) -> None:
+    case = Check(case="stress/prefill/saturated_cap.float32")
+    assert needed(GROUPS, [case, more], whole=False) == (tuple(GROUPS), Narrow())
+    assert needed(GROUPS, [case], whole=True) == (tuple(GROUPS), Narrow())
+
+
+def test_workers_share_one_verdict(tmp_path: Path) -> None:
+    judged: list[int] = []
+
+    def judge() -> CandidateVerdict:
+        judged.append(1)
+        return verdict(FAILING)
+
+    found = [judged_once(tmp_path / "port.verdict", judge) for _ in range(3)]
+    assert {conformance_digest(each) for each in found} == {conformance_digest(verdict(FAILING))}
+    assert judged == [1]

@@ -71,6 +71,56 @@ def test_tests_of_a_candidate_are_selected_like_others(folder: Path) -> None:
     assert "2 passed, 28 deselected" in words
 
 
+COUNTING = """
+from grok_conformance.candidates.numpy_float64 import INFO, load as load_right
+
+def load(config, weights):
+    with open({log!r}, "a") as file:
+        file.write(f"{{config.fprop_dtype}}\\n")
+    return load_right(config, weights)
+"""
+
+
+def loads(folder: Path, *arguments: str) -> tuple[int, str, list[str]]:
+    """Run pytest on a port that tells of every model it loads; return the status, the words, and the dtypes loaded."""
+    log = folder / "loads"
+    log.write_text("")
+    (folder / "counting_port.py").write_text(COUNTING.format(log=str(log)))
+    status, words = run_pytest(folder, *arguments)
+    return status, words, log.read_text().split()
+
+
+def test_what_is_not_selected_is_not_run(folder: Path) -> None:
+    options = ("--conformance-candidate", "counting_port", "--conformance-case", "stress/*")
+    status, words, loaded = loads(folder, *options, "-k", "saturated_cap.float32")
+    assert (status, loaded, "1 passed" in words) == (0, ["float32"], True), words
+    status, words, loaded = loads(folder, *options, "-k", "moe.norm and bfloat16")
+    assert (status, loaded, "1 passed" in words) == (0, ["bfloat16"], True), words
+
+
+def test_a_node_id_is_run_as_it_was_printed_and_alone(folder: Path) -> None:
+    (folder / "test_own.py").write_text("def test_own():\n    raise AssertionError\n")
+    node = "conformance/wrong_port.py::moe.norm[float32]"
+    status, words = run_pytest(folder, node, "--conformance-case", "stress/*.float32")
+    assert (status, "1 failed" in words, f"FAILED {node}" in words) == (1, True, True), words
+    status, words = run_pytest(folder, "conformance/my_port::moe.nrom[float32]")
+    assert (status, "no such test" in words) == (4, True), words
+
+
+def test_workers_do_not_repeat_the_work(folder: Path) -> None:
+    options = ("--conformance-candidate", "counting_port", *CASES)
+    status, words, loaded = loads(folder, "-p", "xdist", "-n", "2", *options)
+    assert (status, loaded, "30 passed" in words) == (0, ["float32"], True), words
+
+
+def test_what_is_always_judged_stands_in_the_configuration(folder: Path) -> None:
+    (folder / "pytest.ini").write_text(
+        "[pytest]\nconformance_candidate = my_port\nconformance_case = stress/*.float32\n"
+    )
+    status, words = run_pytest(folder, "-k", "router")
+    assert (status, "2 passed, 28 deselected" in words) == (0, True), words
+
+
 def test_what_a_candidate_does_not_show_is_skipped_and_its_case_passes(folder: Path) -> None:
     path = folder / "my_port.py"
     path.write_text(path.read_text() + "from dataclasses import replace\nINFO = replace(INFO, taps=('logits',))\n")
