@@ -6,6 +6,7 @@ candidate shows is compared with what each known mistake would make of the store
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,11 +70,20 @@ def check_weights(
         name = key.removeprefix(LOADED).removeprefix(DEQUANTIZED)
         expected = readings(config, stored, name)
         if name == key or not expected:
-            found.append(WeightProblem(preset=preset, tensor=key, problem="no parameter of this configuration"))
+            found.append(WeightProblem(preset=preset, tensor=key, problem=unknown_name(name, stored)))
         elif problem := compare_weight(preset, key, observed, expected):
             likely = likely_mistake(config, stored, name, observed)
             found.append(WeightProblem(**{**vars(problem), "likely": likely}))
     return tuple(found)
+
+
+def unknown_name(name: str, stored: Weights) -> str:
+    """Return that no parameter has a name, and which one has one like it."""
+    known = {other.removesuffix(".weight").removesuffix(".scales") for other in stored}
+    if name in known:
+        return f"no parameter of this configuration: put {LOADED} or {DEQUANTIZED} before it"
+    like = difflib.get_close_matches(name, sorted(known), n=1)
+    return "no parameter of this configuration" + (f": did you mean {like[0]}?" if like else "")
 
 
 def readings(config: LanguageModelConfig, stored: Weights, name: str) -> list[Array]:

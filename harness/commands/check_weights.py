@@ -13,6 +13,7 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging import summary
 from grok_conformance.harness.judging.groups import Group, read_groups
+from grok_conformance.harness.report.weights import grouped
 from grok_conformance.harness.running.answers import read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
@@ -38,8 +39,7 @@ def execute(options: argparse.Namespace) -> int:
         outs, failures = load_everywhere(candidate, groups, golden.manifest.suite, Path(scratch))
         problems = summary.judge_weights(groups, outs)
         counts = [num_shown(out) for out in outs]
-    for problem in problems:
-        sys.stdout.write(f"{problem}\n")
+    sys.stdout.writelines(f"{line}\n" for line in grouped(problems))
     empty = [group for group, count in zip(groups, counts, strict=True) if not count]
     if empty:
         reason = failures.get(empty[0].preset.name) or HOOKS

@@ -25,6 +25,7 @@ from grok_conformance.harness.report.explanation import (
     reproduce_case,
 )
 from grok_conformance.harness.report.figures import LEGEND, times
+from grok_conformance.harness.report.weights import grouped
 
 STYLES = {
     "pass": "green",
@@ -58,8 +59,8 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
     In `quiet` detail the verdicts alone; `verbose` has a row for every candidate at every operation, and explains all.
     """
     for verdict in verdicts:
-        for problem in verdict.weights:
-            console.print(f"{verdict.name}: weights: {problem}", highlight=False, markup=False, soft_wrap=True)
+        for line in grouped(verdict.weights):
+            console.print(f"{verdict.name}: weights: {line}", highlight=False, markup=False, soft_wrap=True)
     if detail != "quiet":
         console.print(operations_table(verdicts, pooled=detail == "normal"))
         console.print(LEGEND, highlight=False, soft_wrap=True)

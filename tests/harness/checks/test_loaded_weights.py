@@ -124,9 +124,10 @@ def test_a_value_that_is_not_finite_is_a_problem(value: float) -> None:
 
 
 def test_a_name_that_is_not_stored_is_a_problem() -> None:
-    assert [p.problem for p in check({"loaded/nothing/w": np.zeros(1), NORM: np.zeros(1)})] == [
-        "no parameter of this configuration"
-    ] * 2
+    unlike, alike, bare = check({"loaded/nothing": np.zeros(1), f"loaded/{NORM}s": np.zeros(1), NORM: np.zeros(1)})
+    assert unlike.problem == "no parameter of this configuration"
+    assert alike.problem == f"no parameter of this configuration: did you mean {NORM}?"
+    assert bare.problem == "no parameter of this configuration: put loaded/ or dequantized/ before it"
 
 
 def test_published_partition_specs_pass_and_another_is_named() -> None:
