@@ -103,6 +103,13 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site of `docs/` in `build/site`, one that needs no network."""
+    session.install(*TESTED, *_group("docs"))
+    session.run("mkdocs", "build", "--strict")
+
+
+@nox.session
 def screenshot(session: nox.Session) -> None:
     """Make the README's picture of a report, `harness/report/first_screen.png`; needs chromium installed."""
     session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"), *_group("browser"))

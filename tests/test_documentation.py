@@ -14,7 +14,7 @@ from grok_conformance.harness.__main__ import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("candidates", "golden", "harness", "reference", "tests")
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for name in ("docs", *FOLDERS) for path in (ROOT / name).rglob("*.md"))])
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")

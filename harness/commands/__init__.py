@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, Command] = {
         "check laws that hold for every model, on drawn ones, without a golden", "--candidate torch_eager --draws 8"
     ),
     "judge": Command("judge an answer folder that was written elsewhere", "jobs/unequal.float32 answers --quiet"),
+    "merge": Command("judge the shards of a run as one", "shard1 shard2 shard3 --junit run.xml"),
     "new-candidate": Command("write an adapter for an engine, to fill in", "my_port"),
     "check-weights": Command(
         "compare the weights that a candidate holds with the stored ones", "--candidate my_port.py"

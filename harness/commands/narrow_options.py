@@ -55,6 +55,8 @@ def refuse_together(options: argparse.Namespace) -> None:
             raise FileError(f"{other} asks for a whole run, and {narrow} narrows it: leave one out")
         if options.exitfirst and given:
             raise FileError(f"{other} asks for a whole run, and --exitfirst cuts it short: leave one out")
+    if options.shard is not None:
+        refuse_with_shard(options)
     if is_in_process(options) and not options.candidate:
         raise FileError(
             "--in-process, --exitfirst and --pdb need --candidate NAME: engines do not share a process well"
@@ -63,6 +65,22 @@ def refuse_together(options: argparse.Namespace) -> None:
         raise FileError("--keep keeps job and answer folders, and in this process there are none: leave one out")
     if options.watch is not None and not options.watch.is_file():
         raise FileError(f"--watch {options.watch}: no such file")
+
+
+def refuse_with_shard(options: argparse.Namespace) -> None:
+    """Raise FileError for what a shard of a run cannot tell, or lacks to be merged."""
+    whole = {
+        "--require": options.require,
+        "--baseline": options.baseline,
+        "--operation": options.operation,
+        "--layer": options.layer,
+        "--dump": options.dump,
+        "--in-process": is_in_process(options),
+    }
+    if asked := [name for name, given in whole.items() if given]:
+        raise FileError(f"{asked[0]} does not go with --shard, which has a part of the run: ask it of the whole")
+    if options.keep is None or options.seed is None:
+        raise FileError("--shard needs --keep DIR, which `merge` reads, and --seed N, the same for all shards")
 
 
 def last_failed(path: Path = LAST_FAILED) -> dict[str, dict[str, list[str]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from grok_conformance.harness.commands.narrow_options import add_narrow_options, refuse_together
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
+from grok_conformance.harness.judging.shard import Shard
 from grok_conformance.harness.running.child_process import Limits
 
 MAX_SECONDS = 1e6
@@ -70,6 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="judge drawn models with one size at a border of tiles and blocks, not the golden cases",
     )
+    parser.add_argument("--shard", type=shard, metavar="I/N", help="run a share of the jobs; `merge` judges all N")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep job and answer folders in a new folder")
     parser.add_argument(
         "--baseline", type=Path, metavar="DIR", help="compare with each candidate's earlier run, kept in this folder"
@@ -77,6 +79,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update-baseline", action="store_true", help="make this run the baseline, after comparing")
     add_narrow_options(parser)
     add_report_options(parser)
+
+
+def shard(text: str) -> Shard:
+    """Parse I/N; raises ArgumentTypeError unless 1 <= I <= N."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/3, with I from 1 to N")
+    return Shard(int(number), int(count))
 
 
 def required_level(text: str) -> tuple[str, str]:

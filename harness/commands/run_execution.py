@@ -69,6 +69,7 @@ from grok_conformance.harness.running.registry import (
 from grok_conformance.harness.sessions import run
 from grok_conformance.harness.sessions.dumping import CaseEvidence, dump_operations, how_to_load
 from grok_conformance.harness.sessions.in_process import judge_adapter
+from grok_conformance.harness.sessions.shards import keep_shard, places_of
 
 T = TypeVar("T")
 
@@ -95,10 +96,15 @@ def judge_candidates(options: argparse.Namespace) -> int:
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
     groups, narrow = asked_groups(golden, options, cases)
     waivers = known_deviations(options.waivers, golden)
+    whole = groups
+    if options.shard is not None:
+        groups = tuple(whole[place] for place in places_of(whole, options.shard))
     asked = Asked(tuple(candidates), groups, golden.manifest.suite, narrow, tuple(waivers))
     answered = in_this_process(asked, options) if is_in_process(options) else in_processes(asked, golden, options)
     if answered is None:
         return NONCONFORMING
+    if options.shard is not None:
+        keep_shard(options.keep, options.shard, whole, [candidate.name for candidate in candidates])
     verdicts, records = answered
     remember_failed((verdict.name, failed_cases(verdict)) for verdict in verdicts)
     regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)

@@ -49,15 +49,20 @@ class Judgement:
 
 def write_jobs(groups: Sequence[Group], suite: str, folder: Path) -> tuple[Path, ...]:
     """Write one job folder per group and return them in order."""
-    paths = []
-    for group in groups:
-        path = folder / f"{group.preset.name}.{group.fprop_dtype}"
-        if path.exists():  # the same model with other weights
-            path = path.with_name(f"{path.name}.reweighted")
+    paths = tuple(folder / name for name in job_names(groups))
+    for path, group in zip(paths, groups, strict=True):
         path.mkdir(parents=True)
         write_job(path, suite, group.preset, group.cases)
-        paths.append(path)
-    return tuple(paths)
+    return paths
+
+
+def job_names(groups: Sequence[Group]) -> list[str]:
+    """Return the name of each group's job: its preset and compute dtype, and whether one before has other weights."""
+    names: list[str] = []
+    for group in groups:
+        name = f"{group.preset.name}.{group.fprop_dtype}"
+        names.append(f"{name}.reweighted" if name in names else name)
+    return names
 
 
 def run_candidates(
@@ -160,10 +165,17 @@ def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence
     under the same names.
     """
     pairs = job_pairs(job_dir, out_dir)
-    groups = [group_of_job(golden, job) for job, _ in pairs]
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
     names = [answer.info.name for each in answers for answer in each.values() if answer.info is not None]
-    name = names[0] if names else out_dir.name
+    return judge_pairs(golden, pairs, names[0] if names else out_dir.name, waivers)
+
+
+def judge_pairs(
+    golden: Golden, pairs: Sequence[tuple[Path, Path]], name: str, waivers: Sequence[Waiver] = ()
+) -> CandidateVerdict:
+    """Judge the answers of one candidate in (job, answers) folders; raises FixtureError as `judge_folder` does."""
+    groups = [group_of_job(golden, job) for job, _ in pairs]
+    answers = [read_answer(out, read_job(job)) for job, out in pairs]
     known = waivers_of(waivers, name)
     size, honest_runs = run_size(groups), HonestRuns()
     judged = judge_candidate(groups, answers, size, honest_runs, known)

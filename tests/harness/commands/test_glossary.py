@@ -5,16 +5,25 @@ import re
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.commands.glossary import WORDS, all_words, meaning_of
+from grok_conformance.harness.commands.glossary import LEVELS, WORDS, all_words, meaning_of
 from grok_conformance.harness.contract import GOLDEN_DIR
+from grok_conformance.harness.judging.verdict import MEANINGS
 
 ARCHITECTURE = GOLDEN_DIR.parent / "ARCHITECTURE.md"
+GLOSSARY = GOLDEN_DIR.parent / "docs" / "glossary.md"
 
 
 def test_the_glossary_is_the_table_of_the_architecture() -> None:
     section = ARCHITECTURE.read_text().partition("## Words")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE))
     assert {word: meaning for word, meaning in rows.items() if word not in ("word", "---")} == WORDS
+
+
+@pytest.mark.parametrize(("title", "table"), [("Verdicts", MEANINGS), ("Levels", LEVELS), ("Words", WORDS)])
+def test_the_site_has_a_page_of_every_word_verdict_and_level(title: str, table: dict[str, str]) -> None:
+    section = GLOSSARY.read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)[1:]
+    assert dict(rows) == table
 
 
 @pytest.mark.parametrize("word", all_words())
