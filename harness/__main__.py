@@ -22,6 +22,9 @@ PROGRAM = "python -m grok_conformance"
 MAX_MESSAGE = 500
 """Characters of a refusal."""
 
+AGAIN_SECONDS = 0.02
+"""When an interrupt comes once more that no one could take."""
+
 OUTPUTS = ("json", "html", "junit")
 """The options that name a file to write; each is proved writable before the work begins."""
 
@@ -55,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let signals that end a program end it as Ctrl-C does, so that children and temporary folders go with it."""
+    """Let signals that end a program end it as Ctrl-C does, so that children and temporary folders go with it.
+
+    An interrupt that falls into a callback, from which Python lets no exception out, comes once more a moment later.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -63,18 +69,28 @@ def interrupted_by_signals() -> Iterator[None]:
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    names = (signal.SIGTERM, signal.SIGHUP)
+    def swallowed(what: sys.UnraisableHookArgs) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        else:
+            shown(what)
+
+    names = (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
     earlier = [signal.signal(name, interrupt) for name in names]
+    shown, sys.unraisablehook = sys.unraisablehook, swallowed
     try:
         yield
     finally:
+        sys.unraisablehook = shown
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in zip(names, earlier, strict=True):
             signal.signal(name, handler)
 
 
 def refused(message: str) -> int:
     """Write why a command cannot go on, on one line of at most MAX_MESSAGE characters, and return status 2."""
-    line = message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
+    line = "".join(c if c.isprintable() else "?" for c in message)
+    line = line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE - 1]}…"
     sys.stderr.write(f"{line}\n")
     return BROKEN
 

@@ -26,6 +26,9 @@ PROMPT_SEED = 1
 
 WORD = 2.0**64
 
+MAX_TOKENS = 2**31
+"""Token ids are below: they are kept as int32."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a large capture."""
@@ -130,7 +133,9 @@ def is_prompt(rows: object) -> bool:
     """Whether parsed JSON is a list of rows of integers, as many in each."""
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
         return False
-    return len({len(row) for row in rows}) == 1 and all(type(token) is int for row in rows for token in row)
+    return len({len(row) for row in rows}) == 1 and all(
+        type(token) is int and 0 <= token < MAX_TOKENS for row in rows for token in row
+    )
 
 
 def describe(estimate: Estimate) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.contract.configuration import LanguageModelConfig
-from grok_conformance.harness.contract.taps import GOLDEN, MANIFEST, tap_specs
-from grok_conformance.harness.formats.files import FileError, read_json
+from grok_conformance.harness.contract.taps import GOLDEN, tap_specs
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.running.registry import CANDIDATES_DIR, builtin_names
 
@@ -46,15 +46,18 @@ def execute(options: argparse.Namespace) -> int:
 
 def cases(golden: Path) -> dict[str, str]:
     """Return every case of a golden set and why it exists."""
-    stored = read_json(golden / MANIFEST)["cases"]
-    return {case: read_json(golden / "cases" / case / "case.json")["why"] for case in sorted(stored)}
+    from grok_conformance.harness.golden.reading import open_golden, read_reason
+
+    stored = open_golden(golden)
+    return {case: read_reason(stored, case) for case in sorted(stored.manifest.cases)}
 
 
 def presets(golden: Path) -> dict[str, str]:
     """Return every preset of a golden set and the sizes of its axes."""
-    stored = read_json(golden / MANIFEST)["presets"]
-    configs = {name: read_json(golden / "presets" / name / "config.json") for name in sorted(stored)}
-    return {name: sizes(LanguageModelConfig.from_json(config)) for name, config in configs.items()}
+    from grok_conformance.harness.golden.reading import open_golden, read_config
+
+    stored = open_golden(golden)
+    return {name: sizes(read_config(stored, name)) for name in sorted(stored.manifest.presets)}
 
 
 def sizes(config: LanguageModelConfig) -> str:

@@ -88,9 +88,26 @@ def last_failed(path: Path = LAST_FAILED) -> dict[str, dict[str, list[str]]]:
     if not path.is_file():
         raise FileError(f"--last-failed: {path} does not exist: no run in this folder has failed yet")
     found: dict[str, dict[str, list[str]]] = read_json(path)
+    if not is_failed(found):
+        raise FileError(f"{path}: not what an earlier run left: remove it")
     if not found:
         raise FileError("--last-failed: nothing failed in the last run: leave it out")
     return found
+
+
+def is_failed(found: object) -> bool:
+    """Whether parsed JSON says by candidate and case which operations failed."""
+
+    def by_name(value: object) -> list[object] | None:
+        return list(value.values()) if isinstance(value, dict) else None
+
+    rows = by_name(found)
+    cases = [None] if rows is None else [by_name(row) for row in rows]
+    return all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for each in cases
+        for names in ([None] if each is None else each)
+    )
 
 
 def narrow_to_last_failed(options: argparse.Namespace, failed: dict[str, dict[str, list[str]]]) -> frozenset[str]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -22,6 +23,12 @@ MAX_REPORT_BYTES = 2**30
 
 STANDARD_OUTPUT = Path("-")
 """The name under which a report goes to standard output."""
+
+MAX_DIGITS = 20
+"""Digits of an integer in JSON, its sign included: as many as 64 bits need."""
+
+LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How an escape in JSON begins that may be half a character."""
 
 MAX_STEM = 100
 """Characters of a file's name that its unfinished copy takes over; a file system allows 255 bytes in all."""
@@ -140,11 +147,24 @@ def plain(value: Any) -> Any:
 
 
 def parse_json(text: bytes) -> Any:
-    """Parse UTF-8 JSON; a key given twice, NaN, infinity and any malformed text are a ValueError of one line."""
+    """Parse UTF-8 JSON; a key given twice, what 64 bits cannot hold and any malformed text are a ValueError of a line.
+
+    NaN, infinity, numbers that overflow to it, integers of more than MAX_DIGITS digits and half characters (lone
+    surrogates, which no file or terminal takes) are malformed.
+    """
     try:
-        return json.loads(text.decode(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(
+            text.decode(),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_short,
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if LONE_SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
@@ -170,6 +190,19 @@ def _unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key!a} is given twice")
         result[key] = value
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:MAX_DIGITS]} is larger than a number can be")
+    return value
+
+
+def _short(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
 
 
 def _no_constant(name: str) -> Any:

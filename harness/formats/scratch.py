@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+STAT_BLOCK_BYTES = 512
+"""The unit in which the system tells how much a file takes."""
+
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
@@ -55,3 +58,16 @@ def _remove(entry: os.DirEntry[str], top: Path, prefix: str) -> bool:
         Path(entry.path).rmdir()
         changed = True
     return changed
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return the bytes on the disk of all files below a folder, no link followed, as far as they can be read."""
+    found, folders = 0, [str(folder)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:  # it may go, or be too deep to name
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    found += STAT_BLOCK_BYTES * entry.stat(follow_symlinks=False).st_blocks
+    return found

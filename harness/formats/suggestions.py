@@ -9,12 +9,16 @@ from difflib import SequenceMatcher
 MAX_SHOWN = 3
 """Names that a message shows of many."""
 
+MAX_NAME = 200
+"""Characters of an unknown name that are shown and looked for."""
+
 ALIKE = 0.6
 """The likeness, 0 to 1, from which a name may be the one that was meant."""
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
     """Return `no KIND 'NAME'`, with the names nearest to it, or the first few where none is near."""
+    name = name[:MAX_NAME]
     near = heapq.nlargest(MAX_SHOWN, (other for other in sorted(known) if likeness(name, other) >= ALIKE),
                           key=lambda other: likeness(name, other))  # fmt: skip
     if near:

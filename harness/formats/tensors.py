@@ -42,6 +42,12 @@ MAX_SHOWN = 200
 METADATA = "__metadata__"
 
 
+class AbsentTensorError(FileError, KeyError):
+    """Raised where a file lacks a tensor that it must hold."""
+
+    __str__ = Exception.__str__
+
+
 @dataclass(frozen=True)
 class TensorHeader:
     """What the header says of one tensor; its bytes are data[begin:end]."""
@@ -64,7 +70,9 @@ class TensorFile(Mapping[str, Array]):
     data: Array  # uint8 [bytes]
 
     def __getitem__(self, name: str) -> Array:
-        """Return one tensor, a read-only view."""
+        """Return one tensor, a read-only view; raises AbsentTensorError."""
+        if name not in self.headers:
+            raise AbsentTensorError(f"{self.path}: no tensor {name!a}")
         header = self.headers[name]
         array: Array = self.data[header.begin : header.end].view(header.dtype).reshape(header.shape)
         return array

@@ -82,20 +82,35 @@ def case_ids(golden: Golden, pattern: str = "*") -> tuple[str, ...]:
     return ids or (_known(golden, "case", pattern, known),)
 
 
+def read_config(golden: Golden, name: str) -> LanguageModelConfig:
+    """Read the configuration of a preset, verified, its sizes checked. Raises FixtureError."""
+    stored = golden.manifest.presets[_known(golden, "preset", name, golden.manifest.presets)]
+    path = f"presets/{name}/config.json"
+    data = _read_json(golden, path, stored.config, "preset")
+    try:
+        config = LanguageModelConfig.from_json(data)
+    except OverflowError:
+        raise broken(golden.directory, golden.directory / path, "a number too large") from None
+    for problem in config_problems(config):
+        raise broken(golden.directory, golden.directory / path, problem)
+    return config
+
+
 def read_preset(golden: Golden, name: str) -> Preset:
     """Read a preset; its sizes are checked, its weights are verified as they are used. Raises FixtureError."""
-    stored = golden.manifest.presets[_known(golden, "preset", name, golden.manifest.presets)]
-    config = _read_json(golden, f"presets/{name}/config.json", stored.config, "preset")
+    config = read_config(golden, name)
+    stored = golden.manifest.presets[name]
     weights = _open_verified(golden, f"presets/{name}/weights.safetensors", stored.weights)
-    try:
-        preset = Preset(name, LanguageModelConfig.from_json(config), weights)
-    except OverflowError:
-        raise broken(golden.directory, golden.directory / f"presets/{name}/config.json", "a number too large") from None
-    for problem in config_problems(preset.config):
-        raise broken(golden.directory, golden.directory / f"presets/{name}/config.json", problem)
+    preset = Preset(name, config, weights)
     for problem in weight_problems({key: tensor.shape for key, tensor in stored.weights.items()}):
         raise broken(golden.directory, weights.file.path, problem)
     return preset
+
+
+def read_reason(golden: Golden, case_id: str) -> str:
+    """Read why a case exists, verified. Raises FixtureError."""
+    stored = golden.manifest.cases[_known(golden, "case", case_id, golden.manifest.cases)]
+    return str(_read_json(golden, f"cases/{case_id}/case.json", stored.case, "case")["why"])
 
 
 def read_case(golden: Golden, case_id: str) -> Case:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from grok_conformance.harness.golden.provenance import record_platform
 from grok_conformance.harness.judging.verdict import SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1
+
+MAX_SECONDS, MAX_BYTES = 1e12, 2**60
+"""The most time and memory that a kept run may have taken."""
 
 REMEDY = "write it again with --update-baseline"
 
@@ -122,13 +126,15 @@ def read_baseline(directory: Path, candidate: str) -> Record:
         case {
             "format": int(number),
             "candidate": str(), "version": str(), "suite": str(), "digest": str(), "status": str(status),
-            "platform": {"cpu": str()}, "operations": dict(operations), "taps": dict(), "seconds": dict(seconds),
-            "peak_bytes": int(), **others,
+            "platform": {"cpu": str()}, "operations": dict(operations), "taps": dict(taps), "seconds": dict(seconds),
+            "peak_bytes": int(peak_bytes), **others,
         } if (
             number == FORMAT
             and not others
             and all(each in [*SEVERITY] for each in (status, *operations.values()))
-            and all(isinstance(each, float | int) for each in seconds.values())
+            and all(isinstance(each, str) for each in taps.values())
+            and all(map(is_seconds, seconds.values()))
+            and 0 <= peak_bytes <= MAX_BYTES
         ):  # fmt: skip
             return Record(**{name: value for name, value in data.items() if name != "format"})
         case _:
@@ -160,12 +166,36 @@ def parse_line(text: bytes, what: str) -> Mapping[str, Any]:
         line = {}
     match line:
         case {
-            "date": str(), "cpu": str(), "seconds": float() | int(), "peak_bytes": int(),
-            "cases": str(), "slowdown": float() | None, "flagged": bool(),
-        } | {"date": str(), "cpu": str(), "seconds": float() | int(), "peak_bytes": int(), "cases": int()}:  # fmt: skip
-            return line
+            "date": str(date), "cpu": str(), "seconds": seconds, "peak_bytes": int(peak_bytes),
+            "cases": str(), "slowdown": float() | None as slowdown, "flagged": bool(),
+        } if is_slowdown(slowdown):  # fmt: skip
+            pass
+        case {"date": str(date), "cpu": str(), "seconds": seconds, "peak_bytes": int(peak_bytes), "cases": int()}:
+            pass
         case _:
             raise FileError(f"{what}: not the record of a run: {REMEDY}")
+    if not (is_seconds(seconds) and 0 <= peak_bytes <= MAX_BYTES and is_date(date)):
+        raise FileError(f"{what}: no time, memory or date of a run: {REMEDY}")
+    return line
+
+
+def is_seconds(value: Any) -> bool:
+    """Return whether a value is a time that something took."""
+    return type(value) in {int, float} and 0 <= value <= MAX_SECONDS
+
+
+def is_slowdown(value: float | None) -> bool:
+    """Return whether a value is a ratio of two times, or that there is none."""
+    return value is None or 1 / MAX_SECONDS <= value <= MAX_SECONDS
+
+
+def is_date(text: str) -> bool:
+    """Return whether a text is a date of the history."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def append_history(directory: Path, candidate: str, line: Mapping[str, Any], *, afresh: bool = False) -> None:

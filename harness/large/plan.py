@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from grok_conformance.harness.cases.case import Call, Case
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.schema import validate
+from grok_conformance.harness.golden.consistency import config_problems
 
 FORMAT = 1
 PLAN = "plan.json"
@@ -129,16 +130,38 @@ def read_plan(folder: Path) -> Plan:
     """Read plan.json; raises FileError."""
     data = read_json(folder / PLAN)
     _check(folder / PLAN, data)
-    return Plan(
-        name=data["name"],
-        config=LanguageModelConfig.from_json(data["config"]),
-        weights=data["weights"],
-        num_layers=data["num_layers"],
-        calls=tuple(_parse_call(row) for row in data["calls"]),
-        form=data["form"],
-        rows=tuple(data["rows"]),
-        seed=data["seed"],
-    )
+    try:
+        plan = Plan(
+            name=data["name"],
+            config=LanguageModelConfig.from_json(data["config"]),
+            weights=data["weights"],
+            num_layers=data["num_layers"],
+            calls=tuple(_parse_call(row) for row in data["calls"]),
+            form=data["form"],
+            rows=tuple(data["rows"]),
+            seed=data["seed"],
+        )
+        for problem in plan_problems(plan):
+            raise ValueError(problem)
+    except (OverflowError, ValueError) as error:
+        raise FileError(f"{folder / PLAN}: {error}") from None
+    return plan
+
+
+def plan_problems(plan: Plan) -> Iterator[str]:
+    """Yield what is wrong with a plan beyond its schema: the sizes of its model, the shapes of its calls, its rows."""
+    yield from config_problems(plan.config)
+    if not 1 <= plan.num_layers <= plan.config.model.num_layers:
+        yield f"num_layers {plan.num_layers}, of a model of {plan.config.model.num_layers}"
+    for call in plan.calls:
+        if call.tokens.ndim != 2 or call.lengths.shape != call.tokens.shape[:1] or not call.tokens.size:  # noqa: PLR2004 - b, t
+            yield f"tokens {list(call.tokens.shape)} with lengths {list(call.lengths.shape)}, expected [b, t] and [b]"
+        elif not ((call.lengths >= 0) & (call.lengths <= call.tokens.shape[1])).all():
+            yield "a length is none of a row of tokens"
+        elif not ((call.tokens >= 0) & (call.tokens < plan.config.vocab_size)).all():
+            yield f"a token is none of {plan.config.vocab_size}"
+    if not all(0 <= row < plan.calls[0].tokens.shape[1] for row in plan.rows):
+        yield "rows that the first call does not have"
 
 
 def differences(old: Plan, new: Plan) -> list[str]:

@@ -26,7 +26,8 @@ def ratio_of(comparison: Mapping[str, Any]) -> float:
 def systematic_ratio(one: Mapping[str, Any]) -> float:
     """Return measured / allowed of one systematic statistic."""
     beyond = max(0.0, abs(number(one["coefficient"])) - number(one["floor"]))
-    return beyond / number(one["standard_error"]) / number(one["allowed"]) if beyond else 0.0
+    unit = number(one["standard_error"]) * number(one["allowed"])
+    return 0.0 if not beyond else beyond / unit if unit else math.inf
 
 
 MILLION = 1e6

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from grok_conformance.harness.contract import split_tap
+from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.formats.files import MAX_REPORT_BYTES, FileError, plain, read_json, whole_file
+from grok_conformance.harness.formats.schema import validate_by
 from grok_conformance.harness.golden.provenance import record_platform, record_toolchain
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.baseline import conformance_digest
@@ -25,6 +28,8 @@ Report = Mapping[str, Any]
 """A run as parsed JSON; `report.schema.json` describes it."""
 
 FORMAT = 1
+
+SCHEMA = Path(__file__).with_name("report.schema.json")
 
 
 def write_report_json(path: Path, report: Report) -> None:
@@ -80,13 +85,24 @@ def without_honest(verdict: CandidateVerdict) -> CandidateVerdict:
 def read_report(path: Path) -> Report:
     """Read what `write_report_json` wrote; raises FileError for a file that holds no report of this format."""
     data: Report = read_json(path, MAX_REPORT_BYTES)
-    match data:
-        case {"format": int(number), "suite": str(), "candidates": [*_]} if number == FORMAT:
-            return data
-        case _:
-            raise FileError(
-                f"{path}: no report of format {FORMAT}: write it with `python -m grok_conformance run --json {path}`"
-            )
+    try:
+        validate_by(data, SCHEMA)
+        datetime.fromisoformat(data["date"])
+        if unknown := {split_tap(tap)[1] for tap in named_taps(data)} - set(SPECS):
+            raise ValueError(f"{min(unknown)!a} is no operation")
+    except ValueError as error:
+        remedy = f"write it with `python -m grok_conformance run --json {path}`"
+        raise FileError(f"{path}: no report of format {FORMAT}: {error}: {remedy}") from None
+    return data
+
+
+def named_taps(report: Report) -> Iterator[str]:
+    """Yield the taps and operations that the figures of a report are of."""
+    for candidate in report["candidates"]:
+        yield from (operation["operation"] for operation in candidate["operations"])
+        yield from (operation["worst"]["tap"] for operation in candidate["operations"])
+        for case in candidate["cases"]:
+            yield from (figure["tap"] for figure in (*case["comparisons"], *case["drifts"]))
 
 
 def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:

@@ -25,6 +25,9 @@ ROOT = Path(grok_conformance.__file__).resolve().parent.parent
 PROC = Path("/proc")
 
 POLL_SECONDS = 0.05
+DISK_SECONDS = 0.5
+"""How often what a child has written is counted."""
+
 CHUNK_BYTES = 64 * 1024
 MAX_PIPE_BYTES = 2**20
 MAX_LOG_BYTES = 2**20
@@ -52,13 +55,14 @@ KEEPER_SECONDS = 2.0
 MAX_KILLS = 100
 """So often what is left of a child is killed, a moment apart: it may start processes meanwhile."""
 
-Broke = Literal["time", "memory", "processes"]
+Broke = Literal["time", "memory", "processes", "disk"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take: seconds from one sign of progress to the next, resident bytes, processes, bytes of a file.
+    """What a child may take: seconds from one sign of progress to the next, resident bytes, processes, bytes of files.
 
+    `file_bytes` limits one file, `disk_bytes` all that lies in the folder of its answers.
     The memory of all processes of its session is added up. Where there is no `/proc` only the time is limited. Once
     `stop` is set, by whoever no longer wants the answer, the child is ended.
     """
@@ -67,6 +71,7 @@ class Limits:
     memory_bytes: int = 8 * 2**30
     num_processes: int = 256
     file_bytes: int = 64 * 2**30
+    disk_bytes: int = 64 * 2**30
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
@@ -98,22 +103,26 @@ class _Output:
 
 
 def run_child(
-    command: Sequence[str], stdout_log: BinaryIO, stderr_log: BinaryIO, limits: Limits, progressed: Callable[[], bool]
+    command: Sequence[str],
+    logs: tuple[BinaryIO, BinaryIO],
+    limits: Limits,
+    progressed: Callable[[], bool],
+    written_bytes: Callable[[], int] = lambda: 0,
 ) -> Exit:
     """Run a command until it ends or breaks a limit; no process that it started lives on.
 
-    `progressed` is asked every 0.05 s, and once at the end, whether the child has got on since it was last asked. The
-    logs take the first MiB of either output. Raises FileError for a command that cannot be started, CancelledError once
-    `limits.stop` is set.
+    `progressed` is asked every 0.05 s, and once at the end, whether the child has got on since it was last asked;
+    `written_bytes` twice a second how much it has on the disk. The logs, of stdout and stderr, take the first MiB of
+    either output. Raises FileError for a command that cannot be started, CancelledError once `limits.stop` is set.
     """
-    began = latest = sampled = time.monotonic()
+    began = latest = sampled = counted = time.monotonic()
     peak_bytes = 0
     broke: Broke | None = None
-    stderr = _Output(stderr_log)
+    stdout, stderr = map(_Output, logs)
     mark = f"{MARK}={secrets.token_hex(16)}"
     with _spawn(command, mark, limits) as process, selectors.DefaultSelector() as selector:
         try:
-            for pipe, output in ((process.stdout, _Output(stdout_log)), (process.stderr, stderr)):
+            for pipe, output in ((process.stdout, stdout), (process.stderr, stderr)):
                 if pipe is not None:
                     os.set_blocking(pipe.fileno(), False)
                     selector.register(pipe, selectors.EVENT_READ, output)
@@ -131,6 +140,9 @@ def run_child(
                 if progressed():
                     latest = now
                 broke = _broken(limits, resident_bytes, len(running), now - latest)
+                if now - counted >= DISK_SECONDS:
+                    counted = now
+                    broke = "disk" if written_bytes() > limits.disk_bytes else broke
         finally:
             _end(process)
             _kill_all(process.pid, mark)

@@ -24,9 +24,9 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, LogitForm
-from grok_conformance.harness.formats.files import FileError, read_json, write_json
+from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors
-from grok_conformance.harness.running.jobs import JobCase, read_job
+from grok_conformance.harness.running.jobs import JobCase, read_config, read_job
 
 NUM_PARALLEL = 8
 """Requests at a time, when a case is asked again."""
@@ -55,7 +55,7 @@ def main(url: str, model: str, top: int, job_dir: Path, out_dir: Path) -> int:
     """Ask a server all cases of a job, write the answers, and return the exit status."""
     try:
         job = read_job(job_dir)
-        config = LanguageModelConfig.from_json(read_json(job_dir / "config.json"))
+        config = read_config(job_dir)
     except FileError as error:
         sys.stderr.write(f"{error}\n")
         return FAILED
@@ -111,6 +111,8 @@ def ask_calls(
         prompts = [histories[row] + tokens[row, : t + 1].tolist() for row, t in places]
         with ThreadPoolExecutor(num_parallel) as pool:
             for (row, t), shown in zip(places, pool.map(lambda prompt: ask(endpoint, prompt), prompts), strict=True):
+                if not all(0 <= token < config.vocab_size for token in shown):
+                    raise EndpointError(f"{endpoint.url}: log probabilities of tokens that the model does not have")
                 logits[row, t, list(shown)] = list(shown.values())
         answers[tap_key(index, "logits")] = logits
         histories = [
@@ -132,7 +134,7 @@ def ask(endpoint: Endpoint, prompt: Sequence[int]) -> dict[int, float]:
     answer = post(f"{endpoint.url}/v1/completions", body)
     try:
         return parse(answer["choices"][0]["logprobs"])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise EndpointError(f"{endpoint.url}: no log probabilities in the answer ({error!a})") from None
 
 
@@ -155,7 +157,7 @@ def post(url: str, body: Mapping[str, Any]) -> Any:
             reason = f"HTTP {error.code}: {error.read(200).decode(errors='replace')}"
             if error.code != TOO_MANY_REQUESTS and error.code < SERVER_ERROR:
                 break
-        except (OSError, ValueError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             reason = str(error)
         time.sleep(0.2 * 2**attempt)
     raise EndpointError(f"{url}: {' '.join(reason.split())[:300]}")

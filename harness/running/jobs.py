@@ -13,8 +13,9 @@ from typing import Any, get_args
 
 from grok_conformance.harness.cases.case import CallKind, Case, Preset, input_tensors, tap_key
 from grok_conformance.harness.cases.reruns import RERUNS, Rerun, reruns_of
-from grok_conformance.harness.contract import DTYPES, select_taps, tap_names
+from grok_conformance.harness.contract import DTYPES, LanguageModelConfig, select_taps, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
+from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.tensors import write_tensors
 
 FORMAT = 1
@@ -118,6 +119,17 @@ def read_job(folder: Path) -> Job:
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: no job description ({error!a}): write the job again") from None
     return job
+
+
+def read_config(folder: Path) -> LanguageModelConfig:
+    """Read the configuration of a job folder; raises FileError."""
+    path = folder / "config.json"
+    data = read_json(path)
+    try:
+        validate(data, "preset")
+        return LanguageModelConfig.from_json(data)
+    except (OverflowError, ValueError) as error:
+        raise FileError(f"{path}: {error}: write the job again") from None
 
 
 def job_case_of(index: int, case: Case, taps: tuple[str, ...], reruns: Collection[str] | None) -> JobCase:

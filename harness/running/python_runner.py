@@ -24,11 +24,11 @@ import numpy as np
 from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.cases.reruns import Rerun, reruns_named
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Unsupported, select_taps
-from grok_conformance.harness.formats.files import FileError, read_json, write_json
+from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors, write_tensors
 from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
-from grok_conformance.harness.running.jobs import Job, JobCase, read_job
+from grok_conformance.harness.running.jobs import Job, JobCase, read_config, read_job
 
 MAX_TRACEBACK = 4000
 MAX_PLACES = 3
@@ -54,7 +54,7 @@ def main(module: str, job_dir: Path, out_dir: Path) -> int:
         write_json(out_dir / "info.json", asdict(info))
         if job.fprop_dtype not in info.fprop_dtypes:
             raise Unsupported(f"fprop_dtype {job.fprop_dtype}; it runs {', '.join(info.fprop_dtypes)}")
-        config = LanguageModelConfig.from_json(read_json(job_dir / "config.json"))
+        config = read_config(job_dir)
         weights = open_tensors(job_dir / "weights.safetensors")
         model = load_model(candidate, config, weights)
         show_weights(candidate, model, config, weights, out_dir)

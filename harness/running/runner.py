@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.formats.files import FileError, write_json
-from grok_conformance.harness.formats.scratch import scratch_folder
+from grok_conformance.harness.formats.scratch import disk_bytes, remove_tree, scratch_folder
 from grok_conformance.harness.running.answers import Answer, is_answered, make_folders, one_line
 from grok_conformance.harness.running.child_process import Exit, Limits, run_child
 from grok_conformance.harness.running.jobs import Job, JobCase, link_job, read_job
@@ -29,6 +29,9 @@ AFTER_ALL = tuple(rerun.name for rerun in RERUNS if rerun.after_all)
 
 Logs = tuple[BinaryIO, BinaryIO]
 """Where the candidate's stdout and stderr go."""
+
+KEPT = {"info.json", "stdout.txt", "stderr.txt"}
+"""What a candidate keeps that has filled the disk, besides the cases that it has answered."""
 
 MAX_FRUITLESS_STARTS = 2
 """After so many starts in a row without one answer, the cases left are given up."""
@@ -123,10 +126,30 @@ def _run_together(
     """Run a candidate once over all jobs; its output is logged beside the first job's answers."""
     paths = [str(path) for task in tasks for path in (task.job_dir, task.out_dir)]
     waiting = [(task.out_dir, case) for task in tasks for case in task.job.cases]
-    end = run_child((*candidate.command, *paths), *logs, limits, _progress(waiting, on_progress))
+    end = run_child(
+        (*candidate.command, *paths),
+        logs,
+        limits,
+        _progress(waiting, on_progress),
+        lambda: sum(disk_bytes(task.out_dir) for task in tasks),
+    )
     for task in tasks:
-        make_folders(task.out_dir, task.job)
+        restore(task, end)
     return end
+
+
+def restore(task: Task, end: Exit) -> None:
+    """Make the folders again that a program may have removed; what one wrote that filled the disk is removed first."""
+    make_folders(task.out_dir, task.job)
+    if end.broke != "disk":
+        return
+    for case in task.job.cases:
+        if not is_answered(task.out_dir, case):
+            remove_tree(task.out_dir / case.folder)
+    known = {case.folder for case in task.job.cases} | KEPT
+    for path in [path for path in task.out_dir.iterdir() if path.name not in known]:
+        remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    make_folders(task.out_dir, task.job)
 
 
 def _run_rest(
@@ -149,8 +172,8 @@ def _run_rest(
                 link_job(job_dir, replace(job, cases=left), folder)
             command = (*candidate.command, str(folder), str(out_dir))
             waiting = [(out_dir, case) for case in left]
-            end = run_child(command, *logs, limits, _progress(waiting, on_progress))
-            make_folders(out_dir, job)
+            end = run_child(command, logs, limits, _progress(waiting, on_progress), lambda: disk_bytes(out_dir))
+            restore(task, end)
             rest = tuple(case for case in left if not is_answered(out_dir, case))
             fruitless = fruitless + 1 if rest == left else 0
             exits.append(end)
@@ -213,6 +236,8 @@ def _failure(end: Exit, limits: Limits, last_line: str) -> str:
         case "memory":
             mebibytes = (size / 2**20 for size in (end.peak_bytes, limits.memory_bytes))
             return "took {:.0f} MiB of memory, allowed are {:.0f}".format(*mebibytes)
+        case "disk":
+            return f"wrote more than {limits.disk_bytes / 2**20:.0f} MiB"
         case "processes":
             return f"ran more than {limits.num_processes} processes at once"
     if end.status < 0:
@@ -231,4 +256,5 @@ def _write_record(path: Path, record: RunRecord) -> None:
     rows = {case: {"status": answer.status, "reason": answer.reason} for case, answer in record.unanswered.items()}
     exits = [asdict(end) for end in record.exits]
     with contextlib.suppress(OSError):  # whatever the program made of its folder; a run does not need this file
+        path.unlink(missing_ok=True)  # a pipe in its place would wait for a reader for ever
         write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})

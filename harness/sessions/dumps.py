@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig
+from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.contract.tap_map import TapSource, map_taps
 from grok_conformance.harness.formats.dumps import READERS
-from grok_conformance.harness.formats.files import FileError, read_json, write_json
+from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.tensors import open_tensors, write_tensors
-from grok_conformance.harness.running.jobs import read_job
+from grok_conformance.harness.running.jobs import read_config, read_job
 from grok_conformance.harness.running.python_runner import import_candidate
 
 
@@ -25,7 +25,7 @@ def answers_from_dumps(job_dir: Path, dump_dir: Path, kind: str, adapter: Path, 
     """
     info, tap_map = read_adapter(adapter)
     job = read_job(job_dir)
-    config = LanguageModelConfig.from_json(read_json(job_dir / "config.json"))
+    config = read_config(job_dir)
     out_dir.mkdir(parents=True)
     write_json(out_dir / "info.json", asdict(info))
     for case in job.cases:

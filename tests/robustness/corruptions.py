@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,13 +190,65 @@ def malformed_json(random: Random, text: bytes) -> bytes:
     return (*MALFORMED, text + b"}")[int(random.integers(len(MALFORMED) + 1))]
 
 
-JSON: Mapping[str, Corruption] = {f.__name__: f for f in (another_kind, malformed_json)}
+NUMBERS = (
+    *("1e999", "-1e999", "1" + "0" * 400, "-1", "1e308", "0", "-0.0", "1e-999", str(2**63)),
+    *('"\\ud800"', '"\\u001b[2J"'),
+)
+"""What JSON can write and a number of 64 bits, or a terminal, cannot hold; and other values at the border."""
+
+
+def at_the_border(random: Random, text: bytes) -> bytes:
+    """Put a number or a text at the border of what is possible into one place of a JSON file."""
+    data = json.loads(text)
+    found = list(places(data))
+    *owners, last = found[int(random.integers(len(found)))]
+    owner = data
+    for key in owners:
+        owner = owner[key]
+    owner[last] = "here"
+    number = NUMBERS[int(random.integers(len(NUMBERS)))]
+    return json.dumps(data).replace('"here"', number, 1).encode()
+
+
+JSON: Mapping[str, Corruption] = {f.__name__: f for f in (another_kind, malformed_json, at_the_border)}
 """Corruptions of a JSON file that know its format."""
+
+
+def one_line_of(random: Random, text: bytes) -> bytes:
+    """Corrupt one line of a file that holds JSON in every line."""
+    lines = text.splitlines()
+    index = int(random.integers(len(lines)))
+    lines[index] = corrupt(random, "line.json", lines[index])[1]
+    return b"\n".join(lines)
+
+
+VALUES = (
+    *("1e999", "[[[]]]", '""', '"\\u001b[2J"', "2099-13-41", "true", "{}", f'"{"x" * 5000}"', "nan", "9" * 400),
+    *('"2099-99-99"', '"**"', '"["', "1979-05-27"),
+)
+"""What stands behind the equals sign of a TOML file."""
+
+
+def another_value(random: Random, text: bytes) -> bytes:
+    """Put another value behind one of the equals signs of a TOML file."""
+    found = list(re.finditer(rb"= .*", text))
+    place = found[int(random.integers(len(found)))]
+    value = VALUES[int(random.integers(len(VALUES)))].encode()
+    return text[: place.start()] + b"= " + value + text[place.end() :]
+
+
+KNOWN: Mapping[str, Mapping[str, Corruption]] = {
+    ".safetensors": TENSORS,
+    ".json": JSON,
+    ".jsonl": {"one_line_of": one_line_of},
+    ".toml": {"another_value": another_value},
+}
+"""Corruptions that know the format of a file, by the end of its name."""
 
 
 def corrupt(random: Random, name: str, data: bytes) -> tuple[str, bytes]:
     """Return one corruption of a file that knows its format as often as not, by name; never the file as it was."""
-    special = TENSORS if name.endswith(".safetensors") else JSON if name.endswith(".json") else {}
+    special = KNOWN.get(Path(name).suffix, {})
     kinds = [*BYTES.items(), *special.items()]
     while True:
         pool = list(special.items()) if special and random.random() < 0.5 else kinds

@@ -33,13 +33,13 @@ from grok_conformance.harness.running.child_process import Limits, run_child
 folder = Path(sys.argv[1])
 code = f"import os, time; open({str(folder / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
 with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-    run_child([sys.executable, "-c", code], out, err, Limits(), lambda: False)
+    run_child([sys.executable, "-c", code], (out, err), Limits(), lambda: False)
 """
 
 
 def run(tmp_path: Path, code: str) -> tuple[Exit, str]:
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        end = run_child([sys.executable, "-c", code], out, err, Limits(silent_seconds=30), lambda: False)
+        end = run_child([sys.executable, "-c", code], (out, err), Limits(silent_seconds=30), lambda: False)
     return end, (tmp_path / "out").read_text()
 
 
@@ -68,7 +68,7 @@ def test_names_are_matched_whole(name: str, *, passed: bool) -> None:
 
 def test_a_program_that_cannot_be_executed_is_told_with_its_reason(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err, pytest.raises(FileError) as caught:
-        run_child([str(tmp_path / "absent")], out, err, Limits(), lambda: False)
+        run_child([str(tmp_path / "absent")], (out, err), Limits(), lambda: False)
     assert str(caught.value) == f"{tmp_path / 'absent'}: cannot be started: No such file or directory"
 
 
@@ -93,7 +93,7 @@ def run_within(
     program: str, limits: Limits | None = None, progressed: Callable[[], bool] = lambda: False
 ) -> tuple[Exit, bytes, bytes]:
     out, err = io.BytesIO(), io.BytesIO()
-    end = run_child([sys.executable, "-c", program], out, err, limits or Limits(), progressed)
+    end = run_child([sys.executable, "-c", program], (out, err), limits or Limits(), progressed)
     return end, out.getvalue(), err.getvalue()
 
 
@@ -140,4 +140,4 @@ def test_a_grandchild_that_left_the_session_is_not_left_behind() -> None:
 
 def test_a_command_that_cannot_be_started_is_one_line() -> None:
     with pytest.raises(FileError, match="no/such/program: cannot be started: No such file"):
-        run_child(["no/such/program"], io.BytesIO(), io.BytesIO(), Limits(), lambda: False)
+        run_child(["no/such/program"], (io.BytesIO(), io.BytesIO()), Limits(), lambda: False)

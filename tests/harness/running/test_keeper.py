@@ -49,7 +49,7 @@ def test_nothing_outlives_a_command_not_even_in_a_session_of_its_own_without_env
     path = str(tmp_path / "pid")
     program = ESCAPES.format(path=path, ending=ending)
     limits = Limits(silent_seconds=60 if status is not None else 8)
-    found = run_child([sys.executable, "-ISc", program], io.BytesIO(), io.BytesIO(), limits, lambda: False)
+    found = run_child([sys.executable, "-ISc", program], (io.BytesIO(), io.BytesIO()), limits, lambda: False)
     assert ends(int(Path(path).read_text()))
     assert found.broke == ("time" if status is None else None)
     assert status is None or found.status == status
