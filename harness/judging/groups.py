@@ -56,7 +56,8 @@ def read_groups(golden: Golden, pattern: str = "*", dtype: str = "*") -> tuple[G
     presets = {name: read_preset(golden, name) for name in sorted({case.preset for case in cases})}
     for case in cases:
         check_case_fits(golden, case, presets[case.preset])
-    return grouped(cases, presets, lambda case_id: read_taps(golden, case_id))
+    expected = {case.id: read_taps(golden, case.id) for case in cases}  # read now: a candidate may harm the files
+    return grouped(cases, presets, expected.__getitem__)
 
 
 def grouped(

@@ -86,6 +86,8 @@ def read_report(path: Path) -> Report:
     """Read what `write_report_json` wrote; raises FileError for a file that holds no report of this format."""
     data: Report = read_json(path, MAX_REPORT_BYTES)
     try:
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError("another format, or none")
         validate_by(data, SCHEMA)
         datetime.fromisoformat(data["date"])
         if unknown := {split_tap(tap)[1] for tap in named_taps(data)} - set(SPECS):

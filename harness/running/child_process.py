@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -28,7 +29,7 @@ POLL_SECONDS = 0.05
 DISK_SECONDS = 0.5
 """How often what a child has written is counted."""
 
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
 MAX_PIPE_BYTES = 2**20
 MAX_LOG_BYTES = 2**20
 TAIL_BYTES = 4000
@@ -188,6 +189,9 @@ def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Pope
     if problem:
         process.communicate()
         raise FileError(f"{command[0]}: cannot be started: {problem}")
+    for output in filter(None, (process.stdout, process.stderr)):
+        with contextlib.suppress(AttributeError, OSError):  # of Linux, where there is room
+            fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, MAX_PIPE_BYTES)
     return process
 
 
@@ -213,12 +217,12 @@ class _Process:
 def _processes() -> Iterator[_Process]:
     """Yield the living processes of this machine, none where there is no `/proc`."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    for stat in PROC.glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
-            if fields[STAT_STATE] != "Z":
+    for pid in filter(str.isdigit, os.listdir(PROC) if PROC.is_dir() else ()):  # noqa: PTH208 - asked often: a Path costs
+        with contextlib.suppress(OSError), open(f"{PROC}/{pid}/stat", "rb") as stat:  # noqa: PTH123 - likewise
+            fields = stat.read().rpartition(b")")[2].split()
+            if fields[STAT_STATE:] and fields[STAT_STATE] != b"Z":  # it may end meanwhile
                 pages = int(fields[STAT_RESIDENT_PAGES])
-                yield _Process(int(stat.parent.name), int(fields[STAT_SESSION]), pages * page_bytes)
+                yield _Process(int(pid), int(fields[STAT_SESSION]), pages * page_bytes)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

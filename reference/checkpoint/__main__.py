@@ -107,9 +107,10 @@ def _synthesize(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _progress(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Show the bytes done, the speed and the time left; yields the function that counts bytes."""
+    """Show a person the bytes done, the speed and the time left; yields the function that counts bytes."""
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total_bytes)
         yield lambda num_bytes: progress.advance(task, num_bytes)
 

@@ -101,7 +101,8 @@ FOLDERS: Mapping[str, Hostile] = {
     "answers_barred": Hostile("answer()\nfolder.chmod(0)\nout_dir.chmod(0)\nout_dir.parent.chmod(0)", "pass"),
     "immutable_files": Hostile(
         "answer()\nfor path in (taps, folder):\n    number = os.open(path, os.O_RDONLY)\n"
-        "    try: fcntl.ioctl(number, 0x40086602, struct.pack('l', 16))\n    except OSError: pass", "pass",
+        "    try: fcntl.ioctl(number, 0x40086602, struct.pack('l', 16))\n    except OSError: pass",
+        "error", "Operation not permitted",
     ),
     "record_is_a_folder": Hostile("(out_dir / 'run.json').mkdir()\nanswer()", "pass"),
     "record_is_a_link": Hostile("(out_dir / 'run.json').symlink_to(neighbour)\nanswer()", "pass"),
@@ -167,7 +168,7 @@ ANSWERS: Mapping[str, Hostile] = {
     "deep_description": Hostile(
         "(out_dir / 'info.json').write_text('[' * 10**5)\nanswer()", "error", "nested too deeply",
     ),
-    "absurd_form": Hostile("info(logits={{'kind': 'log_probabilities', 'top': 10**18}})\nanswer()", "fail"),
+    "absurd_form": Hostile("info(logits={{'kind': 'log_probabilities', 'top': 10**30}})\nanswer()", "error", "digits"),
     "infinite_seconds": Hostile(
         "answer()\n(folder / 'result.json').write_text('{{\"status\": \"answered\", \"seconds\": 1e999}}')",
         "error", "larger than a number can be",
@@ -189,7 +190,7 @@ PROCESSES: Mapping[str, Hostile] = {
     "child_outlives": Hostile("subprocess.Popen(['sleep', '654'])\nanswer()", "pass"),
     "daemon_outlives": Hostile(in_background("os.execve('/bin/sleep', ['sleep', '654'], {{}})"), "pass"),
     "daemon_cuts_the_answer_short": Hostile(
-        in_background("while True:\n    try: os.truncate(taps, 100)\n    except OSError: pass\n    time.sleep(0.4)"),
+        in_background("time.sleep(6)\nwhile True:\n    try: os.truncate(taps, 100)\n    except OSError: pass"),
         "pass",
     ),
     "many_processes": Hostile(

@@ -30,7 +30,7 @@ MIB = 2**20
 
 def limits() -> Limits:
     """What each candidate may take; a run that ends stops whoever has the same."""
-    return Limits(silent_seconds=4.0, memory_bytes=300 * MIB, num_processes=20, file_bytes=2**35, disk_bytes=48 * MIB)
+    return Limits(silent_seconds=6.0, memory_bytes=300 * MIB, num_processes=20, file_bytes=2**35, disk_bytes=48 * MIB)
 
 
 SET_FLAGS = 0x40086602
