@@ -71,18 +71,17 @@ def interrupted_by_signals() -> Iterator[None]:
 
     def swallowed(what: sys.UnraisableHookArgs) -> None:
         if issubclass(what.exc_type, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+            threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM)).start()
         else:
             shown(what)
 
-    names = (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    names = (signal.SIGTERM, signal.SIGHUP)
     earlier = [signal.signal(name, interrupt) for name in names]
     shown, sys.unraisablehook = sys.unraisablehook, swallowed
     try:
         yield
     finally:
         sys.unraisablehook = shown
-        signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in zip(names, earlier, strict=True):
             signal.signal(name, handler)
 
