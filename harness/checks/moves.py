@@ -91,21 +91,21 @@ def orders_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
     )
 
 
-ALL_MOVES: tuple[Moves, ...] = (
+FIRST_MOVES: tuple[Moves, ...] = (
     coarse,
     all_at_once,
     standing_alone,
-    *(
-        moves
-        for split in ("", EVENLY)
-        for moves in (
-            numbers_of_sums("at once" + split),
-            orders_of_sums,
-            *(numbers_of_sums(order + split) for order in ORDERS if order != "at once"),
-        )
-    ),
+    numbers_of_sums("at once"),
+    orders_of_sums,
+    numbers_of_sums("at once" + EVENLY),
+    orders_of_sums,
 )
 """All kinds of changes but approximations, in the order in which they are tried while something is left to explain."""
+
+MORE_SUMS: tuple[Moves, ...] = tuple(
+    numbers_of_sums(order + split) for split in ("", EVENLY) for order in ORDERS if order != "at once"
+)
+"""What is tried after those where some number of partial sums is likelier than none, and does not explain all."""
 
 
 def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:

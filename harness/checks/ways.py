@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import Score, score
 from grok_conformance.harness.checks.moves import (
-    ALL_MOVES,
+    FIRST_MOVES,
+    MORE_SUMS,
     STREAM,
     Moves,
     approximations,
@@ -24,6 +25,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.faults import ALL_FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
+from grok_conformance.harness.graph.rounding import SUMS
 from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
 
@@ -123,7 +125,7 @@ def likelier(row: Operation, told: Sequence[Exhibit], rival: Evaluator, limit: S
 
 
 def identify(
-    row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate, moves: Sequence[Moves] = ALL_MOVES
+    row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate, moves: Sequence[Moves] = FIRST_MOVES
 ) -> Ways:
     """Return the ways of a row, and of hidden ones before it, that are likeliest in some cases.
 
@@ -133,7 +135,18 @@ def identify(
     """
     if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
         return Ways()
-    ways, best = Ways(), score(row.name, told, evaluator)
+    ways, best = likeliest_by(moves, row, told, evaluator, Ways())
+    if moves is FIRST_MOVES and any(SUMS.name in plan.choices for plan in ways.plans.values()):
+        ways, best = likeliest_by(MORE_SUMS, row, told, evaluator, ways)
+    ways, best = needed_only(row, ways, best, told, evaluator)
+    return ways if best.explained or moves is not FIRST_MOVES else approximated(row, ways, told, evaluator)
+
+
+def likeliest_by(
+    moves: Sequence[Moves], row: Operation, told: Sequence[Exhibit], evaluator: Evaluator, ways: Ways
+) -> tuple[Ways, Score]:
+    """Return the likeliest ways that some kinds of changes lead to, one kind after the other, and their score."""
+    best = score(row.name, [with_ways(one, ways) for one in told], evaluator)
     for kind in moves:
         while kind is coarse or not best.explained:
             scored = [
@@ -146,8 +159,7 @@ def identify(
             if not (likeliest.beats(best) or (likeliest.explained and likeliest.surprise < best.surprise)):
                 break
             ways, best = each, likeliest
-    ways, best = needed_only(row, ways, best, told, evaluator)
-    return ways if best.explained or moves is not ALL_MOVES else approximated(row, ways, told, evaluator)
+    return ways, best
 
 
 def approximated(row: Operation, ways: Ways, told: Sequence[Exhibit], evaluator: Evaluator) -> Ways:

@@ -14,7 +14,14 @@ import ml_dtypes
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.faults.functions import FP8_MAX, SMALLEST_SCALE, Elementwise, round_to_tf32
+from grok_conformance.harness.faults.functions import (
+    FP8_MAX,
+    SMALLEST_SCALE,
+    Elementwise,
+    grouped,
+    round_to_tf32,
+    scaled_logits,
+)
 from grok_conformance.harness.graph.arithmetic import evenly, product_by_expert, round_to
 from grok_conformance.harness.graph.operations import attention, experts, norm, router
 from grok_conformance.harness.graph.operations.attention import LOGIT_CAP, ROPE_BASE
@@ -157,14 +164,11 @@ def gelu_in_bf16(x: Array) -> Array:
 
 def scores_in_bf16(query: Array, keys: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Round to bf16 after the product, its multiplier, the division by 30, tanh and the multiplication by 30."""
-    unit = replace(scope.config.model, attn_output_multiplier=1.0)
     honest = attention.attention_logits(query, keys, scope=scope, plan=plan)
-    steep = LOGIT_CAP * np.arctanh(attention.attention_logits(
-        query, keys, scope=replace(scope, config=replace(scope.config, model=unit)), plan=plan
-    ).value / LOGIT_CAP)  # fmt: skip
     multiplier = float(bf16(np.asarray(scope.config.model.attn_output_multiplier)))
-    capped = bf16(LOGIT_CAP * bf16(np.tanh(bf16(bf16(bf16(steep) * multiplier) / LOGIT_CAP))))
-    return replace(honest, value=capped)
+    plain = replace(scope, config=replace(scope.config, model=replace(scope.config.model, attn_output_multiplier=1.0)))
+    scaled = bf16(bf16(scaled_logits(grouped(query, keys.shape[2]), keys, plain)) * multiplier)
+    return replace(honest, value=bf16(LOGIT_CAP * bf16(np.tanh(bf16(scaled / LOGIT_CAP)))))
 
 
 def softmax_steps_in_bf16(logits: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

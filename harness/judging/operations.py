@@ -10,7 +10,7 @@ import numpy as np
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score
-from grok_conformance.harness.checks.moves import ALL_MOVES, coarse, with_ways
+from grok_conformance.harness.checks.moves import FIRST_MOVES, coarse, with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import (
     Local,
@@ -163,7 +163,7 @@ def likeliest_ways(row: Operation, told: Sequence[Exhibit]) -> Ways:
     scored: list[tuple[float, Ways]] = []
     for evaluator in (evaluate, *suspects(row, told)):
         try:
-            ways = identify(row, told, evaluator, ALL_MOVES if evaluator is evaluate else (coarse,))
+            ways = identify(row, told, evaluator, FIRST_MOVES if evaluator is evaluate else (coarse,))
             scored.append((score(row.name, [with_ways(one, ways) for one in told], evaluator).surprise, ways))
         except (IndexError, KeyError, ValueError):  # a fault of another shape
             continue

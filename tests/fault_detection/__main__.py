@@ -12,6 +12,8 @@ import sys
 from grok_conformance.harness.diagnosis.power import POWER_FILE
 from grok_conformance.harness.formats.files import write_json
 from tests.fault_detection import foreign_plans, session, summary
+from tests.fault_detection.honest.runs import PAGE as WAYS
+from tests.fault_detection.honest.runs import misjudged, page
 from tests.harness.honest_port import golden
 from tests.written_block import README, write_block
 
@@ -30,13 +32,16 @@ def main() -> int:
         return 0
     committed = json.loads(summary.RATES.read_text()) if summary.RATES.exists() else {}
     results = summary.with_honest(session.run(num_honest_runs=options.honest_runs), committed)
-    wrong = summary.failures(results, table, committed)
+    told = session.ways() if options.honest_runs else []
+    wrong = [*summary.failures(results, table, committed), *misjudged(told)]
     for line in wrong:
         print(line, file=sys.stderr)
     if not wrong:
         foreign = committed.get("foreign_plans", [])  # measured by a command of its own
         write_json(summary.RATES, {**summary.as_json(results, table), "foreign_plans": foreign})
         summary.PAGE.write_text(summary.as_markdown(results, table) + foreign_plans.block(foreign))
+        if told:
+            WAYS.write_text(page(told))
         if results.honest:
             write_block(README, summary.README_BEGIN, summary.README_END, summary.readme_block(results))
     print(f"{len(results.oracle) + len(results.port)} trials, {len(wrong)} failures")

@@ -17,6 +17,8 @@ from grok_conformance.harness.report.progress import progress_bar
 from tests.conformance.impostors import NULLS
 from tests.fault_detection import experiments, honest_runs
 from tests.fault_detection.experiments import HARMFUL, IN_THE_ORACLE, Floor, LeftOut, Null, Pair, PowerCheck, Trial
+from tests.fault_detection.honest.runs import Told, groups_of, tell
+from tests.fault_detection.honest.zoo import ZOO
 from tests.fault_detection.trials import DTYPES
 from tests.harness.honest_port import golden, golden_case, golden_taps
 
@@ -106,6 +108,23 @@ def power_by_level_of(case_id: str) -> dict[str, dict[str, float]]:
 def pool_of(num_processes: int) -> ProcessPoolExecutor:
     """Return processes that start afresh: JAX, where it is loaded, does not outlive a fork."""
     return ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
+
+
+def ways() -> list[Told]:
+    """Judge every way of the zoo over the golden cases."""
+    tasks = [(name, dtype) for name, way in ZOO.items() for dtype in way.dtypes]
+    with pool_of(NUM_PROCESSES) as pool, progress_bar(len(tasks)) as advance:
+        futures = [pool.submit(tell_way, *task) for task in tasks]
+        found = []
+        for task, future in zip(tasks, futures, strict=True):
+            found.append(future.result())
+            advance("way", " ".join(task))
+    return found
+
+
+def tell_way(name: str, dtype: str) -> Told:
+    """Judge one way of the zoo over the golden cases of a compute dtype."""
+    return tell(ZOO[name], dtype, groups_of("*", dtype))
 
 
 def honest(num_runs: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`python -m tests.fault_detection.honest`: every way of the zoo, judged as a run judges it; status 1 if one is wrong.
 
 `--only GLOB` and `--case GLOB` choose ways and golden cases, `--dtype` one compute dtype, `--json FILE` writes it all.
-`--draw SEED` judges fresh weights and tokens instead of the golden cases.
+`--draw SEED` judges fresh weights and tokens instead of the golden cases; `--write` writes the table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from grok_conformance.harness.formats.files import plain, write_json
-from tests.fault_detection.honest.runs import Told, groups_of, line_of, tell
+from tests.fault_detection.honest.runs import PAGE, counts, groups_of, line_of, page, tell
 from tests.fault_detection.honest.way import matching
 from tests.fault_detection.honest.zoo import ZOO
 
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--draw", type=int, metavar="SEED")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--write", action="store_true", help="write what was told into WAYS.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     found = []
@@ -40,18 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     print(counts(found))
     if options.json is not None:
         write_json(options.json, plain([asdict(each) for each in found]))
+    if options.write:
+        PAGE.write_text(page(found))
     return int(not all(each.as_marked for each in found))
-
-
-def counts(found: Sequence[Told]) -> str:
-    """Return how many ways were judged as they are marked, and how many with the right plan or fault named."""
-    lines = []
-    for mark in dict.fromkeys(each.mark for each in found):
-        own = [each for each in found if each.mark == mark]
-        right, planned = (sum(getattr(each, name) for each in own) for name in ("as_marked", "as_planned"))
-        lines.append(f"{mark}: {right} of {len(own)} judged as marked, {planned} with the right plan or fault named")
-    lines.append(f"{sum(each.seconds for each in found):.0f} s for {len(found)} ways and compute dtypes")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tests.fault_detection.honest.products import (
     BF16,
+    EVERYWHERE,
     FLOAT32,
     OUTPUT,
     Product,
@@ -124,7 +125,8 @@ AT_OUTPUT = ("attention.output",)
 
 WAYS = (
     Way(id="tensorcore_a100", engines="A100 tensor cores", dtypes=BF16,
-        does="blocks of 8 products aligned and truncated, one extra bit", **summing(tensor_core(8, 25))),
+        does="blocks of 8 products aligned and truncated, one extra bit", **summing(tensor_core(8, 25)),
+        plan=EVERYWHERE, untold=True),
     Way(id="amd_matrix_core", engines="ROCm on MI300", does="blocks of 4 products, rounded to the nearest", dtypes=BF16,
         **summing(blocks_rounded(4))),
     Way(id="amx_two_chains", engines="oneDNN on AMX", does="even and odd products in two chains", dtypes=BF16,

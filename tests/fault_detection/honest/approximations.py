@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.fault_detection.honest.attention import HIDDEN, KEPT, cap_by, online, softmax_by
 from tests.fault_detection.honest.functions import gelu_by, inner
-from tests.fault_detection.honest.norms import EPSILON
+from tests.fault_detection.honest.norms import EPSILON, NORMS
 from tests.fault_detection.honest.products import BF16
 from tests.fault_detection.honest.way import Way
 
@@ -135,11 +135,12 @@ WAYS = (
     Way(id="softmax_reciprocal", engines="TensorRT-LLM", does="softmax times the reciprocal of its sum",
         operations={"attention_weights": softmax_reciprocal}),
     Way(id="flash_exp2_cubic", engines="FlashAttention 4", does="exp2 by a cubic within 1e-4, tiles of 16", dtypes=BF16,
-        hides=HIDDEN, operations={**KEPT, **online(16, exponential=exp2_cubic)}, plan=("attention.heads",)),
+        hides=HIDDEN, operations={**KEPT, **online(16, exponential=exp2_cubic)}, plan=("attention.heads",),
+        untold=True),
     Way(id="router_reciprocal", engines="vLLM topk_softmax", does="router softmax by exp2, times a reciprocal",
         operations={"router_probabilities": router_reciprocal}),
     Way(id="norm_newton", engines="oneDNN, XNNPACK", does="rsqrtps and one Newton step",
-        operations={"rms_norm": norm_by_newton(1)}),
+        operations={"rms_norm": norm_by_newton(1)}, plan=NORMS, untold=True),
     Way(id="rope_recurrence", engines="llama.cpp", does="phases multiplied by one factor from pair to pair",
         operations={"rotate": rotate_by(recurrent_phase)}),
     Way(id="norm_rsqrtps", mark="wrong", engines="a hand-written kernel", does="rsqrtps without a Newton step",

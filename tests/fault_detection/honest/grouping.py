@@ -174,5 +174,6 @@ WAYS = (
         does="the hidden rounded as an operand where the weights are bf16", model=rounded_by_scales(shown=False),
         plan=OUTPUT),
     Way(id="tensorcore_trunc_h16", engines="Hopper tensor cores", dtypes=BF16, **truncating_experts(),
-        does="blocks of 16 truncated; the hidden shown as the bf16 operand that it is", plan=("moe.expert_hidden",)),
+        does="blocks of 16 truncated; the hidden shown as the bf16 operand that it is",
+        plan=("moe.expert_hidden", "moe.expert_output")),
 )  # fmt: skip

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase as fnmatch
+from pathlib import Path
 
 from grok_conformance.harness.judging.groups import Group, read_groups, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
@@ -15,7 +16,12 @@ from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.running.answers import Answer
 from tests.fault_detection.honest.way import Way, taps_of
 from tests.fault_detection.honest_runs import NUM_CASES, PRESETS, honest_group
+from tests.fault_detection.rates import clopper_pearson
 from tests.harness.honest_port import golden
+
+PAGE = Path(__file__).resolve().parents[1] / "WAYS.md"
+
+PASSING_MARKS = ("honest", "quirk")
 
 HONEST_RUNS: HonestRuns = {}
 """Shared by all ways: they have cases and mostly routes in common."""
@@ -74,6 +80,7 @@ def tell(way: Way, dtype: str, groups: Sequence[Group]) -> Told:
     failing = {row.operation: row.worst.ratio for row in verdict.operations if row.status == "fail"}
     faults = sorted({name for row in verdict.operations if row.diagnosis for name in row.diagnosis.faults})
     named = {operation for operation in way.plan if any(row.operation == operation for row in verdict.operations)}
+    as_planned = set(plan) <= named if way.untold else set(plan) == named
     return Told(
         way=way.id,
         mark=way.mark,
@@ -84,8 +91,8 @@ def tell(way: Way, dtype: str, groups: Sequence[Group]) -> Told:
         plan=plan,
         failing=failing,
         faults=tuple(faults),
-        as_marked=verdict.passed if way.mark in ("honest", "quirk") else not verdict.passed,
-        as_planned=way.fault in faults if way.fault else set(plan) == named,
+        as_marked=verdict.passed if way.mark in PASSING_MARKS else not verdict.passed,
+        as_planned=way.fault in faults if way.fault else as_planned,
         seconds=time.monotonic() - began,
     )
 
@@ -103,3 +110,49 @@ def line_of(told: Told) -> str:
         f"{told.seconds:.0f} s",
     ]
     return " ".join(part for part in parts if part)
+
+
+def counts(found: Sequence[Told]) -> str:
+    """Return how many ways were judged as they are marked and named, and how many honest runs failed."""
+    lines = []
+    for mark, dtype in dict.fromkeys((each.mark, each.dtype) for each in found):
+        own = [each for each in found if (each.mark, each.dtype) == (mark, dtype)]
+        right, planned = (sum(getattr(each, name) for each in own) for name in ("as_marked", "as_planned"))
+        what = "with exactly the right plan named" if mark in PASSING_MARKS else "with the right fault named"
+        lines.append(f"{mark} in {dtype}: {right} of {len(own)} judged as marked, {planned} {what}")
+    honest = [each for each in found if each.mark in PASSING_MARKS]
+    runs = sum(each.num_cases for each in honest)
+    failed = sum(each.num_cases - each.num_passed for each in honest)
+    if runs:
+        _, upper = clopper_pearson(failed, runs)
+        lines.append(f"honest runs failed: {failed} of {runs}, upper 95 % bound {upper:.2%}")
+    lines.append(f"{sum(each.seconds for each in found):.0f} s for {len(found)} ways and compute dtypes")
+    return "\n".join(lines)
+
+
+def page(found: Sequence[Told]) -> str:
+    """Return what every way was told as WAYS.md."""
+    lines = [
+        "# What honest and wrong ways are told",
+        "",
+        "Written by `python -m tests.fault_detection.honest --write`, and checked by `nox -s mutation`. A way is a",
+        "port that computes as an engine does; a run is one of them in one case.",
+        "",
+        *(f"* {line}" for line in counts(found).splitlines()[:-1]),
+        "",
+        "| mark | way | dtype | cases passed | as marked | named | plan or fault |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for told in found:
+        said = "; ".join(f"{operation}: {words}" for operation, words in told.plan.items()) or ", ".join(told.faults)
+        marked, named = ("yes" if right else "no" for right in (told.as_marked, told.as_planned))
+        lines.append(
+            f"| {told.mark} | {told.way} | {told.dtype} | {told.num_passed} of {told.num_cases} | {marked} | {named} "
+            f"| {said} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def misjudged(found: Sequence[Told]) -> list[str]:
+    """Return the ways that were not judged as they are marked."""
+    return [f"the {told.mark} way {told.way} in {told.dtype}: {told.summary}" for told in found if not told.as_marked]

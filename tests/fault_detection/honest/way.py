@@ -39,7 +39,8 @@ class Way:
     `engines` do it, `does` says what in one sentence. `operations`, `model` and `parameters` are the names that are
     replaced in those modules of the torch port, `driving` makes the calls, `showing` changes what is shown. `hides` are
     operations that are not shown, `info` fields of INFO that differ. `plan` are the operations at which another
-    rounding must be named, `fault` the name of what is wrong.
+    rounding must be named, but for those that are `untold`: what hidden taps or a wide fence may keep from being told
+    (a way that approximates need not err beyond what the published one may). `fault` is the name of what is wrong.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Way:
     driving: Driving = torch_taps
     showing: Showing = as_they_are
     plan: tuple[str, ...] = ()
+    untold: bool = False
     fault: str = ""
 
     @property
