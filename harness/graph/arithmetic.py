@@ -62,20 +62,20 @@ def contraction_spread(squares: Array, total: Array, num_terms: int) -> Array:
 
 
 def contract(x: Array, w: Array) -> Exact:
-    """Multiply x [..., k] by w [k, n], with the error of a float32 accumulation."""
+    """Multiply x [..., k] by w [..., k, n], with the error of a float32 accumulation."""
     value = x @ w  # [..., n]
     return Exact(value, spread=contraction_spread(sum_of_squares(x, w), value, x.shape[-1]))
 
 
 def sum_of_squares(x: Array, w: Array) -> Array:
-    """Return Σ (x_k w_kn)² for x [..., k] and w [k, n], to within float32 rounding: a spread needs no more digits.
+    """Return Σ (x_k w_kn)² for x [..., k] and w [..., k, n], to within float32 rounding: a spread needs no more digits.
 
     Rows, and columns of unusual size, are brought to a largest element of 1 before they are squared, so that none
     underflows and none overflows.
     """
     size = np.max(np.abs(x), axis=-1, keepdims=True, initial=0.0)
     size = np.where(size > 0, size, 1.0)
-    largest = np.maximum(w.max(-2, initial=0.0), -w.min(-2, initial=0.0))  # [n]
+    largest = np.maximum(w.max(-2, initial=0.0, keepdims=True), -w.min(-2, initial=0.0, keepdims=True))  # [..., 1, n]
     usual = bool(np.all((largest == 0) | ((largest > SMALLEST_SQUARED) & (largest < 1 / SMALLEST_SQUARED))))
     column = np.ones_like(largest) if usual else np.where(largest > 0, largest, 1.0)
     scaled = w if usual else w / column
@@ -99,9 +99,9 @@ def add_rounded(terms: Sequence[Exact], dtype: str) -> Exact:
 
     Rounding keeps the order of numbers, so that the ends of an interval bound what the roundings can jump by.
     """
-    value, low, high = ([term.value + sign * np.asarray(term.jump) for term in terms] for sign in (0, -1, 1))
-    ends = [functools.reduce(lambda total, term: round_to(total, dtype) + term, each) for each in (value, low, high)]
-    return Exact(ends[0], jump=np.maximum(ends[2] - ends[0], ends[0] - ends[1]))
+    limits = (np.stack([term.value, term.value - term.jump, term.value + term.jump]) for term in terms)
+    value, low, high = functools.reduce(lambda total, term: round_to(total, dtype) + term, limits)
+    return Exact(value, jump=np.maximum(high - value, value - low))
 
 
 def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) -> Exact:
@@ -111,8 +111,7 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
     """
     count, _, order = sums.removesuffix(EVENLY).partition(" ")
     share_out = evenly if sums.endswith(EVENLY) else in_tiles
-    shards = share_out(x.shape[-1], int(count))
-    parts = [rounded(contract(x[..., at], w[..., at, :]), dtype, margin) for at in shards]
+    parts = partial_sums(x, w, share_out(x.shape[-1], int(count)), dtype, margin)
     if order == "at once":
         total = np.sum([part.value for part in parts], axis=0)
         jump = sum(np.asarray(part.jump) for part in parts)
@@ -122,6 +121,19 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
     if order == ATOMICS:
         return add_in_any_order(parts, dtype)
     return add_as_tree(parts, dtype) if order == "as tree" else add_as_ring(parts, dtype, int(count), share_out)
+
+
+def partial_sums(x: Array, w: Array, shards: Sequence[slice], dtype: str, margin: float) -> list[Exact]:
+    """Multiply x [..., k] by w [k, n] in each of some shards of k and round; those of one length together."""
+    parts = []
+    for size, alike in itertools.groupby(shards, key=lambda at: at.stop - at.start):
+        first, *others = alike
+        at, count = slice(first.start, first.stop + size * len(others)), 1 + len(others)
+        some = np.moveaxis(x[..., at].reshape(*x.shape[:-1], count, size), -2, 0)  # [parts, ..., size]
+        made = contract(some, w[at].reshape(count, *(1,) * (x.ndim - 2), size, w.shape[-1]))
+        made = rounded(made, dtype, margin)
+        parts += [Exact(value, jump=jump) for value, jump in zip(made.value, np.asarray(made.jump), strict=True)]
+    return parts
 
 
 def add_in_any_order(parts: Sequence[Exact], dtype: str) -> Exact:
@@ -169,13 +181,14 @@ def add_as_tree(parts: Sequence[Exact], dtype: str) -> Exact:
 
 def add_as_ring(parts: Sequence[Exact], dtype: str, num_ranks: int, share_out: Sharing) -> Exact:
     """Add around a ring: the sum of every chunk of features starts at another part, as a reduce-scatter does it."""
-    value, jump = np.empty_like(parts[0].value), np.empty_like(parts[0].value)
+    value = np.stack([part.value for part in parts])  # [parts, ..., n]
+    jump = np.stack([np.asarray(part.jump) for part in parts])
+    turns = np.empty((len(parts), *(1,) * (value.ndim - 2), value.shape[-1]), np.int64)  # which part is added when
     for chunk, at in enumerate(share_out(value.shape[-1], num_ranks)):
         ranks = [(chunk + 1 + i) % num_ranks for i in range(num_ranks)]
-        turned = [parts[rank] for rank in ranks if rank < len(parts)]
-        total = add_rounded([Exact(p.value[..., at], jump=np.asarray(p.jump)[..., at]) for p in turned], dtype)
-        value[..., at], jump[..., at] = total.value, total.jump
-    return Exact(value, jump=jump)
+        turns[..., at] = np.reshape([rank for rank in ranks if rank < len(parts)], (-1, *(1,) * (value.ndim - 1)))
+    turned = zip(np.take_along_axis(value, turns, 0), np.take_along_axis(jump, turns, 0), strict=True)
+    return add_rounded([Exact(one, jump=reach) for one, reach in turned], dtype)
 
 
 BLOCK = 8

@@ -17,8 +17,10 @@ from grok_conformance.harness.graph.arithmetic import (
     contract_in_parts,
     evenly,
     in_tiles,
+    partial_sums,
     product_by_expert,
     round_to,
+    rounded,
     rounding_jump,
     softmax,
     sum_of_squares,
@@ -213,3 +215,15 @@ def test_sums_in_any_order_lie_between_those_of_all_orders_and_nowhere_else() ->
         assert (np.abs(total - found.value) <= np.asarray(found.jump) + 1e-12).all()
     wrong = round_to(sum(parts[1:], parts[0]) * 1.02, "bfloat16")
     assert (np.abs(wrong - found.value) > np.asarray(found.jump)).any()
+
+
+def test_partial_sums_worked_out_together_are_those_worked_out_one_by_one() -> None:
+    random = np.random.default_rng(5)
+    x, w = random.standard_normal((2, 3, 22)), random.standard_normal((22, 7))
+    for shards in (evenly(22, 4), in_tiles(22, 4), in_tiles(22, 11)):
+        together = partial_sums(x, w, shards, "bfloat16", 1e-6)
+        assert len(together) == len(shards)
+        for part, at in zip(together, shards, strict=True):
+            alone = rounded(contract(x[..., at], w[at]), "bfloat16", 1e-6)
+            assert np.array_equal(part.value, alone.value)
+            assert np.allclose(part.jump, alone.jump)
