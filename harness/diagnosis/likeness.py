@@ -29,6 +29,9 @@ NUM_TAPS = 4
 MIN_VALUES = 2
 """Fewer failing values say nothing."""
 
+LARGEST_TAP, LARGEST_WEIGHT = 300_000, 1_000_000
+"""Elements of a tap, and of a weight, up to which an operation is applied again to other inputs and weights."""
+
 FAINT_SIZE = 1.5
 """Mean square of what is left over, in deviations, where no single value fails and all are looked at."""
 
@@ -122,8 +125,16 @@ def hypotheses(trial: Trial) -> Iterator[Ranked]:
 
 def of_row(row: Transformation, trial: Trial) -> Iterator[Hypothesis]:
     """Yield the hypotheses of a row, as far as it finds what it asks for: of an operation alone little is given."""
+    if row.recomputes and not affordable(trial.shown):
+        return
     with contextlib.suppress(IndexError, KeyError, ValueError):
         yield from row.hypotheses(trial)
+
+
+def affordable(shown: ShownTap) -> bool:
+    """Return whether an operation may be applied again a hundred times: of a large one only values are looked at."""
+    weights = [shown.weight(name).size for name in shown.matrices]
+    return shown.observed.size <= LARGEST_TAP and max(weights, default=0) <= LARGEST_WEIGHT
 
 
 def result_of(trial: Trial, one: Hypothesis) -> tuple[Array, Array] | None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from grok_conformance.harness.diagnosis.likeness import Likeness, likeness_of, spread_out, worst_of
+from grok_conformance.harness.diagnosis import likeness
+from grok_conformance.harness.diagnosis.likeness import Likeness, affordable, likeness_of, spread_out, worst_of
 from grok_conformance.harness.diagnosis.shown_tap import failing, shown_taps
 from tests.harness.diagnosis.faulty_port import DECODE, PREFILL, taps_with, toy_with
 
@@ -24,6 +26,14 @@ def test_nothing_is_said_of_a_single_value_or_of_what_differs_from_layer_to_laye
     taps = taps_with(PREFILL, "moe.norm", lambda x: 2 * x, layers="0")
     others = taps_with(PREFILL, "moe.norm", lambda x: np.roll(x, 1, -1), layers="1")
     assert likeness_of([*taps, *others]) == Likeness()
+
+
+def test_of_a_large_operation_only_the_values_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    taps = taps_with(PREFILL, "attention.query", lambda x: 2 * x)
+    assert affordable(taps[0])
+    monkeypatch.setattr(likeness, "LARGEST_WEIGHT", 10)
+    assert not affordable(taps[0])
+    assert likeness_of(taps).words == "the right values times 2"
 
 
 def test_a_layout_that_differs_is_told_from_a_value_that_does() -> None:

@@ -11,6 +11,12 @@ def test_every_row_says_what_to_change() -> None:
     assert len({row.hypotheses for row in TRANSFORMATIONS}) == len(TRANSFORMATIONS)
 
 
+def test_a_row_that_applies_the_operation_again_says_so() -> None:
+    again = {row.hypotheses.__module__.rpartition(".")[2] == "recomputed": row.recomputes for row in TRANSFORMATIONS}
+    assert again == {True: True, False: False}
+    assert all(row.recomputes == row.hypotheses.__module__.endswith("recomputed") for row in TRANSFORMATIONS)
+
+
 def test_rows_have_hypotheses_about_an_operation_of_grok_1_and_of_a_toy() -> None:
     grok = trial_with(PREFILL, "moe.expert_activation", lambda x: 2 * x)
     toy = trial_of(shown_taps("mixed", [toy_with("mixed", lambda x: 2 * x)])[1])
