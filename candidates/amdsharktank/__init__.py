@@ -60,22 +60,21 @@ class PagedModel:
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> Mapping[str, Array]:
         """Run prompts from fresh pages."""
-        self.steps, self.cache = np.zeros_like(lengths), self.model.cache.allocate(len(tokens))
+        self.steps, self.cache = np.zeros(len(tokens), np.int64), self.model.cache.allocate(len(tokens))
         pages = np.pad(tokens, ((0, 0), (0, self.config.sequence_len - tokens.shape[1])))
         made = self._run(self.model.prefill, pages, lengths, taps)
         return {tap: x if ".kv." in tap else x[:, : tokens.shape[1]] for tap, x in made.items()}
 
     def decode(self, tokens: Array, taps: Collection[str]) -> Mapping[str, Array]:
         """Run one more token per row."""
-        begin = torch.tensor(self.steps, dtype=torch.int64)
-        return self._run(self.model.decode, tokens, np.ones_like(self.steps), taps, start_positions=begin)
+        begin = torch.tensor(self.steps)
+        return self._run(self.model.decode, tokens, 1, taps, start_positions=begin)
 
-    def _run(self, call: Any, tokens: Array, lengths: Array, taps: Collection[str], **begin: Any) -> dict[str, Array]:
-        self.steps = self.steps + lengths
-        pages, ends = torch.arange(len(tokens))[:, None], torch.tensor(self.steps, dtype=torch.int64)
-        given = {"seq_lens": ends, "seq_block_ids": pages, "cache_state": self.cache, **begin}
+    def _run(self, call: Any, tokens: Array, new: Array | int, taps: Collection[str], **begin: Any) -> dict[str, Array]:
+        self.steps = self.steps + new
+        given = {"seq_block_ids": torch.arange(len(tokens))[:, None], "cache_state": self.cache, **begin}
         with self.record() as recorded, torch.no_grad():
-            logits = call(torch.tensor(tokens, dtype=torch.int64), **given)
+            logits = call(torch.tensor(tokens, dtype=torch.int64), seq_lens=torch.tensor(self.steps), **given)
         table = to_numpy(unbox_tensor(self.model.cache.unflatten_page_table(self.cache)))  # [page, layer, 2, g, s, h]
         seen = {**recorded, "logits": to_numpy(logits)}
         for layer in range(self.config.model.num_layers):

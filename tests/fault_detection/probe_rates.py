@@ -138,8 +138,14 @@ def page(found: Rates) -> str:
     ]
     dtypes = [dtype for dtype in ("float32", "bfloat16") if any(case.endswith(f".{dtype}") for case in found)]
     rows += [row_of(found, dtype, form) for dtype in dtypes for form in FORMS]
-    cases = ", ".join(f"`{case}`" for case in sorted(found))
-    return f"{TITLE}\n\nMeasured: {cases}.\n\n" + "\n".join(rows) + "\n"
+    open_cases = sorted({case.id for case in probe_cases("*")} - set(found))
+    told = [f"Measured: {listed(sorted(found))}."] + [f"Not measured yet: {listed(open_cases)}."] * bool(open_cases)
+    return "\n\n".join((TITLE, *told, "\n".join(rows))) + "\n"
+
+
+def listed(cases: Collection[str]) -> str:
+    """Return the names of cases as code."""
+    return ", ".join(f"`{case}`" for case in cases)
 
 
 def row_of(found: Rates, dtype: str, form: str) -> str:
