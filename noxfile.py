@@ -90,9 +90,10 @@ def c_port(session: nox.Session) -> None:
 
 @nox.session
 def new_user(session: nox.Session) -> None:
-    """Take the time from nothing to the first verdict on a port of one's own, by a fresh clone and by the wheel."""
-    session.install(*TESTED, "--editable", ".", *_group("tests"))
-    session.run("python", "-m", "pytest", "tests/new_user/first_verdict.py", *session.posargs)
+    """Take the time from nothing to the first verdict on a port of one's own, and of its author's loop from then on."""
+    session.install(*TESTED, "--editable", ".[torch]", *_group("tests"))
+    files = ("tests/new_user/first_verdict.py", "tests/new_user/author_loop.py")
+    session.run("python", "-m", "pytest", *(session.posargs or files))
 
 
 @nox.session

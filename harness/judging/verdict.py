@@ -20,6 +20,7 @@ from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
+from grok_conformance.harness.measure.words import times
 
 Status = Literal["pass", "waived", "quirk", "fail", "missing", "unsupported", "error", "inconclusive"]
 
@@ -211,7 +212,7 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
     missing = [comparison for comparison in failed if comparison.problem.startswith("missing")]
     if wrong := [comparison for comparison in failed if comparison not in missing]:
         first = wrong[0]
-        return "fail", f"{first.tap}: {first.problem or f'{first.ratio:.3g} times the fence'}"
+        return "fail", f"{first.tap}: {first.problem or f'{times(first.ratio)} times the fence'}"
     if missing:
         return "missing", f"{missing[0].tap}: {missing[0].problem}"
     if unexcused := [flip for flip in flips if not flip.excused]:
@@ -224,7 +225,7 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
     if far := [drift for drift in drifts if not drift.ratio <= 1]:
         return (
             "fail",
-            f"{far[0].tap}: end to end {far[0].ratio:.3g} times the honest error, with every operation right",
+            f"{far[0].tap}: end to end {times(far[0].ratio)} times the honest error, with every operation right",
         )
     if not any(comparison.num_elements for comparison in comparisons):
         return "inconclusive", "nothing could be compared"

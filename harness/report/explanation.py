@@ -9,7 +9,7 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describ
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.report.figures import times
+from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.reproduction import reproduce
 
 LAST_TAP = "logits"

@@ -8,6 +8,7 @@ from typing import Any
 
 from grok_conformance.harness.contract import DTYPES
 from grok_conformance.harness.measure.histogram import EDGES
+from grok_conformance.harness.measure.words import MILLION
 
 
 def number(value: Any) -> float:
@@ -30,21 +31,8 @@ def systematic_ratio(one: Mapping[str, Any]) -> float:
     return 0.0 if not beyond else beyond / unit if unit else math.inf
 
 
-MILLION = 1e6
-
 LEGEND = "1 is all that is allowed; rounding to bfloat16 alone takes 0.99 of it, and that is as it should be"
 """What a reader is told of measured / allowed."""
-
-
-def times(ratio: float) -> str:
-    """Return measured / allowed as a person reads it: three digits, then thousands, then no digits at all."""
-    if not math.isfinite(ratio):
-        return "∞"
-    if ratio >= MILLION:
-        return "> million"
-    if ratio >= 1000:  # noqa: PLR2004 - from here on two digits are enough
-        return f"{float(f'{ratio:.2g}'):,.0f}"
-    return f"{ratio:.3g}" if ratio >= 0.001 or not ratio else "< 0.001"  # noqa: PLR2004 - no exponents
 
 
 def short_ratio(ratio: float) -> str:

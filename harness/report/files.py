@@ -20,6 +20,7 @@ from grok_conformance.harness.golden.provenance import record_platform, record_t
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.reproduction import command_typed
 from grok_conformance.harness.running.registry import source_of
 from grok_conformance.harness.running.source_commit import source_commit
@@ -118,9 +119,8 @@ def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:
             add_test(suite, f"{verdict.name}.cases", case.case, status, reason, case.seconds)
         for row in verdict.operations:
             name = f"{row.operation}[{row.fprop_dtype}]"
-            reason = (
-                row.worst.waived or f"{row.worst_case}: {row.worst.problem or f'{row.worst.ratio:.3g} times the fence'}"
-            )
+            told = row.worst.problem or f"{times(row.worst.ratio)} times the fence"
+            reason = row.worst.waived or f"{row.worst_case}: {told}"
             add_test(suite, f"{verdict.name}.operations", name, row.status, reason, None)
         tests = suite.findall("testcase")
         suite.set("tests", str(len(tests)))

@@ -17,6 +17,7 @@ from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
+from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.explanation import (
     explain,
     failing_operations,
@@ -24,7 +25,7 @@ from grok_conformance.harness.report.explanation import (
     likely,
     reproduce_case,
 )
-from grok_conformance.harness.report.figures import LEGEND, times
+from grok_conformance.harness.report.figures import LEGEND
 from grok_conformance.harness.report.weights import grouped
 
 STYLES = {

@@ -12,10 +12,11 @@ from grok_conformance.harness.contract import split_tap, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
 from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
+from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
 from grok_conformance.harness.report.case_rows import CaseRow, case_rows
 from grok_conformance.harness.report.explanation import remedies
-from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio, times
+from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
 """Upper edges of the colours of measured / allowed: three within the fence, three beyond it."""

@@ -22,6 +22,7 @@ from grok_conformance.harness.judging.groups import Group, grouped, run_size
 from grok_conformance.harness.judging.judge import judge_candidate
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
+from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
@@ -124,7 +125,7 @@ def objections(verdict: CandidateVerdict) -> list[tuple[str, str]]:
     found += [
         (
             f"{row.operation} in {row.fprop_dtype}",
-            f"{max(one.ratio for one in row.systematic):.3g} times the fence over all cases together",
+            f"{times(max(one.ratio for one in row.systematic))} times the fence over all cases together",
         )
         for row in verdict.operations
         if row.status == "fail" and not row.cases_at_fault

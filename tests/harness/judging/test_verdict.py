@@ -62,7 +62,7 @@ def test_more_flips_than_the_margins_explain_fail_though_each_is_excused() -> No
         ([GOOD], [], [replace(FLIP, gap=0.5)], "fail", "layer 1 chose other experts for token [0, 3]"),
         ([GOOD], [replace(DRIFT, ratio=1.0)], [], "pass", ""),
         ([GOOD], [replace(DRIFT, ratio=1.2)], [], "fail", "logits: end to end 1.2 times"),
-        ([GOOD], [replace(DRIFT, ratio=math.nan)], [], "fail", "logits: end to end nan times"),
+        ([GOOD], [replace(DRIFT, ratio=math.nan)], [], "fail", "logits: end to end ∞ times"),
         ([], [], [], "inconclusive", "nothing could be compared"),
         ([replace(GOOD, num_elements=0)], [], [], "inconclusive", "nothing could be compared"),
         ([GOOD, UNDECIDED], [], [], "inconclusive", "logits: every compared token hangs on a hidden choice"),
