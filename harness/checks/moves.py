@@ -109,10 +109,14 @@ MORE_SUMS: tuple[Moves, ...] = tuple(
 
 
 def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways with a function or an accumulator approximated, or partial sums in an order that is not known."""
+    """Yield ways that leave more open: a function or an accumulator approximated, sums in an order that is not known.
+
+    An input that was carried belongs to them: how it was rounded, and by how much it differs, is known less well.
+    """
     yield from _at_points(
         row, ways, told, lambda point, choice: point.approximation or (point == SUMS and choice.endswith(ATOMICS))
     )
+    yield from _of_edges(row, ways, told)
 
 
 def _at_points(

@@ -92,7 +92,8 @@ def both(one: Way, *others: Way, **fields: Any) -> Way:
     }
     hides = tuple(dict.fromkeys(hidden for row in rows for hidden in row.hides))
     plan = tuple(dict.fromkeys(operation for row in rows for operation in row.plan if operation not in hides))
-    return replace(one, **{**merged, "hides": hides, "plan": plan, "model": merged["model"], **fields})
+    untold = any(row.untold for row in rows)
+    return replace(one, **{**merged, "hides": hides, "plan": plan, "untold": untold, **fields})
 
 
 def _union(parts: Collection[Mapping[str, Any]]) -> dict[str, Any]:
