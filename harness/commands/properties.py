@@ -1,4 +1,4 @@
-"""`python -m grok_conformance properties`: laws of every model, checked on drawn ones without a golden."""
+"""`python -m grok_conformance properties`: laws of every model, checked on drawn ones, and drawn histories of calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.laws.check import NUM_DRAWS, check_properties
 from grok_conformance.harness.laws.draws import Draw, drawn, parse_draw
 from grok_conformance.harness.laws.laws import LAWS, Law
@@ -35,11 +36,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"how many models are drawn (default: {NUM_DRAWS})",
     )
+    parser.add_argument(
+        "--histories",
+        type=positive,
+        metavar="N",
+        help="draw so many histories of requests, chunks, steps and cuts instead, and hold every call to the oracle",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which histories (default: 0)")
     which.add_argument("--draw", type=str, metavar="SIZES", help="only this model, as a failure names it")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Check the laws."""
+    """Check the laws, or draw histories."""
+    if options.histories is not None:
+        return check_drawn(options.candidate, options.histories, options.seed)
     laws = [law for law in LAWS if options.law is None or law.name in options.law]
     draws = drawn(options.draws) if options.draw is None else (parse_draw(options.draw),)
     return check(options.candidate, laws, draws)
@@ -64,6 +74,27 @@ def check(names: Sequence[str] | None, laws: Sequence[Law], draws: Sequence[Draw
             results = check_properties(candidate, laws=laws, draws=draws, on_progress=advance)
             report.show(console, candidate.name, results)
             passed = passed and all(result.passed for result in results)
+    return PASS if passed else NONCONFORMING
+
+
+def check_drawn(names: Sequence[str] | None, num_histories: int, seed: int) -> int:
+    """Draw histories of calls for some candidates, show the smallest that fails, and return the exit status."""
+    try:
+        from grok_conformance.harness.laws.histories import check_histories
+    except ModuleNotFoundError as error:
+        raise FileError(f"--histories needs {error.name}, which is not installed: pip install {error.name}") from None
+    passed = True
+    for candidate in [find_candidate(name) for name in dict.fromkeys(names or installed())]:
+        wrong, tally = check_histories(candidate, num_histories, seed)
+        passed = passed and not wrong and tally.num_calls > 0
+        told = f"fail: {wrong}" if wrong else f"{tally.num_calls} calls in {tally.num_histories} histories are right"
+        declined = "".join(f"; it declines: {reason}" for reason in sorted(tally.declined))
+        sys.stdout.write(f"{candidate.name}: {told}{declined}\n")
+        if wrong:
+            sys.stdout.write(
+                f"  reproduce  python -m grok_conformance properties --candidate {candidate.name} "
+                f"--histories {num_histories} --seed {seed}\n"
+            )
     return PASS if passed else NONCONFORMING
 
 

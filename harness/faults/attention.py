@@ -254,6 +254,7 @@ ROPE = (
         provenance="UNI-D2#6",
         changes=changes_at(*ROTATIONS, function=functions.rotated(positions=bf16_position)),
         shown_by=LONG,
+        trigger=("steps in the cache", 257),
     ),
     Fault(
         id="rope_position_tf32",
@@ -264,6 +265,7 @@ ROPE = (
         provenance="transformers#48428",
         changes=changes_at(*ROTATIONS, function=functions.rotated(positions=tf32_position)),
         shown_by=LONG,
+        trigger=("steps in the cache", 2049),
     ),
     Fault(
         id="rope_cos_sin_bf16",

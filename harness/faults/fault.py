@@ -43,7 +43,8 @@ class Fault:
     `title` says what is wrong, `remedy` tells its author what to change; `explanation` says what the specification asks
     for and what the fault does, `provenance` where it was met. `changes` are the rows of the graph that it replaces, by
     operation: where a comparison fed with the port's own inputs sees it. `shown_by` are globs of the golden cases that
-    show it. A `harmless` one must not be called a fault. A `dose` below 1 moves every result only that part of the way.
+    show it. `trigger` is a size of `judging/coverage.py` and the least at which it shows, None where any call does. A
+    `harmless` one must not be called a fault. A `dose` below 1 moves every result only that part of the way.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Fault:
     provenance: str
     changes: Mapping[str, Change] = field(default_factory=dict)
     shown_by: tuple[str, ...] = ("unequal/prefill/padded_batch.*",)
+    trigger: tuple[str, int] | None = None
     harmless: bool = False
     dose: float = 1.0
 

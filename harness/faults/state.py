@@ -42,6 +42,7 @@ FAULTS = (
         provenance="mlx-vlm#1983",
         changes=changes_at(*ROTATIONS, scope=at_position_zero),
         shown_by=DECODE,
+        trigger=("steps in the cache", 1),
     ),
     Fault(
         id="decode_position_plus_one",
@@ -52,6 +53,7 @@ FAULTS = (
         provenance="onnxruntime-genai#2354, vllm-mlx#311",
         changes=changes_at(*ROTATIONS, "kv.keys", "kv.values", "attention.weights", scope=one_ahead),
         shown_by=DECODE,
+        trigger=("steps in the cache", 1),
     ),
     Fault(
         id="step_bumped_by_layer_0",
@@ -62,6 +64,7 @@ FAULTS = (
         provenance="flash-linear-attention#766",
         changes={name: Change(scope=one_ahead, first_layer=1) for name in ROTATIONS},
         shown_by=DECODE,
+        trigger=("layers", 2),
     ),
     Fault(
         id="left_pad_positions_shared",
@@ -72,6 +75,7 @@ FAULTS = (
         provenance="unsloth#3699",
         changes=changes_at(*ROTATIONS, scope=at_longest_row),
         shown_by=DECODE,
+        trigger=("rows of a batch", 2),
     ),
     Fault(
         id="cache_unrotated_keys",

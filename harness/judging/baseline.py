@@ -85,7 +85,7 @@ def conformance_digest(verdict: CandidateVerdict) -> str:
     Equal digests mean the same candidate, version, level, cases and figures.
     """
     cases = tuple(replace(case, seconds=None) for case in verdict.cases)
-    found = plain(replace(verdict, cases=cases, seconds=0.0, powers=()))
+    found = plain(replace(verdict, cases=cases, seconds=0.0, powers=(), coverage=()))
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 

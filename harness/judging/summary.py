@@ -11,6 +11,7 @@ from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_
 from grok_conformance.harness.contract import LEVELS
 from grok_conformance.harness.diagnosis.power import power_of_run
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.judging.coverage import coverage
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.level import level_of, missing_taps
@@ -71,6 +72,7 @@ def summarise(
         cases=cases,
         operations=suspected(by_operation(cases, dtypes, chosen, diagnoses, groups[0].graph), groups[0].graph),
         seconds=seconds,
+        coverage=coverage(groups, answers),
         powers=() if level == "none" else power_of_run(level, dtypes.items()),
         waivers=tuple(each for each in waivers if any(each.name in case.waived for case in cases)),
     )

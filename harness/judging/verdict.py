@@ -17,6 +17,7 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.model_graph import ModelGraph
+from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
@@ -117,9 +118,10 @@ class CandidateVerdict:
 
     `weights` are the weights that it shows and that are not as stored. `level` is the highest level of which it shows
     every tap, and `next_taps` are the operations of the next level that it does not show. `powers` tell which known
-    faults the run could have seen in it. `waivers` are the known deviations that it showed; `outdated` has a line for
-    each that has expired or gone. `narrowed` says to what the run was restricted, an empty string where it was judged
-    whole: nothing else was looked at, and a pass says nothing of it.
+    faults the run could have seen in it, `coverage` which sizes and orders of calls it exercised. `waivers` are the
+    known deviations that it showed; `outdated` has a line for each that has expired or gone. `narrowed` says to what
+    the run was restricted, an empty string where it was judged whole: nothing else was looked at, and a pass says
+    nothing of it.
     """
 
     name: str
@@ -129,6 +131,7 @@ class CandidateVerdict:
     operations: tuple[OperationVerdict, ...]
     seconds: float
     powers: tuple[Power, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
     weights: tuple[WeightProblem, ...] = ()
     next_taps: tuple[str, ...] = ()
     waivers: tuple[Waiver, ...] = ()

@@ -16,6 +16,7 @@ from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
+from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.explanation import (
@@ -73,7 +74,7 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
             ]
             for block in blocks:
                 console.print(block, highlight=False, markup=False)
-        for line in power_lines(verdicts):
+        for line in [*power_lines(verdicts), *coverage_lines(verdicts)]:
             console.print(line, highlight=False, soft_wrap=True)
     for verdict in verdicts:
         console.print(verdict_line(verdict), soft_wrap=True)
@@ -88,6 +89,15 @@ def power_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
         for power in verdict.powers:
             names.setdefault(f"{verdict.level} in {describe_power(power)}", []).append(verdict.name)
     return [f"Power of {', '.join(sharing)} at {text}" for text, sharing in names.items()]
+
+
+def coverage_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
+    """Return what the run exercised, one line for all candidates of which the same is true."""
+    names: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.coverage:
+            names.setdefault("; ".join(map(describe_coverage, verdict.coverage)), []).append(verdict.name)
+    return [f"Exercised in {', '.join(sharing)}: {text}" for text, sharing in names.items()]
 
 
 def operations_table(verdicts: Sequence[CandidateVerdict], *, pooled: bool = True) -> Table:

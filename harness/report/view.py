@@ -10,6 +10,8 @@ from typing import Any
 
 from grok_conformance.harness.contract import split_tap, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
+from grok_conformance.harness.judging.coverage import Coverage
+from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
 from grok_conformance.harness.measure.words import times
@@ -111,6 +113,7 @@ class CandidateView:
     seconds: float
     alternatives: Sequence[tuple[str, str, str]]
     facts: Mapping[str, str]
+    exercised: Sequence[str]
     deviations: Sequence[str]
     regression: Regression | None
 
@@ -161,6 +164,7 @@ def candidate_view(row: Mapping[str, Any]) -> CandidateView:
             if each["alternative"]
         ],
         facts=facts(row),
+        exercised=[describe_coverage(Coverage(**each)) for each in row["coverage"]],
         deviations=[deviation(each) for each in row["waivers"]],
         regression=Regression(**row["regression"]) if row.get("regression") else None,
     )
