@@ -25,7 +25,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import choose_ways
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.oracle import ExactWeights
-from grok_conformance.harness.laws.draws import Draw, config_of, fitted, preset_of
+from grok_conformance.harness.laws.draws import PRESET, Draw, config_of, fitted, preset_of
 from grok_conformance.harness.running import python_runner
 from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import Limits
@@ -42,7 +42,7 @@ NUM_SLOTS = 96
 
 MAX_ROWS = 4
 
-MAX_TRIED = 20
+MAX_TRIED = 10
 """Histories that are judged to make a failing one smaller."""
 
 NUM_ELEMENTS = 10**8
@@ -78,11 +78,16 @@ class HistoryError(Exception):
     """Raised by a history in which a call is wrong; the message names it and tells all calls."""
 
 
+class SearchEnded(BaseException):
+    """Raised to end the search for a smaller history that fails."""
+
+
 @dataclass
 class Tally:
     """What was drawn: histories, calls that were right, and what the candidate declined, by its reason.
 
     `failed` holds what was wrong with each history that failed, by its text; `num_tried` counts those judged since.
+    `operation` is the one that failed at first: no permitted way explains it, so that none is searched for again.
     """
 
     num_histories: int = 0
@@ -90,6 +95,7 @@ class Tally:
     declined: frozenset[str] = frozenset()
     failed: dict[str, str] = field(default_factory=dict)
     num_tried: int = 0
+    operation: str = ""
 
 
 def check_histories(candidate: Candidate, num_histories: int = NUM_HISTORIES, seed: int = 0) -> tuple[str, Tally]:
@@ -107,8 +113,8 @@ def check_histories(candidate: Candidate, num_histories: int = NUM_HISTORIES, se
     )  # fmt: skip
     try:
         run_state_machine_as_test(machine, settings=settings, _min_steps=MIN_CALLS)
-    except HistoryError as error:
-        return str(error), tally
+    except (HistoryError, SearchEnded):
+        return min(tally.failed.values(), key=len), tally
     except Flaky as error:
         return f"the same history passes and fails: {error}", tally
     return "", tally
@@ -196,29 +202,29 @@ class History(RuleBasedStateMachine):
 
 def case_of(draw: Draw, number: int, calls: tuple[Call, ...]) -> Case:
     """Return one request of a history as a case."""
-    name = preset_name(draw)
     why = "a request of a drawn history"
     return Case(
-        id=f"{name}/history/{number}", preset=name, fprop_dtype=draw.fprop_dtype, why=why, origin=__name__, calls=calls
+        id=f"{PRESET}/history/{number}",
+        preset=PRESET,
+        fprop_dtype=draw.fprop_dtype,
+        why=why,
+        origin=__name__,
+        calls=calls,
     )
-
-
-def preset_name(draw: Draw) -> str:
-    """Return the name of a drawn model."""
-    return preset_of(replace(Draw(), seed=draw.seed)).name
 
 
 def judge_history(draw: Draw, requests: Sequence[tuple[Call, ...]], answering: Answering, tally: Tally) -> None:
     """Have the requests of a history answered by one loaded model; raises HistoryError for a call that is wrong.
 
-    One that failed before fails without being asked again, and what is left of a bounded search for a smaller one
-    passes: hypothesis then ends it.
+    One that failed before fails without being asked again. Raises SearchEnded when enough smaller ones were tried.
     """
     cases = [case_of(draw, number, calls) for number, calls in enumerate(requests)]
     text = "\n".join([f"  model      {draw}", *map(told, cases)])
     if text not in tally.failed:
         tally.num_tried += bool(tally.failed)
-        wrong = "" if tally.num_tried > MAX_TRIED else ask(preset_of(draw), cases, answering, tally)
+        if tally.num_tried > MAX_TRIED:
+            raise SearchEnded
+        wrong = ask(preset_of(draw), cases, answering, tally)
         if not wrong:
             return
         tally.failed[text] = f"{wrong}\n{text}"
@@ -232,7 +238,7 @@ def ask(preset: Preset, cases: Sequence[Case], answering: Answering, tally: Tall
         job_dir.mkdir()
         job = write_job(job_dir, "drawn", preset, cases, reruns=())
         answering(job_dir, out_dir)
-        wrong = first_wrong(preset, cases, answers := read_answer(out_dir, job))
+        wrong = first_wrong(preset, cases, answers := read_answer(out_dir, job), tally)
     if not wrong:
         tally.num_histories += 1
         tally.num_calls += sum(len(case.calls) for case in cases if answers[case.id].status == "answered")
@@ -240,7 +246,7 @@ def ask(preset: Preset, cases: Sequence[Case], answering: Answering, tally: Tall
     return wrong
 
 
-def first_wrong(preset: Preset, cases: Sequence[Case], answers: Mapping[str, Answer]) -> str:
+def first_wrong(preset: Preset, cases: Sequence[Case], answers: Mapping[str, Answer], tally: Tally) -> str:
     """Return what is wrong with the answers to some cases, an empty string if nothing is.
 
     Each operation is recomputed from the candidate's own inputs, in the ways in which it passes.
@@ -254,14 +260,14 @@ def first_wrong(preset: Preset, cases: Sequence[Case], answers: Mapping[str, Ans
         elif answer.status != "unsupported":
             return f"{case.id}: {answer.status}: {answer.reason}"
     local = {one.case.id: check_case(one, num_elements=NUM_ELEMENTS) for one in exhibits}
-    if any(not found.passed for each in local.values() for found in each):
+    if not tally.operation and any(not found.passed for each in local.values() for found in each):
         _, local = choose_ways(exhibits, local, NUM_ELEMENTS)
     for case_id, each in local.items():
         for found in each:
-            if not found.passed:
-                number = case_id.rpartition("/")[2]
+            if not found.passed and tally.operation in ("", found.operation):
+                tally.operation = found.operation
                 problem = found.problem or f"{found.ratio:.3g} times the fence"
-                return f"request {number}, call {found.call}: {found.tap}: {problem}"
+                return f"request {case_id.rpartition('/')[2]}, call {found.call}: {found.tap}: {problem}"
     return ""
 
 
