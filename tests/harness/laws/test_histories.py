@@ -58,5 +58,5 @@ def test_the_command_shows_the_calls_and_what_a_port_declines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = port(SILENT, tmp_path)
-    assert main(["properties", "--candidate", name, "--histories", "1"]) == 0
+    assert main(["properties", "--candidate", name, "--histories", "4"]) == 0
     assert "it declines: the model has no truncate()" in capsys.readouterr().out
