@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from grok_conformance.harness.contract import LanguageModelConfig
+import numpy as np
+
+from grok_conformance.harness.contract import Array, LanguageModelConfig
 
 LIMITS: Mapping[str, tuple[int, int]] = {
     "emb_size": (1, 2**16),
@@ -20,6 +22,9 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "sequence_len": (1, 2**20),
 }
 """The least and the most that a size of a configuration may be; Grok-1 has at most a quarter of each."""
+
+MAX_WEIGHT = 1e10
+"""The largest size of a weight: three are multiplied with one another, and summed, in float32."""
 
 MAX_REAL = 1e6
 """The largest size of a multiplier; the published ones are below 100."""
@@ -39,6 +44,15 @@ def config_problems(config: LanguageModelConfig) -> Iterator[str]:
         if isinstance(value, float) and name not in LIMITS and not (math.isfinite(value) and abs(value) <= MAX_REAL)
     ]
     yield from wrong or _misfits(config)
+
+
+def value_problems(weights: Mapping[str, Array]) -> Iterator[str]:
+    """Yield which weights are so large that products of them leave the range of float32, in an honest port too."""
+    for name, x in weights.items():
+        with np.errstate(invalid="ignore"):  # a NaN is some other check's business
+            largest = float(np.abs(x.astype(np.float64)).max(initial=0.0))
+        if largest > MAX_WEIGHT:
+            yield f"tensor {name!a} holds {largest:.3g}, beyond {MAX_WEIGHT:g}: products leave the range of float32"
 
 
 def _misfits(config: LanguageModelConfig) -> Iterator[str]:

@@ -20,7 +20,7 @@ from grok_conformance.harness.formats.files import MAX_JSON_BYTES, FileError, pa
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
-from grok_conformance.harness.golden.consistency import config_problems, weight_problems
+from grok_conformance.harness.golden.consistency import config_problems, value_problems, weight_problems
 from grok_conformance.harness.golden.manifest import MANIFEST_DIGEST, NOISE, Manifest, Tensors, parse_manifest
 
 
@@ -103,6 +103,8 @@ def read_preset(golden: Golden, name: str) -> Preset:
     weights = _open_verified(golden, f"presets/{name}/weights.safetensors", stored.weights)
     preset = Preset(name, config, weights)
     for problem in weight_problems({key: tensor.shape for key, tensor in stored.weights.items()}):
+        raise broken(golden.directory, weights.file.path, problem)
+    for problem in value_problems(weights.file):
         raise broken(golden.directory, weights.file.path, problem)
     return preset
 

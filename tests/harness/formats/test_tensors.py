@@ -135,7 +135,7 @@ def write_raw(path: Path, header: Any, data_bytes: int) -> None:
         ({"a": entry(note=1)}, 8, "the entry must hold"),
         ({"a": [1]}, 8, "the entry must hold"),
         ({"\x1b[2J": entry()}, 8, "not a name of a tensor"),
-        ({"\ud800": entry()}, 8, "not a name of a tensor"),
+        ({"\ud800": entry()}, 8, "surrogates not allowed"),
         ([], 0, "no JSON object"),
         (b"{", 0, "not valid JSON"),
         (b'{"a": {}, "a": {}}', 0, "given twice"),

@@ -3,9 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from grok_conformance.harness.golden.consistency import config_problems, weight_problems
+from grok_conformance.harness.golden.consistency import config_problems, value_problems, weight_problems
 from tests.harness.tiny_golden import CONFIG, QUANTISED
 
 
@@ -52,3 +53,9 @@ def test_scales_that_fit_no_weight_and_nameless_tensors_are_named(
 ) -> None:
     (problem,) = weight_problems(shapes)
     assert named in problem
+
+
+def test_weights_whose_products_leave_float32_are_told() -> None:
+    assert not list(value_problems({"w": np.array([1.0, -1e9]), "empty": np.empty(0), "q": np.array([-128], np.int8)}))
+    (problem,) = value_problems({"w": np.array([1.0, -2e10])})
+    assert problem.startswith("tensor 'w' holds 2e+10, beyond 1e+10")
