@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.cases.suite import suite_cases
 from grok_conformance.harness.checks.end_to_end import (
     Drift,
@@ -19,6 +21,8 @@ from grok_conformance.harness.checks.end_to_end import (
 )
 from grok_conformance.harness.checks.hidden import boundary_gap
 from grok_conformance.harness.contract import Array, tap_name
+from grok_conformance.harness.graph.oracle import walk
+from grok_conformance.harness.measure.noise import NUM_RUNS
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps, honest_taps
 
 CASE_IDS = [case.id for case in suite_cases()]
@@ -110,6 +114,19 @@ def test_runs_walked_as_one_batch_err_as_those_walked_one_by_one(case_id: str, m
         assert error.shape == one_by_one.error[key].shape
         larger = np.sqrt(np.mean(np.square(error))), np.sqrt(np.mean(np.square(one_by_one.error[key])))
         assert max(larger) <= 1.5 * min(larger), key
+
+
+def test_the_runs_of_a_small_case_cost_one_walk_besides_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[int] = []
+
+    def counted(preset: Preset, case: Case, *given: Any, **options: Any) -> Any:
+        walked.append(len(case.calls[0].tokens))
+        return walk(preset, case, *given, **options)
+
+    monkeypatch.setattr("grok_conformance.harness.checks.end_to_end.walk", counted)
+    honest_of(PREFILL, golden_taps(PREFILL))
+    once, together = walked
+    assert together == NUM_RUNS * once
 
 
 def test_errors_are_pooled_per_token_and_for_caches_per_slot() -> None:
