@@ -48,7 +48,7 @@ def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return judge(request.param, tmp_path_factory.mktemp("bare"))
 
 
-def test_three_operations_deviate_in_every_layer_and_their_faults_are_named(bare: CandidateVerdict) -> None:
+def test_two_operations_deviate_in_every_layer_and_their_faults_are_named(bare: CandidateVerdict) -> None:
     named = {
         (row.operation, row.fprop_dtype): row.diagnosis.faults
         for row in bare.operations
@@ -57,7 +57,6 @@ def test_three_operations_deviate_in_every_layer_and_their_faults_are_named(bare
     assert named == {
         (operation, dtype): faults
         for operation, faults in {
-            "attention.weights": ("padding_attended",),
             "moe.expert_gate": ("gates_renormalised", "softmax_after_top_k"),
             "moe.expert_hidden": ("gelu_fp16_table",),
         }.items()
@@ -68,18 +67,17 @@ def test_three_operations_deviate_in_every_layer_and_their_faults_are_named(bare
 
 def test_every_other_operation_passes_at_the_fences_of_its_dtype(bare: CandidateVerdict) -> None:
     passed = {row.operation for row in bare.operations if row.status == "pass"}
-    deviating = {"attention.weights", "moe.expert_gate", "moe.expert_hidden"}
+    deviating = {"moe.expert_gate", "moe.expert_hidden"}
     assert passed | deviating == {spec.operation for spec in tap_specs() if spec.block != "dense"}
     assert all(row.alternative == "" for row in bare.operations if row.fprop_dtype == "float32") == (
         bare.name == "llama_cpp"  # a float16 cache rounds what it is multiplied with
     )
 
 
-def test_with_its_known_deviations_it_passes_and_nothing_but_the_three_is_waived(tmp_path: Path) -> None:
+def test_with_its_known_deviations_it_passes_and_padding_is_a_quirk_of_the_published_model(tmp_path: Path) -> None:
     verdict = judge("llama_cpp", tmp_path, "square*.float32", builtin_waivers())
-    assert verdict.summary == "pass (caches) with 3 known deviations"
+    assert verdict.summary == "pass (caches) with 2 known deviations"
     assert {row.operation for row in verdict.operations if row.status == "waived"} == {
-        "attention.weights",
         "moe.expert_gate",
         "moe.expert_hidden",
     }
