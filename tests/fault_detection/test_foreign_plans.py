@@ -4,7 +4,7 @@ import pytest
 
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from tests.fault_detection.experiments import IN_THE_ORACLE
-from tests.fault_detection.foreign_plans import PLANS, ForeignPlan, in_a_foreign_plan, page, tasks, wrong
+from tests.fault_detection.foreign_plans import PLANS, ForeignPlan, in_a_foreign_plan, merged, page, tasks, wrong
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
@@ -33,4 +33,5 @@ def test_a_fault_that_a_plan_absorbs_and_an_honest_port_that_fails_are_wrong() -
     assert wrong([row]) == ["gelu_erf in the plan tp8 in bfloat16: absorbed"]
     assert wrong([{**row, "fault": "", "detected": True, "operations": ["logits"]}])
     assert wrong([{**row, "detected": True}]) == []
+    assert merged([row], [{**row, "detected": True}]) == [{**row, "detected": True}]
     assert "Not detected: gelu_erf in tp8, bfloat16." in page([row])
