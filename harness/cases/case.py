@@ -93,7 +93,10 @@ def repeated(case: Case, times: int) -> Case:
     def copies(x: Array) -> Array:
         return np.concatenate([x] * times)
 
-    calls = tuple(replace(call, tokens=copies(call.tokens), lengths=copies(call.lengths)) for call in case.calls)
+    calls = tuple(
+        Call(call.kind, copies(call.tokens), copies(call.lengths), None if call.steps is None else copies(call.steps))
+        for call in case.calls
+    )
     preload = case.preload
     if preload is not None:
         keys, values = (np.concatenate([x] * times, axis=1) for x in (preload.keys, preload.values))

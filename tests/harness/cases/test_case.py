@@ -48,3 +48,9 @@ def test_a_repeated_case_asks_the_same_of_every_copy_of_its_batch() -> None:
     assert [steps_before(thrice, call).tolist() for call in (0, 1)] == [[4, 2] * 3, [7, 3] * 3]
     assert thrice.preload is not None
     assert np.array_equal(thrice.preload.keys, np.concatenate([cache.keys] * 3, axis=1))
+
+
+def test_a_repeated_case_cuts_every_copy_of_its_batch_back() -> None:
+    cut = Call("truncate", np.array([[7], [9]], np.int32), np.array([1, 1], np.int32), np.array([2, 1], np.int32))
+    twice = repeated(replace(CASE, calls=(*CASE.calls, cut)), 2)
+    assert [steps_before(twice, call).tolist() for call in (2, 3)] == [[2, 1] * 2, [3, 2] * 2]
