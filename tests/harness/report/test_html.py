@@ -4,11 +4,12 @@ import json
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from grok_conformance.harness.judging.waivers import Waiver
-from grok_conformance.harness.report.files import report_of
+from grok_conformance.harness.report.files import read_report, report_of, write_report_json
 from grok_conformance.harness.report.html import render
 from tests.harness.honest_port import golden
 from tests.harness.judging.kept_runs import KEY, OLD
@@ -84,10 +85,11 @@ def test_the_page_tells_the_command_and_the_commit_and_a_command_for_every_case(
     assert 'data-text="pytest --conformance-candidate port --conformance-case unequal/' in text
 
 
-def test_a_report_of_an_earlier_version_has_a_page_too() -> None:
+def test_a_report_of_an_earlier_version_is_read_and_has_a_page_too(tmp_path: Path) -> None:
     report = json.loads(json.dumps(report_of([BROKEN], golden())))
     del report["provenance"]["command"], report["candidates"][0]["commit"]
-    assert "in no repository" in render(report)
+    write_report_json(tmp_path / "run.json", report)
+    assert "in no repository" in render(read_report(tmp_path / "run.json"))
 
 
 def test_the_rounding_plan_is_a_table_and_stands_with_its_operation() -> None:
