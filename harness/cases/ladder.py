@@ -51,6 +51,11 @@ def prompt(border: int) -> Calls:
     return ("prefill", (border, 3)), ("decode", (1, 1))
 
 
+def one_prompt(border: int) -> Calls:
+    """Return a prompt at the border, alone, and a step."""
+    return ("prefill", (border,)), ("decode", (1,))
+
+
 def cache(border: int) -> Calls:
     """Return steps that go over the border."""
     steps: Calls = (("decode", (1,)),) * 4
@@ -84,12 +89,15 @@ SIZES = (
     Size("prompt", "tokens of a prompt", prompt),
     Size("cache", "steps in the cache when tokens are decoded", cache),
     Size("chunk", "tokens before, and in, a later chunk", chunks),
-    Size("expert_tokens", "tokens of one expert", prompt, lambda _n: {"num_experts": 2, "num_selected_experts": 2}),
+    Size("expert_tokens", "tokens of one expert", one_prompt, lambda _n: {"num_experts": 2, "num_selected_experts": 2}),
     Size("width", "channels of the model", short, lambda n: {"emb_size": n}),
     Size("hidden", "channels of an expert, to the next eighth", short, lambda n: {"widening_factor": n / 8}),
     Size("heads", "query heads, two to a key head", short, paired_heads),
     Size("vocabulary", "tokens of the vocabulary", short, lambda n: {"vocab_size": n}),
     Size("batch", "rows of a batch", rows, borders=BATCHES),
+    Size("experts", "experts", short, lambda n: {"num_experts": n}, borders=(8, 9, 15, 16, 17, 64)),
+    Size("layers", "layers", short, lambda n: {"num_layers": n}, borders=(2, 12)),
+    Size("head_width", "channels of a head", short, lambda n: {"key_size": n}, borders=(16, 32, 34, 64, 66, 128, 130)),
 )
 
 
