@@ -28,7 +28,7 @@ def test_the_family_has_many_operations_changes_and_places() -> None:
 def test_a_fault_of_the_family_is_named_or_placed_and_nothing_else_is_said(
     operation: str, change: str, place: str
 ) -> None:
-    outcome = tried(UnknownFault(operation, change, place, CHANGES[change][1], "bfloat16"), whole=False)
+    outcome = tried(UnknownFault(operation, change, place, CHANGES[change][1], "bfloat16"))
     assert outcome.placed
     assert outcome.named == (change != "random noise")
     assert not outcome.falsely_named

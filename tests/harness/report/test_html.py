@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.report.files import read_report, report_of, write_report_json
 from grok_conformance.harness.report.html import render
@@ -68,10 +70,23 @@ def test_every_cell_of_the_map_has_its_errors_its_worst_tokens_and_its_diagnosis
     assert key["tokens"][0] == ["1,3,2,7", "1.5", "1.25", "1.25", "0.25", "0.02", "12.5"]
     assert len(key["tokens"]) == 2
     assert key["diagnosis"].startswith("likely gelu_erf, coefficient 0.99 ± 0.01")
-    assert cells["attention.query"]["diagnosis"] == ""
+    assert (cells["attention.query"]["diagnosis"], cells["attention.query"]["changes"]) == ("", [])
+    assert key["changes"] == [ALL_FAULTS["gelu_erf"].remedy]
     buttons = re.findall(r'<button class="shade(\d)( wrong)?" data-cell="(\d+)">([^<]+)</button>', text)
     assert ("4", " wrong", str(list(cells).index("attention.key")), "12.5") in buttons
     assert len(buttons) == len(cells)
+
+
+def test_what_has_no_name_is_shown_by_what_it_resembles_where_it_is_and_what_to_change() -> None:
+    unnamed = Diagnosis(
+        (), "", 0, 0, 0, 0, "no fault", "only decode steps", "the right values times 0.5", "look for the factor"
+    )
+    rows = tuple(replace(row, diagnosis=unnamed if row.status == "fail" else None) for row in BROKEN.operations)
+    text = page(replace(BROKEN, operations=rows))
+    cells = {cell["operation"]: cell for cell in data_of(text)["candidates"][0]["cells"]}
+    assert cells["attention.key"]["diagnosis"].endswith("the right values times 0.5; only decode steps")
+    assert cells["attention.key"]["changes"] == ["look for the factor"]
+    assert '<span class="fault">the right values times 0.5</span>' in text
 
 
 def test_the_page_tells_the_command_and_the_commit_and_a_command_for_every_case() -> None:
