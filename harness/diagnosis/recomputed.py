@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from grok_conformance.harness.checks.likelihood import NUM_DRAWS
+from grok_conformance.harness.checks.likelihood import FACTOR, NUM_DRAWS
 from grok_conformance.harness.contract import Array, Weights, split_tap, tap_name
 from grok_conformance.harness.diagnosis.elementwise import beside, coarser, on_grid, told_as
 from grok_conformance.harness.diagnosis.hypothesis import Hypothesis, Make, Trial
@@ -18,7 +18,7 @@ from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.oracle import dequantized, evaluate
 from grok_conformance.harness.graph.rounding import WEIGHTS
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.noise import disturb
+from grok_conformance.harness.measure.noise import disturb, fence_of
 
 Override = Callable[[ShownTap], Mapping[str, Array]]
 """Gives for a tap the inputs, or the weights, that are other than they should be, by name."""
@@ -40,12 +40,21 @@ def told(one: ShownTap, exact: Exact) -> tuple[Array, Array]:
 
 
 def from_right_inputs(trial: Trial) -> Iterator[Hypothesis]:
-    """Yield what the operation gives from what an input should have been: it follows from the fault there."""
+    """Yield what the operation gives from what an input should have been, where that is wrong: it follows from it."""
     for i, name in enumerate(trial.shown.inputs):
-        if not name.startswith("previous:") and trial.shown.graph.is_real(name):
+        if not name.startswith("previous:") and trial.shown.graph.is_real(name) and is_wrong(trial.shown, name):
             source = split_tap(name)[1]
             words = f"right for what {source} should have been, not for what it shows: this follows from {source}"
             yield Hypothesis(words, partial(_followed, i=i))
+
+
+def is_wrong(one: ShownTap, name: str) -> bool:
+    """Return whether an input that is shown strays from what it should have been."""
+    evidence, operation = one.exhibit.evidence, split_tap(name)[1]
+    right = evaluate(name, one.scope, one.exhibit.weights, one.values)
+    allowed = fence_of(right, evidence.recorded[operation], FACTOR).allowed
+    strays = np.abs(one.values[name] - right.value) > allowed
+    return bool((strays & evidence.masks[one.call, operation]).any())
 
 
 def _followed(one: ShownTap, i: int) -> tuple[Array, Array]:

@@ -107,7 +107,7 @@ CHANGES: Mapping[str, tuple[Change, tuple[str, ...]]] = {
     "times 1.7": (lambda x, _: x * 1.7, ("times 1.7",)),
     "negated": (lambda x, _: -x, ("opposite sign",)),
     "zero": (lambda x, _: 0 * x, ("are zero", "as zero", "all taken as")),
-    "absolute value": (lambda x, _: np.abs(x), ("absolute values", "another function")),
+    "absolute value": (lambda x, _: np.abs(x), ("absolute values", "another function", "with the opposite sign")),
     "negatives as zero": (lambda x, _: np.maximum(x, 0), ("negative ones as zero", "are zero", "as zero")),
     "features shifted": (lambda x, _: np.roll(x, 1, -1), ("shifted by",)),
     "features reversed": (lambda x, _: x[..., ::-1], ("reverse order",)),

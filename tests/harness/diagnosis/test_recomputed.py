@@ -67,6 +67,12 @@ def test_an_operation_that_used_the_right_value_follows_from_the_one_that_shows_
     )
 
 
+def test_nothing_follows_from_an_input_that_is_right() -> None:
+    trial = trial_with(PREFILL, "attention.query_rotated", lambda x: 2 * x)
+    assert list(recomputed.from_right_inputs(trial)) == []
+    assert not recomputed.is_wrong(trial.shown, trial.shown.inputs[0])
+
+
 def test_another_position_is_told() -> None:
     make = next(x.make for x in recomputed.at_another_step(_trial()) if x.words == "right for positions from 0")
     assert likened("attention.query_rotated", make, DECODE).split(" (or ")[0] in (
