@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from grok_conformance.harness.diagnosis import elementwise, recomputed, relocated
+from grok_conformance.harness.diagnosis import consequences, elementwise, recomputed, relocated
 from grok_conformance.harness.diagnosis.hypothesis import Hypothesis, Trial
 
 
@@ -25,7 +25,7 @@ class Transformation:
 
 TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(
-        recomputed.from_right_inputs,
+        consequences.from_right_inputs,
         "mend that operation first, or show it where its value is really used: this one follows from it",
         follows=True,
         recomputes=True,
