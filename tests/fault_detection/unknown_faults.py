@@ -46,7 +46,7 @@ HEAD = """# Faults that no row of the table knows
 
 Written by `python -m tests.fault_detection.unknown_faults --write`. A fault is an operation, a change of the values
 that an honest port gave there, and a place; every other one is tried in bfloat16. Every operation is checked as
-published; `--whole` also looks for other ways and for known faults, as a run does, at ten times the cost. *Located*:
+published; `--whole` also looks for other ways and for known faults, as a run does. *Located*:
 its operation fails and no other. *Named*: what the failing values are said to be is what was done to them. *Placed*:
 where they are said to be holds nearly all values that were changed, and nearly no token without one. **False**:
 something is said that is not so. The list is that of `tests/fault_detection/unknown_faults.py`, written together with
