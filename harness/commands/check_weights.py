@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging import summary
 from grok_conformance.harness.judging.groups import Group, read_groups
@@ -35,8 +35,8 @@ def execute(options: argparse.Namespace) -> int:
     golden = open_golden(options.golden)
     candidate = find_candidate(options.candidate)
     groups = read_groups(golden, options.case)
-    with tempfile.TemporaryDirectory() as scratch:
-        outs, failures = load_everywhere(candidate, groups, golden.manifest.suite, Path(scratch))
+    with scratch_folder() as scratch:
+        outs, failures = load_everywhere(candidate, groups, golden.manifest.suite, scratch)
         problems = summary.judge_weights(groups, outs)
         counts = [num_shown(out) for out in outs]
     sys.stdout.writelines(f"{line}\n" for line in grouped(problems))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 from grok_conformance.harness.commands.conclusion import conclude
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.sessions import run
@@ -35,10 +35,10 @@ def execute(options: argparse.Namespace) -> int:
     waivers = known_deviations(options.waivers, golden)
     if (options.format == "answers") != (options.map is None):
         raise FileError("--map goes with a --format of dumps, and each of these needs it")
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         out = options.out
         if options.map is not None:
-            out = Path(scratch) / "answers"
+            out = scratch / "answers"
             answers_from_dumps(options.job, options.out, options.format, options.map, out)
         verdict = run.judge_folder(golden, options.job, out, waivers)
         return conclude([verdict], golden, options, waivers=waivers)

@@ -6,7 +6,6 @@ import argparse
 import pdb  # noqa: T100 - what --pdb enters
 import re
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from grok_conformance.harness.commands.narrow_options import (
 )
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden, open_golden
 from grok_conformance.harness.judging.baseline import (
     History,
@@ -139,12 +139,12 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
     num_cases = sum(len(group.cases) for group in asked.groups) * len(asked.candidates)
     verdicts: list[CandidateVerdict] = []
     records: list[Record] = []
-    with tempfile.TemporaryDirectory() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
+    with scratch_folder() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
         for each in run.run_candidates(
             asked.candidates,
             asked.groups,
             asked.suite,
-            options.keep or Path(scratch),
+            options.keep or scratch,
             Limits(silent_seconds=options.time_limit),
             advance,
             asked.waivers,

@@ -20,7 +20,11 @@ def scratch_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove_tree(folder)
+        try:
+            remove_tree(folder)
+        except KeyboardInterrupt:  # which fell into this very moment
+            remove_tree(folder)
+            raise
 
 
 def remove_tree(folder: Path) -> None:

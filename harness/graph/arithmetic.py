@@ -31,8 +31,9 @@ SMALLEST_SQUARED = 1e-15
 
 
 def round_to(x: Array, dtype: str) -> Array:
-    """Round to the nearest value of a narrower dtype, ties to even, and return it as float64."""
-    return x.astype(np.float32).astype(DTYPES[dtype]).astype(np.float64)
+    """Round to the nearest value of a narrower dtype, ties to even, and return it as float64; beyond it is infinity."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32).astype(DTYPES[dtype]).astype(np.float64)
 
 
 def rounding_jump(x: Array, error: Array, dtype: str) -> Array:

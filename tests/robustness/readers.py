@@ -174,7 +174,7 @@ def read_served(folder: Path) -> None:
             mock.patch("urllib.request.urlopen", lambda *_a, p=path, **_k: p.open("rb")),
             mock.patch("time.sleep"),
         ):
-            endpoint.ask_calls(endpoint.Endpoint("http://127.0.0.1:1", "m", 7), tiny_job.CONFIG, case, inputs)
+            endpoint.ask_calls(endpoint.Endpoint("http://127.0.0.1:1", "m", 7), tiny_job.CONFIG, case, inputs, 1)
 
 
 def write_tap_files(folder: Path) -> None:
@@ -196,16 +196,14 @@ def write_judged(folder: Path) -> None:
 
 def write_dumps(folder: Path) -> None:
     """Write a job and what an engine dumped for it in all formats."""
-    words = ("write-jobs", str(folder / "jobs"), "--case", CASE)
-    assert main(list(words)) == 0
-    (folder / "jobs" / "square_stress.bfloat16").rename(folder / "job")
-    shutil.rmtree(folder / "jobs")
-    case = json.loads((folder / "job" / "job.json").read_text())["cases"][0]["folder"]
-    out = folder / "out" / case
+    preset, case = golden_case(CASE)
+    (row,) = write_job(folder / "job", golden().manifest.suite, preset, (case,)).cases
+    out = folder / "out" / row.folder
     out.mkdir(parents=True)
-    np.savez_compressed(out / "call0.npz", logits=np.zeros((9, 101), np.float32))
+    np.savez_compressed(out / "call0.npz", logits=np.zeros((10, 37), np.float32))
     (folder / "port_map.py").write_text(
-        "from grok_conformance.harness.contract import CandidateInfo, TapSource\n"
+        "from grok_conformance.harness.contract import CandidateInfo\n"
+        "from grok_conformance.harness.contract.tap_map import TapSource\n"
         'INFO = CandidateInfo(name="dumped", version="1")\n'
         'TAP_MAP = (TapSource("logits", engine="logits", axes="(b t) v"),)\n'
     )

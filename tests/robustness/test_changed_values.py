@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from grok_conformance.harness.checks.evidence import gather
 from grok_conformance.harness.contract import CandidateInfo, split_tap
@@ -23,6 +24,7 @@ CHANGES = (np.nan, np.inf, -np.inf, 1e30, -7.5, 123.0)
 """What stands in the place of a value, where it is not that value already."""
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy: known faults are tried on infinite inputs too
 def test_a_changed_value_is_not_passed(tmp_path: Path, num_trials: int, tried: Counter[str]) -> None:
     write_judged(tmp_path)
     groups, job = read_groups(golden(), CASE), read_job(tmp_path / "job")

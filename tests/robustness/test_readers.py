@@ -67,6 +67,6 @@ def test_whatever_is_in_a_file_its_reader_ends_as_documented(
         assert not problem_of(found, seconds), f"trial {trial}: {what}: {problem_of(found, seconds)}: {found}"
         statuses[found.status] += 1
         tried["other files"] += 1
-    assert statuses[2] > 0
+    assert statuses[2] + statuses[1] > 0
     produced = {path: data for path, data in everything(tmp_path).items() if not path.startswith(f"{name}/page")}
     assert produced == before
