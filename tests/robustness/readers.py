@@ -29,7 +29,7 @@ from grok_conformance.harness.running.jobs import JobCase, write_job
 from grok_conformance.reference import checkpoint
 from grok_conformance.reference.checkpoint.__main__ import main as checkpoint_main
 from tests.harness import tiny_job
-from tests.harness.honest_port import golden, golden_case
+from tests.harness.honest_port import golden, golden_case, golden_taps
 from tests.harness.judging.kept_runs import OLD, history_of, taking
 from tests.harness.large import tiny_capture
 from tests.harness.report.verdicts import CRASHED, FAILING, PASSING, verdict
@@ -200,7 +200,8 @@ def write_dumps(folder: Path) -> None:
     (row,) = write_job(folder / "job", golden().manifest.suite, preset, (case,)).cases
     out = folder / "out" / row.folder
     out.mkdir(parents=True)
-    np.savez_compressed(out / "call0.npz", logits=np.zeros((10, 37), np.float32))
+    logits = golden_taps(CASE)["call0/logits"]
+    np.savez_compressed(out / "call0.npz", logits=logits.reshape(-1, logits.shape[-1]))
     (folder / "port_map.py").write_text(
         "from grok_conformance.harness.contract import CandidateInfo\n"
         "from grok_conformance.harness.contract.tap_map import TapSource\n"
