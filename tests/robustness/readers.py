@@ -201,7 +201,7 @@ def write_dumps(folder: Path) -> None:
     out = folder / "out" / row.folder
     out.mkdir(parents=True)
     logits = golden_taps(CASE)["call0/logits"]
-    np.savez_compressed(out / "call0.npz", logits=logits.reshape(-1, logits.shape[-1]))
+    np.savez_compressed(out / "call0.npz", logits=logits.reshape(-1, logits.shape[-1]).astype(np.float32))
     (folder / "port_map.py").write_text(
         "from grok_conformance.harness.contract import CandidateInfo\n"
         "from grok_conformance.harness.contract.tap_map import TapSource\n"
