@@ -129,14 +129,14 @@ TRIGGERS = (
 """Every size that a certificate tells of."""
 
 ORDERS = (
-    "prefill, decode",
-    "prefill, extend",
-    "decode, decode",
-    "decode, extend",
-    "extend, decode",
-    "extend, extend",
-    "extend, truncate",
-    "truncate, decode",
+    "prefill then decode",
+    "prefill then extend",
+    "decode then decode",
+    "decode then extend",
+    "extend then decode",
+    "extend then extend",
+    "extend then truncate",
+    "truncate then decode",
 )
 """Pairs of calls, one after the other."""
 
@@ -149,7 +149,7 @@ def coverage(groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]]) -
         for case in group.cases
         if case.id in each and each[case.id].status == "answered"
     ]
-    pairs = {f"{a.kind}, {b.kind}" for one in asked for a, b in itertools.pairwise(one.case.calls)}
+    pairs = {f"{a.kind} then {b.kind}" for one in asked for a, b in itertools.pairwise(one.case.calls)}
     runs = {name for one in asked for name in one.answer.reruns}
     return (
         *(of_sizes(trigger, [n for one in asked for n in trigger.read(one)]) for trigger in TRIGGERS),

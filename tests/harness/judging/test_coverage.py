@@ -27,7 +27,7 @@ def test_what_answered_cases_exercised_is_told_by_trigger(tmp_path: Path) -> Non
     assert of["rows of a batch"].met == ("2",)
     assert "15" in of["steps in the cache"].not_met
     assert of["decoding steps"].met == ("2",)
-    assert of["orders of calls"].met == ("prefill, decode", "decode, decode")
+    assert of["orders of calls"].met == ("prefill then decode", "decode then decode")
     assert of["further runs"].met == ("again",)
     assert of["terms of a sum"].most == 160
     assert of["tokens of an expert"].most > 0
