@@ -83,6 +83,12 @@ class Exhibit:
         """Return the row of the graph that made a comparison's tap."""
         return self.evidence.graph.operation_of(comparison.tap, self.evidence.config).name
 
+    def masked(self, comparison: Comparison) -> bool:
+        """Whether a compared value hangs on which keys a query sees, by its own row or by hidden rows before it."""
+        graph, config, row = self.evidence.graph, self.evidence.config, self.row_of(comparison)
+        rows = {row, *self.needed({row})}
+        return any(graph.specs[each.tap].compared == "weights" for each in graph.rows_of(config) if each.name in rows)
+
     def phase(self, comparison: Comparison) -> str:
         """Return the phase of a comparison's call."""
         return phase_of(self.case.calls[comparison.call].tokens.shape[1])

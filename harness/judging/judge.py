@@ -181,7 +181,7 @@ def judge_case(
     routed = flips(evidence, honest, evidence.config)
     counted = count_flips(len(routed), evidence, honest)
     status, reason = case_status(comparisons, found, routed, counted)
-    if status == "fail" and exhibit.quirk:
+    if status == "fail" and other_mask(exhibit, comparisons):
         status = "quirk"
     return CaseVerdict(
         case=case.id,
@@ -196,6 +196,15 @@ def judge_case(
         waived=names,
         seconds=answer.seconds,
     )
+
+
+def other_mask(exhibit: Exhibit, comparisons: Sequence[Comparison]) -> bool:
+    """Whether a case of a published quirk fails only where a port sees other keys than the published model does.
+
+    What else fails there is as wrong as it would be anywhere.
+    """
+    failing = [comparison for comparison in comparisons if not comparison.passed]
+    return exhibit.quirk and bool(failing) and all(exhibit.masked(comparison) for comparison in failing)
 
 
 def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comparison:
