@@ -118,7 +118,8 @@ def relative_error(case_id: str, waivers: tuple[Waiver, ...]) -> float:
 
 @pytest.mark.parametrize("case_id", [PADDED, PADS, STRESS])
 def test_with_the_deviations_emulated_the_logits_agree_to_about_1e_5(case_id: str) -> None:
-    emulated = relative_error(case_id, in_case(builtin_waivers(), case_id))
+    own = [waiver for waiver in builtin_waivers() if waiver.candidate.startswith("llama_cpp")]
+    emulated = relative_error(case_id, in_case(own, case_id))
     assert emulated < 1e-5
     assert relative_error(case_id, ()) > 10 * emulated
 

@@ -210,3 +210,17 @@ def test_roundings_that_only_together_explain_a_row_are_found() -> None:
     exhibits, local = choose(shown(CASE, plans))
     assert passed(local)
     assert exhibits[0].ways == Ways(plans)
+
+
+def test_a_wrong_constant_is_no_approximated_function_though_it_errs_by_less() -> None:
+    preset, case = golden_case(WIDE)
+    taps = dict(honest_taps(WIDE, 7))
+    for key in [key for key in taps if key.endswith("moe.expert_activation")]:
+        x = taps[key].astype(np.float64)
+        wrong = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.0447 * x**3)))
+        up, hidden = key.replace("activation", "up"), key.replace("activation", "hidden")
+        taps[hidden] = (wrong * taps[up]).astype(np.float32)
+    evidence = evidence_of(WIDE, taps, taps_of(WIDE))
+    exhibits, local = choose(Exhibit(preset, case, evidence, exact_weights(preset.name, "float32")))
+    assert exhibits[0].ways == Ways()
+    assert "moe.expert_hidden" in {c.operation for found in local.values() for c in found if not c.passed}
