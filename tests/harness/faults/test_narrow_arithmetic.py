@@ -55,3 +55,10 @@ def test_an_exponential_by_bits_is_within_some_percent() -> None:
     x = np.linspace(-20, 0, 100)
     ratio = narrow_arithmetic.exponential_by_bits(x) / np.exp(x)
     assert 0.005 < np.abs(ratio - 1).max() < 0.065
+
+
+def test_a_sum_of_one_block_is_not_accumulated_at_all() -> None:
+    random = np.random.default_rng(0)
+    x, w = random.standard_normal((3, 32)), random.standard_normal((32, 5))
+    np.testing.assert_array_equal(narrow_arithmetic.accumulated(8, 32)(x, w), x @ w)
+    assert (narrow_arithmetic.accumulated(8, 16)(x, w) != x @ w).all()
