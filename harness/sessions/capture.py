@@ -120,7 +120,10 @@ def gate(groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]]) -> No
 
 
 def objections(verdict: CandidateVerdict) -> list[tuple[str, str]]:
-    """Return where a verdict is no pass, and why; operations may fail together though every case passes."""
+    """Return where a verdict is no pass as published, and why.
+
+    Operations may fail together though every case passes.
+    """
     found = [(case.case, case.reason) for case in verdict.cases if case.status != "pass"]
     found += [
         (
@@ -129,6 +132,10 @@ def objections(verdict: CandidateVerdict) -> list[tuple[str, str]]:
         )
         for row in verdict.operations
         if row.status == "fail" and not row.cases_at_fault
+    ]
+    found += [
+        (f"{row.operation} in {row.fprop_dtype}", f"it rounds otherwise than published: {row.alternative}")
+        for row in verdict.rounding_elsewhere
     ]
     found += [(f"{problem.preset}: {problem.tensor}", problem.problem) for problem in verdict.weights]
     if not found and verdict.status != "pass":

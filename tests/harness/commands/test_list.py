@@ -4,7 +4,7 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.contract import tap_specs
-from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.running.registry import builtin_names
 from tests.harness.honest_port import golden
 
@@ -21,7 +21,7 @@ def test_everything_there_is_has_a_line_with_its_meaning(capsys: pytest.CaptureF
         "presets": golden().manifest.presets,
         "taps": [spec.name for spec in tap_specs()],
         "candidates": builtin_names(),
-        "faults": FAULTS,
+        "faults": ALL_FAULTS,
     }
     for what, names in known.items():
         found = listed(what, capsys)

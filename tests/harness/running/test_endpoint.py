@@ -148,6 +148,6 @@ def test_llama_cpps_server_renormalises_the_gates_and_reads_gelu_from_a_table_as
         return found.ratio
 
     own = both(FAULTS["gates_renormalised"], FAULTS["gelu_fp16_table"])
-    assert ratio(evaluate) > 100
-    assert ratio(mutant(FAULTS["gelu_fp16_table"])) > 100
+    assert ratio(evaluate) > 10
+    assert ratio(mutant(FAULTS["gelu_fp16_table"])) > 10
     assert ratio(mutant(own)) <= 1  # shared prefixes and parallel requests of unequal lengths, and all else right
