@@ -162,7 +162,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def robustness(session: nox.Session) -> None:
-    """Corrupt all that is read more than 20,000 times, run hostile candidates, kill commands and let disks fail."""
+    """Corrupt all that is read, run hostile candidates, kill commands and let disks fail."""
     session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"))
     session.run("python", "-m", "pytest", "tests/robustness", "--thorough", "--timeout", "900", *session.posargs)
 

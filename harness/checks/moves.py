@@ -91,10 +91,11 @@ def orders_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
     )
 
 
+ROUNDINGS: tuple[Moves, ...] = (coarse, all_at_once, standing_alone)
+"""The kinds of changes that cost little to try."""
+
 FIRST_MOVES: tuple[Moves, ...] = (
-    coarse,
-    all_at_once,
-    standing_alone,
+    *ROUNDINGS,
     numbers_of_sums("at once"),
     orders_of_sums,
     numbers_of_sums("at once" + EVENLY),

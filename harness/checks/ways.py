@@ -14,6 +14,7 @@ from grok_conformance.harness.checks.likelihood import Score, score
 from grok_conformance.harness.checks.moves import (
     FIRST_MOVES,
     MORE_SUMS,
+    ROUNDINGS,
     STREAM,
     Moves,
     approximations,
@@ -23,7 +24,7 @@ from grok_conformance.harness.checks.moves import (
 )
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
-from grok_conformance.harness.faults import ALL_FAULTS, mutant
+from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.rounding import SUMS
 from grok_conformance.harness.graph.row import Operation
@@ -140,15 +141,34 @@ def identify(
 
     One change is made at a time, as long as one makes what was shown decisively likelier or explains all of it; where
     that ends before, all roundings of the row are tried together, and then partial sums. Changes that turn out not to
-    be needed are taken back. `moves` are the kinds of changes; approximations are tried only with all of them.
+    be needed are taken back. `moves` are the kinds of changes; approximations are tried only with all of them. Partial
+    sums, of which there are many, are not tried where a known fault explains all.
     """
     if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
         return Ways()
-    ways, best = likeliest_by(moves, row, told, evaluator, Ways())
+    ways, best = likeliest_by(moves[: len(ROUNDINGS)], row, told, evaluator, Ways())
+    if moves is FIRST_MOVES and not best.explained and explained_by_a_fault(row, told):
+        return Ways()
+    ways, best = likeliest_by(moves[len(ROUNDINGS) :], row, told, evaluator, ways)
     if moves is FIRST_MOVES and any(SUMS.name in plan.choices for plan in ways.plans.values()):
         ways, best = likeliest_by(MORE_SUMS, row, told, evaluator, ways)
     ways, best = needed_only(row, ways, best, told, evaluator)
     return ways if best.explained or moves is not FIRST_MOVES else approximated(row, ways, told, evaluator)
+
+
+def explained_by_a_fault(row: Operation, told: Sequence[Exhibit]) -> bool:
+    """Return whether a fault of the catalogue leaves nothing of a row to explain that is computed as published else."""
+    rows = told[0].needed([row.name])
+    known = [fault for fault in FAULTS.values() if not fault.harmless and not rows.isdisjoint(fault.changes)]
+    return any(explains(row, told, mutant(fault)) for fault in known)
+
+
+def explains(row: Operation, told: Sequence[Exhibit], rival: Evaluator) -> bool:
+    """Return whether another evaluator explains a row whole; one of another shape cannot be worked out."""
+    try:
+        return score(row.name, told, rival).explained
+    except (IndexError, ValueError):
+        return False
 
 
 def likeliest_by(

@@ -35,7 +35,7 @@ WORDS: Mapping[str, str] = {
     "oracle": "the graph in float64, written from the specification and not from `reference/`",
     "power": "the chance that a run sees a fault, known before it begins",
     "preset": "a configuration and its weights",
-    "quirk": (
+    "published quirk": (
         "something odd that the published model does with pads inside a prompt, or decoded, which no engine is used "
         "for; a port that does otherwise is told so, and fails only where `--require NAME:quirks` asks for it"
     ),

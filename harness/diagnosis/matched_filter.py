@@ -35,7 +35,7 @@ NUM_EXHIBITS = 4
 
 TOLERANCE = 0.01
 """How far the coefficient of the right fault may be from 1 beyond four standard errors, since a fence is no more than a
-model: of the faults of the table, put into a port, none is farther than 0.006."""
+model: of the faults of the table, put into a port, none is farther than 0.006 beyond them."""
 
 
 MAX_STANDARD_ERROR = 0.15

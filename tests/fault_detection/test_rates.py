@@ -147,6 +147,7 @@ def honest_rates(suite: Suite) -> dict[str, Any]:
 REDUCED = ("gelu_erf", "gates_renormalised", "rope_cos_sin_bf16", "scales_interleaved", "decode_position_zero")
 
 
+@pytest.mark.timeout(1200)  # every dose of every fault has its ways searched
 def test_a_reduced_session_finds_locates_and_names_its_faults() -> None:
     results = session.run(REDUCED, oracle_draws=1, port_draws=1, num_honest_runs=0, with_power=False)
     assert len(results.oracle) == len(results.port) == 2 * len(REDUCED)

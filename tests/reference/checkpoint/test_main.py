@@ -74,7 +74,7 @@ def test_convert_there_and_back(written: Path, tmp_path: Path, capsys: pytest.Ca
     file = str(tmp_path / "model.safetensors")
     assert command.main(["convert", str(written), file, "--config", "tiny"]) == 0
     assert command.main(["convert", file, str(tmp_path / "back"), "--config", "tiny"]) == 0
-    assert "converting" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # no bar where nobody watches
     assert all_bits(checkpoint.load(tmp_path / "back", CONFIG)) == all_bits(checkpoint.load(written, CONFIG))
 
 
@@ -83,7 +83,7 @@ def test_synthesize_writes_a_checkpoint_that_inspect_accepts(
 ) -> None:
     options = ["--config", "tiny", "--distinct-layers", "3", "--seed", "7"]
     assert command.main(["synthesize", str(tmp_path), *options]) == 0
-    assert "synthesising" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # no bar where nobody watches
     assert command.main(["inspect", str(tmp_path), "--config", "tiny", "--verify"]) == 0
 
 
