@@ -29,7 +29,7 @@ def test_what_failed_is_dumped_and_what_fails_again_is_all_that_is_run(capsys: p
     assert "safe_open('dump/my_port.py/moe.norm.float32.safetensors'" in capsys.readouterr().out
     assert main(["run", "--last-failed"]) == NONCONFORMING
     said = capsys.readouterr().out
-    assert "fail, of moe.norm alone; 0 of 2 cases" in said
+    assert "fail, of moe.norm alone; 0 of 3 cases" in said
     assert "likely norm_scale_plus_one at moe.norm" in said
 
 

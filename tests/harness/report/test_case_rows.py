@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from grok_conformance.harness.report.case_rows import case_rows, counted
 from grok_conformance.harness.report.files import report_of
 from tests.harness.honest_port import golden
@@ -18,7 +20,8 @@ def candidate(*cases: Any) -> dict[str, Any]:
     return found
 
 
-def test_cases_that_do_not_pass_come_first_with_the_operations_at_fault() -> None:
+def test_cases_that_do_not_pass_come_first_with_the_operations_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["pytest"])  # where the tests run in several processes, they have other words
     failing, passing = case_rows(candidate(PASSING, replace(FAILING, case=OTHER)))
     assert (failing.case, failing.status, passing.case) == (OTHER, "fail", CASE)
     assert failing.operations == ["attention.key", "output", "logits"]

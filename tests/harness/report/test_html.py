@@ -89,7 +89,10 @@ def test_what_has_no_name_is_shown_by_what_it_resembles_where_it_is_and_what_to_
     assert '<span class="fault">the right values times 0.5</span>' in text
 
 
-def test_the_page_tells_the_command_and_the_commit_and_a_command_for_every_case() -> None:
+def test_the_page_tells_the_command_and_the_commit_and_a_command_for_every_case(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["pytest"])  # where the tests run in several processes, they have other words
     report = json.loads(json.dumps(report_of([BROKEN], golden())))
     report["provenance"]["command"] = "nox -s conformance -- --case '<*>'"
     report["candidates"][0]["commit"] = "0123456789ab-dirty"
