@@ -129,9 +129,10 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
 def likelier(row: Operation, told: Sequence[Exhibit], rival: Evaluator, limit: Score) -> bool:
     """Return whether a row is decisively likelier by another evaluator; one of another shape cannot be worked out."""
     try:
-        return score(row.name, told, rival).beats(limit)
+        found = score(row.name, told, rival)
     except (IndexError, ValueError):
         return False
+    return found.beats(limit) and (found.explained or not limit.explained)  # what explains all is not beaten by less
 
 
 def identify(
