@@ -55,6 +55,14 @@ def score(row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator = evaluate
     return Score(sum(part.surprise for part in parts), max((part.worst for part in parts), default=0.0))
 
 
+def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator) -> Score:
+    """Return the score of a row by a fault's evaluator, an infinite one where its values have another shape."""
+    try:
+        return score(row, exhibits, rival)
+    except (IndexError, KeyError, ValueError):
+        return Score(math.inf, math.inf)
+
+
 def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator) -> list[Score]:
     case, evidence, graph = exhibit.case, exhibit.evidence, exhibit.evidence.graph
     read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed([row]), evaluator, NUM_DRAWS)

@@ -92,16 +92,15 @@ def orders_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
 
 
 ROUNDINGS: tuple[Moves, ...] = (coarse, all_at_once, standing_alone)
-"""The kinds of changes that cost little to try."""
+"""The kinds of changes that cost little to try, in the order in which they are, while something is left to explain."""
 
-FIRST_MOVES: tuple[Moves, ...] = (
-    *ROUNDINGS,
+FIRST_SUMS: tuple[Moves, ...] = (
     numbers_of_sums("at once"),
     orders_of_sums,
     numbers_of_sums("at once" + EVENLY),
     orders_of_sums,
 )
-"""All kinds of changes but approximations, in the order in which they are tried while something is left to explain."""
+"""What is tried after those."""
 
 MORE_SUMS: tuple[Moves, ...] = tuple(
     numbers_of_sums(order + split) for split in ("", EVENLY) for order in ORDERS if order != "at once"

@@ -7,12 +7,12 @@ by likelihood in a few cases, one change at a time; what it finds must then pass
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import Score, score
+from grok_conformance.harness.checks.likelihood import Score, score, score_rival
 from grok_conformance.harness.checks.moves import (
-    FIRST_MOVES,
+    FIRST_SUMS,
     MORE_SUMS,
     ROUNDINGS,
     STREAM,
@@ -24,7 +24,7 @@ from grok_conformance.harness.checks.moves import (
 )
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
-from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, mutant
+from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.rounding import SUMS
 from grok_conformance.harness.graph.row import Operation
@@ -117,59 +117,55 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     limits = [
         min((score(row.name, tried), score(row.name, each)), key=lambda one: one.surprise) for each in (told, tried)
     ]
-    rows = told[0].needed([row.name])
-    known = [fault for fault in ALL_FAULTS.values() if not fault.harmless and not rows.isdisjoint(fault.changes)]
     return any(
-        likelier(row, each, rival, limit)
-        for rival in map(mutant, known)
+        likelier(score_rival(row.name, each, rival), limit)
+        for rival in rivals(row, told, harmful(ALL_FAULTS)).values()
         for each, limit in zip((told, tried), limits, strict=True)
     )
 
 
-def likelier(row: Operation, told: Sequence[Exhibit], rival: Evaluator, limit: Score) -> bool:
-    """Return whether a row is decisively likelier by another evaluator; one of another shape cannot be worked out."""
-    try:
-        found = score(row.name, told, rival)
-    except (IndexError, ValueError):
-        return False
-    return found.beats(limit) and (found.explained or not limit.explained)  # what explains all is not beaten by less
+def likelier(rival: Score, limit: Score) -> bool:
+    """Return whether a fault is decisively likelier; ways that explain all are not beaten by one that does not."""
+    return rival.beats(limit) and (rival.explained or not limit.explained)
 
 
-def identify(
-    row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate, moves: Sequence[Moves] = FIRST_MOVES
-) -> Ways:
+def harmful(faults: Mapping[str, Fault]) -> dict[str, Fault]:
+    """Return the faults that change what a model computes."""
+    return {name: fault for name, fault in faults.items() if not fault.harmless}
+
+
+def rivals(row: Operation, told: Sequence[Exhibit], faults: Mapping[str, Fault]) -> dict[str, Evaluator]:
+    """Return the evaluators of those faults that change a row, or a hidden one before it, by name."""
+    rows = told[0].needed([row.name])
+    return {name: mutant(fault) for name, fault in faults.items() if not rows.isdisjoint(fault.changes)}
+
+
+def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Ways:
     """Return the ways of a row, and of hidden ones before it, that are likeliest in some cases.
 
     One change is made at a time, as long as one makes what was shown decisively likelier or explains all of it; where
     that ends before, all roundings of the row are tried together, and then partial sums. Changes that turn out not to
-    be needed are taken back. `moves` are the kinds of changes; approximations are tried only with all of them. Partial
-    sums, of which there are many, are not tried where a known fault explains all.
+    be needed are taken back. Partial sums, of which there are many, are not tried where a known fault explains all.
+    Beside the fault of another `evaluator` one change at a time is all that is tried.
     """
     if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
         return Ways()
-    ways, best = likeliest_by(moves[: len(ROUNDINGS)], row, told, evaluator, Ways())
-    if moves is FIRST_MOVES and not best.explained and explained_by_a_fault(row, told):
+    if evaluator is not evaluate:
+        return needed_only(row, *likeliest_by((coarse,), row, told, evaluator, Ways()), told, evaluator)[0]
+    ways, best = likeliest_by(ROUNDINGS, row, told, evaluator, Ways())
+    if not best.explained and explained_by_a_fault(row, told):
         return Ways()
-    ways, best = likeliest_by(moves[len(ROUNDINGS) :], row, told, evaluator, ways)
-    if moves is FIRST_MOVES and any(SUMS.name in plan.choices for plan in ways.plans.values()):
+    ways, best = likeliest_by(FIRST_SUMS, row, told, evaluator, ways)
+    if any(SUMS.name in plan.choices for plan in ways.plans.values()):
         ways, best = likeliest_by(MORE_SUMS, row, told, evaluator, ways)
     ways, best = needed_only(row, ways, best, told, evaluator)
-    return ways if best.explained or moves is not FIRST_MOVES else approximated(row, ways, told, evaluator)
+    return ways if best.explained else approximated(row, ways, told)
 
 
 def explained_by_a_fault(row: Operation, told: Sequence[Exhibit]) -> bool:
     """Return whether a fault of the catalogue leaves nothing of a row to explain that is computed as published else."""
-    rows = told[0].needed([row.name])
-    known = [fault for fault in FAULTS.values() if not fault.harmless and not rows.isdisjoint(fault.changes)]
-    return any(explains(row, told, mutant(fault)) for fault in known)
-
-
-def explains(row: Operation, told: Sequence[Exhibit], rival: Evaluator) -> bool:
-    """Return whether another evaluator explains a row whole; one of another shape cannot be worked out."""
-    try:
-        return score(row.name, told, rival).explained
-    except (IndexError, ValueError):
-        return False
+    known = rivals(row, told, harmful(FAULTS)).values()
+    return any(score_rival(row.name, told, rival).explained for rival in known)
 
 
 def likeliest_by(
@@ -192,15 +188,14 @@ def likeliest_by(
     return ways, best
 
 
-def approximated(row: Operation, ways: Ways, told: Sequence[Exhibit], evaluator: Evaluator) -> Ways:
+def approximated(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Ways:
     """Return ways with an approximation that explains the rest, the likeliest of them; as they are if none does.
 
     It adds an error instead of a rounding, so that it is judged by whether all lies within what it allows, and comes
     near it somewhere: a smaller error is another mistake, of a constant say, that would hide in the documented one.
     """
     scored = [
-        (score(row.name, [with_ways(one, each) for one in told], evaluator), each)
-        for each in approximations(row, ways, told)
+        (score(row.name, [with_ways(one, each) for one in told]), each) for each in approximations(row, ways, told)
     ]
     explaining = [(found.surprise, i) for i, (found, _) in enumerate(scored) if LEAST_USED <= found.worst <= 1]
     return scored[min(explaining)[1]][1] if explaining else ways

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import score
-from grok_conformance.harness.checks.moves import FIRST_MOVES, coarse, with_ways
+from grok_conformance.harness.checks.likelihood import score, score_rival
+from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import (
     Local,
@@ -18,11 +18,12 @@ from grok_conformance.harness.checks.ways import (
     failing_together,
     identify,
     recheck,
+    rivals,
     telling,
 )
 from grok_conformance.harness.diagnosis.described import described
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
-from grok_conformance.harness.faults import ALL_FAULTS, mutant
+from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
 
@@ -163,7 +164,7 @@ def likeliest_ways(row: Operation, told: Sequence[Exhibit]) -> Ways:
     scored: list[tuple[float, Ways]] = []
     for evaluator in (evaluate, *suspects(row, told)):
         try:
-            ways = identify(row, told, evaluator, FIRST_MOVES if evaluator is evaluate else (coarse,))
+            ways = identify(row, told, evaluator)
             scored.append((score(row.name, [with_ways(one, ways) for one in told], evaluator).surprise, ways))
         except (IndexError, KeyError, ValueError):  # a fault of another shape
             continue
@@ -172,13 +173,9 @@ def likeliest_ways(row: Operation, told: Sequence[Exhibit]) -> Ways:
 
 def suspects(row: Operation, told: Sequence[Exhibit]) -> list[Evaluator]:
     """Return the few known faults of a row, or of hidden ones before it, that are likeliest without another way."""
-    rows = told[0].needed([row.name])
-    scored: list[tuple[float, str]] = []
-    for name, fault in ALL_FAULTS.items():
-        if not rows.isdisjoint(fault.changes):
-            with contextlib.suppress(IndexError, KeyError, ValueError):  # a fault of another shape
-                scored.append((score(row.name, told, mutant(fault)).surprise, name))
-    return [mutant(ALL_FAULTS[name]) for _, name in sorted(scored)[:NUM_SUSPECTS]]
+    known = rivals(row, told, ALL_FAULTS)
+    scored = sorted((score_rival(row.name, told, rival).surprise, name) for name, rival in known.items())
+    return [known[name] for _, name in scored[:NUM_SUSPECTS]]
 
 
 def ways_in_words(exhibits: Sequence[Exhibit]) -> dict[str, str]:
