@@ -114,19 +114,24 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     an approximation, which allows more than most ports use.
     """
     tried = [with_ways(one, ways) for one in told]
+    by_name = told[0].evidence.graph.by_name
+    exactly = not any(plan.adds_an_error(by_name[name].points) for name, plan in ways.plans.items())
     limits = [
         min((score(row.name, tried), score(row.name, each)), key=lambda one: one.surprise) for each in (told, tried)
     ]
     return any(
-        likelier(score_rival(row.name, each, rival), limit)
+        likelier(score_rival(row.name, each, rival), limit, exactly=exactly)
         for rival in rivals(row, told, harmful(ALL_FAULTS)).values()
         for each, limit in zip((told, tried), limits, strict=True)
     )
 
 
-def likelier(rival: Score, limit: Score) -> bool:
-    """Return whether a fault is decisively likelier; ways that explain all are not beaten by one that does not."""
-    return rival.beats(limit) and (rival.explained or not limit.explained)
+def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:
+    """Return whether a fault is decisively likelier; roundings that explain all are not beaten by one that does not.
+
+    An approximation, which allows more than any rounding, may well lie about one of two faults.
+    """
+    return rival.beats(limit) and (rival.explained or not (exactly and limit.explained))
 
 
 def harmful(faults: Mapping[str, Fault]) -> dict[str, Fault]:

@@ -51,6 +51,13 @@ class RoundingPlan:
         others = {name: made for name, made in self.choices.items() if name != point.name}
         return RoundingPlan(others if choice == point.published else {**others, point.name: choice})
 
+    def adds_an_error(self, points: Sequence[Point]) -> bool:
+        """Return whether a choice allows a range of values, as an approximation and an unknown order do."""
+        return any(
+            (point.approximation and self.at(point) != point.published) or self.at(point).endswith(ATOMICS)
+            for point in points
+        )
+
     def words(self, points: Sequence[Point]) -> str:
         """Return what is done at some points in words, empty where all is as published."""
         return ", ".join(point.choices[self.at(point)] for point in points if self.at(point) != point.published)
