@@ -30,7 +30,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.cases.suite import UNEQUAL, CallRow, draw_call
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
-from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig, grok_1
 
 PRODUCER = "harness.probes"
 PREFIX = "probe_"
@@ -213,20 +213,20 @@ def draw(config: LanguageModelConfig, recipe: Recipe) -> dict[str, Array]:
     random = np.random.default_rng(recipe.seed)
     width = config.model.emb_size
     shared = recipe.constant / np.sqrt(1 + (recipe.constant**2 - 1) / width)  # the feature after a norm of gain 1
-    weights["language_model/in_out_embed/embeddings"] = embeddings(random, config, recipe.constant)
+    weights[grok_1.EMBEDDINGS] = embeddings(random, config, recipe.constant)
     for layer in range(config.model.num_layers):
-        below = f"transformer/decoder_layer_{layer}/"
-        weights[f"{below}rms_norm_2/scale"][CONSTANT_FEATURE] = 1.0
-        weights[f"{below}router/w"][CONSTANT_FEATURE] += np.float32(recipe.router / shared)
+        below = grok_1.LAYER.format(layer=layer)
+        weights[below + grok_1.GAINS[2]][CONSTANT_FEATURE] = 1.0
+        weights[below + grok_1.ROUTER][CONSTANT_FEATURE] += np.float32(recipe.router / shared)
         linear = random.standard_normal((config.model.num_experts, width, config.axis_sizes["f"]))
         linear *= recipe.activation_gain / np.sqrt(width)
         linear[:, CONSTANT_FEATURE] += recipe.activation / shared
-        weights |= quantised(f"{below}moe/linear/w", linear)
+        weights |= quantised(below + grok_1.EXPERT_ACTIVATION, linear)
         if recipe.attention:
             shift_attention(weights, below, config, recipe.attention / shared**2)
         silence(weights, below, recipe.silent)
-        scaled(weights, f"{below}multi_head_attention/linear/w.scales", recipe.attention_output)
-        scaled(weights, f"{below}moe/linear_1/w.scales", recipe.expert_output)
+        scaled(weights, f"{below}{grok_1.ATTENTION_OUT}.scales", recipe.attention_output)
+        scaled(weights, f"{below}{grok_1.EXPERT_OUT}.scales", recipe.expert_output)
     return weights
 
 
@@ -238,13 +238,12 @@ def shift_attention(weights: dict[str, Array], below: str, config: LanguageModel
     model = config.model
     half = model.key_size // 2
     size = np.sqrt(shift / (model.attn_output_multiplier * NUM_SLOW_PAIRS))
-    for name, num_heads in (("query", model.num_q_heads), ("key", model.num_kv_heads)):
-        stored = f"{below}multi_head_attention/{name}/w"
-        matrix = (weights[f"{stored}.weight"] * weights[f"{stored}.scales"].astype(np.float64)).reshape(
+    for name, num_heads in ((grok_1.QUERY, model.num_q_heads), (grok_1.KEY, model.num_kv_heads)):
+        matrix = (weights[f"{below}{name}.weight"] * weights[f"{below}{name}.scales"].astype(np.float64)).reshape(
             -1, num_heads, model.key_size
         )
         matrix[CONSTANT_FEATURE, :, half - NUM_SLOW_PAIRS : half] += size
-        weights |= quantised(stored, matrix.reshape(len(matrix), -1))
+        weights |= quantised(below + name, matrix.reshape(len(matrix), -1))
 
 
 def embeddings(random: np.random.Generator, config: LanguageModelConfig, constant: float) -> Array:
@@ -260,9 +259,10 @@ def embeddings(random: np.random.Generator, config: LanguageModelConfig, constan
 
 def silence(weights: dict[str, Array], below: str, block: str) -> None:
     """Make a block of a layer give zeros: values of zero, or experts whose last matrix is."""
-    name = {"attention": "multi_head_attention/value/w.weight", "experts": "moe/linear_1/w.weight"}.get(block)
+    name = {"attention": grok_1.VALUE, "experts": grok_1.EXPERT_OUT}.get(block)
     if name is not None:
-        weights[below + name] = np.zeros_like(weights[below + name])
+        stored = f"{below}{name}.weight"
+        weights[stored] = np.zeros_like(weights[stored])
 
 
 def scaled(weights: dict[str, Array], name: str, gain: float) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import DTYPES, LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.contract.grok_1 import PUBLISHED
 
 PRODUCER = "harness.suite"
 LARGE = 1e4
@@ -25,7 +26,7 @@ UNEQUAL = LanguageModelConfig(
         num_q_heads=12,
         num_kv_heads=3,
         num_layers=2,
-        attn_output_multiplier=0.08838834764831845,
+        attn_output_multiplier=PUBLISHED.model.attn_output_multiplier,
         num_experts=5,
         num_selected_experts=2,
     ),
@@ -33,8 +34,8 @@ UNEQUAL = LanguageModelConfig(
     pad_token=0,
     eos_token=2,
     sequence_len=9,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
+    embedding_multiplier_scale=PUBLISHED.embedding_multiplier_scale,
+    output_multiplier_scale=PUBLISHED.output_multiplier_scale,
     fprop_dtype="bfloat16",
 )
 """Every axis differs: d 40, f 160, q 12, g 3, r 4, h 8, e 5, v 101, s 9, and G = 16 scale groups."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, ffn_size
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, ffn_size, grok_1
 
 INT8_DEVIATION = 127 / 3.5
 """Standard deviation of the int8 values: a group's largest weight is about 3.5 deviations out."""
@@ -42,11 +42,11 @@ def synthesize(config: LanguageModelConfig, statistics: Statistics) -> dict[str,
     sizes = config.axis_sizes
     d, v = sizes["d"], sizes["v"]
     weights = {
-        "language_model/in_out_embed/embeddings": normal(random, (v, d), statistics.embedding_rms),
-        "language_model/rms_norm/scale": gain(random, d, 1.0),
+        grok_1.EMBEDDINGS: normal(random, (v, d), statistics.embedding_rms),
+        grok_1.LAST_GAIN: gain(random, d, 1.0),
     }
     for layer in range(config.model.num_layers):
-        prefix = f"transformer/decoder_layer_{layer}/"
+        prefix = grok_1.LAYER.format(layer=layer)
         weights |= {prefix + name: x for name, x in decoder_layer(random, config, statistics).items()}
     return weights
 
@@ -57,25 +57,25 @@ def decoder_layer(random: np.random.Generator, config: LanguageModelConfig, stat
     d, q, g, h, e = (sizes[axis] for axis in "dqghe")
     f = ffn_size(d, config.model.widening_factor)
     experts = () if config.dense else (e,)
-    block = "" if config.dense else "moe/"
+    activation, up, out = grok_1.DENSE if config.dense else grok_1.EXPERTS
     matrices = {
-        "multi_head_attention/query/w": ((d, q * h), 1, statistics.query_gain),
-        "multi_head_attention/key/w": ((d, g * h), 1, 1.0),
-        "multi_head_attention/value/w": ((d, g * h), 1, 1.0),
-        "multi_head_attention/linear/w": ((q * h, d), groups, 1.0),
-        f"{block}linear/w": ((*experts, d, f), 1, statistics.activation_gain),
-        f"{block}linear_v/w": ((*experts, d, f), 1, 1.0),
-        f"{block}linear_1/w": ((*experts, f, d), groups, 1.0),
+        grok_1.QUERY: ((d, q * h), 1, statistics.query_gain),
+        grok_1.KEY: ((d, g * h), 1, 1.0),
+        grok_1.VALUE: ((d, g * h), 1, 1.0),
+        grok_1.ATTENTION_OUT: ((q * h, d), groups, 1.0),
+        activation: ((*experts, d, f), 1, statistics.activation_gain),
+        up: ((*experts, d, f), 1, 1.0),
+        out: ((*experts, f, d), groups, 1.0),
     }
     weights: dict[str, Array] = {}
     for name, (shape, num_groups, factor) in matrices.items():
         deviation = factor * statistics.scales_gain / np.sqrt(shape[-2])
         weights |= stored(random, name, shape, num_groups, deviation, statistics.scales_dtype)
     updates = (1.0, statistics.attention_update, 1.0, statistics.moe_update)
-    for name, size in zip(("rms_norm", "rms_norm_1", "rms_norm_2", "rms_norm_3"), updates, strict=True):
-        weights[f"{name}/scale"] = gain(random, d, size)
+    for name, size in zip(grok_1.GAINS, updates, strict=True):
+        weights[name] = gain(random, d, size)
     if not config.dense:
-        weights["router/w"] = router(random, d, e, statistics)
+        weights[grok_1.ROUTER] = router(random, d, e, statistics)
     return weights
 
 

@@ -7,7 +7,6 @@ candidate shows is compared with what each known mistake would make of the store
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,24 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights
+from grok_conformance.harness.contract.grok_1 import KEY, QUERY
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
 
 ALIKE = 2.0**-8
 """To within this share a tensor is what a known mistake makes of the stored one: a rounding to bfloat16."""
-
-PARTITION_SPECS: Mapping[str, tuple[str | list[str] | None, ...]] = {
-    "*/multi_head_attention/linear/w": ("model", "data"),
-    "*/multi_head_attention/*/w": ("data", "model"),
-    "*/router/w": ("data",),
-    "*/moe/linear_1/w": (None, "model", "data"),
-    "*/moe/*/w": (None, "data", "model"),
-    "*/linear_1/w": ("model", "data"),
-    "*/w": ("data", "model"),
-    "*/embeddings": (None, ["data", "model"]),
-    "*/scale": (None,),
-}
-"""The published sharding of every parameter (SPEC §7); the first glob that matches holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +76,7 @@ def unknown_name(name: str, stored: Weights) -> str:
 
 def readings(config: LanguageModelConfig, stored: Weights, name: str) -> list[Array]:
     """Return what a parameter may honestly hold, float64; nothing for a name that is not stored."""
-    rounded = config.fprop_dtype != "float32" and name.endswith(("/w", "/embeddings")) and "router" not in name
+    rounded = config.fprop_dtype != "float32" and GROK_1.kind_of(name) in ("matrix", "expert", "table")
     if name in stored:
         exact = stored[name].astype(np.float64)
         return [exact, round_to(exact, config.fprop_dtype)] if rounded else [exact]
@@ -154,9 +142,9 @@ def mistakes(config: LanguageModelConfig, stored: Weights, name: str) -> Iterato
         yield "transposed: its last two axes are exchanged", exact.swapaxes(-1, -2)
     if f"{name}.scales" in stored:
         yield from mistakes_of_scales(stored, name)
-    if name.endswith("/scale"):
+    if GROK_1.kind_of(name) == "gain":
         yield "1 + scale, where the specification multiplies by scale", 1 + exact
-    if name.endswith(("/query/w", "/key/w")):
+    if GROK_1.below(name)[1] in (QUERY, KEY):
         yield from mistakes_of_heads(config, exact, name)
     if exact.ndim == 3:  # noqa: PLR2004 - experts [e, k, n]
         yield "its experts are in reverse order", exact[::-1]
@@ -194,7 +182,7 @@ def mistakes_of_heads(config: LanguageModelConfig, exact: Array, name: str) -> I
         "heads taken for interleaved rotary order, and reordered to halves",
         pairs.swapaxes(-1, -2).reshape(exact.shape),
     )
-    if name.endswith("/query/w"):
+    if GROK_1.below(name)[1] == QUERY:
         grouped = heads.reshape(len(exact), groups, -1, width)  # [d, g, r, h]
         yield "query heads tiled: head j uses KV head j % g, not j // r", grouped.swapaxes(1, 2).reshape(exact.shape)
 
@@ -207,7 +195,7 @@ def check_partition_specs(preset: str, stored: Weights, shown: Mapping[str, obje
     names = sorted({name.removesuffix(".weight").removesuffix(".scales") for name in stored})
     found = []
     for name in names:
-        expected = next(spec for glob, spec in PARTITION_SPECS.items() if fnmatch.fnmatchcase(name, glob))
+        expected = GROK_1.weights[GROK_1.below(name)[1]].sharding
         if normalised(shown.get(name)) != normalised(list(expected)):
             problem = f"partition spec {shown.get(name)}, expected {list(expected)}"
             found.append(WeightProblem(preset=preset, tensor=name, problem=problem))

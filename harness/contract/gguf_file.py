@@ -7,27 +7,26 @@ from typing import Any
 
 import numpy as np
 
+from grok_conformance.harness.contract import grok_1
 from grok_conformance.harness.contract.candidate import Array, Weights
 from grok_conformance.harness.contract.configuration import LanguageModelConfig
-
-EPSILON, ROPE_BASE, LOGIT_CAP = 1e-5, 10000.0, 30.0
-"""SPEC §4: constants of the model that no configuration holds."""
+from grok_conformance.harness.contract.grok_1 import EPSILON, LOGIT_CAP, ROPE_BASE
 
 TENSORS = {
-    "token_embd": "language_model/in_out_embed/embeddings",
-    "output_norm": "language_model/rms_norm/scale",
-    "blk.{}.attn_norm": "rms_norm/scale",
-    "blk.{}.attn_q": "multi_head_attention/query/w",
-    "blk.{}.attn_k": "multi_head_attention/key/w",
-    "blk.{}.attn_v": "multi_head_attention/value/w",
-    "blk.{}.attn_output": "multi_head_attention/linear/w",
-    "blk.{}.attn_output_norm": "rms_norm_1/scale",
-    "blk.{}.ffn_norm": "rms_norm_2/scale",
-    "blk.{}.ffn_gate_inp": "router/w",
-    "blk.{}.ffn_gate_exps": "moe/linear/w",
-    "blk.{}.ffn_up_exps": "moe/linear_v/w",
-    "blk.{}.ffn_down_exps": "moe/linear_1/w",
-    "blk.{}.layer_output_norm": "rms_norm_3/scale",
+    "token_embd": grok_1.EMBEDDINGS,
+    "output_norm": grok_1.LAST_GAIN,
+    "blk.{}.attn_norm": grok_1.GAINS[0],
+    "blk.{}.attn_q": grok_1.QUERY,
+    "blk.{}.attn_k": grok_1.KEY,
+    "blk.{}.attn_v": grok_1.VALUE,
+    "blk.{}.attn_output": grok_1.ATTENTION_OUT,
+    "blk.{}.attn_output_norm": grok_1.GAINS[1],
+    "blk.{}.ffn_norm": grok_1.GAINS[2],
+    "blk.{}.ffn_gate_inp": grok_1.ROUTER,
+    "blk.{}.ffn_gate_exps": grok_1.EXPERT_ACTIVATION,
+    "blk.{}.ffn_up_exps": grok_1.EXPERT_UP,
+    "blk.{}.ffn_down_exps": grok_1.EXPERT_OUT,
+    "blk.{}.layer_output_norm": grok_1.GAINS[3],
 }
 """The engine's name by layer -> the stored name below the layer's module; the output matrix is the embedding."""
 
@@ -53,10 +52,11 @@ def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precis
     write_tokenizer(writer, config)
     for pattern, stored in TENSORS.items():
         for layer in range(config.model.num_layers) if "{}" in pattern else (None,):
-            below = "" if layer is None else f"transformer/decoder_layer_{layer}/"
+            below = "" if layer is None else grok_1.LAYER.format(layer=layer)
             x = dequantized(weights, below + stored)
-            x = np.ascontiguousarray(np.swapaxes(x, -1, -2) if stored.endswith("/w") else x)  # [.., out, in]
-            wide = precision == "float32" or stored.endswith("/scale") or stored == "router/w"
+            weight = grok_1.OF_THE_MODEL.get(stored) or grok_1.OF_A_LAYER[stored]
+            x = np.ascontiguousarray(x if weight.kind in ("table", "gain") else np.swapaxes(x, -1, -2))  # [.., out, in]
+            wide = precision == "float32" or weight.kind in ("gain", "router")
             kind = gguf.GGMLQuantizationType.F32 if wide else kind_of(precision)
             writer.add_tensor(f"{pattern.format(layer)}.weight", gguf.quants.quantize(x, kind), raw_dtype=kind)
     writer.write_header_to_file()

@@ -167,7 +167,7 @@ def with_changed_weights(trial: Trial) -> Iterator[Hypothesis]:
                 return {one.matrices[i]: change(one.weight(one.matrices[i]))}
 
             yield Hypothesis(
-                f"right for {name.rpartition('decoder_layer_')[2].partition('/')[2] or name} {words}",
+                f"right for {first.graph.below(name)[1].removeprefix('/')} {words}",
                 with_weights(made),
             )
 
@@ -193,7 +193,7 @@ def with_changed_scales(trial: Trial) -> Iterator[Hypothesis]:
                 own = one.matrices[i]
                 held: Weights = one.exhibit.weights.stored
                 read = {f"{own}.weight": held[f"{own}.weight"], f"{own}.scales": change(held[f"{own}.scales"])}
-                return {own: dequantized(one.scope.config, read, own, one.plan.at(WEIGHTS))}
+                return {own: dequantized(one.scope.config, read, own, one.plan.at(WEIGHTS), one.graph)}
 
             yield Hypothesis(f"right for scales {words}", with_weights(made))
 

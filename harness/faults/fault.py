@@ -124,4 +124,4 @@ def read(change: Change, weights: ExactWeights, name: str, rounding: str) -> Arr
         return round_to(weights.get(name, rounding), change.weights_in)
     if change.reading is None:
         return weights.get(name, rounding)
-    return dequantized(weights.config, change.reading(weights.stored, name), name, rounding)
+    return dequantized(weights.config, change.reading(weights.stored, name), name, rounding, weights.graph)

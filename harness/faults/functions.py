@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract.grok_1 import EPSILON, LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.graph.arithmetic import contract, round_to, rounding_jump, softmax
-from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
-from grok_conformance.harness.graph.operations.attention import LOGIT_CAP, ROPE_BASE
+from grok_conformance.harness.graph.operations import attention, embedding, experts, router
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Scope
 
@@ -321,7 +321,7 @@ def rotated_values(cache: Array, new: Array, *, scope: Scope, plan: RoundingPlan
 # Norms, embedding, logits
 
 
-def norm_with(epsilon: float = norm.EPSILON, *, offset: float = 0.0, centred: bool = False) -> Function:
+def norm_with(epsilon: float = EPSILON, *, offset: float = 0.0, centred: bool = False) -> Function:
     """Return a norm with another eps, a gain counted from another zero, or the mean subtracted."""
 
     def rms_norm(x: Array, gain: Array, **_: Any) -> Exact:

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract.grok_1 import EPSILON, LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.faults.functions import (
     FP8_MAX,
     SMALLEST_SCALE,
@@ -24,7 +25,6 @@ from grok_conformance.harness.faults.functions import (
 )
 from grok_conformance.harness.graph.arithmetic import evenly, product_by_expert, round_to
 from grok_conformance.harness.graph.operations import attention, experts, norm, router
-from grok_conformance.harness.graph.operations.attention import LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Multiply, Scope
 
@@ -151,7 +151,7 @@ def multiplying(multiply: Multiply) -> Callable[[Scope], Scope]:
 def norm_of_bf16_squares(x: Array, gain: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Normalise by a mean of squares that were each rounded to bf16."""
     honest = norm.rms_norm(x, gain, scope=scope, plan=plan)
-    right, rounded = (each.mean(-1, keepdims=True) + norm.EPSILON for each in (x * x, bf16(x * x)))
+    right, rounded = (each.mean(-1, keepdims=True) + EPSILON for each in (x * x, bf16(x * x)))
     return replace(honest, value=honest.value * np.sqrt(right / rounded))
 
 

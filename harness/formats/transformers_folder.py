@@ -9,25 +9,27 @@ from pathlib import Path
 
 import numpy as np
 
-from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, Weights
-from grok_conformance.harness.contract.gguf_file import EPSILON, LOGIT_CAP, ROPE_BASE, dequantized
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, Weights, grok_1
+from grok_conformance.harness.contract.gguf_file import dequantized
+from grok_conformance.harness.contract.grok_1 import EPSILON, LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.formats.files import write_json
 from grok_conformance.harness.formats.tensors import write_tensors
 
 LAYER = {
-    "pre_attn_norm.scale": "rms_norm/scale",
-    "post_attn_norm.scale": "rms_norm_1/scale",
-    "pre_moe_norm.scale": "rms_norm_2/scale",
-    "post_moe_norm.scale": "rms_norm_3/scale",
-    "attn.q_proj.weight": "multi_head_attention/query/w",
-    "attn.k_proj.weight": "multi_head_attention/key/w",
-    "attn.v_proj.weight": "multi_head_attention/value/w",
-    "attn.o_proj.weight": "multi_head_attention/linear/w",
-    "moe_block.gate.weight": "router/w",
+    "pre_attn_norm.scale": grok_1.GAINS[0],
+    "post_attn_norm.scale": grok_1.GAINS[1],
+    "pre_moe_norm.scale": grok_1.GAINS[2],
+    "post_moe_norm.scale": grok_1.GAINS[3],
+    "attn.q_proj.weight": grok_1.QUERY,
+    "attn.k_proj.weight": grok_1.KEY,
+    "attn.v_proj.weight": grok_1.VALUE,
+    "attn.o_proj.weight": grok_1.ATTENTION_OUT,
+    "moe_block.gate.weight": grok_1.ROUTER,
 }
 """The port's name below a layer -> the stored name below the layer's module."""
 
-EXPERT = ("linear", "linear_v", "linear_1")
+EXPERT = {"linear": grok_1.EXPERT_ACTIVATION, "linear_v": grok_1.EXPERT_UP, "linear_1": grok_1.EXPERT_OUT}
+"""The port's name of an expert's matrix -> the stored name of all experts'."""
 
 
 def write_transformers(folder: Path, config: LanguageModelConfig, weights: Weights, precision: str) -> None:
@@ -40,20 +42,20 @@ def write_transformers(folder: Path, config: LanguageModelConfig, weights: Weigh
 def named_weights(config: LanguageModelConfig, weights: Weights, precision: str) -> dict[str, Array]:
     """Return the weights under the port's names, matrices as [out, in], in a precision, float32 or bfloat16."""
     narrow = DTYPES[precision]
-    embeddings = np.asarray(weights["language_model/in_out_embed/embeddings"], np.float32).astype(narrow)
+    embeddings = np.asarray(weights[grok_1.EMBEDDINGS], np.float32).astype(narrow)
     named = {
         "model.embed_tokens.weight": embeddings,
         "lm_head.weight": embeddings,
-        "model.norm.scale": np.asarray(weights["language_model/rms_norm/scale"], np.float32),
+        "model.norm.scale": np.asarray(weights[grok_1.LAST_GAIN], np.float32),
     }
     for layer in range(config.model.num_layers):
-        below, own = f"transformer/decoder_layer_{layer}/", f"model.layers.{layer}."
+        below, own = grok_1.LAYER.format(layer=layer), f"model.layers.{layer}."
         for name, stored in LAYER.items():
             x = dequantized(weights, below + stored)
-            kept = stored.endswith("/scale") or stored == "router/w"
+            kept = grok_1.OF_A_LAYER[stored].kind in ("gain", "router")
             named[own + name] = np.ascontiguousarray(x.T) if kept else np.ascontiguousarray(x.T).astype(narrow)
-        for part in EXPERT:
-            for expert, x in enumerate(dequantized(weights, f"{below}moe/{part}/w")):
+        for part, stored in EXPERT.items():
+            for expert, x in enumerate(dequantized(weights, below + stored)):
                 named[f"{own}moe_block.experts.{expert}.{part}.weight"] = np.ascontiguousarray(x.T).astype(narrow)
     return named
 

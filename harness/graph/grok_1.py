@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from grok_conformance.harness.contract import grok_1 as stored
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
@@ -11,7 +14,7 @@ from grok_conformance.harness.graph.row import Operation
 PRODUCT = (WEIGHTS, OPERANDS, SUMS, ACCUMULATOR)
 """The points of a product with a stored matrix."""
 
-TABLE = "/language_model/in_out_embed/embeddings"
+TABLE = f"/{stored.EMBEDDINGS}"
 
 COMBINED_IN_RANKS = Operation(
     name="moe.output",
@@ -19,7 +22,7 @@ COMBINED_IN_RANKS = Operation(
     section="§4.6",
     function=experts.combine_in_ranks,
     inputs=("moe.expert_gate", "moe.expert_hidden", "moe.expert_index"),
-    weights=("moe/linear_1/w",),
+    weights=(stored.EXPERT_OUT,),
 )
 """What tensor parallel experts do where their outputs are never whole."""
 
@@ -39,7 +42,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=norm.rms_norm,
         inputs=("residual_stream",),
-        weights=("rms_norm/scale",),
+        weights=(stored.GAINS[0],),
         points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
@@ -48,7 +51,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
-        weights=("multi_head_attention/query/w",),
+        weights=(stored.QUERY,),
         points=PRODUCT,
         products="btdqh",
     ),
@@ -58,7 +61,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
-        weights=("multi_head_attention/key/w",),
+        weights=(stored.KEY,),
         points=PRODUCT,
         products="btdgh",
     ),
@@ -68,7 +71,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.project_heads,
         inputs=("attention.norm",),
-        weights=("multi_head_attention/value/w",),
+        weights=(stored.VALUE,),
         points=PRODUCT,
         products="btdgh",
     ),
@@ -126,7 +129,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.project_output,
         inputs=("attention.heads",),
-        weights=("multi_head_attention/linear/w",),
+        weights=(stored.ATTENTION_OUT,),
         points=PRODUCT,
         products="btqhd",
     ),
@@ -135,7 +138,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.5",
         function=norm.rms_norm,
         inputs=("attention.output",),
-        weights=("rms_norm_1/scale",),
+        weights=(stored.GAINS[1],),
         points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
@@ -149,7 +152,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=norm.rms_norm,
         inputs=("attention.residual",),
-        weights=("rms_norm_2/scale",),
+        weights=(stored.GAINS[2],),
         points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
@@ -157,7 +160,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=router.router_logits,
         inputs=("moe.norm",),
-        weights=("router/w",),
+        weights=(stored.ROUTER,),
         products="btde",
     ),
     Operation(
@@ -185,7 +188,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.expert_in,
         inputs=("moe.norm", "moe.expert_index"),
-        weights=("moe/linear/w",),
+        weights=(stored.EXPERT_ACTIVATION,),
         points=(*PRODUCT, RESULT),
         products="btcdf",
     ),
@@ -194,7 +197,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.expert_in,
         inputs=("moe.norm", "moe.expert_index"),
-        weights=("moe/linear_v/w",),
+        weights=(stored.EXPERT_UP,),
         points=(*PRODUCT, RESULT),
         products="btcdf",
     ),
@@ -204,14 +207,14 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.gated_hidden,
         inputs=("moe.expert_activation", "moe.expert_up"),
         points=(experts.TANH, experts.GELU, experts.HIDDEN),
-        stored_as="moe/linear_1/w",
+        stored_as=stored.EXPERT_OUT,
     ),
     Operation(
         name="moe.expert_output",
         section="§4.6",
         function=experts.expert_out,
         inputs=("moe.expert_hidden", "moe.expert_index"),
-        weights=("moe/linear_1/w",),
+        weights=(stored.EXPERT_OUT,),
         points=(*PRODUCT, RESULT),
         products="btcfd",
     ),
@@ -220,7 +223,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.dense_in,
         inputs=("moe.norm",),
-        weights=("linear/w",),
+        weights=(stored.DENSE_ACTIVATION,),
         points=PRODUCT,
         products="btdf",
     ),
@@ -229,7 +232,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.dense_in,
         inputs=("moe.norm",),
-        weights=("linear_v/w",),
+        weights=(stored.DENSE_UP,),
         points=PRODUCT,
         products="btdf",
     ),
@@ -239,7 +242,7 @@ OPERATIONS: tuple[Operation, ...] = (
         function=experts.dense_hidden,
         inputs=("dense.activation", "dense.up"),
         points=(experts.TANH, experts.DENSE_GELU),
-        stored_as="linear_1/w",
+        stored_as=stored.DENSE_OUT,
     ),
     Operation(
         name="moe.output",
@@ -249,7 +252,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("moe.expert_gate", "moe.expert_output", "moe.expert_index"),
         points=(experts.GATE, experts.TERMS, experts.SUM, experts.GROUPS, experts.RANKS),
         through=(experts.RANKS, COMBINED_IN_RANKS),
-        stored_as="moe/linear_1/w",
+        stored_as=stored.EXPERT_OUT,
         products="btcd",
     ),
     Operation(
@@ -259,7 +262,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.6",
         function=experts.dense_out,
         inputs=("dense.hidden",),
-        weights=("linear_1/w",),
+        weights=(stored.DENSE_OUT,),
         points=PRODUCT,
         products="btfd",
     ),
@@ -268,7 +271,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.7",
         function=norm.rms_norm,
         inputs=("moe.output",),
-        weights=("rms_norm_3/scale",),
+        weights=(stored.GAINS[3],),
         points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
@@ -282,7 +285,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.8",
         function=norm.rms_norm,
         inputs=("last_output",),
-        weights=("/language_model/rms_norm/scale",),
+        weights=(f"/{stored.LAST_GAIN}",),
         points=(norm.NORMALISED, norm.ROOT),
     ),
     Operation(
@@ -312,12 +315,21 @@ NOUNS = {
 }
 """What one place along an axis is called in a report."""
 
+CANCELLING: Mapping[str, float] = {
+    **dict.fromkeys((stored.GAINS[0], stored.EXPERT_UP, stored.DENSE_UP), 2.0),
+    **dict.fromkeys((stored.QUERY, stored.KEY, stored.VALUE, stored.EXPERT_OUT, stored.DENSE_OUT), 0.5),
+}
+"""Factors of weights of every layer that cancel: the first norm and what follows it, an expert's two last matrices."""
+
+DOUBLED = ("attention.norm", "moe.expert_up", "moe.expert_hidden", "dense.up", "dense.hidden")
+"""The taps between such weights."""
+
 GROK_1 = ModelGraph(
     operations=OPERATIONS,
     taps=tap_specs(),
-    layer_path="transformer/decoder_layer_{layer}/",
+    layer_path=stored.LAYER,
+    weights={**{f"/{name}": weight for name, weight in stored.OF_THE_MODEL.items()}, **stored.OF_A_LAYER},
     stream=("embedding", "output"),
-    expert_weight="moe/linear/w",
     nouns=NOUNS,
 )
 """The model of SPEC: the one place that knows which operations and weights Grok-1 has."""

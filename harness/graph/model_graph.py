@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grok_conformance.harness.contract import LanguageModelConfig, TapSpec, Weights, split_tap, tap_name
+from grok_conformance.harness.contract.grok_1 import StoredWeight
 from grok_conformance.harness.contract.taps import names_of
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Operation
@@ -17,15 +18,15 @@ class ModelGraph:
     """What the checks know of a model; everything that is true of one model alone is in its instance.
 
     `taps` are the contract on what its operations make, `layer_path` the module path of a layer's weights. `stream`
-    names what the residual stream is before the first layer and after every layer; `expert_weight` the weight whose
-    scales' dtype is that of the experts (SPEC §9), empty where there are none. `nouns` say what lies along an axis.
+    names what the residual stream is before the first layer and after every layer; `weights` says what is known of a
+    weight, under the names that the rows have for it. `nouns` say what lies along an axis.
     """
 
     operations: tuple[Operation, ...]
     taps: tuple[TapSpec, ...]
     layer_path: str
     stream: tuple[str, str]
-    expert_weight: str = ""
+    weights: Mapping[str, StoredWeight] = field(default_factory=dict)
     nouns: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
@@ -139,9 +140,28 @@ class ModelGraph:
         prefix = self.layer_path.format(layer=split_tap(tap)[0])
         return tuple(name[1:] if name.startswith("/") else prefix + name for name in row.weights)
 
+    def below(self, name: str) -> tuple[int | None, str]:
+        """Split a stored name into the layer, None where it has none, and the name that the rows have for it."""
+        before, after = self.layer_path.split("{layer}")
+        layer, found, path = name.removeprefix(before).partition(after)
+        return (int(layer), path) if name.startswith(before) and found and layer.isdigit() else (None, f"/{name}")
+
+    def kind_of(self, name: str) -> str:
+        """Return what a stored weight is (`StoredWeight.kind`), empty where it is not in the table."""
+        weight = self.weight_of(name)
+        return "" if weight is None else weight.kind
+
+    def weight_of(self, name: str) -> StoredWeight | None:
+        """Return what is known of a stored tensor, a weight or one of its two parts; None for one not in the table."""
+        return self.weights.get(self.below(name.removesuffix(".weight").removesuffix(".scales"))[1])
+
     def recorded_dtypes(self, config: LanguageModelConfig, weights: Weights) -> dict[str, str]:
-        """Return the dtype in which the specification keeps each operation's result, by operation."""
-        scales = weights.get(f"{self.layer_path.format(layer=0)}{self.expert_weight}.scales")
+        """Return the dtype in which the specification keeps each operation's result, by operation.
+
+        That of the experts follows from the dtype of their scales (SPEC §9).
+        """
+        expert = next((name for name, weight in self.weights.items() if weight.kind == "expert"), "")
+        scales = weights.get(f"{self.layer_path.format(layer=0)}{expert}.scales")
         wide_experts = scales is not None and str(scales.dtype) == "float32"
         names = {
             "fprop": config.fprop_dtype,

@@ -53,28 +53,29 @@ class ExactWeights:
     def get(self, name: str, rounding: str) -> Array:
         """Return one weight as the operations use it; `rounding` is a choice at `WEIGHTS`."""
         if (name, rounding) not in self._made:
-            self._made[name, rounding] = dequantized(self.config, self.stored, name, rounding)
+            self._made[name, rounding] = dequantized(self.config, self.stored, name, rounding, self.graph)
         return self._made[name, rounding]
 
 
-def dequantized(config: LanguageModelConfig, stored: Weights, name: str, rounding: str) -> Array:
+def dequantized(
+    config: LanguageModelConfig, stored: Weights, name: str, rounding: str, graph: ModelGraph = GROK_1
+) -> Array:
     """Return a stored weight in float64 (SPEC §3, §4.6, §9); `rounding` is a choice at `WEIGHTS`.
 
     As published int8 · scale is rounded to the dtype of the scales, then to the compute dtype except for the experts;
     in float32 nothing is narrower than float32. Plain matrices are rounded to the compute dtype.
     """
-    compute = config.fprop_dtype
+    compute, kind = config.fprop_dtype, graph.kind_of(name)
     narrow = compute != "float32" and rounding in ("published", "compute")
     if name in stored:
         plain = stored[name].astype(np.float64)
-        matrix = name.endswith("/w") and not name.endswith("router/w")
-        return round_to(plain, compute) if narrow and matrix else plain
+        return round_to(plain, compute) if narrow and kind in ("matrix", "expert") else plain
     weight, scales = stored[f"{name}.weight"], stored[f"{name}.scales"]
     groups = weight.reshape(*weight.shape[:-2], scales.shape[-2], -1, weight.shape[-1])  # [.., G, k/G, n]
     product = np.multiply(groups, scales.astype(np.float64)[..., None, :]).reshape(weight.shape)
     if narrow or rounding == "rounded":
         product = round_to(product, str(scales.dtype))
-    if narrow and ("/moe/" not in name or rounding == "compute"):
+    if narrow and (kind != "expert" or rounding == "compute"):
         product = round_to(product, compute)
     return product
 

@@ -16,6 +16,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Call, Preset
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig, ffn_size
+from grok_conformance.harness.contract.grok_1 import PUBLISHED
 from grok_conformance.harness.formats.files import FileError
 
 PRESET = "drawn"
@@ -167,8 +168,8 @@ def config_of(draw: Draw) -> LanguageModelConfig:
         pad_token=0,
         eos_token=2,
         sequence_len=draw.num_tokens + 1 + MORE_SLOTS,
-        embedding_multiplier_scale=78.38367176906169,
-        output_multiplier_scale=0.5773502691896257,
+        embedding_multiplier_scale=PUBLISHED.embedding_multiplier_scale,
+        output_multiplier_scale=PUBLISHED.output_multiplier_scale,
         fprop_dtype=draw.fprop_dtype,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Call, Preset
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.graph.grok_1 import CANCELLING, DOUBLED, GROK_1
 from grok_conformance.harness.laws.draws import (
     MORE_SLOTS,
     Draw,
@@ -117,30 +118,18 @@ def experts_in_another_order(draw: Draw) -> Experiment:
     """Permute the experts, and with them the columns of the router."""
     base = unchanged(draw)
     order = another_order((draw.seed, 5), draw.num_experts)
-
-    def permuted(name: str, w: Array) -> Array:
-        return w[:, order] if name.endswith("router/w") else w[order] if "/moe/" in name else w
-
-    return replace(base, preset=changed(base.preset, permuted), order={"e": order})
+    return replace(base, preset=changed(base.preset, in_order({"e": order})), order={"e": order})
 
 
 def kv_heads_in_another_order(draw: Draw) -> Experiment:
     """Permute the KV heads, each with its query heads."""
     base, h, r = unchanged(draw), draw.key_size, draw.heads_per_kv_head
-    num_rows = draw.num_kv_heads * r * h
     order = another_order((draw.seed, 6), draw.num_kv_heads)
     query_order = blocks(order, r)
-    columns, query_columns = blocks(order, h), blocks(query_order, h)
-
-    def permuted(name: str, w: Array) -> Array:
-        if "multi_head_attention/query/" in name:
-            return w[:, query_columns]
-        if "multi_head_attention/key/" in name or "multi_head_attention/value/" in name:
-            return w[:, columns]
-        if "multi_head_attention/linear/" in name:  # a head may lie in several groups of scales: one row for each row
-            return np.repeat(w, num_rows // len(w), axis=0)[query_columns]
-        return w
-
+    rows = blocks(query_order, h)
+    # A head may lie in several groups of scales: one row of them for each row of the matrix.
+    groups = rows // (len(rows) // draw.num_groups)
+    permuted = in_order({"(q h)": rows, "(g h)": blocks(order, h), groups_of("(q h)"): groups})
     return replace(base, preset=changed(base.preset, permuted), order={"g": order, "q": query_order})
 
 
@@ -150,15 +139,7 @@ def expert_channels_in_another_order(draw: Draw) -> Experiment:
     group_size = base.preset.config.axis_sizes["f"] // draw.num_groups
     groups = another_order((draw.seed, 7), draw.num_groups)
     order = np.concatenate([group * group_size + another_order((draw.seed, 7, group), group_size) for group in groups])
-
-    def permuted(name: str, w: Array) -> Array:
-        module = name.rpartition("/")[0]
-        if "multi_head_attention" in module or not module.endswith(("/linear", "/linear_v", "/linear_1")):
-            return w
-        if module.endswith("/linear_1"):
-            return w[..., groups if name.endswith(".scales") else order, :]
-        return w[..., order]
-
+    permuted = in_order({"f": order, groups_of("f"): groups})
     return replace(base, preset=changed(base.preset, permuted), order={"f": order})
 
 
@@ -168,15 +149,7 @@ def vocabulary_in_another_order(draw: Draw) -> Experiment:
     order = np.concatenate([[0], 1 + another_order((draw.seed, 8), draw.vocab_size - 1)])
     renamed = np.argsort(order).astype(np.int32)
     calls = tuple(replace(call, tokens=renamed[call.tokens]) for call in base.calls)
-
-    def permuted(name: str, w: Array) -> Array:
-        return w[order] if name.endswith("embeddings") else w
-
-    return replace(base, calls=calls, preset=changed(base.preset, permuted), order={"v": order})
-
-
-DOUBLED = ("/rms_norm/", "/linear_v/")
-HALVED = ("/query/", "/key/", "/value/", "/linear_1/")
+    return replace(base, calls=calls, preset=changed(base.preset, in_order({"v": order})), order={"v": order})
 
 
 def doubled_and_halved(draw: Draw) -> Experiment:
@@ -184,19 +157,38 @@ def doubled_and_halved(draw: Draw) -> Experiment:
     base = unchanged(draw)
 
     def scaled(name: str, w: Array) -> Array:
-        if "decoder_layer" not in name or w.dtype == np.int8:
+        if w.dtype == np.int8:
             return w
-        factor = 2.0 if any(part in name for part in DOUBLED) else 0.5 if any(part in name for part in HALVED) else 1.0
+        factor = CANCELLING.get(GROK_1.below(name.removesuffix(".scales"))[1], 1.0)
         return (w * np.float32(factor)).astype(w.dtype)
 
-    doubled = ("attention.norm", "moe.expert_up", "moe.expert_hidden", "dense.up", "dense.hidden")
-    return replace(base, preset=changed(base.preset, scaled), factors=dict.fromkeys(doubled, 2.0))
+    return replace(base, preset=changed(base.preset, scaled), factors=dict.fromkeys(DOUBLED, 2.0))
 
 
 def another_order(seed: tuple[int, ...], size: int) -> Array:
     """Return a drawn order of so many things, another than the one they have."""
     order: Array = np.random.default_rng(seed).permutation(size)
     return np.roll(order, 1) if np.array_equal(order, np.arange(size)) else order
+
+
+def groups_of(axis: str) -> str:
+    """Return the name of the axis of scales that stand for groups of an axis of their matrix."""
+    return f"groups of {axis}"
+
+
+def in_order(orders: Mapping[str, Array]) -> Callable[[str, Array], Array]:
+    """Return a change of stored tensors that puts axes of theirs into an order, `orders[axis][new] = old`."""
+
+    def permuted(name: str, w: Array) -> Array:
+        weight = GROK_1.weight_of(name)
+        axes = [] if weight is None else [*weight.axes]
+        if name.endswith(".scales"):
+            axes[-2] = groups_of(axes[-2])
+        for i, axis in enumerate(axes):
+            w = np.take(w, orders[axis], axis=i) if axis in orders else w
+        return w
+
+    return permuted
 
 
 def blocks(order: Array, size: int) -> Array:

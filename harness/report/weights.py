@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
+from grok_conformance.harness.graph.grok_1 import GROK_1
 
-LAYER = re.compile(r"(?<=decoder_layer_)\d+")
+LAYER = re.compile(rf"(?<={re.escape(GROK_1.layer_path.split('{layer}')[0])})\d+")
 FIGURE = re.compile(r"\d+")
 
 

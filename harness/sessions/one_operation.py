@@ -15,11 +15,11 @@ from grok_conformance.harness.checks.operation_by_operation import slack_of
 from grok_conformance.harness.contract import (
     Array,
     LanguageModelConfig,
-    TransformerConfig,
     Weights,
     split_tap,
     tap_name,
 )
+from grok_conformance.harness.contract.grok_1 import PUBLISHED
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.described import described_by
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe, name_fault, residual_of
@@ -37,28 +37,6 @@ from grok_conformance.harness.measure.noise import fence_of, margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
 from grok_conformance.harness.report.explanation import remedies
 from grok_conformance.harness.running.python_runner import as_array
-
-PUBLISHED = LanguageModelConfig(
-    model=TransformerConfig(
-        emb_size=6144,
-        widening_factor=8.0,
-        key_size=128,
-        num_q_heads=48,
-        num_kv_heads=8,
-        num_layers=64,
-        attn_output_multiplier=0.08838834764831845,
-        num_experts=8,
-        num_selected_experts=2,
-    ),
-    vocab_size=131072,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=8192,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
-    fprop_dtype="bfloat16",
-)
-"""The published configuration (SPEC §1), of which an operation takes what its arguments do not tell."""
 
 WITHOUT_A_MODEL = ("kv.keys", "kv.values")
 """Operations that only copy: what they should have kept is what they were given."""

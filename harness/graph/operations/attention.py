@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract.grok_1 import LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.graph.arithmetic import (
     TANH_APPROXIMATE_ERROR,
     approximation,
@@ -19,9 +20,6 @@ from grok_conformance.harness.graph.arithmetic import (
 )
 from grok_conformance.harness.graph.rounding import ACCUMULATOR, Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
-
-LOGIT_CAP = 30.0
-ROPE_BASE = 10000.0
 
 QUERY_KEY = rounding_point("query · key", "rounded", "q·k not rounded before it is scaled")
 SCALE = Point(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract.grok_1 import EPSILON
 from grok_conformance.harness.graph.arithmetic import approximation, contraction_spread, rounded
 from grok_conformance.harness.graph.rounding import Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
-
-EPSILON = 1e-5
 
 ROOT = Point(
     "root",
