@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from grok_conformance.harness.cases.drawn import drawn_as, stored_id
 from grok_conformance.harness.contract import DTYPES, split_tap, tap_names, tap_specs
 from grok_conformance.harness.contract.taps import GOLDEN
-from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import Group, read_groups
+from grok_conformance.harness.golden.reading import Golden, open_golden
+from grok_conformance.harness.judging.groups import Group, asked_groups
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
@@ -39,9 +40,18 @@ class Check:
     def __call__(self, verdict: CandidateVerdict) -> str:
         """Return why the test fails; it is skipped where the candidate does not show the operation."""
         if self.case:
-            (case,) = (case for case in verdict.cases if case.case == self.case)
-            return "" if case.status in PASSING else f"{case.status}: {case.reason}"
+            return case_problem(verdict, self.case)
         return operation_problem(verdict, self.operation, self.dtype) if self.operation else "\n".join(verdict.outdated)
+
+
+def case_problem(verdict: CandidateVerdict, case_id: str) -> str:
+    """Return why a case does not pass, and how what was drawn for it is drawn again."""
+    (case,) = (case for case in verdict.cases if case.case == case_id)
+    if case.status in PASSING or (case.status == "unsupported" and case.waived):
+        return ""
+    drawn = drawn_as(case_id)
+    repeat = "" if drawn is None else f"\n{case_id}: --conformance-seed {drawn[1]} draws it again"
+    return f"{case.status}: {case.reason}{repeat}"
 
 
 def operation_problem(verdict: CandidateVerdict, operation: str, dtype: str) -> str:
@@ -58,7 +68,21 @@ def operation_problem(verdict: CandidateVerdict, operation: str, dtype: str) -> 
     pytest.skip("not shown; what lies around it is checked as one")
 
 
-def checks(name: str, pattern: str, waivers: Path | None) -> dict[str, Check]:
+def node_name(case_id: str) -> str:
+    """Return what the test of a case is called in every session, whatever the seed and the dtype of what is drawn."""
+    drawn = drawn_as(case_id)
+    if drawn is None:
+        return case_id
+    name, _, dtype = stored_id(case_id).rpartition(".")
+    return f"{name}~redrawn" if drawn[0] == "redrawn" else f"reweighted[{dtype}]"
+
+
+def groups_of(golden: Golden, pattern: str, seed: int) -> tuple[Group, ...]:
+    """Return what is judged: what a pattern matches, and what a seed draws where that is everything."""
+    return asked_groups(golden, pattern, seed=seed, drawing=pattern == "*")
+
+
+def checks(name: str, pattern: str, seed: int, waivers: Path | None) -> dict[str, Check]:
     """Return the check of every test by name: the cases that match, then their operations, per compute dtype.
 
     Where a file of waivers is given a last one asks whether all are still needed. Raises UnknownCandidateError for a
@@ -66,11 +90,11 @@ def checks(name: str, pattern: str, waivers: Path | None) -> dict[str, Check]:
     """
     find_candidate(name)
     golden = open_golden(GOLDEN)
-    groups = read_groups(golden, pattern)
+    groups = groups_of(golden, pattern, seed)
     known_deviations(waivers, golden)
     operations = {(split_tap(tap)[1], group.fprop_dtype) for group in groups for tap in tap_names(group.preset.config)}
     rows = [(spec.operation, dtype) for spec in tap_specs() for dtype in DTYPES]
-    found = {case.id: Check(case=case.id) for group in groups for case in group.cases} | {
+    found = {node_name(case.id): Check(case=case.id) for group in groups for case in group.cases} | {
         f"{operation}[{dtype}]": Check(operation=operation, dtype=dtype)
         for operation, dtype in rows
         if (operation, dtype) in operations
@@ -78,14 +102,14 @@ def checks(name: str, pattern: str, waivers: Path | None) -> dict[str, Check]:
     return found | ({"waivers": Check()} if waivers else {})
 
 
-def judge(name: str, pattern: str, waivers: Path | None, asked: Collection[Check]) -> CandidateVerdict:
+def judge(name: str, pattern: str, seed: int, waivers: Path | None, asked: Collection[Check]) -> CandidateVerdict:
     """Run and judge a candidate as far as some checks need it, its known deviations in a file of waivers.
 
     Raises UnknownCandidateError and FileError.
     """
     golden = open_golden(GOLDEN)
     candidate, known = find_candidate(name), known_deviations(waivers, golden)
-    groups, narrow = needed(read_groups(golden, pattern), asked, whole=bool(waivers_of(known, name)))
+    groups, narrow = needed(groups_of(golden, pattern, seed), asked, whole=bool(waivers_of(known, name)))
     with tempfile.TemporaryDirectory() as scratch:
         (judgement,) = run_candidates(
             [candidate], groups, golden.manifest.suite, Path(scratch), Limits(), waivers=known, narrow=narrow

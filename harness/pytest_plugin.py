@@ -7,6 +7,9 @@ configuration. `-k`, node ids and the like select what is run. Without a candida
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -43,6 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="known and accepted deviations: see harness/judging/waivers.py",
     )
+    group.addoption(
+        "--conformance-seed", type=int, metavar="N", help="draw what an earlier session drew (default: something else)"
+    )
     parser.addini("conformance_candidate", "ports that are judged whenever pytest runs here", type="args")
     parser.addini("conformance_case", "as --conformance-case", default="*")
     parser.addini("conformance_waivers", "as --conformance-waivers", default="")
@@ -50,11 +56,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Take node ids of these tests off the arguments, which name files; workers are handed them as an option."""
+    """Take node ids of these tests off the arguments, which name files; settle the seed."""
     if not hasattr(config.option, "conformance_nodes"):
         nodes = [word for word in config.args if word.startswith(FOLDER) and "::" in word]
         config.args = [word for word in config.args if word not in nodes]
         config.option.conformance_nodes, config.option.conformance_alone = nodes, not config.args
+    if config.option.conformance_seed is None:
+        config.option.conformance_seed = any_seed()
+
+
+def any_seed() -> int:
+    """Return a seed that no earlier session need have had, the same in all workers of pytest-xdist."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    return secrets.randbelow(10**6) if session is None else zlib.crc32(session.encode()) % 10**6
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,7 +106,7 @@ class Port(pytest.Collector):
         self.asked: list[Check] = []
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Yield a test per golden case, and one per operation and compute dtype; raises UsageError."""
+        """Yield a test per case, stored or drawn, and one per operation and compute dtype; raises UsageError."""
         from grok_conformance.harness import pytest_checks  # noqa: PLC0415 - see the top of the page
 
         try:
@@ -102,11 +116,12 @@ class Port(pytest.Collector):
         for name, check in found.items():
             yield Test.from_parent(self, name=name, check=check)
 
-    def restrictions(self) -> tuple[str, Path | None]:
-        """Return the glob of cases and the file of waivers."""
+    def restrictions(self) -> tuple[str, int, Path | None]:
+        """Return the glob of cases, the seed of what is drawn, and the file of waivers."""
         kept = self.config.getini("conformance_waivers")
         waivers = self.config.getoption("--conformance-waivers") or (self.config.rootpath / kept if kept else None)
-        return self.config.getoption("--conformance-case") or self.config.getini("conformance_case"), waivers
+        pattern = self.config.getoption("--conformance-case") or self.config.getini("conformance_case")
+        return pattern, self.config.option.conformance_seed, waivers
 
     def verdict(self) -> CandidateVerdict:
         """Return the verdict on the candidate; a program that cannot be started ends the session."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from grok_conformance.harness.cases.sweeps import PREFIX as SWEEP
+from grok_conformance.harness.cases.drawn import drawn_as, stored_id
 from grok_conformance.harness.commands import NONCONFORMING, properties
 from grok_conformance.harness.commands.conclusion import conclude
 from grok_conformance.harness.commands.narrow_options import (
@@ -40,10 +40,8 @@ from grok_conformance.harness.judging.baseline import (
 from grok_conformance.harness.judging.groups import (
     Group,
     any_seed,
+    asked_groups,
     ladder_groups,
-    read_groups,
-    sweep_groups,
-    with_drawn,
 )
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
@@ -94,7 +92,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.endpoint:
         candidates.append(served(options.endpoint, options.model, options.top_logprobs))
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
-    groups, narrow = asked_groups(golden, options, cases)
+    groups, narrow = groups_of(golden, options, cases)
     waivers = known_deviations(options.waivers, golden)
     whole = groups
     if options.shard is not None:
@@ -189,11 +187,15 @@ def dump(verdict: CandidateVerdict, evidence: CaseEvidence, num_elements: int, o
 
 
 def only_cases(groups: Sequence[Group], cases: frozenset[str] | None) -> tuple[Group, ...]:
-    """Return groups with some cases alone; raises FileError where none is left."""
-    kept = [
-        replace(group, cases=tuple(case for case in group.cases if cases is None or case.id in cases))
-        for group in groups
-    ]
+    """Return groups with some cases alone, and what another seed draws of them; raises FileError where none is left."""
+    if cases is None:
+        return tuple(groups)
+    names = {stored_id(case_id).rpartition(".")[0] for case_id in cases}
+
+    def is_among(case_id: str) -> bool:
+        return case_id in cases or (drawn_as(case_id) is not None and stored_id(case_id).rpartition(".")[0] in names)
+
+    kept = [replace(group, cases=tuple(case for case in group.cases if is_among(case.id))) for group in groups]
     if not any(group.cases for group in kept):
         raise FileError("--last-failed: none of the cases that failed is among those asked for")
     return tuple(group for group in kept if group.cases)
@@ -208,7 +210,7 @@ def failed_cases(verdict: CandidateVerdict) -> dict[str, list[str]]:
     }
 
 
-def asked_groups(
+def groups_of(
     golden: Golden, options: argparse.Namespace, cases: frozenset[str] | None
 ) -> tuple[tuple[Group, ...], Narrow]:
     """Return what is judged, golden cases and drawn ones or the ladder, and what it is narrowed to."""
@@ -216,16 +218,12 @@ def asked_groups(
     if options.ladder:
         groups = ladder_groups(seed, options.case)
         return groups, narrow_to(options.operation, options.layer, groups)
-    if options.case.startswith(SWEEP):
-        groups = sweep_groups(seed, options.case, options.dtype)
-        return groups, narrow_to(options.operation, options.layer, groups)
-    groups = only_cases(read_groups(golden, options.case, options.dtype), cases)
-    narrow = narrow_to(options.operation, options.layer, groups)
     # A server has one model, whose weights are not drawn again; a narrowed run is to be quick.
-    if options.endpoint is None and (options.seed is not None or not (narrow or is_in_process(options))):
-        groups = with_drawn(groups, seed)
-        groups += sweep_groups(seed, dtype=options.dtype) if options.case == "*" and cases is None else ()
-    return groups, narrow
+    quick = bool(options.operation or options.layer or is_in_process(options)) and options.seed is None
+    drawing = options.endpoint is None and not quick
+    groups = asked_groups(golden, options.case, options.dtype, seed=seed, drawing=drawing)
+    groups = only_cases(groups, cases)
+    return groups, narrow_to(options.operation, options.layer, groups)
 
 
 def refuse_unused(options: argparse.Namespace) -> None:

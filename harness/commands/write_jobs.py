@@ -10,7 +10,7 @@ from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import any_seed, read_groups, sweep_groups, with_drawn
+from grok_conformance.harness.judging.groups import any_seed, asked_groups
 from grok_conformance.harness.running.answers import make_folders
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.sessions import run
@@ -30,8 +30,7 @@ def execute(options: argparse.Namespace) -> int:
     """Write a job folder per preset and compute dtype, and say how to go on."""
     golden = open_golden(options.golden)
     seed = any_seed() if options.seed is None else options.seed
-    groups = with_drawn(read_groups(golden, options.case), seed)
-    groups += sweep_groups(seed) if options.case == "*" else ()
+    groups = asked_groups(golden, options.case, seed=seed)
     if options.out.exists():
         raise FileError(f"{options.out}: exists already: give a new folder")
     jobs, answers = options.out / "jobs", options.out / "answers"

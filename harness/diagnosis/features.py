@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.cases.case import CallKind, steps_before
 from grok_conformance.harness.contract import Array, tap_name
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap
+
+KINDS: dict[CallKind, str] = {
+    "prefill": "prefills",
+    "extend": "further chunks",
+    "decode": "decode steps",
+    "truncate": "calls that cut the cache back",
+}
+"""What calls of each kind are called."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,7 @@ def features_of(shown: ShownTap) -> Iterator[Feature]:
 def _of_the_call(shown: ShownTap) -> Iterator[Feature]:
     call = shown.exhibit.case.calls[shown.call]
     one: Array = np.ones((1,) * shown.observed.ndim, np.int64)
-    kinds = ("prefill", "extend", "decode")
-    yield Feature("kind", one * kinds.index(call.kind), words=("prefills", "further chunks", "decode steps"))
+    yield Feature("kind", one * list(KINDS).index(call.kind), words=tuple(KINDS.values()))
     later = ("the first call", "calls after the first")
     yield Feature("later", one * (shown.call > 0), words=later)
     if shown.layer is not None:

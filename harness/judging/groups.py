@@ -41,6 +41,34 @@ class Group:
     graph: ModelGraph = GROK_1
 
 
+def asked_groups(
+    golden: Golden, pattern: str = "*", dtype: str = "*", *, seed: int, drawing: bool = True
+) -> tuple[Group, ...]:
+    """Return what a glob pattern of cases asks for in some compute dtypes; raises FileError where that is nothing.
+
+    A pattern that begins with `sweep_` selects sweeps; the id of a case drawn earlier asks for that one again. With
+    stored cases come, when `drawing`, those that the seed draws from them, and with all of them every sweep.
+    """
+    if (earlier := drawn_as(pattern)) is not None:
+        return drawn_again(golden, pattern, earlier[1])
+    if pattern.startswith(SWEEP):
+        return sweep_groups(seed, pattern, dtype)
+    groups = read_groups(golden, pattern, dtype)
+    if not drawing:
+        return groups
+    return (*with_drawn(groups, seed), *(sweep_groups(seed, dtype=dtype) if pattern == "*" else ()))
+
+
+def drawn_again(golden: Golden, case_id: str, seed: int) -> tuple[Group, ...]:
+    """Return the case of that id, which an earlier run drew; raises FileError where the seed draws none of that id."""
+    name, _, dtype = stored_id(case_id).rpartition(".")
+    found = asked_groups(golden, f"{name}.*", seed=seed)
+    kept = [replace(group, cases=tuple(case for case in group.cases if case.id == case_id)) for group in found]
+    if not any(group.cases for group in kept):
+        raise FileError(f"{case_id}: not drawn alone in {dtype}: run all cases with --seed {seed}")
+    return tuple(group for group in kept if group.cases)
+
+
 def read_groups(golden: Golden, pattern: str = "*", dtype: str = "*") -> tuple[Group, ...]:
     """Read the golden cases that a glob pattern matches, grouped by preset and compute dtype; raises FixtureError.
 
@@ -181,7 +209,23 @@ def with_drawn(groups: Sequence[Group], seed: int) -> tuple[Group, ...]:
         chosen = [case for case in group.cases if group.fprop_dtype == one_of(dtypes[name_of(case)], case, seed)]
         twins = tuple(redraw(case, group.preset.config, seed) for case in chosen)
         drawn.append(replace(group, cases=(*group.cases, *twins), expected=stored_only(group)))
-    return (*drawn, *(reweighted(groups, dtype, seed) for dtype in sorted({group.fprop_dtype for group in groups})))
+    drawn += [reweighted(groups, dtype, seed) for dtype in sorted({group.fprop_dtype for group in groups})]
+    return with_optional(drawn)
+
+
+def with_optional(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Make drawn cases optional that ask for a kind of call which no stored case of these groups has.
+
+    A case drawn from a lone prefill also decodes. Where nobody asked for decoding, a port need not have it.
+    """
+    stored = [case for group in groups for case in group.cases if drawn_as(case.id) is None]
+    kinds = {call.kind for case in stored for call in case.calls}
+
+    def marked(case: Case) -> Case:
+        beyond = bool(stored) and not kinds.issuperset(call.kind for call in case.calls)
+        return replace(case, optional=case.optional or beyond)
+
+    return tuple(replace(group, cases=tuple(map(marked, group.cases))) for group in groups)
 
 
 def ladder_groups(seed: int, pattern: str = "*") -> tuple[Group, ...]:

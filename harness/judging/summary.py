@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_partition_specs, check_weights
 from grok_conformance.harness.contract import LEVELS
 from grok_conformance.harness.diagnosis.power import power_of_run
@@ -45,9 +44,7 @@ def summarise(
     waivers: Sequence[Waiver] = (),
 ) -> CandidateVerdict:
     """Gather the verdicts on a candidate's groups into one; `waivers` are its known deviations."""
-    optional = drawn_beyond(groups)
-    verdicts = (verdict for each in judged for verdict in each.verdicts)
-    cases = tuple(each for each in verdicts if each.status != "unsupported" or each.case not in optional)
+    cases = tuple(verdict for each in judged for verdict in each.verdicts)
     dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
     chosen = {
         (group.fprop_dtype, operation): words
@@ -76,16 +73,6 @@ def summarise(
         powers=() if level == "none" else power_of_run(level, dtypes.items()),
         waivers=tuple(each for each in waivers if any(each.name in case.waived for case in cases)),
     )
-
-
-def drawn_beyond(groups: Sequence[Group]) -> frozenset[str]:
-    """Return the drawn cases with a kind of call that no stored case of these groups has.
-
-    A case drawn from a lone prefill also decodes. Where nobody asked for decoding, a port need not have it.
-    """
-    cases = [case for group in groups for case in group.cases]
-    asked = {call.kind for case in cases if drawn_as(case.id) is None for call in case.calls}
-    return frozenset(case.id for case in cases if not asked.issuperset(call.kind for call in case.calls))
 
 
 def refuse(name: str, groups: Sequence[Group], reason: str) -> CandidateVerdict:

@@ -17,7 +17,7 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.tap_map import TapSource
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import Group, read_groups, run_size
+from grok_conformance.harness.judging.groups import Group, any_seed, asked_groups, run_size
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrow_to, narrowed
 from grok_conformance.harness.judging.reruns import with_reruns
 from grok_conformance.harness.judging.summary import summarise
@@ -121,17 +121,19 @@ def judge(
     golden: Path = GOLDEN,
     exit_first: bool = False,
 ) -> Report:
-    """Judge a candidate over the golden cases that a glob pattern matches, in this process.
+    """Judge a candidate over the cases that a glob pattern matches, in this process.
 
     `candidate` is a name or a file as the command line takes it, a module (or another object) with INFO and load, or a
     function `load(config, weights)` that returns a model, a torch module or a function of tokens; then `taps` is the
     tap map of what it gives, in which `output` stands for what the module returns. `operations` (names or globs),
-    `layers` and `dtype` narrow the check, which is then local to them. `exit_first` stops at the first case that fails.
-    What the candidate raises is raised. Raises FileError, TypeError and ValueError for what cannot be asked.
+    `layers` and `dtype` narrow the check, which is then local to them. With all cases come those that are drawn, and
+    the id of one in a report asks for it again. `exit_first` stops at the first case that fails. What the candidate
+    raises is raised. Raises FileError, TypeError and ValueError for what cannot be asked.
     """
     adapter = adapter_of(candidate, taps)
-    groups = read_groups(open_golden(golden), cases, dtype)
     names = (operations,) if isinstance(operations, str) else operations
+    whole = cases == "*" and not names and layers == ()
+    groups = asked_groups(open_golden(golden), cases, dtype, seed=any_seed(), drawing=whole)
     narrow = narrow_to(names, (layers,) if isinstance(layers, int) else layers, groups)
     return judge_adapter(adapter, groups, narrow, exit_first=exit_first)
 

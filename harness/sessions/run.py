@@ -15,7 +15,7 @@ from pathlib import Path
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden
-from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size
+from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size, with_optional
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
 from grok_conformance.harness.judging.memory import with_memory
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrowed
@@ -174,7 +174,7 @@ def judge_pairs(
     golden: Golden, pairs: Sequence[tuple[Path, Path]], name: str, waivers: Sequence[Waiver] = ()
 ) -> CandidateVerdict:
     """Judge the answers of one candidate in (job, answers) folders; raises FixtureError as `judge_folder` does."""
-    groups = [group_of_job(golden, job) for job, _ in pairs]
+    groups = with_optional([group_of_job(golden, job) for job, _ in pairs])
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
     known = waivers_of(waivers, name)
     size, honest_runs = run_size(groups), HonestRuns()

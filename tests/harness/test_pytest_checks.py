@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,23 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.narrowing import Narrow
-from grok_conformance.harness.judging.verdict import CandidateVerdict
-from grok_conformance.harness.pytest_checks import Check, checks, judged_once, needed
+from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
+from grok_conformance.harness.pytest_checks import (
+    Check,
+    case_problem,
+    checks,
+    groups_of,
+    judged_once,
+    needed,
+    node_name,
+)
 from grok_conformance.harness.running.registry import UnknownCandidateError
 from tests.harness.honest_port import golden
 from tests.harness.report.verdicts import CASE, CRASHED, FAILING, PASSING, verdict
 
 
 def test_there_is_a_check_per_case_and_per_operation_and_dtype() -> None:
-    found = checks("numpy_float64", "stress/*.float32", None)
+    found = checks("numpy_float64", "stress/*.float32", 3, None)
     assert "stress/prefill/saturated_cap.float32" in found
     assert "moe.norm[float32]" in found
     assert not [name for name in found if name.endswith("[bfloat16]")]
@@ -27,12 +36,12 @@ def test_there_is_a_check_per_case_and_per_operation_and_dtype() -> None:
 
 def test_what_cannot_be_judged_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UnknownCandidateError, match="numpy_flaot64"):
-        checks("numpy_flaot64", "*", None)
+        checks("numpy_flaot64", "*", 3, None)
     with pytest.raises(FileError, match="strees"):
-        checks("numpy_float64", "strees/*", None)
+        checks("numpy_float64", "strees/*", 3, None)
     (tmp_path / "known.toml").write_text("[[deviation]]")
     with pytest.raises(FileError, match=r"known\.toml"):
-        checks("numpy_float64", "*", tmp_path / "known.toml")
+        checks("numpy_float64", "*", 3, tmp_path / "known.toml")
 
 
 def test_a_check_says_nothing_of_what_passes_and_why_it_fails() -> None:
@@ -84,3 +93,17 @@ def test_workers_share_one_verdict(tmp_path: Path) -> None:
     found = [judged_once(tmp_path / "port.verdict", judge) for _ in range(3)]
     assert {conformance_digest(each) for each in found} == {conformance_digest(verdict(FAILING))}
     assert judged == [1]
+
+
+def test_what_is_drawn_has_a_test_of_the_same_name_whatever_the_seed() -> None:
+    one, other = ({node_name(case.id) for g in groups_of(golden(), "*", seed) for case in g.cases} for seed in (3, 4))
+    assert one == other
+    assert {"sweep_long/sweep/chunks~redrawn", "unequal/prefill/padded_batch~redrawn", "reweighted[float32]"} <= one
+
+
+def test_a_drawn_case_that_fails_says_how_it_is_drawn_again_and_a_declined_one_does_not_fail() -> None:
+    drawn = "sweep_long/sweep/chunks~redrawn-7.float32"
+    failing = replace(verdict(FAILING), cases=(CaseVerdict(case=drawn, status="fail", reason="too far"),))
+    assert case_problem(failing, drawn) == f"fail: too far\n{drawn}: --conformance-seed 7 draws it again"
+    declined = CaseVerdict(case=drawn, status="unsupported", reason="no truncate()", waived=("open",))
+    assert case_problem(replace(failing, cases=(declined,)), drawn) == ""

@@ -194,3 +194,11 @@ def test_judging_imports_no_engine(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(GOLDEN_DIR.parent)}
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=False)  # noqa: S603
     assert ran.returncode == 0
+
+
+def test_sweeps_are_drawn_alike_in_all_workers_and_a_failure_says_how_to_repeat_it(folder: Path) -> None:
+    options = ("-p", "xdist", "-n", "2", "--conformance-case", "sweep_deep/*", "-k", "sweep_deep or moe.norm")
+    status, words = run_pytest(folder, *options, "--conformance-candidate", "my_port")
+    assert (status, "2 passed" in words) == (0, True), words
+    status, words = run_pytest(folder, *options, "--conformance-candidate", "wrong_port", "--conformance-seed", "7")
+    assert (status, "2 failed" in words, "--conformance-seed 7 draws it again" in words) == (1, True, True), words

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 
-from grok_conformance.harness.diagnosis.features import along, features_of
+from grok_conformance.harness.cases.case import Call, CallKind
+from grok_conformance.harness.diagnosis.features import KINDS, along, features_of
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
 from tests.harness.diagnosis.faulty_port import DECODE, PREFILL, taps_with, toy_with
 
@@ -19,6 +23,14 @@ def test_a_tap_has_features_of_its_call_its_tokens_and_its_axes() -> None:
     assert values(one, "last row") == [0, 1]
     assert values(one, "q") == list(range(12))
     assert values(one, "half of h") == [0, 1]
+
+
+def test_calls_of_every_kind_have_a_name_and_those_that_cut_the_cache_back_their_features() -> None:
+    assert list(KINDS) == list(get_args(CallKind))
+    (one,) = taps_with(PREFILL, "final_norm", lambda x: x)
+    case = one.exhibit.case
+    cut = replace(case, calls=(*case.calls, Call("truncate", case.calls[0].tokens, case.calls[0].lengths, np.ones(2))))
+    assert values(replace(one, exhibit=replace(one.exhibit, case=cut), call=1), "kind") == [3]
 
 
 def test_what_comes_after_the_choice_of_experts_has_their_features() -> None:

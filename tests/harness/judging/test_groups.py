@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.drawn import drawn_as, stored_id
@@ -11,6 +12,7 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import FixtureError, case_ids
 from grok_conformance.harness.judging.groups import (
     any_seed,
+    asked_groups,
     group_again,
     ladder_groups,
     read_groups,
@@ -74,3 +76,36 @@ def test_rungs_of_the_ladder_are_groups_chosen_by_a_pattern() -> None:
     assert [group.preset.name for group in groups] == ["ladder_batch_1", "ladder_batch_2"]
     with pytest.raises(FileError, match="no rung of the ladder matches 'batch'"):
         ladder_groups(3, "batch")
+
+
+def optional(pattern: str) -> list[bool]:
+    groups = with_drawn(read_groups(golden(), pattern), 7)
+    return [case.optional for group in groups for case in group.cases if drawn_as(case.id) is not None]
+
+
+def test_a_port_that_only_prefills_need_not_decode_where_only_prefills_are_asked() -> None:
+    assert optional(STRESS) == [True, True]
+
+
+def test_a_port_that_decodes_stored_cases_must_decode_drawn_ones() -> None:
+    assert optional("unequal/decode/pad_token.float32") == [False, False]
+
+
+def test_sweeps_are_asked_by_name_and_come_with_all_stored_cases_where_something_is_drawn() -> None:
+    def presets(pattern: str, *, drawing: bool = True) -> set[str]:
+        return {group.preset.name for group in asked_groups(golden(), pattern, seed=3, drawing=drawing)}
+
+    assert presets("sweep_deep/*", drawing=False) == {"sweep_deep"}
+    assert presets("*") > {"sweep_deep", "unequal"}
+    assert not any(name.startswith("sweep_") for name in presets("*", drawing=False) | presets("u*"))
+
+
+@pytest.mark.parametrize("name", ["sweep_deep/sweep/layers~redrawn-3", "unequal/prefill/padded_batch~redrawn-3"])
+def test_the_id_of_a_drawn_case_asks_for_it_again_and_for_nothing_else(name: str) -> None:
+    every = {case.id: case for group in asked_groups(golden(), seed=3) for case in group.cases}
+    (case_id,) = (case_id for case_id in every if case_id.startswith(name))
+    ((case,),) = (group.cases for group in asked_groups(golden(), case_id, seed=8))
+    assert case.id == case_id
+    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(case.calls, every[case_id].calls, strict=True))
+    with pytest.raises(FileError, match="not drawn alone in float64"):
+        asked_groups(golden(), f"{name}.float64", seed=8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Ways
-from grok_conformance.harness.judging.groups import with_drawn
 from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CaseVerdict
@@ -39,19 +38,3 @@ def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
     refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), Ways())
     found = summarise("port", [group], [{STRESS: Answer(status="unsupported")}], [refused], 1.0)
     assert (found.level, found.status) == ("none", "unsupported")
-
-
-def test_a_port_that_only_prefills_need_not_decode_where_only_prefills_are_asked() -> None:
-    (group,) = with_drawn([group_of(STRESS)], 7)[:1]
-    stored, drawn = (case.id for case in group.cases)
-    answers = [{stored: answer("logits"), drawn: Answer(status="unsupported")}]
-    judged = [Judged((verdict(stored), CaseVerdict(case=drawn, status="unsupported")), Ways())]
-    assert summarise("port", [group], answers, judged, 1.0).status == "pass"
-
-
-def test_a_port_that_decodes_stored_cases_must_decode_drawn_ones() -> None:
-    groups = with_drawn([group_of("unequal/decode/pad_token.float32")], 7)[:1]
-    stored, drawn = (case.id for case in groups[0].cases)
-    judged = [Judged((verdict(stored), CaseVerdict(case=drawn, status="unsupported")), Ways())]
-    answers = [{stored: answer("logits"), drawn: Answer(status="unsupported")}]
-    assert summarise("port", groups, answers, judged, 1.0).status == "unsupported"
