@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from grok_conformance.harness.contract import LOGITS
+
 EVERYTHING = ("*",)
 
 
@@ -38,7 +40,7 @@ class Rerun:
 
 RERUNS = (
     Rerun("again", "run a second time"),
-    Rerun("untapped", "run with only its logits tapped", ("logits",), ("logits",)),
+    Rerun("untapped", "run with only its logits tapped", (LOGITS,), (LOGITS,)),
     Rerun("silent", "run without a tap until its last call", (), needs_two_calls=True),
     Rerun("later", "run again after all others, in another order", after_all=True),
 )

@@ -11,6 +11,7 @@ from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_
 from grok_conformance.harness.checks.shown_logits import lay_out
 from grok_conformance.harness.contract import (
     ALL_LOGITS,
+    LOGITS,
     Array,
     CandidateInfo,
     LanguageModelConfig,
@@ -81,7 +82,7 @@ def gather(
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     contract = graph.recorded_dtypes(config, preset.weights)
     if case.form.kind == "log_probabilities":  # worked out in float32 from logits in any dtype
-        contract["logits"] = "float32"
+        contract[LOGITS] = "float32"
     masks = masks_of(case, config, graph.taps)
     observed: dict[Key, Observed] = {}
     problems: dict[Key, Comparison] = {}
@@ -98,7 +99,7 @@ def gather(
                 problems[call, tap] = Comparison(call, tap, 0, problem="missing: declared but not returned")
                 continue
             x = taps[tap_key(call, tap)]
-            if tap == "logits" and case.form != ALL_LOGITS:
+            if tap == LOGITS and case.form != ALL_LOGITS:
                 laid_out = lay_out(x, case, call, config.vocab_size)
                 if laid_out.problem:
                     problems[call, tap] = Comparison(call, tap, 0, problem=laid_out.problem)

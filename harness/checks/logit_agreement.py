@@ -11,7 +11,7 @@ from grok_conformance.harness.cases.case import Case, steps_before, tap_key
 from grok_conformance.harness.checks.end_to_end import Honest
 from grok_conformance.harness.checks.evidence import Evidence
 from grok_conformance.harness.checks.hidden import boundary_gap
-from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.contract import LOGITS, Array, split_tap
 from grok_conformance.harness.graph.forms import log_softmax
 from grok_conformance.harness.measure.histogram import histogram
 from grok_conformance.harness.measure.noise import SAFETY
@@ -60,14 +60,14 @@ def logit_agreements(
     """Return the agreement of every compared token, where the candidate shows its logits."""
     found = []
     for i, call in enumerate(case.calls):
-        if (i, "logits") not in evidence.observed or i in evidence.named:  # too little is shown
+        if (i, LOGITS) not in evidence.observed or i in evidence.named:  # too little is shown
             continue
-        observed, exact = evidence.observed[i, "logits"].cleaned, honest.exact[i, "logits"]  # [b, t, v]
+        observed, exact = evidence.observed[i, LOGITS].cleaned, honest.exact[i, LOGITS]  # [b, t, v]
         divergence = kl_divergence(exact, observed)
-        golden = kl_divergence(exact, expected[tap_key(i, "logits")].astype(np.float64))
+        golden = kl_divergence(exact, expected[tap_key(i, LOGITS)].astype(np.float64))
         agrees = observed.argmax(-1) == exact.argmax(-1)
         steps = steps_before(case, i)
-        mask = np.broadcast_to(evidence.masks[i, "logits"], exact.shape)[..., 0]  # [b, t]
+        mask = np.broadcast_to(evidence.masks[i, LOGITS], exact.shape)[..., 0]  # [b, t]
         found += [
             LogitAgreement(
                 i,

@@ -12,11 +12,7 @@ from grok_conformance.harness.checks.readings import PHASES, Reading, Readings
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, ATOMICS, EVENLY, ORDERS, SHARDS, SUMS, Point
-from grok_conformance.harness.graph.row import Operation
-
-STREAM = (("attention.residual", "residual_stream"), ("output", "attention.residual"))
-"""The edges of the residual stream: one that is kept in float32 flows unrounded through all of them."""
-
+from grok_conformance.harness.graph.row import RESIDUAL_STREAM, Operation
 
 Moves = Callable[[Operation, Ways, Sequence[Exhibit]], Iterator[Ways]]
 """Yields ways that differ by one change from some ways of a row."""
@@ -138,10 +134,12 @@ def permitted(point: Point, choice: str, row: str, told: Sequence[Exhibit]) -> b
 
     A wide result is one that is recorded in float32.
     """
-    if point.across and any(point.across not in one.hidden for one in told):
-        return False
     graph = told[0].evidence.graph
-    operation = graph.by_name[row].tap
+    made = graph.by_name[row]
+    split = made.through is not None and point == made.through[0]
+    if split and any(not made.passed_over <= one.hidden for one in told):
+        return False
+    operation = made.tap
     if point.wide and any(one.evidence.recorded[operation] != "float32" for one in told):
         return False
     if choice == point.published:
@@ -156,10 +154,10 @@ def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[W
     if config.fprop_dtype == "float32":  # it leaves nothing to keep back
         return
     edges = [[(row.name, name)] for name in row.inputs if carriable(name, told)]
-    if (row.name, row.inputs[:1]) in [(name, (source,)) for name, source in STREAM]:
-        edges.append([*STREAM])
+    if row.is_stream:  # a stream that is kept in float32 flows unrounded through all of them
+        edges.append([*told[0].evidence.graph.stream_edges])
     for edge in edges:
-        summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == "residual_stream" else ()
+        summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
         kinds: tuple[Reading, ...] = ("rounded", "carried", *summed)
         for pair in sorted(itertools.product(kinds, repeat=len(PHASES)), key=lambda pair: len(set(pair))):
             changed: Readings = {
@@ -175,7 +173,7 @@ def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[W
 
 def _reading_of(name: str, reading: Reading) -> Reading:
     """Return a reading of the residual stream as it is of another input, which is a sum or none."""
-    return "carried" if reading == "summed" and name != "residual_stream" else reading
+    return "carried" if reading == "summed" and name != RESIDUAL_STREAM else reading
 
 
 def only_recorded(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:

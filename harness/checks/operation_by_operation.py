@@ -14,6 +14,7 @@ from grok_conformance.harness.checks.hidden import Segments, before, simulate, w
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.checks.shown_logits import with_order
 from grok_conformance.harness.contract import (
+    LOGITS,
     Array,
     LanguageModelConfig,
     split_tap,
@@ -88,7 +89,7 @@ def check_case(
         if segments is not None and deviation is not None:
             mask = mask & before(segments.undecided[call], steps[call], seen.raw, graph.specs[operation].axes)
         result = compare(key, graph.specs[operation].axes, exact, fencing, seen.raw, mask, seen.recorded)
-        if tap == "logits" and call in evidence.named:
+        if tap == LOGITS and call in evidence.named:
             fence = fence_of(exact, seen.recorded, factor)
             fence = fence if deviation is None else widened(fence, deviation, factor)
             result = with_order(result, exact, fence, evidence.named[call], decided(case, call, segments))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case
-from grok_conformance.harness.contract import Array, LogitForm
+from grok_conformance.harness.contract import LOGITS, Array, LogitForm
 from grok_conformance.harness.graph.forms import log_softmax
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.comparison import Comparison
@@ -107,5 +107,5 @@ def golden_in_form(expected: Mapping[str, Array], form: LogitForm) -> dict[str, 
     """Return golden taps, by `call0/TAP`, with the logits in a form."""
     made = dict(expected)
     if form.kind == "log_probabilities":
-        made |= {key: log_softmax(x.astype(np.float64)) for key, x in made.items() if key.partition("/")[2] == "logits"}
+        made |= {key: log_softmax(x.astype(np.float64)) for key, x in made.items() if key.partition("/")[2] == LOGITS}
     return made

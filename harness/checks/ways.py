@@ -15,7 +15,6 @@ from grok_conformance.harness.checks.moves import (
     FIRST_SUMS,
     MORE_SUMS,
     ROUNDINGS,
-    STREAM,
     Moves,
     approximations,
     coarse,
@@ -64,7 +63,7 @@ def choose_once(exhibits: Sequence[Exhibit], local: Local, num_elements: int) ->
     """Return the exhibits with the ways found for every row that fails, each tried once, and the comparisons then."""
     found = {one.case.id: one for one in exhibits}
     graph = exhibits[0].evidence.graph
-    for row in sorted(graph.operations, key=lambda row: row.name not in dict(STREAM)):
+    for row in sorted(graph.operations, key=lambda row: not row.is_stream):
         for form in dict.fromkeys(graph.stored_form(row, one.preset.weights) for one in exhibits):
             own = [one for one in found.values() if graph.stored_form(row, one.preset.weights) == form]
             if fails(row.name, own, local):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.contract import LOGITS
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.scratch import scratch_folder
@@ -56,7 +57,7 @@ def load_everywhere(
     jobs = [folder / "jobs" / f"{group.preset.name}.{group.fprop_dtype}" for group in groups]
     outs = [folder / "answers" / job.name for job in jobs]
     described = [
-        write_job(job, suite, group.preset, group.cases[:1], ("logits",), ())
+        write_job(job, suite, group.preset, group.cases[:1], (LOGITS,), ())
         for job, group in zip(jobs, groups, strict=True)
     ]
     records = run_jobs(candidate, list(zip(jobs, outs, strict=True)), Limits())

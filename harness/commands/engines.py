@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from grok_conformance.harness.contract import LOGITS
 from grok_conformance.harness.contract.taps import tap_specs
 
 
@@ -61,7 +62,7 @@ def written_for(template: str, engine: str) -> str:
     rows = "".join(
         f'    # TapSource("{spec.name}", engine="{spec.name.replace("*", "{layer}")}", axes="{" ".join(spec.axes)}"),\n'
         for spec in tap_specs()
-        if spec.name != "logits"
+        if spec.name != LOGITS
     )
     before, first, rest = template.partition(AXES)
     text = before + first + rows + rest[rest.index("\n)\n") + 1 :]  # in place of the template's one example

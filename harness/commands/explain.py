@@ -40,7 +40,7 @@ def explain(name: str) -> Iterator[str]:
     operations = {operation.name: operation for operation in GROK_1.operations}
     if name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
-        yield from explain_operation(operations[name], specs["moe.output" if name == "dense.output" else name])
+        yield from explain_operation(operations[name], specs[operations[name].tap])
     elif name in ALL_FAULTS:
         yield from explain_fault(ALL_FAULTS[name])
     elif meaning_of(name):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from grok_conformance.harness.contract import LOGITS
+
 WORDS: Mapping[str, str] = {
     "point": (
         "a value inside an operation that a port may keep otherwise than published: a constant, a product, partial sums"
@@ -56,7 +58,7 @@ WORDS: Mapping[str, str] = {
 """Every word, or several that are told together, and its meaning."""
 
 LEVELS: Mapping[str, str] = {
-    "logits": "the logits are shown; what is wrong before them is seen there, and seldom found",
+    LOGITS: "the logits are shown; what is wrong before them is seen there, and seldom found",
     "routes": "the router's logits, probabilities and choice are shown as well, which tell a near-tie from a fault",
     "layers": "every operation of every layer is shown, so that a fault is found where it is",
     "caches": "the key and value caches are shown as well",

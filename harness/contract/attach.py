@@ -30,7 +30,7 @@ from grok_conformance.harness.contract.candidate import Array
 Recording = Callable[[], AbstractContextManager[Mapping[str, Array]]]
 """Begins to record; the dictionary that it gives is filled while the model runs."""
 
-_NAME = re.compile(r"(?P<path>[^\[\]()]+)(\[(?P<output>\d+)\]|\((?P<argument>\w+)\))?")
+_NAME = re.compile(r"(?P<path>[^\[\]()]+)(\[(?P<position>\d+)\]|\((?P<argument>\w+)\))?")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _places(name: str, paths: Collection[str], separator: str) -> Iterator[Place
     parsed = _NAME.fullmatch(name)
     if parsed is None:
         raise ValueError(f"{name}: a name is PATH, PATH[output] or PATH(argument)")
-    output, argument = parsed["output"], parsed["argument"]
+    output, argument = parsed["position"], parsed["argument"]
     ending = re.escape(parsed["path"]).replace(re.escape("{layer}"), r"(?P<layer>\d+)", 1)
     found = re.compile(f"(?:.*{re.escape(separator)})?{ending.replace(re.escape('{layer}'), '(?P=layer)')}")
     by_name: dict[str, list[str]] = {}

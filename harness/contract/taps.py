@@ -46,7 +46,10 @@ class TapSpec:
 NUM_KEPT = 1 << 14
 """Names of taps that are kept taken apart and put together: more than the largest model has."""
 
-LEVELS = ("logits", "routes", "layers", "caches")
+LOGITS = "logits"
+"""The tap in which a language model ends; a candidate may show it in other forms (`LogitForm`)."""
+
+LEVELS = (LOGITS, "routes", "layers", "caches")
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import (
     ALL_LOGITS,
     DTYPES,
+    LOGITS,
     Array,
     CandidateInfo,
     LogitForm,
@@ -27,6 +28,7 @@ from grok_conformance.harness.contract import (
 )
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.graph.forms import log_softmax
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
@@ -35,7 +37,7 @@ from grok_conformance.harness.measure.noise import honest_result
 HONEST = ""
 """The name under which the strength of an honest port is told: it must stay below 1."""
 
-OF_THE_CHOICE = ("router.logits", "router.probabilities")
+OF_THE_CHOICE = (*GROK_1.by_name[GROK_1.scores].inputs, GROK_1.scores)
 """What the choice of experts is made of, in which experts with the same column are tied."""
 
 NUM_ELEMENTS = 10**6
@@ -61,13 +63,13 @@ class Shown:
     evaluator: Evaluator
 
 
-def prepare(preset: Preset, case: Case, form: LogitForm = ALL_LOGITS, taps: tuple[str, ...] = ("logits",)) -> Shown:
+def prepare(preset: Preset, case: Case, form: LogitForm = ALL_LOGITS, taps: tuple[str, ...] = (LOGITS,)) -> Shown:
     """Measure the noise of a case of which some taps are shown, the logits in a form."""
     weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
     info = CandidateInfo(name="probe", version="", taps=taps, logits=form)
     exact = emulated(preset, case, weights, evaluate, seed=0)
     exhibit = exhibit_of(preset, case, info, in_form(exact, case, info), weights)
-    return Shown(preset, case, weights, info, simulate(exhibit), remembered() if taps == ("logits",) else evaluate)
+    return Shown(preset, case, weights, info, simulate(exhibit), remembered() if taps == (LOGITS,) else evaluate)
 
 
 def remembered() -> Evaluator:
@@ -111,12 +113,12 @@ def in_form(taps: Mapping[str, Array], case: Case, info: CandidateInfo) -> dict[
         for key in names:
             tap = key.removeprefix(tap_key(i, ""))
             if select_taps([tap], info.taps):
-                given[key] = _shown(taps[key], call.lengths, info.logits) if tap == "logits" else taps[key]
+                given[key] = _shown(taps[key], call.lengths, info.logits) if tap == LOGITS else taps[key]
     return given
 
 
 def _shown(logits: Array, lengths: Array, form: LogitForm) -> Array:
-    x: Array = logits if form.kind == "logits" else log_softmax(logits.astype(np.float64)).astype(np.float32)
+    x: Array = logits if form.kind == ALL_LOGITS.kind else log_softmax(logits.astype(np.float64)).astype(np.float32)
     if form.positions == "last":
         x = x[np.arange(len(x)), lengths - 1][:, None]
     if form.kind == "tokens":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract import LOGITS, Array
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.row import Exact, Scope
 
@@ -18,7 +18,7 @@ def log_softmax(x: Array) -> Array:
 
 def as_shown(tap: str, exact: Exact, scope: Scope) -> Exact:
     """Return an operation's result as the candidate shows it: another form is possible for the logits alone."""
-    if tap != "logits" or scope.form.kind != "log_probabilities":
+    if tap != LOGITS or scope.form.kind != "log_probabilities":
         return exact
     return log_probabilities(exact, scope.config.fprop_dtype)
 

@@ -9,7 +9,7 @@ from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
 from grok_conformance.harness.graph.rounding import ACCUMULATOR, LIKE_THE_CACHE, OPERANDS, RESULT, SUMS, WEIGHTS
-from grok_conformance.harness.graph.row import Operation
+from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Operation
 
 PRODUCT = (WEIGHTS, OPERANDS, SUMS, ACCUMULATOR)
 """The points of a product with a stored matrix."""
@@ -41,7 +41,7 @@ OPERATIONS: tuple[Operation, ...] = (
         token_alone=True,
         section="§4.4",
         function=norm.rms_norm,
-        inputs=("residual_stream",),
+        inputs=(RESIDUAL_STREAM,),
         weights=(stored.GAINS[0],),
         points=(norm.NORMALISED, norm.ROOT),
     ),
@@ -143,9 +143,10 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="attention.residual",
+        is_stream=True,
         section="§4.5",
         function=norm.add_residual,
-        inputs=("residual_stream", "attention.output_norm"),
+        inputs=(RESIDUAL_STREAM, "attention.output_norm"),
     ),
     Operation(
         name="moe.norm",
@@ -276,6 +277,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         name="output",
+        is_stream=True,
         section="§4.7",
         function=norm.add_residual,
         inputs=("attention.residual", "moe.output_norm"),
@@ -284,7 +286,7 @@ OPERATIONS: tuple[Operation, ...] = (
         name="final_norm",
         section="§4.8",
         function=norm.rms_norm,
-        inputs=("last_output",),
+        inputs=(LAST_OUTPUT,),
         weights=(f"/{stored.LAST_GAIN}",),
         points=(norm.NORMALISED, norm.ROOT),
     ),

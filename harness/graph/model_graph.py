@@ -10,7 +10,7 @@ from grok_conformance.harness.contract import LanguageModelConfig, TapSpec, Weig
 from grok_conformance.harness.contract.grok_1 import StoredWeight
 from grok_conformance.harness.contract.taps import names_of
 from grok_conformance.harness.graph.rounding import RoundingPlan
-from grok_conformance.harness.graph.row import Operation
+from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Operation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ class ModelGraph:
     def copies(self) -> tuple[str, ...]:
         """The taps that are copies: the cached keys, then the cached values."""
         return tuple(operation.tap for operation in self.operations if operation.copies)
+
+    @functools.cached_property
+    def stream_edges(self) -> tuple[tuple[str, str], ...]:
+        """The rows that add to the residual stream, each with the name under which it reads it."""
+        return tuple((row.name, row.inputs[0]) for row in self.operations if row.is_stream)
 
     @functools.cached_property
     def token_alone(self) -> tuple[str, ...]:
@@ -99,9 +104,9 @@ class ModelGraph:
 
     def _resolve(self, name: str, layer: int | None, num_layers: int) -> str:
         first, following = self.stream
-        if name == "last_output":
+        if name == LAST_OUTPUT:
             return tap_name(num_layers - 1, following)
-        if name == "residual_stream":
+        if name == RESIDUAL_STREAM:
             return tap_name(layer - 1, following) if layer else first
         if name.startswith("previous:"):
             return "previous:" + tap_name(layer, name.removeprefix("previous:"))
@@ -109,7 +114,7 @@ class ModelGraph:
 
     def makers(self, name: str, config: LanguageModelConfig) -> tuple[str, ...]:
         """Return the rows that make an input, by the name under which a row reads it."""
-        named = {"last_output": self.stream[1:], "residual_stream": self.stream}
+        named = {LAST_OUTPUT: self.stream[1:], RESIDUAL_STREAM: self.stream}
         return named.get(name) or (self.operation_of(name.removeprefix("previous:"), config).name,)
 
     @functools.cached_property
@@ -150,6 +155,10 @@ class ModelGraph:
         """Return what a stored weight is (`StoredWeight.kind`), empty where it is not in the table."""
         weight = self.weight_of(name)
         return "" if weight is None else weight.kind
+
+    def reads_experts(self, row: Operation) -> bool:
+        """Return whether a row multiplies by the matrices of chosen experts."""
+        return any(path in self.weights and self.weights[path].kind == "expert" for path in row.weights)
 
     def weight_of(self, name: str) -> StoredWeight | None:
         """Return what is known of a stored tensor, a weight or one of its two parts; None for one not in the table."""

@@ -18,8 +18,8 @@ class Point:
 
     `narrow` choices mean something only where the compute dtype is narrower than float32. Those of an `approximation`
     add a documented error instead of a rounding, and are thought of last. A point is of a `wide` result where it means
-    something only if that is recorded in float32, and one `across` another row only if that is hidden. One that stands
-    `alone` is tried where no other explains what is shown, and not in every combination with them.
+    something only if that is recorded in float32. One that stands `alone` is tried where no other explains what is
+    shown, and not in every combination with them.
     """
 
     name: str
@@ -27,7 +27,6 @@ class Point:
     narrow: bool = True
     approximation: bool = False
     wide: bool = False
-    across: str = ""
     alone: bool = False
 
     @property

@@ -57,6 +57,9 @@ class Scope:
         return self.config.fprop_dtype != "float32"
 
 
+RESIDUAL_STREAM, LAST_OUTPUT = "residual_stream", "last_output"
+"""What a row may read besides the taps of its layer: the stream that enters the layer, or that leaves the last."""
+
 Function = Callable[..., Exact]
 """`function(*inputs, *weights, scope=…, plan=…) -> Exact`."""
 
@@ -74,8 +77,9 @@ class Operation:
     from what that one reads. `makes` is the tap it makes where that has another name, `block` the kind of model it is
     part of.
 
-    Traits: it `chooses` experts by the scores that another row, which `scores`, gives; it `copies`, so that nothing may
-    round; in layer 0 it depends on the `token_alone`; it reads one row of its weights per token (`looks_up`).
+    Traits: it adds to the residual stream, its first input (`is_stream`); it `chooses` experts by the scores that
+    another row, which `scores`, gives; it `copies`, so that nothing may round; in layer 0 it depends on the
+    `token_alone`; it reads one row of its weights per token (`looks_up`).
     """
 
     name: str
@@ -89,6 +93,7 @@ class Operation:
     products: str = ""
     makes: str = ""
     block: Literal["always", "moe", "dense"] = "always"
+    is_stream: bool = False
     chooses: bool = False
     scores: bool = False
     copies: bool = False
@@ -99,3 +104,8 @@ class Operation:
     def tap(self) -> str:
         """The name of the tap that it makes, without the layer."""
         return self.makes or self.name
+
+    @property
+    def passed_over(self) -> frozenset[str]:
+        """The inputs that it does without where it is split through a hidden row."""
+        return frozenset() if self.through is None else frozenset(self.inputs) - frozenset(self.through[1].inputs)

@@ -16,6 +16,7 @@ from grok_conformance.harness.cases.ladder import BATCHES, BORDERS
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.contract import LanguageModelConfig, split_tap
 from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.running.answers import Answer
 
@@ -76,7 +77,7 @@ def tokens_of_experts(asked: Asked) -> Iterator[int]:
     """Yield how many real tokens each expert had in every call, as far as the candidate shows it."""
     for key, index in asked.answer.taps.items():
         call, _, tap = key.partition("/")
-        if split_tap(tap)[1] == "moe.expert_index":
+        if split_tap(tap)[1] == GROK_1.choice:
             asked_call = asked.case.calls[int(call.removeprefix("call"))]
             yield from counted(np.asarray(index), asked_call, asked.config.model.num_experts)
 

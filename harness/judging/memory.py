@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.cases.drawn import drawn_as, stored_id
-from grok_conformance.harness.contract import Array
+from grok_conformance.harness.contract import LOGITS, Array
 from grok_conformance.harness.formats.tensors import digest
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import Judged
@@ -48,4 +48,4 @@ def with_memory(judged: Sequence[Judged], groups: Sequence[Group], answers: Answ
 
 def logits_of(taps: Mapping[str, Array]) -> list[str]:
     """Return the keys of the logits among some taps, in the order of the calls."""
-    return sorted(key for key in taps if key.partition("/")[2] == "logits")
+    return sorted(key for key in taps if key.partition("/")[2] == LOGITS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grok_conformance.harness.contract import split_tap
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.judging.baseline import History, Record
 from grok_conformance.harness.judging.verdict import PASSING, SEVERITY
 
@@ -92,7 +93,7 @@ def compare_runs(old: Record, new: Record, earlier: History, date: str) -> Regre
         num_identical=len(shared) - len(changed),
         within=tuple(name for name in moved if name not in failing),
         beyond=tuple(name for name in moved if name in failing),
-        rerouted=tuple(dict.fromkeys(key.split(" call")[0] for key in changed if key.endswith("moe.expert_index"))),
+        rerouted=tuple(dict.fromkeys(key.split(" call")[0] for key in changed if key.endswith(GROK_1.choice))),
         flags=tuple(flags),
         notes=tuple(uncompared(old, new, len(usual) + 1)),
         history=(*earlier, line_of(new, date, factor, flagged=bool(flags))),

@@ -38,6 +38,7 @@ from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.formats.suggestions import unknown
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.running.registry import CANDIDATES_DIR
 
 ONE_LAYER = re.compile(r"^layers\.[0-9]{2,}\.")
@@ -104,7 +105,7 @@ def problem_of(row: Mapping[str, Any]) -> str:
     operation = ONE_LAYER.sub("", row["tap"])
     if operation not in SPECS or (operation != row["tap"] and not SPECS[operation].per_layer):
         return unknown("tap or operation", row["tap"], SPECS)
-    if operation == "moe.expert_index":
+    if operation == GROK_1.choice:
         return "the choice of experts decides all that follows: it cannot be waived"
     return problem_of_fault(row["fault"], operation) if row["fault"] else ""
 

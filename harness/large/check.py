@@ -16,12 +16,11 @@ import numpy as np
 from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.evidence import safe
 from grok_conformance.harness.checks.operation_by_operation import slack_of
-from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
+from grok_conformance.harness.contract import LOGITS, Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.graph.grok_1 import GROK_1, TABLE
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import compared, expand, visible_keys
-from grok_conformance.harness.graph.operations import embedding
 from grok_conformance.harness.graph.oracle import ExactWeights, dequantized, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import Exact, Scope
@@ -31,9 +30,6 @@ from grok_conformance.harness.large.store import read_stage
 from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
-
-EXPERTS = ("moe.expert_activation", "moe.expert_up", "moe.expert_output")
-"""Operations whose matrices are sampled."""
 
 
 @dataclass(frozen=True)
@@ -155,21 +151,22 @@ def _evaluate(
     config = scope.config
     operation = GROK_1.operation_of(tap, config)
     inputs = [values[name] for name in GROK_1.input_taps(tap, config)]
-    if operation.name in EXPERTS:
-        (name,) = GROK_1.weight_names(tap, config)
-        num_channels = config.model.emb_size if operation.name == "moe.expert_output" else config.axis_sizes["f"]
+    names = GROK_1.weight_names(tap, config)
+    num_channels = config.axis_sizes.get(SPECS[operation.tap].axes[-1], 0)
+    if GROK_1.reads_experts(operation):
+        (name,) = names
         channels = sample.channels(num_channels)
         sampled = SampledExperts(config, weights.stored, name, channels)
         return operation.function(*inputs, sampled, scope=scope, plan=AS_PUBLISHED), channels
-    if operation.name == "embedding":
+    if operation.looks_up:
         ids, places = np.unique(scope.tokens, return_inverse=True)
         local = replace(scope, tokens=places.reshape(scope.tokens.shape))
-        table = weights.stored[TABLE[1:]][ids].astype(np.float64)
-        return embedding.embedding(table, scope=local, plan=AS_PUBLISHED), None
-    if operation.name == "logits":
-        channels = sample.channels(config.vocab_size)
-        table = weights.stored[TABLE[1:]][channels].astype(np.float64)
-        return embedding.logits(inputs[0], table, scope=scope, plan=AS_PUBLISHED), channels
+        table = weights.stored[names[0]][ids].astype(np.float64)
+        return operation.function(table, scope=local, plan=AS_PUBLISHED), None
+    if operation.tap == LOGITS:
+        channels = sample.channels(num_channels)
+        table = weights.stored[names[0]][channels].astype(np.float64)
+        return operation.function(*inputs, table, scope=scope, plan=AS_PUBLISHED), channels
     return evaluate(tap, scope, weights, values), None
 
 
@@ -222,7 +219,7 @@ def _placed(result: Comparison, values: Mapping[str, Array], rows: Array, channe
     axes = SPECS[result.operation].axes
     place = list(result.index)
     note = result.note
-    if result.operation in EXPERTS:
+    if GROK_1.reads_experts(GROK_1.by_name[result.operation]):
         index = values[tap_name(result.layer, GROK_1.choice)]
         note = f"expert {int(index[place[0], 0, place[2]])}"
     if channels is not None:

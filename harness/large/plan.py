@@ -10,25 +10,24 @@ from typing import Any, Literal
 import numpy as np
 
 from grok_conformance.harness.cases.case import Call, Case
-from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_names
+from grok_conformance.harness.contract import LOGITS, Array, LanguageModelConfig, split_tap, tap_names
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 from grok_conformance.harness.formats.schema import validate
 from grok_conformance.harness.golden.consistency import config_problems
+from grok_conformance.harness.graph.grok_1 import GROK_1
 
 FORMAT = 1
 PLAN = "plan.json"
 
 Form = Literal["full", "rows", "sketch"]
 
-ALWAYS_FULL = (
-    "router.logits",
-    "router.probabilities",
-    "moe.expert_index",
-    "moe.expert_gate",
-    "kv.keys",
-    "kv.values",
-)
-"""Operations whose taps are small, or needed by every local check: they are kept whole in every form."""
+SMALL = frozenset("btec")
+"""Axes of which a tap that has no other is small."""
+
+
+def is_always_full(operation: str) -> bool:
+    """Return whether every form keeps a tap whole: it is small, or a cache, which every local check needs."""
+    return operation in GROK_1.copies or SMALL.issuperset(GROK_1.specs[operation].axes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +51,7 @@ class Plan:
     def stages(self) -> tuple[str, ...]:
         """The names of the stages in order: the embedding, every layer, the logits."""
         layers = tuple(f"layers.{i:02d}" for i in range(self.num_layers))
-        return ("embedding", *layers, *(("logits",) if self.complete else ()))
+        return (GROK_1.stream[0], *layers, *((LOGITS,) if self.complete else ()))
 
     @property
     def complete(self) -> bool:
@@ -74,15 +73,16 @@ class Plan:
     def taps(self, stage: str) -> tuple[str, ...]:
         """Return the taps that a stage makes."""
         names = tap_names(self.config)
-        if stage == "embedding":
-            return ("embedding",)
-        if stage == "logits":
-            return tuple(name for name in names if name in ("final_norm", "logits"))
+        first = GROK_1.stream[0]
+        if stage == first:
+            return (first,)
+        if stage == LOGITS:
+            return tuple(name for name in names if split_tap(name)[0] is None and name != first)
         return tuple(name for name in names if name.startswith(f"{stage}."))
 
     def form_of(self, tap: str) -> Form:
         """Return the form in which a tap is kept."""
-        return "full" if split_tap(tap)[1] in ALWAYS_FULL else self.form
+        return "full" if is_always_full(split_tap(tap)[1]) else self.form
 
     def kept_rows(self, call: int) -> tuple[int, ...]:
         """Return the positions of a call that the form `rows` keeps: all of a call of one token."""

@@ -14,6 +14,7 @@ from grok_conformance.harness.checks.end_to_end import Honest, honest_run
 from grok_conformance.harness.checks.evidence import Evidence, Key, gather
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.laws.draws import Draw, drawn, smaller, smallest_of
 from grok_conformance.harness.laws.findings import SEVERITY, SILENT, Finding, Status, compare, held_to_bits
@@ -224,7 +225,7 @@ def decided_positions(base: Shown, honest: Honest, num_positions: int) -> Array:
     num_decided = np.full(len(base.case.calls[0].tokens), num_positions)
     probabilities, error = by_position(base.case, honest.exact), by_position(base.case, honest.error)
     for layer in range(0 if config.dense else config.model.num_layers):
-        tap = tap_name(layer, "router.probabilities")
+        tap = tap_name(layer, GROK_1.scores)
         ranked = -np.sort(-probabilities[tap], axis=-1)
         gaps = -np.diff(ranked, axis=-1)[..., : config.model.num_selected_experts]
         close = (gaps <= 2 * SAFETY * error[tap][..., None]).any(-1)

@@ -12,6 +12,7 @@ import numpy as np
 from grok_conformance.harness.checks.end_to_end import per_token
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.contract.taps import SPECS
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.laws.draws import Draw
 from grok_conformance.harness.laws.laws import Experiment, Law
 from grok_conformance.harness.measure.noise import SAFETY
@@ -78,7 +79,7 @@ def compare(
 
 def predicted(operation: str, x: Array, experiment: Experiment) -> Array:
     """Return what an operation's result [b, position, …] must be in the changed run."""
-    if operation == "moe.expert_index" and "e" in experiment.order:
+    if operation == GROK_1.choice and "e" in experiment.order:
         renamed: Array = np.argsort(experiment.order["e"])[x.astype(int)]
         return renamed.astype(np.float64)
     for i, axis in enumerate(SPECS[operation].axes):

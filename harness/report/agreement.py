@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from grok_conformance.harness.contract import split_tap, tap_name
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.measure.histogram import EDGES
 from grok_conformance.harness.report.figures import added, dtype_of, number
 
-STREAM = ("attention.residual", "output")
+STREAM = tuple(GROK_1.by_name[name].tap for name, _ in GROK_1.stream_edges)
 """The taps of every layer that are the residual stream."""
 
 CLOSE = EDGES.index(1.0) + 1
@@ -115,7 +116,7 @@ def growth(row: Mapping[str, Any]) -> list[Growth]:
     found = []
     for dtype, (depth, case) in sorted(deepest.items()):
         stream = [
-            "embedding",
+            GROK_1.stream[0],
             *(tap_name(i, name) for i in range(depth + 1) for name in STREAM),
         ]
         drifts = {drift["tap"]: drift for drift in case["drifts"] if drift["call"] == 0}

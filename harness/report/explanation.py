@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from grok_conformance.harness.contract import LOGITS
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.reproduction import reproduce
-
-LAST_TAP = "logits"
-"""The tap by which it is told whether a model's function is kept."""
 
 MAX_REMEDIES = 2
 """Faults of one class of which is told what to change."""
@@ -83,7 +81,7 @@ def function_kept(verdict: CandidateVerdict, row: OperationVerdict) -> str:
     if row.diagnosis is None or not row.diagnosis.relabels:
         return ""
     ends = [drift for case in verdict.cases if case.case in row.cases_at_fault for drift in case.drifts]
-    logits = [drift.ratio for drift in ends if drift.tap == LAST_TAP]
+    logits = [drift.ratio for drift in ends if drift.tap == LOGITS]
     if not logits or not all(ratio <= 1 for ratio in logits):
         return ""
     return "the layout differs, the function is kept: the logits agree end to end"

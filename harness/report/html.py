@@ -132,9 +132,8 @@ def embedded(value: Any) -> Markup:
 
 def growth_chart(growth: Growth) -> Markup:
     """Return the end-to-end error along the residual stream, beside honest rounding and the golden run."""
-    names = {"attention.residual": "att", "output": "out", "embedding": "emb"}
     places = [split_tap(tap) for tap in growth.taps]
-    labels = [names[name] if layer is None else f"{layer} {names[name]}" for layer, name in places]
+    labels = [name[:3] if layer is None else f"{layer} {name[:3]}" for layer, name in places]
     lines = (
         Line("candidate", growth.observed, STYLES[0]),
         Line("honest rounding", growth.honest, STYLES[1]),

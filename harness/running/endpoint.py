@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from grok_conformance.harness.cases.case import tap_key
-from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, LogitForm
+from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo, LanguageModelConfig, LogitForm
 from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors
 from grok_conformance.harness.running.jobs import JobCase, read_config, read_job
@@ -61,7 +61,7 @@ def main(url: str, model: str, top: int, job_dir: Path, out_dir: Path) -> int:
         return FAILED
     out_dir.mkdir(parents=True, exist_ok=True)
     form = LogitForm(kind="log_probabilities", top=None if top >= config.vocab_size else top)
-    info = CandidateInfo(name=model, version=url, taps=("logits",), logits=form)
+    info = CandidateInfo(name=model, version=url, taps=(LOGITS,), logits=form)
     write_json(out_dir / "info.json", asdict(info))
     endpoint = Endpoint(url.rstrip("/"), model, min(top, config.vocab_size))
     for case in job.cases:
@@ -114,7 +114,7 @@ def ask_calls(
                 if not all(0 <= token < config.vocab_size for token in shown):
                     raise EndpointError(f"{endpoint.url}: log probabilities of tokens that the model does not have")
                 logits[row, t, list(shown)] = list(shown.values())
-        answers[tap_key(index, "logits")] = logits
+        answers[tap_key(index, LOGITS)] = logits
         histories = [
             history + tokens[row, :n].tolist() for row, (history, n) in enumerate(zip(histories, lengths, strict=True))
         ]

@@ -31,14 +31,14 @@ from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of, visible_keys
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan, single_choices
-from grok_conformance.harness.graph.row import Exact, Scope
+from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Exact, Scope
 from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import fence_of, margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
 from grok_conformance.harness.report.explanation import remedies
 from grok_conformance.harness.running.python_runner import as_array
 
-WITHOUT_A_MODEL = ("kv.keys", "kv.values")
+WITHOUT_A_MODEL = GROK_1.copies
 """Operations that only copy: what they should have kept is what they were given."""
 
 
@@ -151,7 +151,7 @@ def check_operation(  # noqa: PLR0913 - all but the first three have defaults
 def config_of(operation: str, inputs: Mapping[str, Array], observed: Array) -> LanguageModelConfig:
     """Return the published configuration in the sizes that the arrays have; raises ValueError where two disagree."""
     sizes: dict[str, int] = {}
-    taps = {"residual_stream": "embedding", "last_output": "output"}
+    taps = dict(zip((RESIDUAL_STREAM, LAST_OUTPUT), GROK_1.stream, strict=True))
     for name, x in [*inputs.items(), (operation, observed)]:
         spec = SPECS.get(taps.get(name, name.removeprefix("previous:")))
         if spec is None or x.ndim != len(spec.axes):
@@ -161,15 +161,15 @@ def config_of(operation: str, inputs: Mapping[str, Array], observed: Array) -> L
             if sizes.setdefault(axis, size) != size:
                 raise ValueError(f"{name}: axis {axis} has size {size}, elsewhere {sizes[axis]}")
     own = PUBLISHED.model
-    heads = sizes.get("g", own.num_kv_heads)
+    heads, dense = sizes.get("g", own.num_kv_heads), SPECS[operation].block == "dense"
     model = replace(
         own,
         emb_size=sizes.get("d", own.emb_size),
         key_size=sizes.get("h", own.key_size),
         num_kv_heads=heads,
         num_q_heads=sizes.get("q", heads * sizes.get("r", own.num_q_heads // own.num_kv_heads)),
-        num_experts=sizes.get("e", own.num_experts) if not operation.startswith("dense.") else 1,
-        num_selected_experts=sizes.get("c", own.num_selected_experts) if not operation.startswith("dense.") else 1,
+        num_experts=sizes.get("e", own.num_experts) if not dense else 1,
+        num_selected_experts=sizes.get("c", own.num_selected_experts) if not dense else 1,
     )
     length = max(sizes.get("s", 0), sizes.get("t", 0))
     return replace(PUBLISHED, model=model, vocab_size=sizes.get("v", PUBLISHED.vocab_size), sequence_len=length)
@@ -218,7 +218,7 @@ def compared_with(
     factor = tail_factor(seen.raw.size)
     if exact.value.shape != seen.raw.shape:
         return Comparison(0, tap, 0, problem=f"shape {list(seen.raw.shape)}, expected {list(exact.value.shape)}")
-    if split_tap(tap)[1] == "moe.expert_index":
+    if split_tap(tap)[1] == GROK_1.choice:
         (scores,) = values.values()
         return compare_routing(0, tap, scores, seen.raw, mask, slack_of(Exact(scores), None, factor))
     return compare(
@@ -240,7 +240,7 @@ def diagnosis_of(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, 
             except KeyError:  # it reads a tap, or a weight, that was not given
                 continue
     fence, mask = fence_of(exact, seen.recorded, 1.0), exhibit.evidence.masks[0, split_tap(tap)[1]]
-    probabilities = next(iter(values.values())) if split_tap(tap)[1] == "moe.expert_index" else None
+    probabilities = next(iter(values.values())) if split_tap(tap)[1] == GROK_1.choice else None
     found = name_fault([residual_of(exhibit, Prediction((0, tap), exact, faulty, fence, mask, None, probabilities))])
     allowed = fence_of(exact, seen.recorded, tail_factor(seen.raw.size)).allowed
     wrong = ~(np.abs(seen.raw - exact.value) <= allowed)

@@ -33,18 +33,16 @@ class TapDifference:
 
 def tap_differences(expected: Mapping[str, Array], observed: Mapping[str, Array]) -> list[TapDifference]:
     """Return the differences of two files, tap by tap in the order of the forward pass."""
-    order = {spec.operation: i for i, spec in enumerate(tap_specs())}
+    specs = tap_specs()
+    order = {spec.operation: i for i, spec in enumerate(specs)}
+    last_layered = max(i for i, spec in enumerate(specs) if spec.per_layer)
 
     def place(key: str) -> tuple[str, int, int, str]:
         call, _, tap = key.rpartition("/")
         layer, operation = split_tap(tap)
         position = order.get(operation, -1)
-        return (
-            call,
-            layer if layer is not None else (10**6 if operation in ("final_norm", "logits") else -1),
-            position,
-            key,
-        )
+        stage = layer if layer is not None else (10**6 if position > last_layered else -1)
+        return call, stage, position, key
 
     return [
         tap_difference(key, expected.get(key), observed.get(key)) for key in sorted({*expected, *observed}, key=place)

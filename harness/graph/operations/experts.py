@@ -42,7 +42,6 @@ RANKS = Point(
             for n in (2, 3, 4, 5, 6, 8, 16)
         },
     },
-    across="moe.expert_output",
 )
 GROUPS = Point(
     "groups",

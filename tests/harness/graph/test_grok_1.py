@@ -1,13 +1,20 @@
+"""Grok-1 as a table of operations; and nothing else of the harness spells a name or a constant of it."""
+
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from grok_conformance.harness.cases.suite import PRESETS, UNEQUAL, make_preset
+from grok_conformance.harness.commands.glossary import WORDS
 from grok_conformance.harness.contract import LanguageModelConfig, split_tap, tap_names, tap_specs
+from grok_conformance.harness.contract import grok_1 as stored
 from grok_conformance.harness.graph.grok_1 import GROK_1, OPERATIONS
 
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
@@ -82,3 +89,76 @@ def test_cached_keys_are_the_rotated_ones_and_values_are_not_rotated() -> None:
         "layers.01.attention.value",
     )
     assert split_tap(GROK_1.input_taps("layers.01.attention.logits", UNEQUAL)[1])[1] == "kv.keys"
+
+
+HARNESS = Path(__file__).resolve().parents[3] / "harness"
+
+TELL = ("contract/grok_1.py", "graph/grok_1.py", "faults/")
+"""Where names and constants of Grok-1 are told: the two tables of the model, and the faults of its operations."""
+
+OF_OTHER_THINGS = {
+    ("commands/glossary.py", WORDS["tap"]): "an example of a name",
+    ("contract/candidate.py", "logits"): "a form in which logits are shown",
+    ("contract/taps.py", "logits"): "the one place that names the tap in which every language model ends",
+    ("contract/template.py", "logits"): "a tap map to be filled in, which its reader copies",
+    ("report/agreement.py", "logits"): "a field of the JSON report",
+    ("running/answers.py", "logits"): "a field of info.json",
+    ("running/forward_only.py", "logits"): "the attribute of what a transformers model returns",
+    ("running/forward_only.py", "output"): "the name that a tap map has for what a module returns",
+}
+"""Words that are also taps of Grok-1, by file, and what they mean there."""
+
+TAPS = {name for row in OPERATIONS for name in (row.name, row.tap)}
+PATHS = (stored.LAYER.split("_{")[0], *stored.OF_THE_MODEL, *stored.OF_A_LAYER)
+PART = "|".join({part for path in PATHS for part in path.split("/")})
+DOTTED = re.compile(rf"(?<!\w)({'|'.join(re.escape(tap) for tap in TAPS if '.' in tap)})(?!\w)")
+PATH = re.compile(rf"(?<!\w)({PART})/|/({PART})(?![^\W_])")
+FIGURES = {
+    stored.PUBLISHED.embedding_multiplier_scale, stored.PUBLISHED.output_multiplier_scale,
+    stored.PUBLISHED.model.attn_output_multiplier, stored.PUBLISHED.vocab_size, stored.PUBLISHED.model.emb_size,
+    stored.EPSILON,
+}  # fmt: skip
+CONSTANTS = {"EPSILON", "ROPE_BASE", "LOGIT_CAP"}
+
+
+def literals(tree: ast.AST) -> Iterator[str | float]:
+    """Yield the strings and numbers of a module that are no docstrings."""
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in documents and isinstance(node.value, str | int | float):
+            yield node.value
+
+
+def spelled(text: str) -> list[str | float]:
+    """Return what a module spells of Grok-1: taps, paths of weights, figures; or a constant defined again."""
+    tree = ast.parse(text)
+    found = [
+        value
+        for value in literals(tree)
+        if (value in TAPS or DOTTED.search(value) or PATH.search(value) if isinstance(value, str) else value in FIGURES)
+    ]
+    stores = (node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    return [*found, *(name for name in stores if name in CONSTANTS)]
+
+
+def test_nothing_but_its_tables_and_faults_spells_a_name_or_a_constant_of_grok_1() -> None:
+    found = {
+        (name, value)
+        for path in sorted(HARNESS.rglob("*.py"))
+        if not (name := str(path.relative_to(HARNESS))).startswith(TELL)
+        for value in spelled(path.read_text())
+    }
+    assert found == set(OF_OTHER_THINGS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'tap = "moe.expert_gate"', 'key = f"call0/layers.00.router.logits"', 'x = taps["embedding"]',
+        'name.endswith("router/w")', 'w = weights[f"{below}rms_norm_2/scale"]', '"/moe/" in name',
+        'x = "transformer/decoder_layer_0"', "scale = 78.38367176906169", "EPSILON = 1e-6", "y = x + 1e-5",
+    ],
+)  # fmt: skip
+def test_a_line_that_knows_grok_1_is_found(line: str) -> None:
+    assert spelled(line) != []
+    assert spelled(f'def f():\n    """Say {line.replace(chr(34), "")}."""') == []

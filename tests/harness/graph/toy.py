@@ -14,7 +14,7 @@ from grok_conformance.harness.contract import Array, TapSpec
 from grok_conformance.harness.graph.arithmetic import contract
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.rounding import RoundingPlan
-from grok_conformance.harness.graph.row import Exact, Operation, Scope
+from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Exact, Operation, Scope
 
 CONFIG = replace(UNEQUAL, model=replace(UNEQUAL.model, num_layers=2))
 WIDTH = CONFIG.model.emb_size
@@ -42,8 +42,8 @@ def spec(name: str) -> TapSpec:
 TOY = ModelGraph(
     operations=(
         Operation(name="start", section="", function=look_up, weights=("/toy/table",), looks_up=True),
-        Operation(name="mixed", section="", function=mix, inputs=("residual_stream",), weights=("matrix",)),
-        Operation(name="end", section="", function=halve, inputs=("last_output",)),
+        Operation(name="mixed", section="", function=mix, inputs=(RESIDUAL_STREAM,), weights=("matrix",)),
+        Operation(name="end", section="", function=halve, inputs=(LAST_OUTPUT,)),
     ),
     taps=(spec("start"), spec("layers.*.mixed"), spec("end")),
     layer_path="toy/{layer}/",

@@ -36,3 +36,12 @@ def test_every_layer_of_a_plan_has_its_stage() -> None:
     plan: Plan = make_plan(num_layers=2)
     assert plan.stages == ("embedding", "layers.00", "layers.01")
     assert [len(plan.taps(stage)) for stage in plan.stages] == [1, 26, 26]
+
+
+def test_what_is_small_or_cached_is_kept_whole_in_every_form() -> None:
+    plan = make_plan(form="sketch")
+    kept = [tap for tap in plan.taps("layers.00") if plan.form_of(tap) == "full"]
+    assert [tap.removeprefix("layers.00.") for tap in kept] == [
+        "kv.keys", "kv.values", "router.logits", "router.probabilities", "moe.expert_index", "moe.expert_gate"
+    ]  # fmt: skip
+    assert [plan.form_of(tap) for tap in ("embedding", "logits")] == ["sketch", "sketch"]
