@@ -152,7 +152,13 @@ def answers_of(
     for i, (experiment, dtype) in enumerate(zip(experiments, dtypes, strict=True)):
         name = experiment.preset.name
         case = Case(
-            id=f"{name}/law/{i}", preset=name, fprop_dtype=dtype, why=WHY, origin=__name__, calls=experiment.calls
+            id=f"{name}/law/{i}",
+            preset=name,
+            fprop_dtype=dtype,
+            why=WHY,
+            origin=__name__,
+            calls=experiment.calls,
+            preload=experiment.preload,
         )
         pairs.append((folder / f"job{i}", folder / f"out{i}"))
         pairs[i][0].mkdir()

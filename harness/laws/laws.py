@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Call, Preset
-from grok_conformance.harness.contract import Array
+from grok_conformance.harness.cases.case import Cache, Call, Preset
+from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.graph.grok_1 import CANCELLING, DOUBLED, GROK_1
 from grok_conformance.harness.laws.draws import (
     MORE_SLOTS,
@@ -32,6 +32,7 @@ class Experiment:
 
     Row i of the changed run is row `rows[i]` of the unchanged one, equal at its first `num_positions[i]` positions.
     `order` permutes the axes of the taps by letter, `order[axis][new] = old`; `factors` multiply operations' results.
+    `preload` is what the caches hold before the first call, which begins anew all the same.
     """
 
     preset: Preset
@@ -40,6 +41,7 @@ class Experiment:
     num_positions: tuple[int, ...]
     order: Mapping[str, Array] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
+    preload: Cache | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,15 @@ def doubled_and_halved(draw: Draw) -> Experiment:
     return replace(base, preset=changed(base.preset, scaled), factors=dict.fromkeys(DOUBLED, 2.0))
 
 
+def nan_in_unwritten_slots(draw: Draw) -> Experiment:
+    """Leave NaN in every slot of the caches, as memory that was never written or another request may have left it."""
+    base = unchanged(draw)
+    sizes = base.preset.config.axis_sizes
+    shape = (draw.num_layers, draw.batch_size, base.preset.config.sequence_len, sizes["g"], sizes["h"])
+    nan = np.full(shape, np.nan, DTYPES[draw.fprop_dtype])
+    return replace(base, preload=Cache(nan, nan.copy(), np.zeros(draw.batch_size, np.int32)))
+
+
 def another_order(seed: tuple[int, ...], size: int) -> Array:
     """Return a drawn order of so many things, another than the one they have."""
     order: Array = np.random.default_rng(seed).permutation(size)
@@ -215,6 +226,11 @@ LAWS = (
     Law("kv_head_permutation", "KV heads, each with its query heads, stand in any order", kv_heads_in_another_order),
     Law("channel_permutation", "an expert's hidden channels stand in any order", expert_channels_in_another_order),
     Law("vocabulary_permutation", "tokens may be renamed", vocabulary_in_another_order),
+    Law(
+        "unwritten_slots",
+        "what slots hold before a request writes them, NaN too, changes nothing",
+        nan_in_unwritten_slots,
+    ),
     Law("doubling", "doubled scales and a halved following weight cancel", doubled_and_halved, bitwise=True),
 )
 """Every law of a conforming port, whatever it shows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grok_conformance.candidates import torch_eager
 from grok_conformance.candidates.torch_eager import model, operations, parameters
 from grok_conformance.harness.running import python_runner
 from grok_conformance.harness.running.registry import Candidate
@@ -60,6 +62,16 @@ def last_token_unknown(hidden: Tensor, table: Tensor, multiplier: float) -> Tens
     return torch.cat((logits[..., :-1], torch.zeros_like(logits[..., -1:])), -1)
 
 
+class OneBuffer(model.TorchModel):
+    """Every request gets the cache of the one before, whose slots are neither cleared nor left out of the sums."""
+
+    def prefill(self, tokens: Any, lengths: Any, taps: Any) -> Any:
+        if self.memory is None or len(self.memory[0].step) != len(tokens):
+            return super().prefill(tokens, lengths, taps)
+        begin = torch.zeros(len(tokens), dtype=torch.int64)
+        return self._run(tokens, lengths, tuple(replace(cache, step=begin) for cache in self.memory), taps)
+
+
 KILLS: Mapping[str, tuple[str, Patches]] = {
     "determinism": ("noise on the embedding", {(operations, "embed"): noisy_embed}),
     "causality": ("no causal mask", {(operations, "visible_keys"): faults.everything_visible}),
@@ -77,6 +89,7 @@ KILLS: Mapping[str, tuple[str, Patches]] = {
     "kv_head_permutation": ("KV heads tiled, not repeated", {(operations, "attention_logits"): faults.tiled_logits}),
     "channel_permutation": ("groups of scales interleaved", {(operations, "apply_scales"): faults.interleaved_scales}),
     "vocabulary_permutation": ("the last token's logit is 0", {(operations, "unembed"): last_token_unknown}),
+    "unwritten_slots": ("a buffer that is not cleared: 0 times NaN", {(torch_eager, "TorchModel"): OneBuffer}),
     "doubling": ("1 + the norm's gain", {(operations, "rms_norm"): faults.norm_plus_one}),
 }
 """For each law, a fault that breaks it."""
