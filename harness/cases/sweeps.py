@@ -24,6 +24,7 @@ from grok_conformance.harness.cases.drawn import (
     random_of,
     stored_id,
 )
+from grok_conformance.harness.cases.ladder import BORDERS
 from grok_conformance.harness.cases.suite import varied
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import Array, LanguageModelConfig
@@ -48,7 +49,8 @@ STEP = Ask("decode", (1,))
 class Request:
     """One case of a sweep: a new request to the same loaded model, after those above it.
 
-    Its prompt shares the positions `shared` with the sweep's own prompt; `alike` makes all its tokens equal.
+    Its prompt shares the positions `shared` with the sweep's own prompt; `alike` makes all its tokens equal. Of two
+    rows that are `equal` the second has the tokens of the first, in every call.
     """
 
     name: str
@@ -56,15 +58,20 @@ class Request:
     calls: tuple[Ask, ...]
     shared: slice | None = None
     alike: bool = False
+    equal: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One drawn model and the requests to it, in their order; the model is narrow but for what is told here."""
+    """One drawn model and the requests to it, in their order; the model is narrow but for what is told here.
+
+    Of a size in `drawn` the seed chooses one of some.
+    """
 
     name: str
     requests: tuple[Request, ...]
     model: dict[str, Any] = field(default_factory=dict)
+    drawn: dict[str, tuple[int, ...]] = field(default_factory=dict)
     scales_gain: float = 1.0
 
 
@@ -73,7 +80,14 @@ NINE = (127, 63, 31, 15, 1, 64, 32, 16, 9)
 
 NINE_STEPS = Ask("decode", (1,) * len(NINE))
 
-SHORT = (Ask("prefill", (3, 2)), Ask("decode", (1, 1)))
+NARROW_BORDERS = tuple(border for border in BORDERS if border < 128)  # noqa: PLR2004 - what costs little
+"""Widths at borders that a small model may have."""
+
+
+def short(num_rows: int) -> tuple[Ask, ...]:
+    """Return a short prompt of so many rows, and a step."""
+    lengths = tuple(1 + 2 * (row + 1) % 5 for row in range(num_rows))
+    return Ask("prefill", lengths), Ask("decode", (1,) * num_rows)
 
 
 def prompt(num_tokens: int) -> tuple[Ask, ...]:
@@ -100,6 +114,9 @@ SWEEPS = (
             Request("prompt_257", "a prompt of one token more than whole blocks", prompt(257)),
             Request("prompt_256", "a prompt that fills its blocks, shorter than an earlier one", prompt(256)),
             Request("prompt_255", "a prompt whose steps fill a block and begin another", (*prompt(255), STEP, STEP)),
+            Request("prompt_129", "a prompt of one token more than a long block", prompt(129)),
+            Request("prompt_128", "a prompt that fills a long block, whose step begins another", prompt(128)),
+            Request("prompt_64", "a prompt that fills a block, whose step begins another", prompt(64)),
             Request(
                 "chunks",
                 "five chunks of unequal lengths that start inside blocks, with steps between them",
@@ -119,7 +136,15 @@ SWEEPS = (
             Request("shared_block", "the same prompt up to the border of a block", prompt(33), shared=slice(16)),
             Request("beginning", "the beginning of an earlier prompt, alone", prompt(17), shared=slice(17)),
             Request("continued", "an earlier prompt, and as much again", prompt(65), shared=slice(33)),
-            Request("alike", "equal tokens: all choose the same experts, the others have none", prompt(65), alike=True),
+            *(
+                Request(
+                    f"alike_{length}",
+                    "equal tokens: all choose the same experts, the others have none",
+                    prompt(length),
+                    alike=True,
+                )
+                for length in (33, 64, 65, 128, 257)
+            ),
             Request(
                 "drafts_taken_back",
                 "drafts are written and rejected: the cache is cut back, each row by another number",
@@ -132,6 +157,12 @@ SWEEPS = (
                     Ask("decode", (1, 1)),
                 ),
             ),
+            Request(
+                "eight_steps",
+                "eight steps one after the other, in five rows of which two are equal and one is alone",
+                (Ask("prefill", (7, 7, 3, 1, 16)), *[Ask("decode", (1,) * 5)] * 8),
+                equal=(0, 1),
+            ),
         ),
     ),
     Sweep(
@@ -140,19 +171,20 @@ SWEEPS = (
             Request(
                 "layers",
                 "twelve layers of sixteen experts, of which most have no token or one",
-                (Ask("prefill", (9, 1)), *[Ask("decode", (1, 1))] * 2),
+                (Ask("prefill", (9, 1, 4)), *[Ask("decode", (1, 1, 1))] * 2),
             ),
         ),
-        {"num_layers": 12, "num_experts": 16, "emb_size": 16},
+        {"num_layers": 12, "num_experts": 16},
+        drawn={"emb_size": NARROW_BORDERS},
     ),
     Sweep(
         "below_256",
-        (Request("contractions", "sums over 255 channels and 264 of an expert, 35 heads", SHORT),),
+        (Request("contractions", "sums over 255 channels and 264 of an expert, 35 heads", short(4)),),
         {"emb_size": 255, "widening_factor": 1.55, "num_q_heads": 35, "num_kv_heads": 5, "vocab_size": 257},
     ),
     Sweep(
         "at_256",
-        (Request("contractions", "sums over 256 channels everywhere", SHORT),),
+        (Request("contractions", "sums over 256 channels everywhere", short(6)),),
         {
             "emb_size": 256,
             "widening_factor": 1.5,
@@ -164,13 +196,13 @@ SWEEPS = (
     ),
     Sweep(
         "above_1024",
-        (Request("contractions", "sums over 1025 channels, and of 320 of an expert", SHORT),),
+        (Request("contractions", "sums over 1025 channels, and of 320 of an expert", short(7)),),
         {"emb_size": 1025, "widening_factor": 0.46, "key_size": 66, "num_experts": 2, "vocab_size": 129},
     ),
     Sweep(
         "small_scales",
-        (Request("contractions", "scales of weights far below 2^-14, the least normal number of float16", SHORT),),
-        {"emb_size": 24},
+        (Request("contractions", "scales of weights far below 2^-14, the least normal number of float16", short(8)),),
+        drawn={"emb_size": NARROW_BORDERS},
         scales_gain=2.0**-14,
     ),
 )
@@ -189,10 +221,12 @@ def sweeps(seed: int, pattern: str = f"{PREFIX}*") -> Iterator[tuple[Preset, tup
             yield make_model(sweep, seed), wanted
 
 
-def config_of(sweep: Sweep) -> LanguageModelConfig:
+def config_of(sweep: Sweep, seed: int) -> LanguageModelConfig:
     """Return the configuration of a sweep's model: its cache has room for the longest request."""
+    random = random_of(f"{PREFIX}{sweep.name}", seed)
+    drawn = {name: int(random.choice(sizes)) for name, sizes in sweep.drawn.items()}
     reach = max(end for request in sweep.requests for end in ends(request.calls))
-    return varied(**{"vocab_size": 23, **NARROW, **sweep.model, "sequence_len": reach + 1})
+    return varied(**{"vocab_size": 23, **NARROW, **sweep.model, **drawn, "sequence_len": reach + 1})
 
 
 def ends(calls: tuple[Ask, ...]) -> Iterator[int]:
@@ -206,7 +240,7 @@ def ends(calls: tuple[Ask, ...]) -> Iterator[int]:
 
 def make_model(sweep: Sweep, seed: int) -> Preset:
     """Draw the weights of a sweep's model."""
-    name, config = f"{PREFIX}{sweep.name}", config_of(sweep)
+    name, config = f"{PREFIX}{sweep.name}", config_of(sweep, seed)
     statistics = Statistics(
         seed=zlib.crc32(f"{name} {seed}".encode()), num_groups=4, router_deviation=3, scales_gain=sweep.scales_gain
     )
@@ -215,7 +249,7 @@ def make_model(sweep: Sweep, seed: int) -> Preset:
 
 def make_cases(sweep: Sweep, fprop_dtype: str, seed: int) -> tuple[Case, ...]:
     """Draw the cases of a sweep."""
-    name, config = f"{PREFIX}{sweep.name}", config_of(sweep)
+    name, config = f"{PREFIX}{sweep.name}", config_of(sweep, seed)
     own = draw_tokens(random_of(name, seed), (1, config.sequence_len), config)
     return tuple(
         Case(
@@ -240,4 +274,6 @@ def calls_of(request: Request, config: LanguageModelConfig, random: np.random.Ge
             tokens[:, request.shared] = own[:, request.shared]
         if request.alike:
             tokens[:] = own[0, 0]
+        if request.equal is not None:
+            tokens[request.equal[1]] = tokens[request.equal[0]]
         yield replace(call, tokens=tokens, steps=None if ask.steps is None else np.array(ask.steps, np.int32))

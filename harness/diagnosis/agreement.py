@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
@@ -12,11 +12,14 @@ Diagnoses = Mapping[str, Mapping[str, Diagnosis]]
 """The diagnoses of a candidate, by compute dtype and operation."""
 
 
-def agreed(diagnoses: Diagnoses, faults: Mapping[str, Fault] = ALL_FAULTS) -> dict[str, dict[str, Diagnosis]]:
+def agreed(
+    diagnoses: Diagnoses, right: Collection[str] = (), faults: Mapping[str, Fault] = ALL_FAULTS
+) -> dict[str, dict[str, Diagnosis]]:
     """Return the diagnoses without the names that are contradicted elsewhere.
 
     A fault is contradicted where it is the likeliest of all and still does not explain what fails: at an operation that
-    it touches, in any compute dtype. What is named by a class of faults keeps the rest of the class.
+    it touches, in any compute dtype. What is named by a class of faults keeps the rest of the class. Of a class, those
+    that touch an operation which is `right` give way to those that touch none.
     """
     contradicted = {
         (operation, found.likeliest)
@@ -29,10 +32,11 @@ def agreed(diagnoses: Diagnoses, faults: Mapping[str, Fault] = ALL_FAULTS) -> di
         touched = faults[name].operations if name in faults else ()
         return not any((operation, name) in contradicted for operation in touched)
 
+    def fitting(names: tuple[str, ...]) -> tuple[str, ...]:
+        held = tuple(name for name in names if holds(name))
+        return tuple(name for name in held if not set(faults[name].operations) & set(right)) or held
+
     return {
-        dtype: {
-            operation: replace(found, faults=tuple(name for name in found.faults if holds(name)))
-            for operation, found in by_operation.items()
-        }
+        dtype: {operation: replace(found, faults=fitting(found.faults)) for operation, found in by_operation.items()}
         for dtype, by_operation in diagnoses.items()
     }

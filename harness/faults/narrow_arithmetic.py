@@ -30,6 +30,9 @@ from grok_conformance.harness.graph.row import Exact, Function, Multiply, Scope
 
 INT8_MAX = 127.0
 
+BF16_BITS = 8
+"""Significant bits of bfloat16, the hidden one included."""
+
 Q8_BLOCK = 32
 """Values that share a scale in ggml's Q8_0."""
 
@@ -191,6 +194,21 @@ def softmax_steps_in_bf16(logits: Array, *, scope: Scope, plan: RoundingPlan) ->
 def averaged_in_fp8(weights: Array, values: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Average values by attention weights in fp8."""
     return attention.attend(to_fp8(weights), values, scope=scope, plan=plan)
+
+
+def averaged_in_bf16(every: int) -> Function:
+    """Return heads whose sum over the slots is rounded to bf16 after every few of them."""
+
+    def attend(weights: Array, values: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+        honest = attention.attend(weights, values, scope=scope, plan=plan)
+        multiply = accumulated(BF16_BITS, every)
+        b, g, r, t, s = weights.shape
+        rows = weights.reshape(b, g, r * t, s)
+        made = np.stack([[multiply(rows[i, j], values[i, :, j]) for j in range(g)] for i in range(b)])
+        made = made.reshape(b, g, r, t, -1).transpose(0, 3, 1, 2, 4)
+        return replace(honest, value=made.reshape(honest.value.shape))
+
+    return attend
 
 
 def logits_in_int8(query: Array, keys: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

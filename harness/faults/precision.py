@@ -113,6 +113,11 @@ OF_FUNCTIONS = (
     of_function("attention_weights_fp8", "attention weights are fp8 in their product with values",
                 "multiply attention weights of the compute dtype", "FlashAttention 3 in fp8",
                 changes_at("attention.heads", function=narrow_arithmetic.averaged_in_fp8)),
+    *(of_function(f"heads_accumulated_in_bf16_every_{every}",
+                  f"the sum of p·V is rounded to bf16 after every {every} slots", "accumulate p·V in float32",
+                  "mlir-air#1606",
+                  changes_at("attention.heads", function=narrow_arithmetic.averaged_in_bf16(every)))
+      for every in (1, 16, 32, 64)),
     of_function("rope_bf16", "cos, sin, products and sum of rope are rounded to bf16",
                 "rotate in float32 and round once", "transformers in bf16",
                 changes_at(*ROTATIONS, function=narrow_arithmetic.rotated_in_bf16)),

@@ -15,7 +15,7 @@ from grok_conformance.harness.cases.case import Call, Case, steps_before
 from grok_conformance.harness.cases.ladder import BATCHES, BORDERS
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.contract import LanguageModelConfig, split_tap
-from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.running.answers import Answer
@@ -170,7 +170,7 @@ def of_sizes(trigger: Trigger, found: Sequence[int]) -> Coverage:
         not_met=tuple(str(border) for border in trigger.borders if border not in seen),
         faults=tuple(
             fault.id
-            for fault in FAULTS.values()
+            for fault in ALL_FAULTS.values()
             if fault.trigger and fault.trigger[0] == trigger.name and fault.trigger[1] > most
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, tap_key
@@ -77,7 +77,7 @@ def judge_candidate(
         judged[dtype] = judge_operations(own, num_elements)
         words[dtype] = ways_in_words(judged[dtype].exhibits)
         exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
-    told = agreed({dtype: found.diagnoses for dtype, found in judged.items()})
+    told = agreed({dtype: found.diagnoses for dtype, found in judged.items()}, right_everywhere(judged.values()))
     judged = {dtype: replace(found, diagnoses=told[dtype]) for dtype, found in judged.items()}
     results = []
     for group, answer in pairs:
@@ -92,6 +92,15 @@ def judge_candidate(
             verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
         results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
+
+
+def right_everywhere(judged: Iterable[JudgedOperations]) -> set[str]:
+    """Return the operations that are shown and right in every case of every compute dtype."""
+    shown, wrong = set[str](), set[str]()
+    for found in judged:
+        shown |= {comparison.operation for each in found.local.values() for comparison in each}
+        wrong |= found.failing | found.noted
+    return shown - wrong
 
 
 def judged_group(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, steps_before
-from grok_conformance.harness.cases.sweeps import SWEEPS, sweeps
+from grok_conformance.harness.cases.sweeps import NARROW_BORDERS, SWEEPS, sweeps
 
 
 def requests_of(name: str, seed: int = 3) -> dict[str, Case]:
@@ -38,7 +38,24 @@ def test_prompts_share_what_their_names_say() -> None:
     assert prompts["shared_but_first"][0] != own[0] or np.array_equal(prompts["shared_but_first"][1:], own[1:])
     assert np.array_equal(prompts["beginning"], own[:17])
     assert np.array_equal(prompts["continued"][:33], own)
-    assert len(set(prompts["alike"].tolist())) == 1
+    assert len(set(prompts["alike_64"].tolist())) == 1
+
+
+def test_of_equal_rows_one_has_the_tokens_of_the_other_in_every_call() -> None:
+    case = requests_of("long")["eight_steps"]
+    assert sum(call.kind == "decode" for call in case.calls) == 8
+    assert all(np.array_equal(call.tokens[0], call.tokens[1]) for call in case.calls)
+    assert not np.array_equal(case.calls[0].tokens[1], case.calls[0].tokens[2])
+
+
+def test_small_models_have_widths_at_borders_of_which_the_seed_draws_one() -> None:
+    widths = {preset.config.model.emb_size for seed in range(20) for preset, _ in sweeps(seed, "sweep_deep/*")}
+    assert widths <= set(NARROW_BORDERS)
+    assert len(widths) > 5
+
+
+def test_between_them_sweeps_have_every_number_of_rows_up_to_nine() -> None:
+    assert {len(call.tokens) for _, cases in sweeps(1) for case in cases for call in case.calls} == {*range(1, 10)}
 
 
 def test_steps_of_nine_rows_go_over_every_border_of_blocks_below_129() -> None:

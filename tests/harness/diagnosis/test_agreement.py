@@ -30,3 +30,13 @@ def test_a_class_keeps_what_is_not_contradicted() -> None:
     both = replace(EPSILON, faults=("norm_eps_1e6", "norm_scale_plus_one"))
     found = agreed({"bfloat16": {"moe.norm": both}, "float32": {"moe.norm": UNNAMED}})
     assert found["bfloat16"]["moe.norm"].faults == ("norm_scale_plus_one",)
+
+
+def test_of_a_class_those_give_way_that_touch_an_operation_which_is_right() -> None:
+    names = ("gate_on_input", "gate_on_input_and_output")
+    both = replace(EPSILON, faults=names, likeliest=names[0])
+    diagnoses = {"float32": {"moe.expert_up": both}}
+    assert agreed(diagnoses, {"moe.output"})["float32"]["moe.expert_up"].faults == names[1:]
+    assert agreed(diagnoses)["float32"]["moe.expert_up"].faults == names
+    alone = {"float32": {"moe.expert_up": replace(both, faults=names[:1])}}
+    assert agreed(alone, {"moe.output"}) == alone

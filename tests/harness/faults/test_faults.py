@@ -4,10 +4,12 @@ import pytest
 
 from grok_conformance.harness.cases.suite import CASES
 from grok_conformance.harness.contract import tap_specs
-from grok_conformance.harness.faults import FAULTS, Fault, faults_at
-from grok_conformance.harness.golden.reading import case_ids
+from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, faults_at
 from grok_conformance.harness.graph.grok_1 import OPERATIONS
-from tests.harness.honest_port import golden
+from grok_conformance.harness.judging.coverage import TRIGGERS
+from tests.harness.faults.mutants import cases_of
+
+DTYPES_JUDGED = ("float32", "bfloat16")
 
 CATALOGUE = set(
     """
@@ -32,12 +34,13 @@ def test_the_table_holds_the_whole_catalogue() -> None:
     assert set(FAULTS) - CATALOGUE == {"attention_multiplier_on_output", "gelu_fp16_table"}
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.id)
+@pytest.mark.parametrize("fault", ALL_FAULTS.values(), ids=lambda fault: fault.id)
 def test_a_row_is_complete_and_refers_to_what_exists(fault: Fault) -> None:
     assert fault.changes or fault.harmless
     assert set(fault.changes) <= {row.name for row in OPERATIONS}
     assert set(fault.operations) <= {spec.operation for spec in tap_specs()}
-    assert all(case_ids(golden(), pattern) for pattern in fault.shown_by)
+    assert all(next(cases_of(pattern, dtype), None) for pattern in fault.shown_by for dtype in DTYPES_JUDGED)
+    assert fault.trigger is None or fault.trigger[0] in {trigger.name for trigger in TRIGGERS}
     assert all((fault.title, fault.explanation.endswith("."), fault.provenance))
 
 
@@ -50,7 +53,7 @@ def test_faults_at_an_operation_are_those_that_change_it() -> None:
 
 
 def test_every_fault_says_in_one_plain_sentence_what_to_change() -> None:
-    for fault in FAULTS.values():
+    for fault in ALL_FAULTS.values():
         assert 10 < len(fault.remedy) <= 110, fault.id
         assert fault.remedy != fault.title
         assert not fault.remedy.endswith(".")
