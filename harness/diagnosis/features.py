@@ -52,6 +52,9 @@ def _of_the_call(shown: ShownTap) -> Iterator[Feature]:
     if shown.layer is not None:
         yield Feature("layer", one * shown.layer, noun="layer")
     yield Feature("call", one * shown.call, noun="call")
+    if call.tokens.shape[1] > 1:
+        before = sum(each.tokens.shape[1] > 1 for each in shown.exhibit.case.calls[: shown.call])
+        yield Feature("chunk", one * before, noun="chunk")
     yield Feature("num_tokens", one * call.tokens.shape[1], noun="calls of tokens")
     yield Feature("batch", one * len(call.tokens), noun="batches of rows")
 

@@ -1,6 +1,7 @@
 """Where in the data an operation fails, in one line: a small search over what its failing values have in common.
 
-A place is told only if it holds nearly all failing values and nearly no others; where none does, nothing is said.
+A place is told only if it holds nearly all failing values. It holds nearly no others, or it is said that not all of it
+fails, and then it is a small part of the data; where there is none, nothing is said.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ MAX_FEATURES = 3
 CHANCE = 1e-3
 """How likely so many failing values may share a feature by chance, for it to be told."""
 
+LARGEST_PART = 0.5
+"""Share of the values that a place of which not all fails may be, to be worth telling."""
+
 NEAR = 3.0
 """Deviations within which a value is taken to be right: it counts against a place."""
 
@@ -47,10 +51,11 @@ MAX_ELEMENTS = 200_000
 
 @dataclass(frozen=True)
 class Place:
-    """Where values fail: in words, and by feature which of its values."""
+    """Where values fail: in words, and by feature which of its values; `partly` where not all of it fails."""
 
     words: str = ""
     features: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    partly: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,9 +176,10 @@ def search(pooled: Pooled) -> Place:
         inside = inside & among(pooled.features[best.name], best.kept)
         chosen[best.name] = best.kept
         told.append(best.phrase)
-    if not chosen or not holds(pooled, inside, chosen):
-        return Place()
-    return Place("only " + ", ".join(told), chosen)
+    if chosen and holds(pooled, inside, chosen):
+        return Place("only " + ", ".join(told), chosen)
+    part = float(pooled.weight[inside].sum() / pooled.weight.sum())
+    return Place(f"only {', '.join(told)}, but not all of it", chosen, partly=True) if part <= LARGEST_PART else Place()
 
 
 def told_already(name: str, chosen: dict[str, tuple[int, ...]]) -> bool:

@@ -6,7 +6,8 @@ import pytest
 
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED
-from tests.fault_detection.unknown_faults import CHANGES, FAMILY, PLACES, Outcome, UnknownFault, family, rates, tried
+from tests.fault_detection.unknown_family import CHANGES, FAMILY, PLACES, UnknownFault, family
+from tests.fault_detection.unknown_faults import Outcome, rates, tried
 
 
 def test_the_family_has_many_operations_changes_and_places() -> None:

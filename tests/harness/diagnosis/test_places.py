@@ -47,6 +47,13 @@ def test_nothing_is_told_of_what_fails_throughout_nowhere_or_at_random() -> None
     assert place_of(taps_with(PREFILL, "moe.norm", lambda x: x * random.choice([1, 2], x.shape))) == Place()
 
 
+def test_a_small_place_of_which_not_all_fails_is_told_as_such() -> None:
+    few = np.random.default_rng(0).choice([1, 2], (2, 6, 40), p=[0.85, 0.15])
+    few[0] = 1
+    found = place_of(taps_with(PREFILL, "moe.norm", lambda x: x * few))
+    assert (found.words, found.partly) == ("only the last row, but not all of it", True)
+
+
 def test_a_place_says_which_elements_lie_in_it() -> None:
     taps = taps_with(PREFILL, "attention.output", at((..., slice(0, 13))))
     found = inside(taps[0], place_of(taps))
