@@ -19,6 +19,9 @@ from grok_conformance.harness.contract import Array, LanguageModelConfig, split_
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
 from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
 
+TINY = float(np.finfo(np.float32).tiny)
+"""What any token may stray, so that a quotient of nothing by nothing is none."""
+
 MAX_BATCH_ELEMENTS = 2**20
 """Elements of the largest tap of noisy runs that are walked together; beyond them a larger batch saves nothing."""
 
@@ -61,6 +64,14 @@ class Honest:
 
     exact: Mapping[Key, Array]
     error: Mapping[Key, Array]
+
+    def allowed(self, key: Key) -> Array:
+        """Return how far each token of a tap may stray, the root mean square over its features, float64 [b, t]."""
+        return SAFETY * self.error[key] + TINY
+
+    def closes(self, key: Key) -> Array:
+        """Return what honest rounding can close of a gap between two scores of a token, both of which may stray."""
+        return 2 * SAFETY * self.error[key]
 
 
 def per_token(error: Array, axes: tuple[str, ...]) -> Array:
@@ -147,7 +158,7 @@ def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) ->
         expected_error = per_token(
             np.where(mask, expected[tap_key(call, tap)].astype(np.float64) - exact, 0.0), spec.axes
         )
-        allowed = SAFETY * honest.error[key] + np.finfo(np.float32).tiny
+        allowed = honest.allowed(key)
         ratio = np.where(tokens, observed_error / allowed, 0.0)
         index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         found.append(
@@ -175,7 +186,7 @@ def flips(evidence: Evidence, honest: Honest, config: LanguageModelConfig) -> li
         if operation != evidence.graph.choice or layer is None:
             continue
         key = (call, tap_name(layer, evidence.graph.scores))
-        probabilities, error = honest.exact[key], honest.error[key]
+        probabilities, closes = honest.exact[key], honest.closes(key)
         k = config.model.num_selected_experts
         exact = np.argsort(-probabilities, axis=-1, kind="stable")[..., :k]
         differs = (np.sort(exact, -1) != np.sort(seen.cleaned, -1)).any(-1)  # [b, t]
@@ -185,7 +196,7 @@ def flips(evidence: Evidence, honest: Honest, config: LanguageModelConfig) -> li
         np.put_along_axis(left_out, chosen, -np.inf, -1)
         gap = left_out.max(-1) - np.take_along_axis(probabilities, chosen, -1).min(-1)
         found += [
-            Flip(call, layer, (int(row), int(t)), float(gap[row, t]), float(2 * SAFETY * error[row, t]))
+            Flip(call, layer, (int(row), int(t)), float(gap[row, t]), float(closes[row, t]))
             for row, t in np.argwhere(differs)
         ]
     return found

@@ -25,7 +25,7 @@ from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.model_graph import ModelGraph
-from grok_conformance.harness.measure.comparison import Comparison, clean, widen
+from grok_conformance.harness.measure.comparison import Comparison, Kind, clean, widen
 
 Key = tuple[int, str]
 
@@ -96,7 +96,7 @@ def gather(
             spec = graph.specs[operation]
             recorded = recorded_dtype(tap, spec, contract, info, config)
             if tap_key(call, tap) not in taps:
-                problems[call, tap] = Comparison(call, tap, 0, problem="missing: declared but not returned")
+                problems[call, tap] = Comparison(call, tap, 0, problem=f"{Kind.MISSING}: declared but not returned")
                 continue
             x = taps[tap_key(call, tap)]
             if tap == LOGITS and case.form != ALL_LOGITS:
@@ -108,8 +108,8 @@ def gather(
                 if laid_out.named is not None:
                     named[call] = laid_out.named
             if problem := shape_problem(spec, x.shape, x.dtype, recorded, sizes):
-                problems[call, tap] = Comparison(call, tap, 0, problem=problem)
-                if problem.startswith("shape"):
+                problems[call, tap] = found = Comparison(call, tap, 0, problem=problem)
+                if found.kind is Kind.SHAPE:
                     misshapen[call, tap] = x.shape
                 continue
             x = fit_slots(x, spec, config.sequence_len)
@@ -168,7 +168,7 @@ def shape_problem(
         for axis, size, want in zip(spec.axes, shape, wanted, strict=True)
     )
     if not fits:
-        return f"shape {list(shape)}, expected [{', '.join(spec.axes)}] = {list(wanted)}"
+        return f"{Kind.SHAPE} {list(shape)}, expected [{', '.join(spec.axes)}] = {list(wanted)}"
     if recorded == "int32":
         return "" if np.issubdtype(dtype, np.integer) else f"dtype {dtype}, expected an integer dtype"
     if str(dtype) not in UNIT_ROUNDOFF or str(dtype) == "int32":

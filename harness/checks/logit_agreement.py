@@ -14,7 +14,6 @@ from grok_conformance.harness.checks.hidden import boundary_gap
 from grok_conformance.harness.contract import LOGITS, Array, split_tap
 from grok_conformance.harness.graph.forms import log_softmax
 from grok_conformance.harness.measure.histogram import histogram
-from grok_conformance.harness.measure.noise import SAFETY
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def routing_margins(evidence: Evidence, honest: Honest) -> tuple[RoutingMargins,
         if operation != evidence.graph.scores or layer is None:
             continue
         gap = boundary_gap(probabilities, evidence.config)  # [b, t]
-        closes = np.maximum(2 * SAFETY * honest.error[call, tap], np.finfo(np.float64).tiny)
+        closes = np.maximum(honest.closes((call, tap)), np.finfo(np.float64).tiny)
         mask = evidence.masks[call, evidence.graph.choice][..., 0]
         found.append(RoutingMargins(call, layer, histogram((gap / closes)[mask])))
     return tuple(found)

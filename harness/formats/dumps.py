@@ -35,7 +35,10 @@ def read_npz(folder: Path, call: str) -> Dump:
     """Read the arrays of a NumPy archive; pickled objects are refused."""
     path = present(folder / f"{call}.npz")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with (
+            path.open("rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):  # which NumPy leaves open if it fails
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # noqa: BLE001 - whatever a file makes NumPy and the archive's reader raise
         raise FileError(f"{path}: {' '.join(str(error).split())[:200]}") from None

@@ -26,6 +26,7 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnos
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
+from grok_conformance.harness.measure.comparison import Kind
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> 
     found = [comparison for comparisons in local.values() for comparison in comparisons]
     failing = {one.operation for one in found if not one.passed} | failing_together(exhibits, local)
     noted = {one.operation for one in found if one.note} - failing
-    diagnoses = diagnosed(exhibits, local, failing | noted)
-    for operation in sorted(failing):
+    shown = {one.operation for one in found if one.kind is not Kind.MISSING}
+    diagnoses = diagnosed(exhibits, local, (failing | noted) & shown)
+    for operation in sorted(failing & shown):
         if not (operation in diagnoses and diagnoses[operation].faults):
             nearer, checked = nearest(operation, exhibits, local, num_elements)
             again = diagnosed(nearer, checked, {operation}) if nearer is not exhibits else {}
@@ -80,7 +82,7 @@ def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> 
                 or (much_nearer(operation, checked, local) and not resembling(operation, exhibits, local))
             ):
                 exhibits, local, diagnoses = nearer, checked, {**diagnoses, **again}
-    diagnoses = {**diagnoses, **with_places(exhibits, local, failing, diagnoses)}
+    diagnoses = {**diagnoses, **with_places(exhibits, local, failing & shown, diagnoses)}
     return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(noted), diagnoses)
 
 

@@ -19,7 +19,7 @@ from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.waivers import Waiver
-from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.comparison import Comparison, Kind
 from grok_conformance.harness.measure.systematic import Systematic
 from grok_conformance.harness.measure.words import times
 
@@ -212,7 +212,7 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
     more excused ones than honest rounding makes, or an end-to-end error beyond what it gives is a `fail`.
     """
     failed = [comparison for comparison in comparisons if not comparison.passed]
-    missing = [comparison for comparison in failed if comparison.problem.startswith("missing")]
+    missing = [comparison for comparison in failed if comparison.kind is Kind.MISSING]
     if wrong := [comparison for comparison in failed if comparison not in missing]:
         first = wrong[0]
         return "fail", f"{first.tap}: {first.problem or f'{times(first.ratio)} times the fence'}"
@@ -289,7 +289,7 @@ def _pooled_status(found: Sequence[tuple[str, Comparison]], systematic: Sequence
         return "waived"
     if not failed:
         return "pass" if any(comparison.num_elements for _, comparison in found) else "inconclusive"
-    return "missing" if all(comparison.problem.startswith("missing") for comparison in failed) else "fail"
+    return "missing" if all(comparison.kind is Kind.MISSING for comparison in failed) else "fail"
 
 
 def _rank(ratio: float) -> float:

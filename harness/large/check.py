@@ -27,7 +27,7 @@ from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
-from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing, widen
+from grok_conformance.harness.measure.comparison import Comparison, Kind, clean, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
 
@@ -122,7 +122,7 @@ def _check_call(
         yield from _check_earlier_slots(plan, stage, call, shown, steps)
     for tap in plan.taps(stage):
         if tap not in raw:
-            yield Comparison(call, tap, 0, problem="missing: not in the capture")
+            yield Comparison(call, tap, 0, problem=f"{Kind.MISSING}: not in the capture")
             continue
         operation = split_tap(tap)[1]
         mask = expand(masks[SPECS[operation].compared], SPECS[operation])

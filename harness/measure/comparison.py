@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -13,6 +14,14 @@ from grok_conformance.harness.measure.histogram import Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
 from grok_conformance.harness.measure.scan import Fencing, blocks_of, fence_ratio, find
 from grok_conformance.harness.measure.systematic import Systematic, conclude
+
+
+class Kind(StrEnum):
+    """What may be wrong with a tap that no figure can say."""
+
+    MISSING = "missing"
+    SHAPE = "shape"
+    OTHER = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class Comparison:
     histogram: tuple[int, ...] = ()
     tokens: tuple[Element, ...] = ()
     waived: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What its problem is, by the word with which that begins."""
+        return next((kind for kind in Kind if self.problem.startswith(kind)), Kind.OTHER)
 
     @property
     def operation(self) -> str:

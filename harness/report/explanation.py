@@ -9,7 +9,7 @@ from grok_conformance.harness.contract import LOGITS
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
-from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.comparison import Comparison, Kind
 from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.reproduction import reproduce
 
@@ -20,7 +20,7 @@ MAX_REMEDIES = 2
 def format_ratio(comparison: Comparison) -> str:
     """Return measured / allowed as it is shown, or in one word why there is no number."""
     if comparison.problem:
-        return comparison.problem.partition(":")[0] if comparison.problem.startswith("missing") else "wrong"
+        return comparison.kind if comparison.kind is Kind.MISSING else "wrong"
     return times(comparison.ratio)
 
 

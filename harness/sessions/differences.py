@@ -117,7 +117,7 @@ def case_distances(old: Golden, new: Golden, case_id: str) -> dict[str, float]:
                 for run, exact in ((before, exact_before), (after, exact_after))
             ]
             moved = per_token(errors[1] - errors[0], SPECS[operation].axes)
-            allowed = SAFETY * (exact_before.error[key] + exact_after.error[key]) + np.finfo(np.float32).tiny
+            allowed = exact_before.allowed(key) + exact_after.allowed(key)
             found[tap_key(call, tap)] = float((moved / allowed).max())
     return found
 

@@ -17,8 +17,9 @@ from grok_conformance.harness.measure.comparison import widen
 class TapDifference:
     """How one tap differs between two files.
 
-    `roundings` is the largest difference in units of one rounding of the narrower dtype at its magnitude, `relative`
-    the root mean square of the differences over that of the expected values; `problem` says what no number can.
+    `roundings` is the largest difference in units of one rounding of the narrower dtype at its magnitude, infinite of
+    integers, which nothing rounds; `relative` the root mean square of the differences over that of the expected values;
+    `problem` says what no number can.
     """
 
     tap: str
@@ -65,7 +66,7 @@ def tap_difference(tap: str, expected: Array | None, observed: Array | None) -> 
     error = np.where(finite, np.abs(a - b), 0.0)
     unit = max(UNIT_ROUNDOFF.get(str(x.dtype), UNIT_ROUNDOFF["float32"]) for x in (expected, observed))
     magnitude = np.maximum(np.where(finite, np.abs(a), 0.0), np.where(finite, np.abs(b), 0.0))
-    roundings = np.divide(error, unit * magnitude, out=np.zeros_like(error), where=magnitude > 0)
+    roundings = np.divide(error, unit * magnitude, out=np.where(error > 0, np.inf, 0.0), where=unit * magnitude > 0)
     norm = math.sqrt(float(np.square(np.where(finite, a, 0.0)).mean()))
     index = np.unravel_index(int(roundings.argmax()), roundings.shape)
     return TapDifference(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -132,6 +133,11 @@ def write_waivers(folder: Path) -> None:
     (folder / "waivers.toml").write_text("\n".join(rows))
 
 
+def find_locked(path: Path) -> None:
+    with mock.patch.dict(os.environ, {lock.FOLDER_VARIABLE: str(path.parent)}):
+        lock.find("tiny", path)
+
+
 def write_lock(folder: Path) -> None:
     (folder / "tiny").mkdir()
     write_capture(folder / "tiny")
@@ -236,7 +242,7 @@ READERS: Mapping[str, Reader] = {
     ),
     "waivers": Reader(write_waivers, refusing(read_waivers), ("{}/waivers.toml",), share=3.0),
     "lock": Reader(
-        write_lock, refusing(lambda path: lock.find("tiny", path)), ("{}/lock.json",), ("lock.json",), share=2.0
+        write_lock, refusing(find_locked), ("{}/lock.json",), ("lock.json",), share=2.0
     ),
     "prompt": Reader(write_prompt, refusing(plan_prompt), ("{}/prompt.json",), share=3.0),
     "last failed": Reader(write_last_failed, refusing(read_last_failed), ("{}/last.json",), share=3.0),

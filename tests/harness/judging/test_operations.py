@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.ways import Local
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Plans, evaluate
 from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.judging import operations
 from grok_conformance.harness.judging.operations import judge_operations, ways_in_words
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps
 
@@ -36,6 +40,23 @@ def test_a_fault_fails_at_its_operation_alone_and_is_named() -> None:
     found = judge_operations(exhibits("norm_scale_plus_one"), NUM_ELEMENTS)
     assert found.failing == frozenset(FAULTS["norm_scale_plus_one"].operations)
     assert {found.diagnoses[name].likeliest for name in found.failing} == {"norm_scale_plus_one"}
+
+
+def test_what_was_never_returned_fails_and_is_not_diagnosed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+
+    def diagnosed(one: Sequence[Exhibit], local: Local, names: Collection[str]) -> dict[str, Diagnosis]:
+        asked.update(names)
+        return known(one, local, names)
+
+    known = operations.diagnosed
+    monkeypatch.setattr(operations, "diagnosed", diagnosed)
+    preset, case = golden_case(CASES[1])
+    shown = {"call0/logits": honest_taps(CASES[1], 1)["call0/logits"] + 1}
+    one = Exhibit(preset, case, evidence_of(CASES[1], shown), exact_weights(preset.name, "float32"))
+    found = judge_operations([one], NUM_ELEMENTS)
+    assert asked == {"logits"}
+    assert {"embedding", "moe.output", "logits"} <= found.failing
 
 
 # Ports that round elsewhere, and may have a fault besides

@@ -16,7 +16,7 @@ from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing
+from grok_conformance.harness.measure.comparison import Comparison, Kind, clean, compare, compare_routing
 from grok_conformance.harness.measure.scan import fenced
 
 FACTOR = 7.0
@@ -307,3 +307,16 @@ def test_ties_are_counted_by_tokens() -> None:
     found = compare_routing(0, "layers.00.moe.expert_index", tokens, index, np.ones((1, 4, 1), bool), 0.0)
     assert found.passed
     assert found.note == "3 ties not decided for the lowest index"
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        ("missing: declared but not returned", Kind.MISSING),
+        ("shape [2], expected [b] = [3]", Kind.SHAPE),
+        ("dtype int8, expected float32", Kind.OTHER),
+        ("", Kind.OTHER),
+    ],
+)
+def test_a_problem_is_of_the_kind_with_whose_word_it_begins(problem: str, kind: Kind) -> None:
+    assert Comparison(0, "logits", 0, problem=problem).kind is kind

@@ -48,6 +48,13 @@ def test_what_no_number_can_tell_is_told_in_words() -> None:
     assert differ({**TAPS, "call0/logits": nan}) == {"call0/logits": "6 of 6 values are not finite in one file"}
 
 
+def test_nothing_rounds_an_integer_so_that_any_other_one_is_infinitely_far() -> None:
+    index = np.array([[[3, 1], [0, 2]]], np.int32)
+    other = np.array([[[3, 1], [0, 4]]], np.int32)
+    found = tap_difference("call0/layers.00.moe.expert_index", index, other)
+    assert (found.num_changed, found.largest, found.roundings, found.index) == (1, 2.0, np.inf, (0, 1, 1))
+
+
 def test_taps_come_in_the_order_of_the_forward_pass() -> None:
     names = [
         "call0/embedding",
