@@ -185,6 +185,15 @@ def test_a_comparison_that_is_nan_is_the_worst() -> None:
     assert row.status == "fail"
 
 
+def test_a_case_of_a_quirk_says_nothing_of_operations_unless_there_is_no_other() -> None:
+    quirk = replace(case("b", FAR), status="quirk")
+    (row,) = by_operation([case("a", GOOD), quirk], DTYPES, {})
+    assert (row.status, row.worst) == ("pass", GOOD)
+    (row,) = by_operation([quirk], DTYPES, {})
+    assert (row.status, row.worst) == ("fail", FAR)
+    assert verdict(case("a", GOOD), quirk).missed_quirks == ("b",)
+
+
 def test_an_operation_that_was_nowhere_compared_is_inconclusive() -> None:
     (row,) = by_operation([case("a", UNDECIDED)], DTYPES, {})
     assert row.status == "inconclusive"

@@ -16,7 +16,7 @@ from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.comparison import Comparison, Kind, clean, compare, compare_routing
+from grok_conformance.harness.measure.comparison import Comparison, Kind, clean, compare, compare_routing, num_tokens
 from grok_conformance.harness.measure.scan import fenced
 
 FACTOR = 7.0
@@ -301,12 +301,38 @@ def test_any_of_three_chosen_experts_may_be_the_wrong_one(chosen: list[int], pro
     assert found.index == ((0, 1) if problem else ())
 
 
+def test_of_a_token_with_a_wrong_choice_the_best_expert_left_out_is_told_with_its_score() -> None:
+    tokens = np.array([[[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]]])
+    index = np.array([[[0, 1], [1, 0]]], np.float64)
+    found = compare_routing(0, "layers.00.moe.expert_index", tokens, index, np.ones((1, 2, 1), bool), 0.0)
+    assert found.index == (0, 1)
+    assert found.note == "expert 3 has the score 0.4; chosen were 1 (0.2), 0 (0.1)"
+
+
 def test_ties_are_counted_by_tokens() -> None:
     tokens = np.repeat(PROBABILITIES[:, 1:], 4, axis=1)
     index = np.array([[[3, 0, 1], [3, 1, 0], [3, 1, 2], [3, 0, 2]]], np.float64)
     found = compare_routing(0, "layers.00.moe.expert_index", tokens, index, np.ones((1, 4, 1), bool), 0.0)
     assert found.passed
     assert found.note == "3 ties not decided for the lowest index"
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "compared", "expected"),
+    [
+        (("b", "t", "d"), (2, 3, 4), [(0, 1, 2), (0, 1, 3), (1, 2, 0)], 2),
+        (("b", "s", "g"), (2, 5, 4), [(0, 4, 0), (0, 4, 1), (0, 3, 1), (1, 0, 0)], 3),  # a slot of a cache
+        (("b", "t", "s"), (2, 3, 5), [(0, 1, 0), (0, 1, 4), (0, 2, 4)], 2),  # the slots that a token sees
+        (("b", "q", "t", "s"), (1, 2, 3, 5), [(0, 0, 1, 0), (0, 1, 1, 4), (0, 1, 2, 4)], 2),
+    ],
+)
+def test_tokens_of_which_anything_is_compared_are_counted_and_slots_of_a_cache(
+    axes: tuple[str, ...], shape: tuple[int, ...], compared: list[tuple[int, ...]], expected: int
+) -> None:
+    mask = np.zeros(shape, bool)
+    for place in compared:
+        mask[place] = True
+    assert num_tokens(mask, axes) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -11,11 +12,19 @@ from hypothesis import strategies as st
 
 from grok_conformance.harness.cases.suite import make_preset
 from grok_conformance.harness.contract import DTYPES
+from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import (
+    BULK_DEVIATIONS,
     FALSE_ALARM_RATE,
+    FLIP_ALARM_RATE,
+    MODEL_FACTOR,
+    NUM_DEVIATING_RUNS,
+    NUM_RUNS,
+    NUM_SIMULATIONS,
+    SAFETY,
     computed,
     disturb,
     fence_of,
@@ -24,7 +33,22 @@ from grok_conformance.harness.measure.noise import (
     tail_factor,
 )
 
-U = UNIT_ROUNDOFF["float32"]
+U, ROUNDOFF = UNIT_ROUNDOFF["float32"], "accumulation_roundoff"
+
+
+def test_the_limits_are_those_that_were_validated_on_honest_runs() -> None:
+    validated = json.loads((GOLDEN / "noise.json").read_text())["parameters"]
+    assert {name: float(x) for name, x in validated.items() if isinstance(x, str | int) and name != ROUNDOFF} == {
+        "false_alarm_rate": FALSE_ALARM_RATE,
+        "bulk_deviations": BULK_DEVIATIONS,
+        "end_to_end_safety": SAFETY,
+        "num_runs": NUM_RUNS,
+        "num_deviating_runs": NUM_DEVIATING_RUNS,
+        "num_simulations": NUM_SIMULATIONS,
+        "flip_alarm_rate": FLIP_ALARM_RATE,
+        "flip_model_factor": MODEL_FACTOR,
+    }
+    assert float(validated[ROUNDOFF]) == U
 
 
 @given(st.integers(1, 10**12))
