@@ -9,29 +9,11 @@ import numpy as np
 from grok_conformance.candidates import torch_eager
 from grok_conformance.candidates.torch_eager.model import TorchModel
 from grok_conformance.candidates.torch_eager.parameters import parameter_shapes
-from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig
+from tests.small_configurations import dense, small
 
-CONFIG = LanguageModelConfig(
-    model=TransformerConfig(
-        emb_size=24,
-        widening_factor=4,
-        key_size=8,
-        num_q_heads=6,
-        num_kv_heads=3,
-        num_layers=2,
-        attn_output_multiplier=0.35,
-        num_experts=5,
-        num_selected_experts=2,
-    ),
-    vocab_size=37,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=19,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
-    fprop_dtype="float32",
-)
-DENSE = replace(CONFIG, model=replace(CONFIG.model, num_experts=1, num_selected_experts=1))
+CONFIG = small(sequence_len=19, attn_output_multiplier=0.35)
+DENSE = dense(CONFIG)
 ELEVEN_EXPERTS = replace(CONFIG, model=replace(CONFIG.model, num_experts=11, num_selected_experts=3))
 
 # Configuration, scale groups of the row-parallel matrices (0: plain floats), dtype of the scales.

@@ -20,7 +20,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
-from grok_conformance.harness.contract import Array, LanguageModelConfig, TransformerConfig, split_tap
+from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap
 from grok_conformance.harness.formats.files import write_json
 from grok_conformance.harness.judging.groups import Group, run_size
 from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
@@ -29,6 +29,7 @@ from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdi
 from grok_conformance.harness.running.answers import Answer
 from tests.fault_detection.honest_variants import VARIANTS, Variant
 from tests.fault_detection.rates import Interval, clopper_pearson
+from tests.small_configurations import dense, small
 
 DTYPES = ("float32", "bfloat16")
 ENGINES = ("torch", "inductor", "numpy", "jax")
@@ -37,27 +38,8 @@ ENGINES = ("torch", "inductor", "numpy", "jax")
 NUM_CASES = 3
 """Cases of every preset and dtype in one suite, which is judged as a whole."""
 
-CONFIG = LanguageModelConfig(
-    model=TransformerConfig(
-        emb_size=24,
-        widening_factor=4,
-        key_size=4,
-        num_q_heads=12,
-        num_kv_heads=3,
-        num_layers=2,
-        attn_output_multiplier=0.08838834764831845,
-        num_experts=5,
-        num_selected_experts=2,
-    ),
-    vocab_size=37,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=8,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
-    fprop_dtype="bfloat16",
-)
-DENSE = replace(CONFIG, model=replace(CONFIG.model, num_experts=1, num_selected_experts=1))
+CONFIG = small(sequence_len=8, fprop_dtype="bfloat16", key_size=4, num_q_heads=12)
+DENSE = dense(CONFIG)
 
 
 @dataclass(frozen=True)

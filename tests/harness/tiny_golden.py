@@ -9,31 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.cases.case import Cache, Call, Case, Preset
-from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
+from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.golden.audit import demanded_taps
 from grok_conformance.harness.golden.manifest import Manifest, Provenance
 from grok_conformance.harness.golden.writing import write_golden
+from tests.small_configurations import small
 
-CONFIG = LanguageModelConfig(
-    model=TransformerConfig(
-        emb_size=3,
-        widening_factor=2.0,
-        key_size=2,
-        num_q_heads=2,
-        num_kv_heads=1,
-        num_layers=1,
-        attn_output_multiplier=0.08838834764831845,
-        num_experts=3,
-        num_selected_experts=2,
-    ),
-    vocab_size=7,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=4,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
-    fprop_dtype="bfloat16",
-)
+CONFIG = small(
+    vocab_size=7, sequence_len=4, fprop_dtype="bfloat16", emb_size=3, widening_factor=2.0, key_size=2, num_q_heads=2,
+    num_kv_heads=1, num_layers=1, num_experts=3,
+)  # fmt: skip
 QUANTISED = Preset(
     "quantised",
     CONFIG,

@@ -8,32 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.cases.case import Cache, Call, CallKind, Case, Preset
-from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
 from grok_conformance.harness.running.jobs import Job, write_job
+from tests.small_configurations import small
 
 FIRST, MIDDLE, LAST = "tiny/prefill/first", "tiny/prefill/middle", "tiny/prefill/last"
 MIDDLE_TOKEN = 66
 
-CONFIG = LanguageModelConfig(
-    model=TransformerConfig(
-        emb_size=6,
-        widening_factor=2,
-        key_size=2,
-        num_q_heads=4,
-        num_kv_heads=2,
-        num_layers=1,
-        attn_output_multiplier=0.5,
-        num_experts=3,
-        num_selected_experts=2,
-    ),
-    vocab_size=101,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=5,
-    embedding_multiplier_scale=78.5,
-    output_multiplier_scale=0.5,
-    fprop_dtype="bfloat16",
-)
+CONFIG = small(
+    vocab_size=101, sequence_len=5, fprop_dtype="bfloat16", emb_size=6, widening_factor=2, key_size=2, num_q_heads=4,
+    num_kv_heads=2, num_layers=1, num_experts=3,
+)  # fmt: skip
 PRESET = Preset("tiny", CONFIG, {"language_model/rms_norm/scale": np.ones(6, np.float32)})
 
 ADAPTER = """

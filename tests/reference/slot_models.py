@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from grok_conformance.reference import LanguageModelConfig, QuantizedWeight8bit, TransformerConfig
+from grok_conformance.reference import LanguageModelConfig, QuantizedWeight8bit
 from grok_conformance.reference.parameters import Params, parameter_shapes
 from grok_conformance.reference.quantization import is_quantized
+from tests.reference.shardable import as_reference
+from tests.small_configurations import small
 
-CONFIG = LanguageModelConfig(
-    vocab_size=48,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=20,
+CONFIG = replace(
+    as_reference(
+        small(
+            vocab_size=48,
+            sequence_len=20,
+            emb_size=32,
+            widening_factor=2,
+            num_q_heads=4,
+            num_kv_heads=2,
+            attn_output_multiplier=0.35,
+            num_experts=3,
+        )
+    ),
     embedding_multiplier_scale=2.0,
     output_multiplier_scale=1.0,
-    fprop_dtype="float32",
-    model=TransformerConfig(
-        emb_size=32,
-        widening_factor=2,
-        key_size=8,
-        num_q_heads=4,
-        num_kv_heads=2,
-        num_layers=2,
-        attn_output_multiplier=0.35,
-        shard_activations=True,
-        num_experts=3,
-        num_selected_experts=2,
-    ),
 )
 
 

@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from grok_conformance import reference
-from grok_conformance.harness.cases.synthesis import Statistics, synthesize
-from grok_conformance.harness.contract import LanguageModelConfig, TransformerConfig
-from tests.reference.published import run, tree
-
-CONFIG = LanguageModelConfig(
-    model=TransformerConfig(
-        emb_size=48,
-        widening_factor=4,
-        key_size=8,
-        num_q_heads=16,
-        num_kv_heads=4,
-        num_layers=1,
-        attn_output_multiplier=0.0884,
-        num_experts=5,
-        num_selected_experts=2,
-    ),
-    vocab_size=61,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=12,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
-    fprop_dtype="float32",
-)
-
+from tests.reference.published import run
+from tests.reference.shardable import model
 
 TOKENS = np.random.default_rng(0).integers(1, 61, (3, 6)).astype(np.int32)
-
-
-def model(num_groups: int, dtype: str = "float32", **changes: Any) -> tuple[reference.LanguageModelConfig, Any]:
-    config = replace(CONFIG, model=replace(CONFIG.model, **changes))
-    params = tree(synthesize(config, Statistics(seed=9, num_groups=num_groups)))
-    fields = vars(config) | {
-        "fprop_dtype": jnp.dtype(dtype),
-        "model": reference.TransformerConfig(**vars(config.model)),
-    }
-    return reference.LanguageModelConfig(**fields), params
 
 
 @pytest.mark.parametrize(

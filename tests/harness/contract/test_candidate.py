@@ -12,7 +12,6 @@ from grok_conformance.harness.contract import (
     DTYPES,
     LEVELS,
     LanguageModelConfig,
-    TransformerConfig,
     ffn_size,
     select_taps,
     split_tap,
@@ -20,27 +19,8 @@ from grok_conformance.harness.contract import (
     tap_names,
     tap_specs,
 )
+from grok_conformance.harness.contract.grok_1 import PUBLISHED
 
-GROK_1 = LanguageModelConfig(
-    model=TransformerConfig(
-        emb_size=6144,
-        widening_factor=8,
-        key_size=128,
-        num_q_heads=48,
-        num_kv_heads=8,
-        num_layers=64,
-        attn_output_multiplier=0.08838834764831845,
-        num_experts=8,
-        num_selected_experts=2,
-    ),
-    vocab_size=131072,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=8192,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
-    fprop_dtype="bfloat16",
-)
 DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selected_experts=1))
 
 
@@ -57,12 +37,12 @@ def test_ffn_size_is_the_next_multiple_of_8_above_two_thirds(emb_size: int, wide
 
 def test_axis_sizes_of_grok_1_are_those_of_the_specification() -> None:
     sizes = {"s": 8192, "d": 6144, "q": 48, "g": 8, "r": 6, "h": 128, "e": 8, "c": 2, "f": 32768, "v": 131072}
-    assert GROK_1.axis_sizes == sizes
+    assert PUBLISHED.axis_sizes == sizes
 
 
 def test_config_survives_json_bit_for_bit_and_real_numbers_travel_as_strings() -> None:
-    data = GROK_1.to_json()
-    assert LanguageModelConfig.from_json(data) == GROK_1
+    data = PUBLISHED.to_json()
+    assert LanguageModelConfig.from_json(data) == PUBLISHED
     assert data["embedding_multiplier_scale"] == "78.38367176906169"
     assert data["model"]["attn_output_multiplier"] == "0.08838834764831845"
     assert data["model"]["num_layers"] == 64
@@ -70,14 +50,14 @@ def test_config_survives_json_bit_for_bit_and_real_numbers_travel_as_strings() -
 
 @pytest.mark.parametrize("field", ["pad_token", "output_multiplier_scale", "model"])
 def test_config_without_a_field_is_refused(field: str) -> None:
-    data = {key: value for key, value in GROK_1.to_json().items() if key != field}
+    data = {key: value for key, value in PUBLISHED.to_json().items() if key != field}
     with pytest.raises(TypeError, match=field):
         LanguageModelConfig.from_json(data)
 
 
 def test_config_with_an_unknown_field_is_refused() -> None:
     with pytest.raises(TypeError, match="rope_base"):
-        LanguageModelConfig.from_json({**GROK_1.to_json(), "rope_base": "10000.0"})
+        LanguageModelConfig.from_json({**PUBLISHED.to_json(), "rope_base": "10000.0"})
 
 
 @given(st.one_of(st.none(), st.integers(0, 200)), st.sampled_from([spec.operation for spec in tap_specs()]))
@@ -94,7 +74,7 @@ def test_layers_have_two_digits_at_least() -> None:
 
 
 def test_taps_come_once_each_in_the_order_of_the_forward_pass() -> None:
-    names = tap_names(GROK_1)
+    names = tap_names(PUBLISHED)
     assert len(names) == len(set(names))
     assert (names[0], *names[-2:]) == ("embedding", "final_norm", "logits")
     layers = [layer for layer in (split_tap(name)[0] for name in names) if layer is not None]

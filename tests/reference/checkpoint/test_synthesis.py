@@ -12,22 +12,19 @@ import numpy as np
 import pytest
 
 from grok_conformance import reference
-from grok_conformance.reference import GROK_1, LanguageModelConfig, TransformerConfig, checkpoint
+from grok_conformance.reference import GROK_1, checkpoint
 from grok_conformance.reference.checkpoint import CheckpointError, synthesis
 from grok_conformance.reference.checkpoint.synthesis import layer_kind, synthesize, unique_bytes
 from grok_conformance.reference.parameters import Params
 from grok_conformance.reference.quantization import dequantize, is_quantized
 from tests.reference.checkpoint.tiny_checkpoints import CONFIG, DENSE, ONE_LAYER, all_bits
+from tests.reference.shardable import as_reference
+from tests.small_configurations import small
 
-EIGHT_EXPERTS = LanguageModelConfig(
-    vocab_size=2048,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=512,
-    embedding_multiplier_scale=GROK_1.embedding_multiplier_scale,
-    output_multiplier_scale=GROK_1.output_multiplier_scale,
-    fprop_dtype="float32",
-    model=TransformerConfig(
+EIGHT_EXPERTS = as_reference(
+    small(
+        vocab_size=2048,
+        sequence_len=512,
         emb_size=256,
         widening_factor=2,
         key_size=32,
@@ -36,8 +33,7 @@ EIGHT_EXPERTS = LanguageModelConfig(
         num_layers=1,
         attn_output_multiplier=32**-0.5,
         num_experts=8,
-        num_selected_experts=2,
-    ),
+    )
 )
 """As many experts as Grok-1, and dimensions enough for averages."""
 

@@ -8,29 +8,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from grok_conformance.reference import LanguageModelConfig, TransformerConfig
+from grok_conformance.reference import LanguageModelConfig
 from grok_conformance.reference.parameters import Params, parameter_shapes
+from tests.reference.shardable import as_reference
+from tests.small_configurations import small
 
-CONFIG = LanguageModelConfig(
-    vocab_size=61,
-    pad_token=0,
-    eos_token=2,
-    sequence_len=12,
-    embedding_multiplier_scale=78.38367176906169,
-    output_multiplier_scale=0.5773502691896257,
-    fprop_dtype="float32",
-    model=TransformerConfig(
+CONFIG = as_reference(
+    small(
+        vocab_size=61,
         emb_size=48,
-        widening_factor=4,
         key_size=10,
         num_q_heads=16,
         num_kv_heads=4,
         num_layers=12,
         attn_output_multiplier=0.316,
-        shard_activations=True,
-        num_experts=5,
-        num_selected_experts=2,
-    ),
+    )
 )
 ONE_LAYER = replace(CONFIG, model=replace(CONFIG.model, num_layers=1))
 DENSE = replace(CONFIG, model=replace(CONFIG.model, num_layers=2, num_experts=1, num_selected_experts=1))
