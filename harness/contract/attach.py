@@ -1,8 +1,9 @@
 """Records what the modules of a live model compute, so that an adapter need not touch the model's own code.
 
 A name is the path of a module, or the end of one, with `{layer}` for the layer's index; what is recorded under it is
-the module's output. `NAME[1]` is the second of several outputs, `NAME(0)` the first argument, `NAME(x)` the one that is
-called x. These are the names under which a tap map reads:
+the module's output. `NAME[1]` is the second of several outputs, `NAME[router_logits][0]` what a dictionary of them has
+there, `NAME(0)` the first argument, `NAME(x)` the one that is called x; `[logits]` is an output of the model itself.
+These are the names under which a tap map reads:
 
     record = attach(model, engine_names(TAP_MAP))     # torch; warm up before, or outside of `record`
     with record() as recorded:
@@ -30,16 +31,16 @@ from grok_conformance.harness.contract.candidate import Array
 Recording = Callable[[], AbstractContextManager[Mapping[str, Array]]]
 """Begins to record; the dictionary that it gives is filled while the model runs."""
 
-_NAME = re.compile(r"(?P<path>[^\[\]()]+)(\[(?P<position>\d+)\]|\((?P<argument>\w+)\))?")
+_NAME = re.compile(r"(?P<path>[^\[\]()]*)((?P<picked>(\[\w+\])+)|\((?P<argument>\w+)\))?")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a recorded name is found: the module's path, and which output or argument of it, None for the output."""
+    """Where a recorded name is found: the module's path, and which of its outputs, or which argument if not None."""
 
     name: str
     path: str
-    output: int | None
+    output: tuple[str, ...]
     argument: str | None
 
 
@@ -53,9 +54,9 @@ def find_places(names: Collection[str], paths: Collection[str], separator: str =
 
 def _places(name: str, paths: Collection[str], separator: str) -> Iterator[Place]:
     parsed = _NAME.fullmatch(name)
-    if parsed is None:
-        raise ValueError(f"{name}: a name is PATH, PATH[output] or PATH(argument)")
-    output, argument = parsed["position"], parsed["argument"]
+    if parsed is None or not name:
+        raise ValueError(f"{name}: a name is PATH, PATH[output] or PATH(argument), PATH empty for the model itself")
+    output, argument = re.findall(r"\w+", parsed["picked"] or ""), parsed["argument"]
     ending = re.escape(parsed["path"]).replace(re.escape("{layer}"), r"(?P<layer>\d+)", 1)
     found = re.compile(f"(?:.*{re.escape(separator)})?{ending.replace(re.escape('{layer}'), '(?P=layer)')}")
     by_name: dict[str, list[str]] = {}
@@ -69,7 +70,7 @@ def _places(name: str, paths: Collection[str], separator: str) -> Iterator[Place
     for recorded, matching in by_name.items():
         if len(matching) > 1:
             raise ValueError(f"{recorded}: the path of several modules: {', '.join(matching[:6])}: give more of it")
-        yield Place(recorded, matching[0], None if output is None else int(output), argument)
+        yield Place(recorded, matching[0], tuple(output), argument)
 
 
 def attach(module: Any, names: Collection[str]) -> Recording:
@@ -135,10 +136,11 @@ def _add(seen: dict[str, Array], place: Place, value: Array) -> None:
 
 
 def _picked(place: Place, value: Any) -> Any:
-    if place.output is not None:
-        return value[place.output]
+    for key in place.output:
+        value = value[int(key) if key.isdigit() else key]
     if isinstance(value, tuple | list | Mapping):
-        raise ValueError(f"{place.name}: gives {len(value)} values; pick one, as {place.name}[0]")  # noqa: TRY004 - of the name, not of the type
+        first = next(iter(value), 0) if isinstance(value, Mapping) else 0
+        raise ValueError(f"{place.name}: gives {len(value)} values; pick one, as {place.name}[{first}]")  # noqa: TRY004 - of the name, not of the type
     return value
 
 

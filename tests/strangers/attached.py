@@ -25,7 +25,7 @@ TAP_MAP = (
     TapSource("layers.*.moe.output", "layers.{layer}.block_sparse_moe[0]", "b t d"),
     TapSource("layers.*.output", "layers.{layer}[0]", "b t d"),
     TapSource("final_norm", "model.norm", "b t d"),
-    TapSource("logits", "grok", "b t v"),
+    TapSource("logits", "[logits]", "b t v"),
 )
 INFO = CandidateInfo(name="attached", version="1", taps=shown_taps(TAP_MAP), fprop_dtypes=("float32",))
 
@@ -33,13 +33,13 @@ INFO = CandidateInfo(name="attached", version="1", taps=shown_taps(TAP_MAP), fpr
 class Attached:
     def __init__(self, config: LanguageModelConfig, module: torch.nn.Module) -> None:
         self.config, self.module = config, module
-        self.record = attach(module, set(engine_names(TAP_MAP)) - {"grok"})
+        self.record = attach(module, engine_names(TAP_MAP))
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> Mapping[str, Array]:
         del lengths  # pads are token 0, as the module's mask knows
         with self.record() as recorded, torch.no_grad():
-            logits = self.module(torch.tensor(tokens), torch.tensor(tokens) > 0)["logits"].numpy()
-        return map_taps(TAP_MAP, self.config, tokens, taps, {**recorded, "grok": logits})
+            self.module(torch.tensor(tokens), torch.tensor(tokens) > 0)
+        return map_taps(TAP_MAP, self.config, tokens, taps, recorded)
 
 
 # The module with its weights.

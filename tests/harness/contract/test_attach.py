@@ -60,7 +60,7 @@ def test_a_name_is_the_end_of_one_modules_path_in_every_layer() -> None:
         ("layers.{layer}.k", r"layers\.{layer}\.k: no module has this path; there are model, "),
         ("q", "q: the path of several modules: model.layers.0.q, model.layers.1.q, model.q: give more of it"),
         ("ead", "ead: no module has this path"),
-        ("head[x]", r"head\[x\]: a name is PATH, PATH\[output\] or PATH\(argument\)"),
+        ("head[]", r"head\[\]: a name is PATH, PATH\[output\] or PATH\(argument\)"),
     ],
 )
 def test_a_name_that_fits_no_module_or_several_is_refused(name: str, said: str) -> None:
@@ -152,3 +152,28 @@ def test_what_flax_captured_is_read_by_name() -> None:
     assert {name: float(value[0]) for name, value in recorded.items()} == {"layer_0/dense": -1, "layer_1/dense": -2}
     with pytest.raises(ValueError, match="head: called 2 times"):
         from_intermediates(captured, ["head"])
+
+
+class Outputs(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        y = self.net(x)
+        return {"logits": y, "hidden_states": (x, y)}
+
+
+def test_outputs_in_a_dictionary_are_picked_by_their_keys_those_of_the_model_itself_without_a_path() -> None:
+    model = Outputs()
+    record = attach(model, ["[logits]", "[hidden_states][0]"])
+    with record() as recorded:
+        run(model)
+    np.testing.assert_array_equal(recorded["[hidden_states][0]"], np.ones((2, 3)))
+    np.testing.assert_array_equal(recorded["[logits]"], 4 * np.ones((2, 3)))
+    whole = attach(model, ["net(0)", "[hidden_states]"])
+    with (
+        pytest.raises(ValueError, match=r"\[hidden_states\]: gives 2 values; pick one, as \[hidden_states\]\[0\]"),
+        whole(),
+    ):
+        run(model)
