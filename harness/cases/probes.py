@@ -10,7 +10,9 @@ But weights and prompts are ours to choose. A probe makes the network transparen
 * one feature of the embedding is the same for every token; through it activations are moved to the tail in which erf
   and tanh differ, and router logits to a size at which their own rounding shows while softmax takes the shift away;
 * queries are so large that attention logits pass the cap, or all come so close to it that only their own rounding
-  tells them apart, and prompts are so long that bf16 and TF32 lack positions.
+  tells them apart, and prompts are so long that bf16 and TF32 lack positions;
+* activations are so small that float16 holds next to nothing of them;
+* a prompt is a matched filter: its tokens lie on the side on which bf16 tables of cosines err.
 
 Weights are int8 with bf16 scales, finite, in sizes that engines ask for: heads times head width is the model's width,
 head width 64, eight experts. They are drawn by a recipe from a seed and not stored; `digest` fixes them. The recipes
@@ -22,60 +24,32 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import Case, Preset
+from grok_conformance.harness.cases.case import Call, Case, Preset
+from grok_conformance.harness.cases.recipes import Recipe, draw
 from grok_conformance.harness.cases.suite import UNEQUAL, CallRow, draw_call
-from grok_conformance.harness.cases.synthesis import Statistics, synthesize
-from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig, grok_1
+from grok_conformance.harness.contract import DTYPES, Array, LanguageModelConfig, TransformerConfig
 
 PRODUCER = "harness.probes"
 PREFIX = "probe_"
 """What the names of probes begin with; a pattern of cases selects them only if it begins so too."""
 
-CONSTANT_FEATURE = 0
-"""The feature of the embedding that every token has alike."""
-
-NUM_SLOW_PAIRS = 8
-"""Rotary pairs that carry what is added to the attention logits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a probe's weights are drawn.
-
-    `constant` is the size of the feature that all tokens have in common, against 1 of the others; `activation`,
-    `router` and `attention` are what it adds to every expert activation, router logit, and attention logit before the
-    cap. `attention_output` and `expert_output` are gains of the blocks' last matrices. A `silent` block gives zeros.
-    """
-
-    seed: int
-    query_gain: float = 1.0
-    attention_output: float = 1.0
-    expert_output: float = 1.0
-    constant: float = 1.0
-    activation: float = 0.0
-    activation_gain: float = 1.0
-    router: float = 0.0
-    router_deviation: float = 4.0
-    attention: float = 0.0
-    attention_update: float = 1.0
-    moe_update: float = 1.0
-    tied_experts: tuple[int, ...] = ()
-    silent: Literal["", "attention", "experts"] = ""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeCase:
-    """What is asked of a probe: the last part of the case's name, why, its calls, and whether the tie rule binds."""
+    """What is asked of a probe: the last part of the case's name, why, its calls, and whether the tie rule binds.
+
+    `sided` draws every token from the side that `Probe.sided` gives its position.
+    """
 
     name: str
     why: str
     calls: tuple[CallRow, ...]
     tie_rule: bool = False
+    sided: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +61,21 @@ class Probe:
     why: str
     cases: tuple[ProbeCase, ...]
     digest: str
+
+    def sided(self, call: Call) -> Call:
+        """Return a prompt whose tokens lie on the side that tells what bf16 tables of cosines err there.
+
+        It is a matched filter: what such tables add to the attention logits of one side they take from the other, and
+        the values of all tokens sum it up, while honest roundings know nothing of sides.
+        """
+        positions = np.arange(call.tokens.shape[1])
+        pairs = np.arange(*self.recipe.pairs)
+        cosines = np.cos(np.outer(positions, 10_000.0 ** (-2 * pairs / self.config.model.key_size)))
+        error = (cosines.astype(DTYPES["bfloat16"]) - cosines).sum(-1)
+        half = self.config.vocab_size // 2
+        lower = 1 + call.tokens % (half - 1)  # never the pad token
+        tokens = np.where(error > np.median(error), lower, half + call.tokens % half)
+        return replace(call, tokens=tokens.astype(np.int32))
 
 
 def sized(*, num_layers: int = 1, width: int = 256, sequence_len: int = 16, selected: int = 2) -> LanguageModelConfig:
@@ -170,6 +159,29 @@ PROBES: Mapping[str, Probe] = {
         ),
         digest="967cfa689121d2a9ca4fedb91fefbb5b93afabdebe9114165205373cf8355622",
     ),
+    "probe_small": Probe(
+        config=sized(),
+        recipe=Recipe(seed=7, activation_gain=2e-7, expert_output=5e6, moe_update=2.0, silent="attention"),
+        why="attention silent, expert activations below what float16 holds, made up for by the last matrix",
+        cases=(
+            ProbeCase(name="prefill/rows", why="many short rows, so that few near-ties cost few tokens",
+                      calls=(full(24, 4),)),
+        ),
+        digest="9de41bb6f26e25b42cf4c378869d316ccbec9caa83b795d46db09562fdea8ecd",
+    ),
+    "probe_tables": Probe(
+        config=sized(width=128, sequence_len=1024, selected=8),
+        recipe=Recipe(
+            seed=8, constant=4.0, attention=20.0, pairs=(24, 26), rest=0.1, side=4.0, side_value=64.0,
+            attention_update=3.0, silent="experts",
+        ),
+        why="attention that looks at nothing but positions: what tables of cosines err tips the balance of two sides",
+        cases=(
+            ProbeCase(name="prefill/prompt", why="1,024 tokens over which honest roundings average out",
+                      calls=(full(1, 1024),), sided=True),
+        ),
+        digest="5472a05c949967d8aac0ec2338382cc4aadd00fb41ab0724b0bcc7518c239a1f",
+    ),
     "probe_ties": Probe(
         config=sized(),
         recipe=Recipe(seed=4, tied_experts=(1, 3, 6), silent="attention"),
@@ -196,87 +208,6 @@ def make_probe(name: str) -> Preset:
     return Preset(name, probe.config, draw(probe.config, probe.recipe))
 
 
-def draw(config: LanguageModelConfig, recipe: Recipe) -> dict[str, Array]:
-    """Draw the weights of a recipe, by stored name (SPEC §2)."""
-    weights = synthesize(
-        config,
-        Statistics(
-            seed=recipe.seed,
-            num_groups=4,
-            query_gain=recipe.query_gain,
-            router_deviation=recipe.router_deviation,
-            attention_update=recipe.attention_update,
-            moe_update=recipe.moe_update,
-            tied_experts=recipe.tied_experts,
-        ),
-    )
-    random = np.random.default_rng(recipe.seed)
-    width = config.model.emb_size
-    shared = recipe.constant / np.sqrt(1 + (recipe.constant**2 - 1) / width)  # the feature after a norm of gain 1
-    weights[grok_1.EMBEDDINGS] = embeddings(random, config, recipe.constant)
-    for layer in range(config.model.num_layers):
-        below = grok_1.LAYER.format(layer=layer)
-        weights[below + grok_1.GAINS[2]][CONSTANT_FEATURE] = 1.0
-        weights[below + grok_1.ROUTER][CONSTANT_FEATURE] += np.float32(recipe.router / shared)
-        linear = random.standard_normal((config.model.num_experts, width, config.axis_sizes["f"]))
-        linear *= recipe.activation_gain / np.sqrt(width)
-        linear[:, CONSTANT_FEATURE] += recipe.activation / shared
-        weights |= quantised(below + grok_1.EXPERT_ACTIVATION, linear)
-        if recipe.attention:
-            shift_attention(weights, below, config, recipe.attention / shared**2)
-        silence(weights, below, recipe.silent)
-        scaled(weights, f"{below}{grok_1.ATTENTION_OUT}.scales", recipe.attention_output)
-        scaled(weights, f"{below}{grok_1.EXPERT_OUT}.scales", recipe.expert_output)
-    return weights
-
-
-def shift_attention(weights: dict[str, Array], below: str, config: LanguageModelConfig, shift: float) -> None:
-    """Let the constant feature, where it is 1, add a number to every attention logit.
-
-    It is added in the halves of the pairs that turn slowest, so that positions change it little.
-    """
-    model = config.model
-    half = model.key_size // 2
-    size = np.sqrt(shift / (model.attn_output_multiplier * NUM_SLOW_PAIRS))
-    for name, num_heads in ((grok_1.QUERY, model.num_q_heads), (grok_1.KEY, model.num_kv_heads)):
-        matrix = (weights[f"{below}{name}.weight"] * weights[f"{below}{name}.scales"].astype(np.float64)).reshape(
-            -1, num_heads, model.key_size
-        )
-        matrix[CONSTANT_FEATURE, :, half - NUM_SLOW_PAIRS : half] += size
-        weights |= quantised(below + name, matrix.reshape(len(matrix), -1))
-
-
-def embeddings(random: np.random.Generator, config: LanguageModelConfig, constant: float) -> Array:
-    """Draw rows [v, d] of RMS 1 after the multiplier, orthonormal if v ≤ d, with the constant feature."""
-    v, d = config.vocab_size, config.model.emb_size
-    square = random.standard_normal((max(v, d), d))
-    rows = np.linalg.qr(square)[0] if v <= d else square / np.linalg.norm(square, axis=-1, keepdims=True)
-    rows = rows[:v] * np.sqrt(d)
-    rows[:, CONSTANT_FEATURE] = constant
-    made: Array = (rows / config.embedding_multiplier_scale).astype(np.float32)
-    return made
-
-
-def silence(weights: dict[str, Array], below: str, block: str) -> None:
-    """Make a block of a layer give zeros: values of zero, or experts whose last matrix is."""
-    name = {"attention": grok_1.VALUE, "experts": grok_1.EXPERT_OUT}.get(block)
-    if name is not None:
-        stored = f"{below}{name}.weight"
-        weights[stored] = np.zeros_like(weights[stored])
-
-
-def scaled(weights: dict[str, Array], name: str, gain: float) -> None:
-    """Multiply the scales of a matrix, which keep their dtype."""
-    weights[name] = (weights[name].astype(np.float32) * np.float32(gain)).astype(weights[name].dtype)
-
-
-def quantised(name: str, matrix: Array) -> dict[str, Array]:
-    """Return a matrix [.., k, n] as it is stored: int8 with one bf16 scale per output channel (SPEC §3)."""
-    scales = (np.abs(matrix).max(-2, keepdims=True) / 127).astype(DTYPES["bfloat16"])
-    weight = np.clip(np.rint(matrix / scales.astype(np.float64)), -127, 127).astype(np.int8)
-    return {f"{name}.weight": weight, f"{name}.scales": scales}
-
-
 def digest_of(weights: Mapping[str, Array]) -> str:
     """Return the sha256 of all weights, names included, in the order of their names."""
     digest = hashlib.sha256()
@@ -294,6 +225,7 @@ def probe_cases(pattern: str) -> Iterator[Case]:
                 if fnmatch.fnmatchcase(case_id, pattern):
                     random = np.random.default_rng(probe.recipe.seed)
                     calls = tuple(draw_call(call, random, probe.config) for call in row.calls)
+                    calls = tuple(map(probe.sided, calls)) if row.sided else calls
                     yield Case(
                         id=case_id, preset=name, fprop_dtype=dtype, why=row.why, origin=PRODUCER, calls=calls,
                         tie_rule=row.tie_rule,

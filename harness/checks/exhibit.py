@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
 from grok_conformance.harness.checks.evidence import Evidence, Key, gather, has_gaps
 from grok_conformance.harness.checks.readings import Readings, describe, phase_of, producers
-from grok_conformance.harness.contract import Array, CandidateInfo
+from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from grok_conformance.harness.graph.row import Operation
@@ -72,6 +72,11 @@ class Exhibit:
     def needed(self, rows: Collection[str]) -> frozenset[str]:
         """Return the rows that must be worked out for some rows: also what was carried to them, and what is hidden."""
         return producers(rows, self.ways.readings, self.evidence.graph, self.evidence.config, self.hidden)
+
+    def logits_alone(self) -> Exhibit:
+        """Return the case as a candidate shows it that gives nothing but logits."""
+        observed = {key: seen for key, seen in self.evidence.observed.items() if key[1] == LOGITS}
+        return replace(self, evidence=replace(self.evidence, observed=observed, problems={}))
 
     @property
     def look(self) -> Callable[[int, str], Array | None]:

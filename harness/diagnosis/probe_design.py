@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.cases.probes import PROBES, Recipe, draw
+from grok_conformance.harness.cases.probes import PROBES
+from grok_conformance.harness.cases.recipes import Recipe, draw
 from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.hidden import TIED, Segments, simulate
 from grok_conformance.harness.checks.operation_by_operation import check_case

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from grok_conformance.harness.cases.probes import PREFIX
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score, score_rival
 from grok_conformance.harness.checks.moves import with_ways
@@ -59,6 +60,8 @@ def judge_operations(
     quirks = [one for one in exhibits if one.quirk] if len(core) < len(exhibits) else []
     core_local: Local = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in core}
     found = judge_core(core, core_local, num_elements)
+    if not found.failing and only is None:
+        found = by_logits_alone(found, num_elements)
     known = {one.preset.name: one.ways for one in found.exhibits}
     apart = [with_ways(one, known.get(one.preset.name, Ways())) for one in quirks]
     told = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in apart}
@@ -84,6 +87,31 @@ def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> 
                 exhibits, local, diagnoses = nearer, checked, {**diagnoses, **again}
     diagnoses = {**diagnoses, **with_places(exhibits, local, failing & shown, diagnoses)}
     return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(noted), diagnoses)
+
+
+def by_logits_alone(found: JudgedOperations, num_elements: int) -> JudgedOperations:
+    """Judge probes in which nothing fails once more, as if logits were all that is shown.
+
+    A shown tap ends the segment of the hidden rows before it: what they pass on to it is allowed there, and taken as
+    it is from there on. In logits to which a probe brings it undimmed it may still be seen. Cases that fail so are
+    taken as showing logits alone.
+    """
+    known = {one.case.id: one for one in found.exhibits}
+    alone = [one.logits_alone() for one in found.exhibits if one.preset.name.startswith(PREFIX) and one.hides_taps]
+    alone = [one for one in alone if len(one.evidence.observed) < len(known[one.case.id].evidence.observed)]
+    local: Local = {one.case.id: check_case(one, num_elements=num_elements) for one in alone}
+    if all(comparison.passed for comparisons in local.values() for comparison in comparisons):
+        return found
+    again = judge_core(alone, local, num_elements)
+    failing = {case: checked for case, checked in again.local.items() if not all(c.passed for c in checked)}
+    return replace(
+        found,
+        exhibits=(*(one for case, one in known.items() if case not in failing),
+                  *(one for one in again.exhibits if one.case.id in failing)),
+        local={**found.local, **failing},
+        failing=again.failing,
+        diagnoses={**found.diagnoses, **again.diagnoses},
+    )  # fmt: skip
 
 
 def resembling(operation: str, exhibits: Sequence[Exhibit], local: Local) -> bool:

@@ -121,12 +121,17 @@ def rounded(found: Strengths) -> Strengths:
 
 
 def strongest(found: Rates, side: Side, dtype: str, form: int) -> dict[str, float]:
-    """Return by fault the largest strength over the cases of a compute dtype."""
+    """Return by fault the largest strength over the cases of a compute dtype.
+
+    Where more than logits is shown and passes, they are judged by themselves too (`harness/judging/operations.py`).
+    """
+    showing = list(FORMS.values())
+    alone = showing.index(Showing(showing[form].logits))
     best: dict[str, float] = {}
     for case, measured in found.items():
         if case.endswith(f".{dtype}"):
             for name, each in getattr(measured, side).items():
-                best[name] = max(best.get(name, 0.0), each[form])
+                best[name] = max(best.get(name, 0.0), each[form], each[alone])
     return best
 
 
@@ -155,7 +160,7 @@ def row_of(found: Rates, dtype: str, form: str) -> str:
     honest = observed.pop(HONEST, 0.0)
     predicted.pop(HONEST, None)
     missed = sorted({name for best in (predicted, observed) for name, ratio in best.items() if ratio <= DETECTED})
-    told = ", ".join(missed) if len(missed) <= MANY else f"{len(missed)} faults"
+    told = ", ".join(missed) or "none" if len(missed) <= MANY else f"{len(missed)} faults"
     return f"| {form} | {dtype} | {share(predicted)} | {share(observed)} | {honest:.2f} of the fence | {told} |"
 
 
@@ -163,9 +168,10 @@ MANY = 12
 TITLE = """# What the probes show in little
 
 Written by `python -m tests.fault_detection.probe_rates`. A fault counts as seen if the local check on what is shown
-fails in at least one case of the probes (`harness/cases/probes.py`). Predicted: the exact model with modelled noise and
-the fault; observed: the torch port with the fault patched in by hand. The list is that of `harness/faults/` with a
-mutant, harmless rows left out."""
+fails in at least one case of the probes (`harness/cases/probes.py`); where more than logits is shown they are judged by
+themselves too, as a run does. Predicted: the exact model with modelled noise and the fault; observed: the torch port
+with the fault patched in by hand. The list is the catalogue, `FAULTS` of `harness/faults/`, less rows that are harmless
+or change no operation: faults of precision and of kernels are not in it."""
 
 
 def share(best: Mapping[str, float]) -> str:

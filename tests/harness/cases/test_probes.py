@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.probes import PROBES, digest_of, make_probe, probe_cases
-from grok_conformance.harness.graph.oracle import dequantized
+from grok_conformance.harness.cases.recipes import SIDE_FEATURE
+from grok_conformance.harness.contract import DTYPES
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -28,22 +29,6 @@ def test_an_engine_can_load_a_probe(name: str) -> None:
     assert all(weights[key].dtype == np.int8 for key in matrices)
 
 
-def test_a_silent_block_gives_zeros_and_another_does_not() -> None:
-    silent = {"probe_moe": "multi_head_attention/value/w", "probe_attention": "moe/linear_1/w"}
-    for name, matrix in silent.items():
-        preset = make_probe(name)
-        for other, quiet in ((matrix, True), ("multi_head_attention/query/w", False)):
-            x = dequantized(preset.config, preset.weights, f"transformer/decoder_layer_0/{other}", "kept")
-            assert (not x.any()) is quiet
-
-
-def test_rows_of_the_embedding_are_orthonormal_but_for_the_feature_in_common() -> None:
-    rows = make_probe("probe_moe").weights["language_model/in_out_embed/embeddings"].astype(np.float64)
-    products = rows[:, 1:] @ rows[:, 1:].T * PROBES["probe_moe"].config.embedding_multiplier_scale ** 2 / rows.shape[1]
-    np.testing.assert_allclose(np.diag(products), 1, atol=0.1)
-    assert np.abs(products - np.diag(np.diag(products))).max() < 0.05
-
-
 def test_a_case_has_the_same_tokens_in_both_dtypes_and_a_reason() -> None:
     for wide, narrow in zip(probe_cases("*.float32"), probe_cases("*.bfloat16"), strict=True):
         assert wide.why == narrow.why != ""
@@ -54,3 +39,19 @@ def test_a_case_has_the_same_tokens_in_both_dtypes_and_a_reason() -> None:
 def test_calls_fit_the_cache() -> None:
     for case in probe_cases("*"):
         assert sum(int(call.lengths.max()) for call in case.calls) <= PROBES[case.preset].config.sequence_len
+
+
+def test_a_sided_prompt_is_a_matched_filter_of_what_bf16_tables_of_cosines_err() -> None:
+    probe = PROBES["probe_tables"]
+    (case,) = probe_cases("probe_tables/*.bfloat16")
+    tokens = case.calls[0].tokens[0]
+    rows = make_probe("probe_tables").weights["language_model/in_out_embed/embeddings"]
+    sides = np.sign(rows[tokens, SIDE_FEATURE])
+    positions = np.arange(len(tokens))
+    error = sum(
+        cosine.astype(DTYPES["bfloat16"]) - cosine
+        for cosine in (np.cos(positions * 10_000.0 ** (-2 * pair / 64)) for pair in range(*probe.recipe.pairs))
+    )
+    assert (tokens != probe.config.pad_token).all()
+    assert abs(sides.mean()) < 0.01
+    assert (sides * error).mean() > 0.7 * np.abs(error).mean()

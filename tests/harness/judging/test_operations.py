@@ -7,14 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.cases.probes import make_probe, probe_cases
+from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import Local
+from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.probe_design import emulated, in_form
 from grok_conformance.harness.faults import FAULTS, mutant
-from grok_conformance.harness.graph.oracle import Plans, evaluate
+from grok_conformance.harness.graph.oracle import ExactWeights, Plans, evaluate
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.judging import operations
-from grok_conformance.harness.judging.operations import judge_operations, ways_in_words
+from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, ways_in_words
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps
 
 CASES = ("unequal/prefill/padded_batch.float32", "unequal/prefill/single_token.float32")
@@ -109,3 +113,38 @@ def test_values_that_are_not_finite_have_no_likely_fault() -> None:
     found = judge_operations([replace(one, evidence=broken)], NUM_ELEMENTS)
     assert "moe.expert_hidden" in found.failing
     assert "moe.expert_hidden" not in found.diagnoses
+
+
+# Probes judged by their logits alone, where more is shown and nothing fails
+
+
+def shown_of_a_probe(fault: str = "") -> Exhibit:
+    preset = make_probe("probe_moe")
+    (case,) = probe_cases("probe_moe/*.bfloat16")
+    weights = ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    taps = emulated(preset, case, weights, mutant(FAULTS[fault]) if fault else evaluate, seed=1)
+    info = CandidateInfo(name="port", version="", taps=("layers.*.output", "layers.*.router.logits", "logits"))
+    return exhibit_of(preset, case, info, in_form(taps, case, info), weights)
+
+
+def test_what_hidden_states_pass_over_is_judged_by_the_logits_of_a_probe_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = shown_of_a_probe("router_in_bf16")
+    local = {one.case.id: check_case(one, num_elements=NUM_ELEMENTS)}
+    assert all(comparison.passed for comparison in local[one.case.id])
+    passed = JudgedOperations((one,), local, frozenset(), frozenset(), {})
+    judged = replace(passed, failing=frozenset({"logits"}))  # naming it takes minutes; RATES.md tells how often it is
+    monkeypatch.setattr(operations, "judge_core", lambda alone, own, _: replace(judged, exhibits=alone, local=own))
+    found = operations.by_logits_alone(passed, NUM_ELEMENTS)
+    assert found.failing == {"logits"}
+    assert list(found.exhibits[0].evidence.observed) == [(0, "logits")]
+    assert [c.tap for c in found.local[one.case.id] if not c.passed] == ["logits"]
+
+
+def test_an_honest_port_passes_by_all_that_it_shows_and_by_its_logits_alone() -> None:
+    one = shown_of_a_probe()
+    found = judge_operations([one], NUM_ELEMENTS)
+    assert not found.failing
+    assert len(found.exhibits[0].evidence.observed) == len(one.evidence.observed)
+    assert all(c.passed for c in check_case(one.logits_alone(), num_elements=NUM_ELEMENTS))

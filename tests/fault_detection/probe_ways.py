@@ -1,0 +1,94 @@
+"""Honest ways over the probes, by logits alone: `python -m tests.fault_detection.probe_ways [CASE GLOB [WAY GLOB]]`.
+
+Every honest way of the zoo (`tests/fault_detection/honest`) runs the torch port over each probe case in bfloat16; of
+what it gives the logits alone are judged by the local check, as of an engine that shows nothing else. Status 1 where
+one fails, or is inconclusive because no logit could be compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from grok_conformance.harness.cases.probes import make_probe, probe_cases
+from grok_conformance.harness.checks.exhibit import exhibit_of
+from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.diagnosis.probe_design import NUM_ELEMENTS, in_form, prepare
+from tests.fault_detection.honest.runs import PASSING_MARKS
+from tests.fault_detection.honest.way import matching, taps_of
+from tests.fault_detection.honest.zoo import ZOO
+from tests.fault_detection.rates import clopper_pearson
+
+DTYPE = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One honest way in one case: the worst measured / allowed of its logits, and how many were compared."""
+
+    way: str
+    case: str
+    ratio: float
+    num_elements: int
+
+
+def runs(cases: str, ways: str) -> Iterator[Run]:
+    """Yield the runs of the honest ways that a glob matches in the probe cases that another does."""
+    chosen = [way for name in matching(ZOO, ways) if (way := ZOO[name]).mark in PASSING_MARKS and DTYPE in way.dtypes]
+    for case in probe_cases(cases):
+        if case.fprop_dtype != DTYPE:
+            continue
+        preset = make_probe(case.preset)
+        shown = prepare(preset, case)
+        for way in chosen:
+            given = in_form(taps_of(way, preset, case), case, shown.info)
+            exhibit = exhibit_of(preset, case, shown.info, given, shown.weights)
+            found = check_case(
+                exhibit, num_elements=NUM_ELEMENTS, segments=shown.segments, evaluator=shown.evaluator
+            )  # fmt: skip
+            yield Run(way.id, case.id, max(c.ratio for c in found), min(c.num_elements for c in found))
+
+
+def counts(found: list[Run]) -> str:
+    """Return in words how many runs failed or were inconclusive, and the worst of all."""
+    failed, undecided = (sum(map(wrong, found)) for wrong in (fails, is_inconclusive))
+    ways, cases = len({run.way for run in found}), len({run.case for run in found})
+    worst = max(found, key=lambda run: run.ratio)
+    _, upper = clopper_pearson(failed, len(found))
+    return (
+        f"{ways} honest ways in {cases} cases by logits alone in {DTYPE}: {failed} of {len(found)} runs failed "
+        f"(upper 95 % bound {upper:.2%}), {undecided} inconclusive; worst {worst.ratio:.2f} of the fence, "
+        f"{worst.way} in {worst.case}"
+    )
+
+
+def fails(run: Run) -> bool:
+    """Return whether a run strays beyond its fences."""
+    return not run.ratio <= 1
+
+
+def is_inconclusive(run: Run) -> bool:
+    """Return whether some call of a run has no logit that could be compared."""
+    return not run.num_elements
+
+
+def main(cases: str = "probe_*", ways: str = "*") -> int:
+    """Print every run that is not passed, and the counts; return the exit status."""
+    torch.set_num_threads(1)
+    found = []
+    for run in runs(cases, ways):
+        found.append(run)
+        if fails(run) or is_inconclusive(run):
+            sys.stdout.write(f"{run}\n")
+            sys.stdout.flush()
+    if not found:
+        sys.exit(f"no honest way {ways!a} in a case {cases!a} of {DTYPE}")
+    sys.stdout.write(f"{counts(found)}\n")
+    return int(any(fails(run) or is_inconclusive(run) for run in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
