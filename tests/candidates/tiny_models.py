@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -58,3 +59,37 @@ def random_tokens(*shape: int) -> Array:
 
 def ints(*values: int) -> Array:
     return np.array(values, np.int32)
+
+
+def relative_rms(observed: Array, expected: Array) -> float:
+    difference = observed.astype(np.float64) - expected.astype(np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+def cut(taps: Mapping[str, Array], rows: slice, tokens: slice, num_seen: int) -> dict[str, Array]:
+    """Cut every tap to some rows, some of the call's tokens and the first slots of the cache."""
+    parts = {}
+    for name, value in taps.items():
+        if ".kv." in name:
+            parts[name] = value[rows, :num_seen]
+        elif name.endswith(("attention.logits", "attention.weights")):
+            parts[name] = value[rows, :, :, tokens, :num_seen]
+        else:
+            parts[name] = value[rows, tokens]
+    return parts
+
+
+Parts = Sequence[Mapping[str, Array]]
+"""The taps of several calls or rows."""
+
+
+def assert_agree(observed: Parts, expected: Parts) -> None:
+    """Every tap, all its parts together, agrees to float32 rounding."""
+
+    def joined(parts: Parts, name: str) -> Array:
+        return np.concatenate([part[name].ravel() for part in parts])
+
+    assert len(observed) == len(expected)
+    errors = {name: relative_rms(joined(observed, name), joined(expected, name)) for name in expected[0]}
+    assert errors
+    assert max(errors.values()) <= 1e-6, errors
