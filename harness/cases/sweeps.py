@@ -136,15 +136,7 @@ SWEEPS = (
             Request("shared_block", "the same prompt up to the border of a block", prompt(33), shared=slice(16)),
             Request("beginning", "the beginning of an earlier prompt, alone", prompt(17), shared=slice(17)),
             Request("continued", "an earlier prompt, and as much again", prompt(65), shared=slice(33)),
-            *(
-                Request(
-                    f"alike_{length}",
-                    "equal tokens: all choose the same experts, the others have none",
-                    prompt(length),
-                    alike=True,
-                )
-                for length in (33, 64, 65, 128, 257)
-            ),
+            Request("alike", "equal tokens: all choose the same experts, the others have none", prompt(65), alike=True),
             Request(
                 "drafts_taken_back",
                 "drafts are written and rejected: the cache is cut back, each row by another number",
@@ -164,6 +156,18 @@ SWEEPS = (
                 equal=(0, 1),
             ),
         ),
+    ),
+    Sweep(
+        "both_experts",
+        tuple(
+            Request(
+                f"prompt_{length}",
+                "every expert has all tokens: they fill blocks of it, or are one more",
+                prompt(length),
+            )
+            for length in (33, 64, 128, 257)
+        ),
+        {"num_experts": 2, "num_selected_experts": 2},
     ),
     Sweep(
         "deep",

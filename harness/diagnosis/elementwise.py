@@ -19,8 +19,17 @@ GRIDS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "TF32": 2.0**-11}
 MIN_PER_FACTOR = 4
 """Values from which a factor of their own is fitted, at least."""
 
+MIN_PER_SUM = 2
+"""Values of a sum from which a factor of its own is fitted, in the mean: the more terms, the more is told by them."""
+
 MIN_OF_FUNCTION = 50
 """Values by which it is told that they are a function of the right ones, at least."""
+
+MIN_ON_GRID = 20
+"""Values that must lie on a coarser grid for it to be told that they are kept in it: by chance none does."""
+
+ROUNDINGS_KEPT = 8.0
+"""As how many roundings to a coarser grid an error may be for it to be told as that."""
 
 FUNCTION_FREEDOM = 10
 """As how many fitted numbers a function of unknown form counts."""
@@ -102,8 +111,22 @@ def rounded_once_more(trial: Trial) -> Iterator[Hypothesis]:
         bits = x.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
         return np.asarray(bits.view(np.float32).astype(np.float64))
 
+    yield from _kept_coarser(trial)
     if trial.shown.recorded in ("float32", "bfloat16"):
         yield changed("the right values cut off to bfloat16, not rounded", truncated)
+
+
+def _kept_coarser(trial: Trial) -> Iterator[Hypothesis]:
+    """Yield that all failing values are numbers of a coarser grid, a few of its roundings from the right ones."""
+    observed = trial.shown.observed.ravel()[trial.at]
+    for grid in coarser(UNIT_ROUNDOFF[trial.shown.recorded]):
+        if len(observed) >= MIN_ON_GRID and np.array_equal(on_grid(observed, grid), observed):
+
+            def make(one: ShownTap, grid: str = grid) -> tuple[Array, Array]:
+                size = np.maximum(np.abs(one.exact), np.abs(one.observed))
+                return one.exact, np.maximum(one.deviation, ROUNDINGS_KEPT * GRIDS[grid] * size / FACTOR)
+
+            yield Hypothesis(f"numbers of {grid}: rounded to it more than once on the way", make, least=MIN_ON_GRID)
 
 
 def of_the_right_value(trial: Trial) -> Iterator[Hypothesis]:
@@ -134,17 +157,24 @@ def scaled_along(trial: Trial) -> Iterator[Hypothesis]:
     yield from (one for axis in axes if axis not in "bt" for one in _scaled_by(trial, axis))
     if "b" in axes and "t" in axes:
         yield from _scaled_by(trial, "bt")
+        yield from _scaled_by(trial, "".join(axes[:-1]))
 
 
 def _scaled_by(trial: Trial, letters: str) -> Iterator[Hypothesis]:
     shown, at = trial.shown, trial.at
     group, count = groups_of(shown, letters)
     sizes = np.bincount(group.ravel()[at], minlength=count)
-    if (sizes[sizes > 0] < MIN_PER_FACTOR).any() or (sizes > 0).sum() < 2:  # noqa: PLR2004 - factors that differ
+    whole = len(letters) > 1 and letters != "bt"  # sums along the last axis, of which some have few terms
+    fewest = sizes[sizes > 0].mean() if whole else sizes[sizes > 0].min()
+    if fewest < (MIN_PER_SUM if whole else MIN_PER_FACTOR) or (sizes > 0).sum() < 2:  # noqa: PLR2004 - factors that differ
         return
     used = factors_of(shown, letters).ravel()[at]
-    noun = "token" if letters == "bt" else shown.graph.noun(letters)
-    words = f"the right values times a factor of its own for every {noun}, {used.min():.6g} to {used.max():.6g}"
+    told = f"{used.min():.6g} to {used.max():.6g}"
+    if whole:
+        words = f"the right values normalised otherwise along the {shown.graph.noun(shown.axes[-1])}s: times {told}"
+    else:
+        noun = "token" if letters == "bt" else shown.graph.noun(letters)
+        words = f"the right values times a factor of its own for every {noun}, {told}"
 
     def make(one: ShownTap) -> tuple[Array, Array]:
         factors = factors_of(one, letters)

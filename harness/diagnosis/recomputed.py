@@ -77,11 +77,18 @@ def input_changes(
     if is_real:
         yield "taken as zero", np.zeros_like
         yield "with the opposite sign", np.negative
+        yield "taken as one", np.ones_like
+        yield f"taken as the same for all {shown.graph.noun(axes[-1])}s", evenly_shared
     for axis, letter in enumerate(axes):
         noun = shown.graph.noun(letter)
         for step in (1, -1):
             yield f"shifted by {step} along its {noun}s", shifted(step, axis)
         yield f"in the reverse order of its {noun}s", reversed_along(axis)
+
+
+def evenly_shared(x: Array) -> Array:
+    """Return 1 over the number of places along the last axis, everywhere."""
+    return np.full_like(x, 1 / x.shape[-1])
 
 
 def from_rounded_operands(trial: Trial) -> Iterator[Hypothesis]:

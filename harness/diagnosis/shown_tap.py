@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.cases.case import steps_before
+from grok_conformance.harness.checks.evidence import safe
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
 from grok_conformance.harness.checks.likelihood import FACTOR, NUM_DRAWS
@@ -134,11 +135,19 @@ def _shown_in(operation: str, exhibit: Exhibit) -> Iterator[ShownTap]:
     read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed(rows), num_draws=NUM_DRAWS)
     hidden = not exhibit.hidden.isdisjoint(exhibit.needed(rows))
     segments = simulate(exhibit, read, NUM_DRAWS) if hidden else None
+    # What no check compares is shown too: a fault may let a masked key or a pad in.
+    shown = {key: safe(graph.specs[split_tap(key[1])[1]], seen.raw, evidence.config)
+             for key, seen in evidence.observed.items()}  # fmt: skip
     cache = case.preload or empty_cache(evidence.config, len(case.calls[0].tokens))
     values: list[dict[str, Array]] = [dict(cached_taps(graph, cache))]
     made: list[tuple[int, str, Exact]] = []
     for call, tap, exact, value in walk(
-        exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans, evaluator=read
+        exhibit.preset,
+        case,
+        lambda call, tap: shown.get((call, tap)),
+        weights=exhibit.weights,
+        plans=exhibit.ways.plans,
+        evaluator=read,
     ):
         if call == len(values):
             copies = {x: y for x, y in values[-1].items() if split_tap(x)[1] in graph.copies}

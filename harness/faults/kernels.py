@@ -48,7 +48,8 @@ def merged_by(parts: Parts, factor: float) -> Function:
         at = parts(logits.shape[-1])
         sums = np.stack([honest.value[..., part].sum(-1) for part in at], -1)
         shares = sums**factor / (sums**factor).sum(-1, keepdims=True)
-        ratio = np.divide(shares, sums, out=np.zeros_like(sums), where=sums > 0)
+        alone = (sums > 0).sum(-1, keepdims=True) <= 1  # with nothing to merge nothing is wrong, not even by rounding
+        ratio = np.where(alone, 1.0, np.divide(shares, sums, out=np.zeros_like(sums), where=sums > 0))
         value = np.zeros_like(honest.value)
         for i, part in enumerate(at):
             value[..., part] = honest.value[..., part] * ratio[..., i, None]

@@ -195,7 +195,7 @@ GATED: Mapping[str, Gated] = {
         "tpu-inference#2755", f"{LONG}nine_rows*",
         off_where("rotate", lambda x, p: x.shape[1] == 1 and bool((p > 128).any())),
     ),
-    "odd_group": Gated("vllm-ascend#5023", f"{LONG}alike_65*", {(model, "expert"): odd_group}),
+    "odd_group": Gated("vllm-ascend#5023", f"{LONG}alike*", {(model, "expert"): odd_group}),
     "sum_beyond_1024": Gated(
         "maxtext#1183", "sweep_above_1024/*", off_where("linear", lambda x, _w: x.shape[-1] > 1024)
     ),

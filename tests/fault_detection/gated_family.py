@@ -85,6 +85,10 @@ OF_A_SUM = ("linear", "expert_linear")
 """Operations whose own arguments are gated."""
 
 
+OF_EXPERTS = "sweep_[bl]o[nt]*"
+"""The sweeps of which experts have many tokens: of long prompts, and of a model that sends each to both experts."""
+
+
 @dataclass(frozen=True)
 class Border:
     """Where a gate opens: what it hangs on, in words, whether it does, the sweep that meets it, and the operations."""
@@ -121,14 +125,14 @@ BORDERS: tuple[Border, ...] = (
     *(Border(f"a prompt one token short of blocks of {n}", tokens(one_less(n))) for n in (128, 256)),
     *(Border(f"a step at a block of {n}", step(multiple(n))) for n in (16, 32, 64, 128, 256)),
     *(Border(f"a step behind a block of {n}", step(one_more(n))) for n in (16, 32, 64, 128, 256)),
-    *(Border(f"an expert with more than {n} tokens", grouped(beyond(n)), operations=OF_AN_EXPERT)
+    *(Border(f"an expert with more than {n} tokens", grouped(beyond(n)), OF_EXPERTS, OF_AN_EXPERT)
       for n in (16, 64, 128, 256)),
-    *(Border(f"an expert whose tokens fill blocks of {n}", grouped(multiple(n)), operations=OF_AN_EXPERT)
+    *(Border(f"an expert whose tokens fill blocks of {n}", grouped(multiple(n)), OF_EXPERTS, OF_AN_EXPERT)
       for n in (64, 128)),
-    *(Border(f"an expert with one token more than blocks of {n}", grouped(one_more(n)), operations=OF_AN_EXPERT)
+    *(Border(f"an expert with one token more than blocks of {n}", grouped(one_more(n)), OF_EXPERTS, OF_AN_EXPERT)
       for n in (16, 32, 64, 256)),
-    Border("an expert with one token", grouped(lambda n: n == 1), operations=OF_AN_EXPERT),
-    Border("an odd number of tokens beyond 32", grouped(lambda n: n > 32 and n % 2 == 1), operations=OF_AN_EXPERT),
+    Border("an expert with one token", grouped(lambda n: n == 1), OF_EXPERTS, OF_AN_EXPERT),
+    Border("an odd number of tokens beyond 32", grouped(lambda n: n > 32 and n % 2 == 1), OF_EXPERTS, OF_AN_EXPERT),
     Border("sums of more than 1024 terms", summed(beyond(1024)), "sweep_above_1024/*", OF_A_SUM[:1]),
     Border("sums of 256 terms", summed(lambda n: n == 256), "sweep_at_256/*", OF_A_SUM),
     Border("sums of more than 128 terms, no multiple of 16", summed(lambda n: n > 128 and n % 16 != 0),

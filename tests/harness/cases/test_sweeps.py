@@ -38,7 +38,7 @@ def test_prompts_share_what_their_names_say() -> None:
     assert prompts["shared_but_first"][0] != own[0] or np.array_equal(prompts["shared_but_first"][1:], own[1:])
     assert np.array_equal(prompts["beginning"], own[:17])
     assert np.array_equal(prompts["continued"][:33], own)
-    assert len(set(prompts["alike_64"].tolist())) == 1
+    assert len(set(prompts["alike"].tolist())) == 1
 
 
 def test_of_equal_rows_one_has_the_tokens_of_the_other_in_every_call() -> None:

@@ -17,6 +17,10 @@ from tests.harness.diagnosis.faulty_port import PREFILL, Change, taps_with, tria
         (lambda x: np.clip(x, -1, 1), "the right values cut off at ±1"),
         (lambda x: x + 0.25, "the right values plus 0.25"),
         (lambda x: on_grid(x, "bfloat16"), "the right values rounded to bfloat16 once more"),
+        (
+            lambda x: on_grid(x * np.random.default_rng(0).uniform(1 - 2.0**-7, 1 + 2.0**-7, x.shape), "bfloat16"),
+            "numbers of bfloat16: rounded to it more than once on the way",
+        ),
         (lambda x: np.sin(3 * x), "another function of the right values, each by itself"),
     ],
 )
@@ -28,6 +32,12 @@ def test_a_factor_of_its_own_for_every_head_is_told() -> None:
     factors = np.linspace(0.5, 1.5, 12)[:, None]
     found = likeness_of(taps_with(PREFILL, "attention.query", lambda x: x * factors))
     assert found.words == "the right values times a factor of its own for every query head, 0.5 to 1.5"
+
+
+def test_sums_that_are_normalised_otherwise_are_told() -> None:
+    factors = np.random.default_rng(0).uniform(0.5, 1.5, (2, 3, 4, 6, 1))  # one for every sum
+    found = likeness_of(taps_with(PREFILL, "attention.weights", lambda x: x * factors))
+    assert "normalised otherwise along the slots" in found.words
 
 
 def test_the_shortest_number_within_its_error_is_told() -> None:

@@ -40,9 +40,17 @@ def from_residual(one: ShownTap) -> tuple[np.ndarray, np.ndarray]:
     return recomputed.told(one, one.applied(inputs={name: one.values[name.replace("moe.norm", "attention.residual")]}))
 
 
+def without_gates(one: ShownTap) -> tuple[np.ndarray, np.ndarray]:
+    name = one.inputs[0]
+    return recomputed.told(
+        one, one.applied(inputs={name: np.full_like(one.values[name], 1 / one.values[name].shape[-1])})
+    )
+
+
 @pytest.mark.parametrize(
     ("operation", "make", "words"),
     [
+        ("moe.output", without_gates, "right for moe.expert_gate taken as the same for all choices"),
         ("attention.output", next_scales, "right for scales shifted by 1 group"),
         ("moe.expert_activation", next_expert, "right for the expert after the chosen one"),
         ("router.logits", from_residual, "right for attention.residual in place of moe.norm"),

@@ -33,6 +33,12 @@ def test_an_operation_can_be_applied_again_with_other_inputs() -> None:
     np.testing.assert_allclose(one.applied(inputs={update: 0 * one.values[update]}).value, one.values[stream])
 
 
+def test_what_no_check_compares_is_at_hand_as_it_was_shown() -> None:
+    one = taps_with(PREFILL, "attention.weights", lambda x: x)[0]
+    future = ~np.broadcast_to(one.scope.visible[:, None, None], one.observed.shape)
+    assert one.values["layers.00.attention.logits"][future].any()
+
+
 def test_caches_of_the_call_before_are_at_hand() -> None:
     taps = shown_taps("kv.keys", [exhibit_with(DECODE, "kv.keys", lambda x: x)])
     before = {one.call: one for one in taps if one.layer == 0}
