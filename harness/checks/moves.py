@@ -11,7 +11,7 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.readings import PHASES, Reading, Readings
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, ATOMICS, EVENLY, ORDERS, SHARDS, SUMS, Point
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, ATOMICS, BLOCKS, EVENLY, ORDERS, SHARDS, SUMS, Point
 from grok_conformance.harness.graph.row import RESIDUAL_STREAM, Operation
 
 Moves = Callable[[Operation, Ways, Sequence[Exhibit]], Iterator[Ways]]
@@ -95,6 +95,7 @@ FIRST_SUMS: tuple[Moves, ...] = (
     orders_of_sums,
     numbers_of_sums("at once" + EVENLY),
     orders_of_sums,
+    *(numbers_of_sums("at once" + blocks) for blocks in BLOCKS),
 )
 """What is tried after those."""
 

@@ -23,8 +23,9 @@ from grok_conformance.harness.faults.functions import (
     round_to_tf32,
     scaled_logits,
 )
-from grok_conformance.harness.graph.arithmetic import evenly, product_by_expert, round_to
+from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.operations import attention, experts, norm, router
+from grok_conformance.harness.graph.products import evenly, product_by_expert
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Multiply, Scope
 

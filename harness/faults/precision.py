@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from grok_conformance.harness.faults import narrow_arithmetic
+from grok_conformance.harness.faults import narrow_arithmetic, narrow_results
 from grok_conformance.harness.faults.fault import Change, Fault, changes_at
 from grok_conformance.harness.faults.operation import NORMS, activated_by
 from grok_conformance.harness.faults.weights import QUANTISED
+from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.operations import attention, router
 from grok_conformance.harness.graph.row import Multiply
 
 PRODUCTS = (*QUANTISED, "logits")
@@ -51,6 +53,10 @@ KEEP_ACTIVATIONS = "multiply activations of the compute dtype: do not quantise t
 KEEP_SUMS = "accumulate products in float32"
 FULL_FLOAT32 = "ask for full float32 products (torch: matmul precision 'highest', JAX: 'float32')"
 
+IN_FLOAT32 = ("embedding", *NORMS, *ROTATIONS, *QUANTISED, "attention.logits", "attention.weights", "attention.heads",
+              "attention.residual", "moe.expert_hidden", "dense.hidden", "moe.output", "output", "logits")  # fmt: skip
+"""The rows whose results a bf16 port rounds, and a float32 port must not."""
+
 OF_PRODUCTS = (
     of_product("activations_int8", "activations are quantised to int8 with a scale per token", KEEP_ACTIVATIONS,
                "SmoothQuant, W8A8 kernels", narrow_arithmetic.of_activations(narrow_arithmetic.int8_per_token)),
@@ -65,9 +71,23 @@ OF_PRODUCTS = (
                narrow_arithmetic.in_tf32),
     of_product("products_bf16x3", "products of float32 are three bf16 products", FULL_FLOAT32,
                "TPU precision 'high', oneMKL", narrow_arithmetic.in_three_bf16_products),
+    of_product("activations_int8_per_tensor", "activations are quantised to int8 with one scale for all",
+               KEEP_ACTIVATIONS, "static W8A8",
+               narrow_arithmetic.of_activations(narrow_results.int8_per_tensor)),
+    *(of_product(f"weights_{grid}", f"weights are stored again as {grid} with a scale per output channel",
+                 "use the stored values and scales as they are", "weight-only quantisation", multiply)
+      for grid, multiply in narrow_results.WEIGHT_GRIDS.items()),
+    *(Fault(
+        id=f"products_{digits}", kind="precision", title=f"operands of float32 products are rounded to {words}",
+        remedy=FULL_FLOAT32, explanation="Products of a float32 port take operands in float32 (SPEC §4).",
+        provenance="fast-math settings of BLAS libraries",
+        changes=changes_at(*PRODUCTS, scope=narrow_results.multiplying_in_float32(narrow_results.of_both(change))))
+      for digits, words, change in (("bf16", "bf16", narrow_arithmetic.bf16),
+                                    ("float16", "float16", narrow_results.float16))),
     *(of_product(f"accumulated_in_{digits}_every_{every}", f"sums are rounded to {digits} after every {every} products",
                  KEEP_SUMS, provenance, narrow_arithmetic.accumulated(num_bits, every))
-      for digits, num_bits, provenance in (("bf16", 8, "mlir-air"), ("14_bits", 14, "fp8 tensor cores of Hopper"))
+      for digits, num_bits, provenance in (("bf16", 8, "mlir-air"), ("float16", 11, "half-precision tensor cores"),
+                                              ("14_bits", 14, "fp8 tensor cores of Hopper"))
       for every in (1, 8, 16, 32)),
     of_product("all_reduce_fp8", "partial sums of 4 ranks travel in fp8",
                "let partial sums travel in the compute dtype", "vLLM quick all-reduce",
@@ -92,8 +112,30 @@ OF_FUNCTIONS = (
     of_function("router_logits_bf16", "the router's logits are rounded to bf16",
                 "keep the router's logits in float32", "linear layers of bf16 models",
                 changes_at("router.logits", function=narrow_arithmetic.router_logits_rounded)),
+    of_function("router_weight_float16", "the router's weights are rounded to float16",
+                "load the router's weights in float32", "float16 loaders",
+                {"router.logits": Change(weights_in="float16")}),
+    of_function("router_softmax_bf16", "every step of the softmax over experts is rounded to bf16",
+                "take the softmax over experts in float32", "routers of bf16 models",
+                changes_at("router.probabilities", function=narrow_results.softmax_of_experts_in_bf16)),
+    of_function("router_probabilities_bf16", "the router's probabilities are rounded to bf16",
+                "keep the router's probabilities in float32", "routers of bf16 models",
+                changes_at("router.probabilities", function=narrow_results.result_of(
+                    router.router_probabilities, narrow_arithmetic.bf16, anywhere=True))),
     of_function("norm_squares_bf16", "the norms' squares are rounded to bf16", "square and sum in float32",
                 "x.square() of a bf16 tensor", changes_at(*NORMS, function=narrow_arithmetic.norm_of_bf16_squares)),
+    of_function("norm_mean_bf16", "the norms' mean of squares is rounded to bf16", "keep the mean in float32",
+                "norms of bf16 tensors", changes_at(*NORMS, function=narrow_results.norm_of(
+                    narrow_arithmetic.bf16, narrow_results.unchanged, narrow_results.unchanged))),
+    of_function("norm_inverse_bf16", "the norms' inverse root is rounded to bf16", "keep the inverse root in float32",
+                "norms of bf16 tensors", changes_at(*NORMS, function=narrow_results.norm_of(
+                    narrow_results.unchanged, narrow_arithmetic.bf16, narrow_results.unchanged))),
+    of_function("norm_sum_bf16", "the norms' sum of squares is rounded to bf16 again and again",
+                "sum the squares in float32", "narrow vector units",
+                changes_at(*NORMS, function=narrow_results.norm_of_bf16_sum)),
+    of_function("norm_scale_float16", "the norms' gains are rounded to float16", "keep the gains in float32",
+                "float16 loaders", changes_at(*NORMS, function=narrow_results.norm_of(
+                    narrow_results.unchanged, narrow_results.unchanged, narrow_results.float16))),
     of_function("norm_scale_bf16", "the norms' gains are rounded to bf16", "keep the gains in float32", "tt-metal",
                 changes_at(*NORMS, function=narrow_arithmetic.norm_by_bf16_gain)),
     of_function("gelu_bf16", "every step of gelu is rounded to bf16", "compute gelu in float32 and round its result",
@@ -121,6 +163,21 @@ OF_FUNCTIONS = (
     of_function("rope_bf16", "cos, sin, products and sum of rope are rounded to bf16",
                 "rotate in float32 and round once", "transformers in bf16",
                 changes_at(*ROTATIONS, function=narrow_arithmetic.rotated_in_bf16)),
+    *(of_function(f"rope_{what}_{digits}", f"the {words} of rope are rounded to {digits}",
+                  "work phases out in float32", "buffers cast with a model",
+                  changes_at(*ROTATIONS, function=narrow_results.rotated_by(frequency, phase)))
+      for what, words, digits, frequency, phase in (
+          ("phase", "phases", "bf16", narrow_results.unchanged, narrow_arithmetic.bf16),
+          ("frequency", "frequencies", "bf16", narrow_arithmetic.bf16, narrow_results.unchanged),
+          ("frequency", "frequencies", "float16", narrow_results.float16, narrow_results.unchanged))),
+    of_function("attention_logits_bf16", "capped attention logits are rounded to bf16",
+                "keep attention logits in float32 up to the softmax", "eager bf16 ports",
+                changes_at("attention.logits", function=narrow_results.result_of(
+                    attention.attention_logits, narrow_arithmetic.bf16, anywhere=True))),
+    of_function("results_bf16", "results of a float32 port are rounded to bf16", "let no operation cast to bf16",
+                "a cast left in a float32 port",
+                {name: Change(function=narrow_results.result_of(GROK_1.by_name[name].function, narrow_arithmetic.bf16))
+                 for name in IN_FLOAT32}),
     of_function("rope_position_float16", "positions and phases are float16", "work phases out in float32",
                 "float16 ports", changes_at(*ROTATIONS, function=narrow_arithmetic.rotated_by_half_phase)),
     of_function("cache_fp8", "the cache stores fp8", "store keys and values in the compute dtype",

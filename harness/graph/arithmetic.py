@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array
-from grok_conformance.harness.graph.rounding import ACCUMULATOR, ATOMICS, EVENLY, RESULT, SUMS, RoundingPlan
-from grok_conformance.harness.graph.row import Exact, Scope
+from grok_conformance.harness.graph.row import Exact
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 0.0}
 SMALLEST_NORMAL = {
@@ -103,130 +100,6 @@ def add_rounded(terms: Sequence[Exact], dtype: str) -> Exact:
     limits = (np.stack([term.value, term.value - term.jump, term.value + term.jump]) for term in terms)
     value, low, high = functools.reduce(lambda total, term: round_to(total, dtype) + term, limits)
     return Exact(value, jump=np.maximum(high - value, value - low))
-
-
-def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) -> Exact:
-    """Multiply x [..., k] by w [k, n] in shards of k, whose partial sums are rounded to a dtype and then added.
-
-    `sums` is a choice at the point of that name: how many, and in which order.
-    """
-    count, _, order = sums.removesuffix(EVENLY).partition(" ")
-    share_out = evenly if sums.endswith(EVENLY) else in_tiles
-    parts = partial_sums(x, w, share_out(x.shape[-1], int(count)), dtype, margin)
-    if order == "at once":
-        total = np.sum([part.value for part in parts], axis=0)
-        jump = sum(np.asarray(part.jump) for part in parts)
-        return Exact(total, bound=len(parts) * np.abs(total), jump=jump)
-    if order == "in turn":
-        return add_rounded(parts, dtype)
-    if order == ATOMICS:
-        return add_in_any_order(parts, dtype)
-    return add_as_tree(parts, dtype) if order == "as tree" else add_as_ring(parts, dtype, int(count), share_out)
-
-
-def partial_sums(x: Array, w: Array, shards: Sequence[slice], dtype: str, margin: float) -> list[Exact]:
-    """Multiply x [..., k] by w [k, n] in each of some shards of k and round; those of one length together."""
-    parts = []
-    for size, alike in itertools.groupby(shards, key=lambda at: at.stop - at.start):
-        first, *others = alike
-        at, count = slice(first.start, first.stop + size * len(others)), 1 + len(others)
-        some = np.moveaxis(x[..., at].reshape(*x.shape[:-1], count, size), -2, 0)  # [parts, ..., size]
-        made = contract(some, w[at].reshape(count, *(1,) * (x.ndim - 2), size, w.shape[-1]))
-        made = rounded(made, dtype, margin)
-        parts += [Exact(value, jump=jump) for value, jump in zip(made.value, np.asarray(made.jump), strict=True)]
-    return parts
-
-
-def add_in_any_order(parts: Sequence[Exact], dtype: str) -> Exact:
-    """Add a few terms in an order that is not known, every sum rounded: between the least and the largest result."""
-    orders = [add_rounded(each, dtype) for each in itertools.permutations(parts)]
-    low, high = (
-        limit.reduce([round_to(each.value + sign * np.asarray(each.jump), dtype) for each in orders])
-        for limit, sign in ((np.minimum, -1), (np.maximum, 1))
-    )
-    return Exact((low + high) / 2, jump=(high - low) / 2)
-
-
-Sharing = Callable[[int, int], list[slice]]
-"""Shares a length out in so many parts; those that are empty are left out."""
-
-
-def in_tiles(length: int, num_parts: int) -> list[slice]:
-    """Share a length out in equal tiles, the last of which may be shorter."""
-    return parts_between([min(length, -(-length // num_parts) * i) for i in range(num_parts + 1)])
-
-
-def evenly(length: int, num_parts: int) -> list[slice]:
-    """Share a length out so that no two parts differ by more than one, the longer ones first."""
-    return parts_between([i * (length // num_parts) + min(i, length % num_parts) for i in range(num_parts + 1)])
-
-
-def parts_between(ends: Sequence[int]) -> list[slice]:
-    """Return the parts of a length between some ends, without empty ones."""
-    return [slice(first, last) for first, last in itertools.pairwise(ends) if last > first]
-
-
-def add_as_tree(parts: Sequence[Exact], dtype: str) -> Exact:
-    """Add neighbours in pairs until one sum is left, every sum but the last rounded."""
-    level = list(parts)
-    while len(level) > 1:
-        pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
-        last = len(pairs) == 1
-        level = [
-            pair[0] if len(pair) == 1 else added if last else rounded(added, dtype, 0.0)
-            for pair in pairs
-            for added in [add_rounded(pair, dtype)]
-        ]
-    return level[0]
-
-
-def add_as_ring(parts: Sequence[Exact], dtype: str, num_ranks: int, share_out: Sharing) -> Exact:
-    """Add around a ring: the sum of every chunk of features starts at another part, as a reduce-scatter does it."""
-    value = np.stack([part.value for part in parts])  # [parts, ..., n]
-    jump = np.stack([np.asarray(part.jump) for part in parts])
-    turns = np.empty((len(parts), *(1,) * (value.ndim - 2), value.shape[-1]), np.int64)  # which part is added when
-    for chunk, at in enumerate(share_out(value.shape[-1], num_ranks)):
-        ranks = [(chunk + 1 + i) % num_ranks for i in range(num_ranks)]
-        turns[..., at] = np.reshape([rank for rank in ranks if rank < len(parts)], (-1, *(1,) * (value.ndim - 1)))
-    turned = zip(np.take_along_axis(value, turns, 0), np.take_along_axis(jump, turns, 0), strict=True)
-    return add_rounded([Exact(one, jump=reach) for one, reach in turned], dtype)
-
-
-BLOCK = 8
-"""Products that a tensor core aligns and truncates together; published sizes are 4, 8 and 16."""
-
-
-def truncated(exact: Exact, num_terms: int) -> Exact:
-    """Return a sum whose accumulator truncates after every block of products instead of rounding: a bias.
-
-    Every block loses up to two units of its partial sum, and of its largest product what lies below the common
-    exponent (Fasi et al., Numerical behavior of NVIDIA tensor cores, 2021).
-    """
-    size = np.abs(exact.value) + np.asarray(exact.spread) / math.sqrt(num_terms / 2 + 1)
-    return replace(exact, bound=exact.bound + 2 * math.ceil(num_terms / BLOCK) * size)
-
-
-def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
-    """Multiply x [..., k] by w [k, n] as a plan says: partial sums, accumulator, and what becomes of the result."""
-    dtype = scope.config.fprop_dtype
-    in_parts = scope.rounds and plan.at(SUMS) != SUMS.published
-    exact = contract_in_parts(x, w, plan.at(SUMS), dtype, scope.margin) if in_parts else contract(x, w)
-    if scope.multiply is not None:
-        exact = replace(exact, value=scope.multiply(x, w))
-    if plan.at(ACCUMULATOR) == "truncates":
-        exact = truncated(exact, x.shape[-1])
-    return rounded(exact, dtype, scope.margin) if scope.rounds and plan.at(RESULT) == "rounded" else exact
-
-
-def product_by_expert(x: Array, w: Array, index: Array, scope: Scope, plan: RoundingPlan) -> Exact:
-    """Multiply each chosen row x [b, t, c, k] by its expert's matrix w [e, k, n]; index int [b, t, c]."""
-    value = np.zeros((*index.shape, w.shape[-1]))  # [b, t, c, n]
-    bound, spread, jump = np.zeros_like(value), np.zeros_like(value), np.zeros_like(value)
-    for expert in np.unique(index):
-        chosen = index == expert
-        made = product(x[chosen], w[expert], scope, plan)  # [rows, n]
-        value[chosen], bound[chosen], spread[chosen], jump[chosen] = made.value, made.bound, made.spread, made.jump
-    return Exact(value, bound=bound if bound.any() else 0.0, spread=spread, jump=jump if jump.any() else 0.0)
 
 
 def softmax(logits: Array, visible: Array, ceiling: float | None = None) -> Exact:

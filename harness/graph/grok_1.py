@@ -8,10 +8,10 @@ from grok_conformance.harness.contract import grok_1 as stored
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
-from grok_conformance.harness.graph.rounding import ACCUMULATOR, LIKE_THE_CACHE, OPERANDS, RESULT, SUMS, WEIGHTS
+from grok_conformance.harness.graph.rounding import ACCUMULATOR, LIKE_THE_CACHE, OPERANDS, RESULT, SCALES, SUMS, WEIGHTS
 from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Operation
 
-PRODUCT = (WEIGHTS, OPERANDS, SUMS, ACCUMULATOR)
+PRODUCT = (WEIGHTS, OPERANDS, SCALES, SUMS, ACCUMULATOR)
 """The points of a product with a stored matrix."""
 
 TABLE = f"/{stored.EMBEDDINGS}"
@@ -80,12 +80,14 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.rotate,
         inputs=("attention.query",),
+        points=(attention.ROTATED,),
     ),
     Operation(
         name="attention.key_rotated",
         section="§4.4",
         function=attention.rotate,
         inputs=("attention.key",),
+        points=(attention.ROTATED,),
     ),
     Operation(
         name="kv.keys",
@@ -121,7 +123,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.attend,
         inputs=("attention.weights", "kv.values"),
-        points=(LIKE_THE_CACHE, ACCUMULATOR),
+        points=(LIKE_THE_CACHE, attention.SPLITS, ACCUMULATOR),
         products="btqsh",
     ),
     Operation(

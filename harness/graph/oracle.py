@@ -18,7 +18,7 @@ from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.model_graph import ModelGraph
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, OPERANDS, WEIGHTS, RoundingPlan
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, OPERANDS, SCALES, WEIGHTS, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 
 DEFAULT_MARGIN = 8 * 2.0**-24
@@ -88,7 +88,11 @@ def evaluate(
     operation = graph.computed_by(tap, config, plan)
     names = graph.resolve_inputs(operation.inputs, tap, config)
     inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in names]
-    matrices = [weights.get(name, plan.at(WEIGHTS)) for name in graph.stored_names(operation, tap)]
+    stored = graph.stored_names(operation, tap)
+    matrices = [weights.get(name, plan.at(WEIGHTS)) for name in stored]
+    if plan.at(SCALES) != SCALES.published and f"{stored[0]}.scales" in weights.stored:
+        matrices = [weights.get(stored[0], "kept")]
+        scope = replace(scope, scales=weights.stored[f"{stored[0]}.scales"].astype(np.float64))
     return as_shown(tap, operation.function(*inputs, *matrices, scope=scope, plan=plan), scope)
 
 

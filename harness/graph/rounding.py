@@ -111,6 +111,15 @@ LIKE_THE_CACHE = Point(
 RESULT = Point(
     "result", {"kept": "", "rounded": "result rounded to the compute dtype, as a bf16 GEMM gives"}, wide=True
 )
+SCALES = Point(
+    "scales",
+    {
+        "weights": "",
+        "sums": "sums of products with int8 values rounded before they are scaled",
+        "sums, and scaled": "sums of products with int8 values rounded before and after they are scaled, by group",
+    },
+    alone=True,
+)
 ACCUMULATOR = Point(
     "accumulator",
     {"rounds": "", "truncates": "sums truncated, as the accumulators of tensor cores do"},
@@ -126,12 +135,19 @@ ORDERS = {
     "in turn": "added one by one in the compute dtype",
     "as tree": "added pairwise in the compute dtype",
     "as ring": "added around a ring",
+    "by halving": "added in the compute dtype with those half as many ranks away, then a quarter",
+    "by node": "added in float32 by each of two nodes, rounded, and added",
 }
 """How partial sums are added."""
 
 EVENLY = ", evenly"
 """Ends the choices that share out a length which the number of partial sums does not divide: not in equal tiles of
 which the last is shorter, but so that no two parts differ by more than one."""
+
+IN_BLOCKS = ", in blocks of "
+"""Ends the choices that share out whole blocks of so many, as tiled kernels do, with the size of a block."""
+
+BLOCKS = tuple(f"{IN_BLOCKS}{size}" for size in (16, 32, 64, 128))
 
 SUMS = Point(
     "sums",
@@ -142,6 +158,11 @@ SUMS = Point(
             for split, words in (("", ""), (EVENLY, " of nearly equal length"))
             for order, added in ORDERS.items()
             for n in SHARDS
+        },
+        **{
+            f"{n} at once{blocks}": f"{n} partial sums{blocks}, each rounded, {ORDERS['at once']}"
+            for blocks in BLOCKS
+            for n in (2, 3, 4, 8)
         },
         **{
             f"{n} {ATOMICS}": f"{n} partial sums, each rounded, added by atomics in the compute dtype, in any order"

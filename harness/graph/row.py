@@ -40,7 +40,8 @@ class Scope:
 
     tokens int32 [b, t]; steps int32 [b], the cache steps before the call; visible bool [b, t, s], the keys that each
     query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way. `form` is
-    how the logits are shown; `multiply` is how a fault multiplies by stored matrices, None for what is right.
+    how the logits are shown; `multiply` is how a fault multiplies by stored matrices, None for what is right. `scales`
+    [.., G, n] are those of the matrix at hand where a plan scales its sums and not its values, else None.
     """
 
     config: LanguageModelConfig
@@ -50,6 +51,7 @@ class Scope:
     margin: float
     form: LogitForm = ALL_LOGITS
     multiply: Multiply | None = None
+    scales: Array | None = None
 
     @property
     def rounds(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,24 +11,32 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.grok_1 import LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.graph.arithmetic import (
     TANH_APPROXIMATE_ERROR,
+    add_rounded,
     approximation,
     contraction_spread,
-    product,
     round_to,
     rounded,
     softmax,
-    truncated,
 )
-from grok_conformance.harness.graph.rounding import ACCUMULATOR, Point, RoundingPlan, rounding_point
+from grok_conformance.harness.graph.products import evenly, in_tiles, product, truncated
+from grok_conformance.harness.graph.rounding import ACCUMULATOR, EVENLY, Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
 
 QUERY_KEY = rounding_point("query · key", "rounded", "q·k not rounded before it is scaled")
+SCALED_FIRST = {
+    "query": "q scaled before the product, in the compute dtype",
+    "keys": "k scaled before the product, in the compute dtype",
+    "both": "q and k each scaled by the root before the product, in the compute dtype",
+}
+PRODUCT_ROUNDED = ", product rounded"
 SCALE = Point(
     "scale",
     {
         "product": "",
-        "query": "q scaled before the product, in the compute dtype",
-        "query, product rounded": "q scaled before the product, in the compute dtype, and the product rounded",
+        **SCALED_FIRST,
+        **{f"{name}{PRODUCT_ROUNDED}": f"{words}, and the product rounded" for name, words in SCALED_FIRST.items()},
+        "constant": "attn_output_multiplier rounded to the compute dtype",
+        "result": "q·k rounded once more after it is scaled, before the cap",
     },
 )
 CAP = Point(
@@ -42,6 +51,22 @@ CAP = Point(
 )
 SIGMOID_UNITS = 4 * LOGIT_CAP
 """What 2·sigmoid(2x) − 1 for tanh adds to the error of a capped logit, absolutely, in units of u(float32)."""
+
+SPLITS = Point(
+    "splits",
+    {
+        "whole": "",
+        **{
+            f"{n}{sharing}": f"keys attended in {n} splits{words}, the average of each rounded before they are merged"
+            for n in (2, 3, 4, 8)
+            for sharing, words in (("", ""), (EVENLY, " of nearly equal length"))
+        },
+    },
+)
+SHARE_UNITS = 4 + 2 * LOGIT_CAP
+"""Of the share of a split, exp of its log-sum-exp less that of all: roundings of both, which the cap bounds."""
+
+ROTATED = rounding_point("rotated", "kept", "each of the two products of the rotation rounded before they are added")
 
 MAXIMUM = Point(
     "maximum",
@@ -61,24 +86,27 @@ def project_heads(x: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Ex
 
 def rotate(x: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Rotate the two halves of every head of x [b, t, heads, h] by its position's phases (SPEC §4.4, RoPE)."""
-    del plan
     half = x.shape[-1] // 2
     frequencies = ROPE_BASE ** (-np.arange(half) / half)  # [h/2]
     positions = scope.steps[:, None] + np.arange(x.shape[1])  # [b, t]
-    phase = (positions[:, :, None] * frequencies)[:, :, None, :]  # [b, t, 1, h/2]
+    phase = (positions[:, :, None] * np.concatenate([frequencies, frequencies]))[:, :, None, :]  # [b, t, 1, h]
     cos, sin = np.cos(phase), np.sin(phase)
-    first, second = x[..., :half], x[..., half:]
-    value = np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
-    along = np.concatenate([abs(first * cos) + abs(second * sin), abs(second * cos) + abs(first * sin)], -1)
-    across = np.concatenate([abs(first * sin) + abs(second * cos), abs(second * sin) + abs(first * cos)], -1)
+    turned = np.concatenate([-x[..., half:], x[..., :half]], -1)
+    terms = x * cos, turned * sin
     # A float32 phase carries the roundings of the product and of the frequency, a power: where it is exp of a product
     # in [8, 16) = ln 10000 · 2j/h, the rounding of that product and of ln 10000 alone add 8 units each.
-    phase_units = np.concatenate([16 * phase, 16 * phase], -1)
-    return Exact(
-        value,
-        bound=3 * along + (1 + phase_units) * across,
-        argument=np.broadcast_to(positions[:, :, None, None], x.shape),
-    )
+    units = 1 + 16 * phase
+    across = abs(x * sin), abs(turned * cos)
+    argument = np.broadcast_to(positions[:, :, None, None], x.shape)
+    if scope.rounds and plan.at(ROTATED) == "rounded":
+        dtype = scope.config.fprop_dtype
+        parts = [
+            rounded(Exact(term, bound=2 * abs(term) + units * off), dtype, scope.margin)
+            for term, off in zip(terms, across, strict=True)
+        ]
+        return replace(add_rounded(parts, dtype), argument=argument)
+    bound = 3 * (abs(terms[0]) + abs(terms[1])) + units * (across[0] + across[1])
+    return Exact(terms[0] + terms[1], bound=bound, argument=argument)
 
 
 def update_cache(cache: Array, new: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
@@ -95,10 +123,12 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, plan: RoundingP
     config, dtype = scope.config.model, scope.config.fprop_dtype
     b, t, q, h = query.shape
     multiplier = config.attn_output_multiplier
-    product_rounded = plan.at(QUERY_KEY) == "rounded"
-    if plan.at(SCALE) != "product":
-        query, multiplier = round_to(query * multiplier, dtype), 1.0
-        product_rounded = plan.at(SCALE) == "query, product rounded"
+    scale, product_rounded = plan.at(SCALE), plan.at(QUERY_KEY) == "rounded"
+    if scale.removesuffix(PRODUCT_ROUNDED) in SCALED_FIRST:
+        query, keys = scaled_first(query, keys, scope, scale.removesuffix(PRODUCT_ROUNDED))
+        multiplier, product_rounded = 1.0, scale.endswith(PRODUCT_ROUNDED)
+    if scope.rounds and scale == "constant":
+        multiplier = float(round_to(np.asarray(multiplier), dtype))
     grouped = query.reshape(b, t, config.num_kv_heads, q // config.num_kv_heads, h).transpose(0, 2, 3, 1, 4)
     by_group = keys.transpose(0, 2, 3, 1)[:, :, None]  # [b, g, 1, h, s]
     made = Exact(grouped @ by_group)
@@ -107,7 +137,25 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, plan: RoundingP
         made = truncated(made, h)
     if scope.rounds and product_rounded:
         made = rounded(made, dtype, scope.margin)
+    if scope.rounds and scale == "result":
+        made, multiplier = rounded(times(made, multiplier), dtype, scope.margin), 1.0
     return capped(made, multiplier, plan)
+
+
+def scaled_first(query: Array, keys: Array, scope: Scope, which: str) -> tuple[Array, Array]:
+    """Return query and keys of which one is scaled, or both by the root, and rounded to the compute dtype."""
+    dtype, multiplier = scope.config.fprop_dtype, scope.config.model.attn_output_multiplier
+    factor = math.sqrt(multiplier) if which == "both" else multiplier
+    return (
+        query if which == "keys" else round_to(query * factor, dtype),
+        keys if which == "query" else round_to(keys * factor, dtype),
+    )
+
+
+def times(made: Exact, factor: float) -> Exact:
+    """Return a result times a factor."""
+    value = made.value * factor
+    return Exact(value, bound=made.bound * factor + np.abs(value), spread=made.spread * factor, jump=made.jump * factor)
 
 
 def capped(made: Exact, multiplier: float, plan: RoundingPlan) -> Exact:
@@ -139,7 +187,29 @@ def attention_weights(logits: Array, *, scope: Scope, plan: RoundingPlan) -> Exa
 
 
 def attend(weights: Array, values: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
-    """Average values [b, s, g, h] by weights [b, g, r, t, s]: [b, t, q, h] (SPEC §4.4)."""
+    """Average values [b, s, g, h] by weights [b, g, r, t, s]: [b, t, q, h] (SPEC §4.4).
+
+    Where the keys are attended in splits, the average of each is rounded before they are merged.
+    """
+    if not scope.rounds or plan.at(SPLITS) == SPLITS.published:
+        return averaged(weights, values, scope, plan)
+    splits = plan.at(SPLITS)
+    share_out = evenly if splits.endswith(EVENLY) else in_tiles
+    merged = []
+    for at in share_out(values.shape[1], int(splits.removesuffix(EVENLY))):
+        part = averaged(weights[..., at], values[:, at], scope, plan)  # [b, t, q, h]
+        total = weights[..., at].sum(-1).transpose(0, 3, 1, 2).reshape(*part.value.shape[:-1], 1)
+        mean = np.where(total > 0, total, 1.0)
+        made = rounded(Exact(part.value / mean, spread=part.spread / mean), scope.config.fprop_dtype, scope.margin)
+        merged.append(Exact(made.value * total, jump=made.jump * total))
+    value = np.sum([part.value for part in merged], 0)
+    size = np.sum([np.abs(part.value) for part in merged], 0)
+    # The shares are exponentials of differences of logarithms of sums, each known to a few units of its size.
+    return Exact(value, bound=SHARE_UNITS * size, jump=np.sum([np.asarray(part.jump) for part in merged], 0))
+
+
+def averaged(weights: Array, values: Array, scope: Scope, plan: RoundingPlan) -> Exact:
+    """Average values [b, s, g, h] by weights [b, g, r, t, s], as they are: [b, t, q, h]."""
     b, g, r, t, _ = weights.shape
     shape = (b, t, g * r, scope.config.model.key_size)
     by_group = values.transpose(0, 2, 1, 3)[:, :, None]  # [b, g, 1, s, h]

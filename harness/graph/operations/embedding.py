@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.graph.arithmetic import product, round_to, rounded
+from grok_conformance.harness.graph.arithmetic import round_to, rounded
+from grok_conformance.harness.graph.products import product
 from grok_conformance.harness.graph.rounding import Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
 

@@ -12,11 +12,10 @@ from grok_conformance.harness.graph.arithmetic import (
     TANH_APPROXIMATE_ERROR,
     add_rounded,
     approximation,
-    product,
-    product_by_expert,
     round_to,
     rounded,
 )
+from grok_conformance.harness.graph.products import product, product_by_expert
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
 
@@ -173,8 +172,8 @@ def add_groups(terms: Exact, index: Array, scope: Scope, plan: RoundingPlan) -> 
 def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Sum the gated outputs of shards of the hidden width [b, t, c, f], as tensor parallel ranks do it (SPEC §4.6).
 
-    Every rank combines its part over the chosen experts and rounds it; the parts are added in float32 and rounded once,
-    or, where the sum over experts is rounded, one by one.
+    Every rank combines its part over the chosen experts, whose terms may be rounded, and rounds it; the parts are added
+    in float32 and rounded once, or, where the sum over experts is rounded, one by one.
     """
     num_ranks, dtype = int(plan.at(RANKS)), scope.config.fprop_dtype
     if plan.at(GATE) == "rounded":
@@ -182,10 +181,14 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     parts = []
     for at in np.array_split(np.arange(hidden.shape[-1]), num_ranks):
         made = product_by_expert(hidden[..., at], w[:, at], index.astype(np.int64), scope, AS_PUBLISHED)
-        terms = gate[..., None] * made.value  # [b, t, c, d]
-        spread = np.sqrt(np.square(gate[..., None] * made.spread).sum(-2))
-        part = Exact(terms.sum(-2), bound=(1 + terms.shape[-2]) * np.abs(terms).sum(-2), spread=spread)
-        parts.append(rounded(part, dtype, scope.margin))
+        value, weight = gate[..., None] * made.value, gate[..., None]  # [b, t, c, d]
+        terms = Exact(value, bound=np.abs(value), spread=weight * made.spread)
+        if plan.at(TERMS) == "rounded":
+            terms = rounded(terms, dtype, scope.margin)
+        spread = np.sqrt(np.square(terms.spread).sum(-2)) if np.ndim(terms.spread) else 0.0
+        bound = (1 + value.shape[-2]) * np.abs(terms.value).sum(-2)
+        jump = np.sum(terms.jump, -2) if np.ndim(terms.jump) else 0.0
+        parts.append(rounded(Exact(terms.value.sum(-2), bound, spread, jump), dtype, scope.margin))
     if plan.at(SUM) != "float32":
         return add_rounded(parts, dtype)
     size = sum(np.abs(part.value) for part in parts)

@@ -17,7 +17,10 @@ from tests.fault_detection.honest import (
     norms,
     products,
     quantisations,
+    reductions,
+    scores,
     showing,
+    streams,
 )
 from tests.fault_detection.honest.way import Way, both
 
@@ -37,6 +40,9 @@ SINGLE: Mapping[str, Way] = {
         showing,
         caches,
         quantisations,
+        scores,
+        reductions,
+        streams,
     )
     for way in module.WAYS
 }

@@ -8,25 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.graph.arithmetic import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
     contract,
-    contract_in_parts,
-    evenly,
-    in_tiles,
-    partial_sums,
-    product_by_expert,
     round_to,
-    rounded,
     rounding_jump,
     softmax,
     sum_of_squares,
 )
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED
-from grok_conformance.harness.graph.row import Scope
 from grok_conformance.harness.measure.noise import fence_of, tail_factor
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -155,19 +146,6 @@ def test_the_fence_of_a_sum_is_no_wider_than_the_worst_case_for_few_terms() -> N
     assert np.median(fence_of(exact, "float32", FACTOR).allowed / worst_case) < 3
 
 
-def test_each_row_is_multiplied_by_the_matrix_of_its_own_expert() -> None:
-    random = np.random.default_rng(0)
-    x, w = random.standard_normal((2, 3, 2, 5)), random.standard_normal((4, 5, 6))
-    index = random.integers(0, 4, (2, 3, 2))
-    scope = Scope(UNEQUAL, np.zeros((2, 3), np.int32), np.zeros(2, np.int32), np.ones((2, 3, 3), bool), 0.0)
-    made = product_by_expert(x, w, index, scope, AS_PUBLISHED)
-    for place in np.ndindex(2, 3, 2):
-        alone = contract(x[place][None], w[index[place]])
-        assert np.allclose(made.value[place], alone.value[0], rtol=1e-14)
-        # The squares are summed in float32 (`sum_of_squares`), and some BLAS sum a lone row otherwise.
-        assert np.allclose(np.asarray(made.spread)[place], np.asarray(alone.spread)[0], rtol=1e-6)
-
-
 @settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 5.0, 1e3, 1e30]))
 def test_softmax_is_exactly_zero_where_masked_and_sums_to_one(rows: int, keys: int, seed: int, size: float) -> None:
@@ -195,35 +173,3 @@ def test_squares_are_summed_at_every_size_and_beside_columns_of_another(size: fl
     x, w = random.standard_normal((3, 8)) * size, random.standard_normal((8, 5))
     w[:, 0] *= size
     assert np.allclose(sum_of_squares(x, w), np.square(x) @ np.square(w), rtol=1e-5)
-
-
-def test_a_length_that_parts_do_not_divide_is_shared_out_in_tiles_or_evenly() -> None:
-    assert [part.stop - part.start for part in in_tiles(32, 5)] == [7, 7, 7, 7, 4]
-    assert [part.stop - part.start for part in evenly(32, 5)] == [7, 7, 6, 6, 6]
-    assert [part.stop - part.start for part in evenly(3, 5)] == [1, 1, 1]
-
-
-def test_sums_in_any_order_lie_between_those_of_all_orders_and_nowhere_else() -> None:
-    random = np.random.default_rng(0)
-    x, w = random.standard_normal((4, 24)), random.standard_normal((24, 50))
-    found = contract_in_parts(x, w, "4 by atomics", "bfloat16", 0.0)
-    parts = [round_to(x[:, i : i + 6] @ w[i : i + 6], "bfloat16") for i in range(0, 24, 6)]
-    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
-        total = parts[order[0]]
-        for i in order[1:]:
-            total = round_to(total + parts[i], "bfloat16")
-        assert (np.abs(total - found.value) <= np.asarray(found.jump) + 1e-12).all()
-    wrong = round_to(sum(parts[1:], parts[0]) * 1.02, "bfloat16")
-    assert (np.abs(wrong - found.value) > np.asarray(found.jump)).any()
-
-
-def test_partial_sums_worked_out_together_are_those_worked_out_one_by_one() -> None:
-    random = np.random.default_rng(5)
-    x, w = random.standard_normal((2, 3, 22)), random.standard_normal((22, 7))
-    for shards in (evenly(22, 4), in_tiles(22, 4), in_tiles(22, 11)):
-        together = partial_sums(x, w, shards, "bfloat16", 1e-6)
-        assert len(together) == len(shards)
-        for part, at in zip(together, shards, strict=True):
-            alone = rounded(contract(x[..., at], w[at]), "bfloat16", 1e-6)
-            assert np.array_equal(part.value, alone.value)
-            assert np.allclose(part.jump, alone.jump)

@@ -141,3 +141,51 @@ def test_attention_over_values_stays_within_its_fence_whatever_the_unused_slots(
         observed += np.einsum("bgrt,bgh->btgrh", weights[..., s], values[:, s])
     exact = attention.attend(wide(weights), wide(values), scope=scope_of(), plan=AS_PUBLISHED)
     assert excess(observed.reshape(1, 5, 12, 8), exact) <= 1
+
+
+def in_bf16(x: Array) -> Array:
+    return x.astype(bf16).astype(np.float32)
+
+
+@pytest.mark.parametrize("which", ["query", "keys", "both"])
+@pytest.mark.parametrize("rounds", [False, True])
+def test_scores_scaled_before_the_product_are_those_of_that_plan_alone(which: str, *, rounds: bool) -> None:
+    query, keys = in_bf16(draw(1, 7, 12, 8, size=4.0)), in_bf16(draw(1, 9, 3, 8, seed=1))
+    multiplier = UNEQUAL.model.attn_output_multiplier
+    factor = f32(math.sqrt(multiplier) if which == "both" else multiplier)
+    scaled = query if which == "keys" else in_bf16(query * factor), keys if which == "query" else in_bf16(keys * factor)
+    product = np.einsum("btgrh,bsgh->bgrts", scaled[0].reshape(1, 7, 3, 4, 8), scaled[1])
+    observed = f32(30) * np.tanh((in_bf16(product) if rounds else product) / f32(30))
+    plan = RoundingPlan({"scale": which + (", product rounded" if rounds else "")})
+    exact = [attention.attention_logits(wide(query), wide(keys), scope=scope_of("bfloat16"), plan=each)
+             for each in (plan, AS_PUBLISHED)]  # fmt: skip
+    assert excess(observed, exact[0]) <= 1
+    assert excess(observed, exact[1]) > 10
+
+
+def test_averages_of_splits_rounded_before_they_are_merged_are_those_of_that_plan_alone() -> None:
+    weights, values = in_bf16(divided(draw(1, 3, 4, 5, 40))), in_bf16(draw(1, 40, 3, 8, seed=1))
+    observed = np.zeros((1, 5, 3, 4, 8))
+    for at in (slice(0, 20), slice(20, 40)):
+        total = weights[..., at].sum(-1).transpose(0, 3, 1, 2)[..., None]
+        observed += in_bf16(np.einsum("bgrts,bsgh->btgrh", weights[..., at], values[:, at]) / total) * total
+    exact = [attention.attend(wide(weights), wide(values), scope=scope_of("bfloat16"), plan=plan)
+             for plan in (RoundingPlan({"splits": "2"}), AS_PUBLISHED)]  # fmt: skip
+    assert excess(observed.reshape(1, 5, 12, 8), exact[0]) <= 1
+    assert excess(observed.reshape(1, 5, 12, 8), exact[1]) > 10
+    uneven = attention.attend(
+        wide(weights), wide(values), scope=scope_of("bfloat16"), plan=RoundingPlan({"splits": "3, evenly"})
+    )
+    assert excess(observed.reshape(1, 5, 12, 8), uneven) > 10
+
+
+def test_a_rotation_by_rounded_products_is_that_of_its_plan_alone() -> None:
+    x = in_bf16(draw(1, 6, 3, 16))
+    phase = np.arange(6)[:, None] * np.tile(by_power(8), 2)
+    cos, sin = (f(phase).astype(np.float32)[None, :, None] for f in (np.cos, np.sin))
+    turned = np.concatenate([-x[..., 8:], x[..., :8]], -1)
+    observed = in_bf16(x * cos) + in_bf16(turned * sin)
+    exact = [attention.rotate(wide(x), scope=scope_of("bfloat16"), plan=plan)
+             for plan in (RoundingPlan({"rotated": "rounded"}), AS_PUBLISHED)]  # fmt: skip
+    assert excess(observed, exact[0]) <= 1
+    assert excess(observed, exact[1]) > 10

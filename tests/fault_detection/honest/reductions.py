@@ -1,0 +1,74 @@
+"""Ways to share out and add partial sums: over nodes, by halving, in whole blocks of k."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tests.fault_detection.honest.products import (
+    BF16,
+    OUTPUT,
+    ROW_PARALLEL,
+    Product,
+    bf16,
+    halves,
+    summing,
+    tree,
+)
+from tests.fault_detection.honest.way import Way
+
+PLAN = ("attention.output",)
+
+
+def on_two_nodes(num_ranks: int) -> Product:
+    """Add the ranks of each node in float32, round both sums, and add them."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        parts = torch.stack([bf16(part) for part in halves(x, w, num_ranks)])
+        return torch.stack([bf16(node.sum(0)) for node in parts.chunk(2)]).sum(0)
+
+    return product
+
+
+def by_halving(num_ranks: int) -> Product:
+    """Add each rank to the one half as many away, then a quarter, in bf16."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        parts = [bf16(part) for part in halves(x, w, num_ranks)]
+        while len(parts) > 1:
+            half = len(parts) // 2
+            parts = [bf16(a + b) for a, b in zip(parts[:half], parts[half:], strict=True)]
+        return parts[0]
+
+    return product
+
+
+def in_blocks(num_parts: int, size: int) -> Product:
+    """Give every part as many whole blocks of k, and add the rounded parts in float32."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        num_blocks = math.ceil(x.shape[-1] / size)
+        stride = math.ceil(num_blocks / num_parts) * size
+        starts = range(0, x.shape[-1], stride)
+        return torch.stack([bf16(x[..., i : i + stride] @ w[i : i + stride]) for i in starts]).sum(0)
+
+    return product
+
+
+WAYS = (
+    Way(id="tp8_two_nodes_o", engines="NCCL, two nodes of 4", dtypes=BF16, plan=PLAN,
+        does="8 partial sums added in float32 by node, rounded, and added", **summing(on_two_nodes(8), OUTPUT)),
+    Way(id="tp8_halving_o", engines="MPI, recursive halving", dtypes=BF16, plan=PLAN,
+        does="8 partial sums added in bf16 with those 4, 2 and 1 ranks away", **summing(by_halving(8), OUTPUT)),
+    Way(id="tp12_tree_o", engines="NCCL tree", dtypes=BF16, plan=PLAN,
+        does="12 partial sums added pairwise", **summing(tree(12), OUTPUT)),
+    Way(id="tp3_tree_rows", engines="NCCL tree", dtypes=BF16,
+        does="3 partial sums of every row-parallel matrix added pairwise", **summing(tree(3), *ROW_PARALLEL),
+        plan=("attention.output", "moe.expert_output", "moe.output")),
+    Way(id="splitk2_block32_o", engines="CUTLASS, Triton", dtypes=BF16, plan=PLAN,
+        does="2 splits of whole blocks of 32", **summing(in_blocks(2, 32), OUTPUT)),
+    Way(id="splitk3_block16_o", engines="CUTLASS, Triton", dtypes=BF16, plan=PLAN,
+        does="3 splits of whole blocks of 16", **summing(in_blocks(3, 16), OUTPUT)),
+)  # fmt: skip

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from grok_conformance.harness.cases.suite import UNEQUAL
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.graph.arithmetic import contract, round_to, rounded
+from grok_conformance.harness.graph.products import (
+    contract_in_parts,
+    contract_unscaled,
+    evenly,
+    in_blocks,
+    in_tiles,
+    partial_sums,
+    product_by_expert,
+)
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED
+from grok_conformance.harness.graph.row import Scope
+
+
+def bf16(x: Array) -> Array:
+    return round_to(x, "bfloat16")
+
+
+def halving(parts: Sequence[Array]) -> Array:
+    level = list(parts)
+    while len(level) > 2:
+        half = len(level) // 2
+        level = [bf16(level[i] + level[i + half]) for i in range(half)]
+    return level[0] + level[1]
+
+
+def by_node(parts: Sequence[Array]) -> Array:
+    half = len(parts) // 2
+    return bf16(sum(parts[1:half], parts[0])) + bf16(sum(parts[half + 1 :], parts[half]))
+
+
+def test_each_row_is_multiplied_by_the_matrix_of_its_own_expert() -> None:
+    random = np.random.default_rng(0)
+    x, w = random.standard_normal((2, 3, 2, 5)), random.standard_normal((4, 5, 6))
+    index = random.integers(0, 4, (2, 3, 2))
+    scope = Scope(UNEQUAL, np.zeros((2, 3), np.int32), np.zeros(2, np.int32), np.ones((2, 3, 3), bool), 0.0)
+    made = product_by_expert(x, w, index, scope, AS_PUBLISHED)
+    for place in np.ndindex(2, 3, 2):
+        alone = contract(x[place][None], w[index[place]])
+        assert np.allclose(made.value[place], alone.value[0], rtol=1e-14)
+        # The squares are summed in float32 (`sum_of_squares`), and some BLAS sum a lone row otherwise.
+        assert np.allclose(np.asarray(made.spread)[place], np.asarray(alone.spread)[0], rtol=1e-6)
+
+
+def test_a_length_that_parts_do_not_divide_is_shared_out_in_tiles_or_evenly() -> None:
+    assert [part.stop - part.start for part in in_tiles(32, 5)] == [7, 7, 7, 7, 4]
+    assert [part.stop - part.start for part in evenly(32, 5)] == [7, 7, 6, 6, 6]
+    assert [part.stop - part.start for part in evenly(3, 5)] == [1, 1, 1]
+
+
+def test_sums_in_any_order_lie_between_those_of_all_orders_and_nowhere_else() -> None:
+    random = np.random.default_rng(0)
+    x, w = random.standard_normal((4, 24)), random.standard_normal((24, 50))
+    found = contract_in_parts(x, w, "4 by atomics", "bfloat16", 0.0)
+    parts = [round_to(x[:, i : i + 6] @ w[i : i + 6], "bfloat16") for i in range(0, 24, 6)]
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        total = parts[order[0]]
+        for i in order[1:]:
+            total = round_to(total + parts[i], "bfloat16")
+        assert (np.abs(total - found.value) <= np.asarray(found.jump) + 1e-12).all()
+    wrong = round_to(sum(parts[1:], parts[0]) * 1.02, "bfloat16")
+    assert (np.abs(wrong - found.value) > np.asarray(found.jump)).any()
+
+
+def test_partial_sums_worked_out_together_are_those_worked_out_one_by_one() -> None:
+    random = np.random.default_rng(5)
+    x, w = random.standard_normal((2, 3, 22)), random.standard_normal((22, 7))
+    for shards in (evenly(22, 4), in_tiles(22, 4), in_tiles(22, 11)):
+        together = partial_sums(x, w, shards, "bfloat16", 1e-6)
+        assert len(together) == len(shards)
+        for part, at in zip(together, shards, strict=True):
+            alone = rounded(contract(x[..., at], w[at]), "bfloat16", 1e-6)
+            assert np.array_equal(part.value, alone.value)
+            assert np.allclose(part.jump, alone.jump)
+
+
+@pytest.mark.parametrize(("order", "add"), [("by halving", halving), ("by node", by_node)])
+def test_parts_are_added_with_ranks_half_as_many_away_or_node_by_node(order: str, add: object) -> None:
+    random = np.random.default_rng(1)
+    x, w = random.standard_normal((6, 64)), random.standard_normal((64, 40))
+    parts = [bf16(x[:, i : i + 8] @ w[i : i + 8]) for i in range(0, 64, 8)]
+    found = contract_in_parts(x, w, f"8 {order}", "bfloat16", 0.0)
+    expected = add(parts)  # type: ignore[operator]
+    assert np.allclose(found.value, expected, rtol=1e-12)
+    assert not np.allclose(contract_in_parts(x, w, "8 in turn", "bfloat16", 0.0).value, expected, rtol=1e-12)
+
+
+def test_whole_blocks_are_shared_out_as_tiled_kernels_do() -> None:
+    assert [part.stop - part.start for part in in_blocks(32)(80, 2)] == [64, 16]
+    assert [part.stop - part.start for part in in_blocks(16)(90, 3)] == [32, 32, 26]
+    assert [part.stop - part.start for part in in_blocks(128)(90, 3)] == [90]
+
+
+@pytest.mark.parametrize("choice", ["sums", "sums, and scaled"])
+def test_sums_of_int8_products_are_rounded_before_their_scale_is_applied(choice: str) -> None:
+    random = np.random.default_rng(2)
+    x, int8 = bf16(random.standard_normal((5, 12))), random.integers(-127, 128, (12, 7)).astype(np.float64)
+    scales = bf16(random.uniform(0.001, 0.01, (2, 7)))
+    found = contract_unscaled(x, int8 * np.repeat(scales, 6, 0), scales, choice, "bfloat16", 1e-6)
+    first, second = (bf16(x[:, at] @ int8[at]) * scale for at, scale in zip(in_tiles(12, 2), scales, strict=True))
+    expected = first + second if choice == "sums" else bf16(first) + bf16(second)
+    assert (np.abs(found.value - expected) <= np.asarray(found.jump) + 1e-12).all()
+    whole = x @ (int8 * np.repeat(scales, 6, 0))
+    assert (np.abs(found.value - whole) > np.asarray(found.jump) + 1e-6).any()
