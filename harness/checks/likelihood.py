@@ -10,7 +10,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.hidden import before, simulate, widened
+from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
@@ -45,28 +45,47 @@ class Score:
         return self.surprise < other.surprise - DECISIVE
 
 
-def score(row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Score:
+Noise = Segments | None
+"""The noise of hidden operations before a row in one case, None where none is hidden."""
+
+
+def noise_before(row: str, exhibit: Exhibit, evaluator: Evaluator = evaluate) -> Noise:
+    """Return the noise of the hidden operations before a row in a case, in the ways it is taken to compute."""
+    needed = exhibit.needed([row])
+    if exhibit.hidden.isdisjoint(needed):
+        return None
+    return simulate(
+        exhibit, reader(exhibit.ways.readings, exhibit.evidence.recorded, needed, evaluator, NUM_DRAWS), NUM_DRAWS
+    )
+
+
+def score(
+    row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator = evaluate, noise: Sequence[Noise] | None = None
+) -> Score:
     """Return how surprising the taps of a row are in some cases, each in the ways it is taken to compute.
 
-    Errors are taken as Cauchy-distributed about the modelled deviation: a fault or a rare jump does not outweigh the
-    many elements that a right way explains to the last bit.
+    `noise` is that of every case where it is known already. Errors are taken as Cauchy-distributed about the modelled
+    deviation: a fault or a rare jump does not outweigh the many elements that a right way explains to the last bit.
     """
-    parts = [part for one in exhibits for part in _parts(row, one, evaluator)]
+    if noise is None:
+        noise = [noise_before(row, one, evaluator) for one in exhibits]
+    parts = [
+        part for one, segments in zip(exhibits, noise, strict=True) for part in _parts(row, one, evaluator, segments)
+    ]
     return Score(sum(part.surprise for part in parts), max((part.worst for part in parts), default=0.0))
 
 
-def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator) -> Score:
+def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: Sequence[Noise] | None = None) -> Score:
     """Return the score of a row by a fault's evaluator, an infinite one where its values have another shape."""
     try:
-        return score(row, exhibits, rival)
+        return score(row, exhibits, rival, noise)
     except (IndexError, KeyError, ValueError):
         return Score(math.inf, math.inf)
 
 
-def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator) -> list[Score]:
+def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) -> list[Score]:
     case, evidence, graph = exhibit.case, exhibit.evidence, exhibit.evidence.graph
     read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed([row]), evaluator, NUM_DRAWS)
-    segments = simulate(exhibit, read, NUM_DRAWS) if not exhibit.hidden.isdisjoint(exhibit.needed([row])) else None
     parts = []
     for call, tap, exact, _ in walk(
         exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans, evaluator=read

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import Score, score, score_rival
+from grok_conformance.harness.checks.likelihood import Score, noise_before, score, score_rival
 from grok_conformance.harness.checks.moves import (
     FIRST_SUMS,
     MORE_SUMS,
@@ -112,17 +112,20 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     It must also be likelier than none: what a fault does not change is as likely as ever, and may be likelier than with
     an approximation, which allows more than most ports use.
     """
-    tried = [with_ways(one, ways) for one in told]
     by_name = told[0].evidence.graph.by_name
     exactly = not any(plan.adds_an_error(by_name[name].points) for name, plan in ways.plans.items())
-    limits = [
-        min((score(row.name, tried), score(row.name, each)), key=lambda one: one.surprise) for each in (told, tried)
-    ]
-    return any(
-        likelier(score_rival(row.name, each, rival), limit, exactly=exactly)
-        for rival in rivals(row, told, harmful(ALL_FAULTS)).values()
-        for each, limit in zip((told, tried), limits, strict=True)
-    )
+    known = rivals(row, told, harmful(ALL_FAULTS)).values()
+    tried = [with_ways(one, ways) for one in told]
+    own = score(row.name, tried)
+    for each in (told, tried):
+        # The noise behind a fault is much as it is without: few are likelier by it, and those are scored by their own.
+        noise = [noise_before(row.name, one) for one in each]
+        limit = min((own, score(row.name, each, noise=noise)), key=lambda one: one.surprise)
+        for rival in known:
+            promising = score_rival(row.name, each, rival, noise).surprise < limit.surprise
+            if promising and likelier(score_rival(row.name, each, rival), limit, exactly=exactly):
+                return True
+    return False
 
 
 def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:

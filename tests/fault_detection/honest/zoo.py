@@ -9,11 +9,13 @@ from tests.fault_detection.honest import (
     approximations,
     attention,
     caches,
+    engines,
     experts,
     folding,
     functions,
     grouping,
     loading,
+    narrow,
     norms,
     products,
     quantisations,
@@ -43,6 +45,8 @@ SINGLE: Mapping[str, Way] = {
         scores,
         reductions,
         streams,
+        engines,
+        narrow,
     )
     for way in module.WAYS
 }
