@@ -5,7 +5,7 @@ against the yardstick (the published algorithm) round by round: where the quarti
 the difference is noise. Who is slow in the first round runs the fewest rounds. Only who conforms has a throughput; the
 conformance run is identified by the digest of its report.
 `--write` writes all that is measured into RESULTS.md beside this file, and the table of all ports on `bench` into
-README.md.
+README.md. Longer than most modules: it is one report, measured and written from top to bottom.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import ACCUMULATION_ROUNDOFF, Fence, fence_of, margin, tail_factor
 from tests.fault_detection import honest_runs
 from tests.fault_detection.honest_runs import DTYPES, HonestRates, Suite
+from tests.fault_detection.honest_suites import NUM_CASES
 from tests.fault_detection.honest_variants import VARIANTS
 from tests.harness.honest_port import exact_weights, golden_case, golden_taps
 
@@ -193,7 +194,7 @@ def validation(rates: HonestRates) -> dict[str, Any]:
 def main() -> int:
     """Measure and write the record, and return 0; one that does not vouch for the model is not written."""
     parser = argparse.ArgumentParser(prog="python -m tests.fault_detection.noise_record", description=__doc__)
-    once = sum(len(Suite(name, 0).presets) for name in VARIANTS) * len(DTYPES) * honest_runs.NUM_CASES
+    once = sum(len(Suite(name, 0).presets) for name in VARIANTS) * len(DTYPES) * NUM_CASES
     parser.add_argument("--runs", type=int, default=once, metavar="N", help=f"at least so many runs (default: {once})")
     parser.add_argument("--golden", type=Path, default=GOLDEN_DIR / "v1", metavar="DIR", help="the golden set")
     options = parser.parse_args()

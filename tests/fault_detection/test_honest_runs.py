@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.fault_detection import honest_runs
+from tests.fault_detection import honest_runs, honest_suites
 from tests.fault_detection.honest_runs import Extreme, Run, Suite, SuiteResult, judge_suite, rates_of
 from tests.fault_detection.honest_variants import VARIANTS, in_numpy
 from tests.fault_detection.numpy_port import Arithmetic, blas
@@ -29,7 +29,7 @@ def test_no_honest_run_is_failed(results: list[SuiteResult]) -> None:
     assert (rates.num_run_alarms, rates.num_suite_alarms) == (0, 0)
     assert rates.suite_alarms.high == pytest.approx(1 - 0.025 ** (1 / 4))
     assert {(x.preset, x.fprop_dtype): (x.num_alarms, x.num_runs) for x in rates.by_case} == {
-        (preset, dtype): (0, 4) for preset in honest_runs.PRESETS for dtype in honest_runs.DTYPES
+        (preset, dtype): (0, 4) for preset in honest_suites.PRESETS for dtype in honest_runs.DTYPES
     }
 
 
@@ -92,7 +92,7 @@ def test_suites_are_drawn_until_there_are_enough_runs_with_every_variant_before_
 def test_the_near_ties_are_as_near_as_in_grok_1() -> None:
     gaps = []
     for seed in range(3):
-        for taps in honest_runs.golden_taps("near_ties", "float32", seed, 3).values():
+        for taps in honest_suites.golden_taps("near_ties", "float32", seed, 3).values():
             for key, x in taps.items():
                 if key.endswith("router.probabilities"):
                     ordered = -np.sort(-x, axis=-1)

@@ -15,7 +15,7 @@ from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.running.answers import Answer
 from tests.fault_detection.honest.way import Way, taps_of
-from tests.fault_detection.honest_runs import NUM_CASES, PRESETS, honest_group
+from tests.fault_detection.honest_suites import NUM_CASES, PRESETS, honest_group
 from tests.fault_detection.rates import clopper_pearson
 from tests.harness.honest_port import golden
 
