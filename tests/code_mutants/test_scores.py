@@ -26,7 +26,7 @@ class Pair:
 '''
 
 
-BEING_REWRITTEN = ("checks.flips", "checks.ways", "judging.verdict", "measure.comparison", "measure.scan")
+BEING_REWRITTEN = ("checks.ways",)
 """Not all of their functions are scored yet: SCORES.md says how many mutants."""
 
 
