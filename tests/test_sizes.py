@@ -13,6 +13,7 @@ MAX_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 60, 7
 
 TABLES = {
     "harness/cases/suite.py": "the cases and the presets, a row each",
+    "harness/cases/sweeps.py": "the sweeps and their requests, a row each",
     "harness/graph/grok_1.py": "the operations of Grok-1, a row each",
     "harness/faults/functions.py": "the faulty forms of functions, some five lines each",
 }

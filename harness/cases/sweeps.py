@@ -25,7 +25,7 @@ from grok_conformance.harness.cases.drawn import (
     stored_id,
 )
 from grok_conformance.harness.cases.ladder import BORDERS
-from grok_conformance.harness.cases.suite import varied
+from grok_conformance.harness.cases.suite import draw_cache, varied
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 
@@ -50,7 +50,8 @@ class Request:
     """One case of a sweep: a new request to the same loaded model, after those above it.
 
     Its prompt shares the positions `shared` with the sweep's own prompt; `alike` makes all its tokens equal. Of two
-    rows that are `equal` the second has the tokens of the first, in every call.
+    rows that are `equal` the second has the tokens of the first, in every call. The caches are `filled` up to a step of
+    each row before the first call; tokens are of the `last_ids` of the vocabulary.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Request:
     shared: slice | None = None
     alike: bool = False
     equal: tuple[int, int] | None = None
+    filled: tuple[int, ...] = ()
+    last_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ NINE = (127, 63, 31, 15, 1, 64, 32, 16, 9)
 """Prompts that stop at borders: the steps after them go over."""
 
 NINE_STEPS = Ask("decode", (1,) * len(NINE))
+
+NUM_LAST = 100
+"""How many ids are the last ones of a vocabulary."""
 
 NARROW_BORDERS = tuple(border for border in BORDERS if border < 128)  # noqa: PLR2004 - what costs little
 """Widths at borders that a small model may have."""
@@ -204,6 +210,19 @@ SWEEPS = (
         {"emb_size": 1025, "widening_factor": 0.46, "key_size": 66, "num_experts": 2, "vocab_size": 129},
     ),
     Sweep(
+        "far",
+        (
+            Request(
+                "last_positions",
+                "steps over the slots 4096 and 32768 of long caches, and ids beyond 65,536",
+                (Ask("decode", (1, 1)), Ask("decode", (1, 1)), Ask("extend", (2, 2))),
+                filled=(4095, 32767),
+                last_ids=True,
+            ),
+        ),
+        {"vocab_size": 65_664},
+    ),
+    Sweep(
         "small_scales",
         (Request("contractions", "scales of weights far below 2^-14, the least normal number of float16", short(8)),),
         drawn={"emb_size": NARROW_BORDERS},
@@ -229,14 +248,14 @@ def config_of(sweep: Sweep, seed: int) -> LanguageModelConfig:
     """Return the configuration of a sweep's model: its cache has room for the longest request."""
     random = random_of(f"{PREFIX}{sweep.name}", seed)
     drawn = {name: int(random.choice(sizes)) for name, sizes in sweep.drawn.items()}
-    reach = max(end for request in sweep.requests for end in ends(request.calls))
+    reach = max(end for request in sweep.requests for end in ends(request))
     return varied(**{"vocab_size": 23, **NARROW, **sweep.model, **drawn, "sequence_len": reach + 1})
 
 
-def ends(calls: tuple[Ask, ...]) -> Iterator[int]:
-    """Yield the slots that each call reaches, its padding too."""
-    steps: Array = np.zeros(len(calls[0].lengths), np.int32)
-    for call in calls:
+def ends(request: Request) -> Iterator[int]:
+    """Yield the slots that each call of a request reaches, its padding too."""
+    steps: Array = np.array(request.filled or (0,) * len(request.calls[0].lengths), np.int32)
+    for call in request.calls:
         steps = steps if call.steps is None else np.array(call.steps, np.int32)
         yield int(steps.max()) + max(call.lengths)
         steps = steps + np.array(call.lengths, np.int32)
@@ -263,6 +282,9 @@ def make_cases(sweep: Sweep, fprop_dtype: str, seed: int) -> tuple[Case, ...]:
             why=request.why,
             origin=ORIGIN,
             calls=tuple(calls_of(request, config, random_of(f"{name}/{request.name}", seed), own)),
+            preload=draw_cache(request.filled, random_of(f"{name}/cache", seed), config, fprop_dtype)
+            if request.filled
+            else None,
             optional=any(call.kind == "truncate" for call in request.calls),
         )
         for request in sweep.requests
@@ -278,6 +300,8 @@ def calls_of(request: Request, config: LanguageModelConfig, random: np.random.Ge
             tokens[:, request.shared] = own[:, request.shared]
         if request.alike:
             tokens[:] = own[0, 0]
+        if request.last_ids:
+            tokens[:] = config.vocab_size - 1 - tokens % NUM_LAST
         if request.equal is not None:
             tokens[request.equal[1]] = tokens[request.equal[0]]
         yield replace(call, tokens=tokens, steps=None if ask.steps is None else np.array(ask.steps, np.int32))

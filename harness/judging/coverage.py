@@ -119,7 +119,7 @@ class Trigger:
 TRIGGERS = (
     Trigger("rows of a batch", rows, BATCHES),
     Trigger("tokens of a row in a call", tokens_of_calls, BORDERS),
-    Trigger("steps in the cache", cache_steps, (*BORDERS, 1025, 4095)),
+    Trigger("steps in the cache", cache_steps, (*BORDERS, 1025, 4095, 32767)),
     Trigger("chunks of a prompt", chunks, (1, 2, 3, 4, 5)),
     Trigger("decoding steps", decoding_steps, (1, 2, 4, 8)),
     Trigger("tokens of an expert", tokens_of_experts, (0, 1, *BORDERS)),

@@ -101,6 +101,12 @@ def layer_ten_skips_its_norm(config: Any, params: Any, path: str, *rest: Any) ->
     return LAYER(config, params, path.replace("layer_10", "layer_1"), *rest)
 
 
+def first_slots(cache: Tensor, new: Tensor, positions: Tensor) -> Tensor:
+    """Write no slot beyond 4096."""
+    updated: Tensor = RIGHT["update_cache"](cache, new, positions)
+    return torch.cat((updated[:, :4096], cache[:, 4096:]), 1)
+
+
 def half_scales(weight: Tensor, scales: Tensor) -> Tensor:
     """Keep scales in float16."""
     dequantized: Tensor = RIGHT["apply_scales"](weight, scales.half().to(scales.dtype))
@@ -205,5 +211,14 @@ GATED: Mapping[str, Gated] = {
     "ninth_expert": Gated("tt-metal#50669", DEEP, {(model, "expert"): ninth_expert_wraps}),
     "layers_as_text": Gated("fault catalogue", DEEP, {(model, "decoder_layer"): layer_ten_skips_its_norm}),
     "scales_in_float16": Gated("flashinfer#4087", "sweep_small_scales/*", {(operations, "apply_scales"): half_scales}),
+    "positions_of_16_bits": Gated(
+        "onnxruntime#29002", "sweep_far/*",
+        {(operations, "rotate"): lambda x, p: RIGHT["rotate"](x, p.to(torch.int16).to(torch.int64))},
+    ),
+    "slots_beyond_4096": Gated("tpu-inference#2755", "sweep_far/*", {(operations, "update_cache"): first_slots}),
+    "ids_of_16_bits": Gated(
+        "fault catalogue", "sweep_far/*",
+        {(operations, "embed"): lambda table, tokens, scale: RIGHT["embed"](table, tokens & 0xFFFF, scale)},
+    ),
 }  # fmt: skip
 """Every such fault by name."""

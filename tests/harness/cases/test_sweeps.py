@@ -70,3 +70,10 @@ def test_rejected_drafts_are_cut_back_row_by_row() -> None:
     assert [steps_before(case, i).tolist() for i in range(len(case.calls))] == [
         [0, 0], [17, 9], [19, 10], [20, 11], [16, 14], [19, 16]
     ]  # fmt: skip
+
+
+def test_long_caches_are_stepped_over_where_integers_of_16_bits_end() -> None:
+    ((preset, (case,)),) = sweeps(1, "sweep_far/*")
+    steps = {int(step) for i in range(len(case.calls)) for step in steps_before(case, i)}
+    assert {4095, 4096, 32767, 32768} <= steps
+    assert all(2**16 <= call.tokens.min() <= call.tokens.max() < preset.config.vocab_size for call in case.calls)
