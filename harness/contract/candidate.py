@@ -1,4 +1,4 @@
-"""What a candidate and the harness agree on: the configuration, the taps, and the two names of a candidate module.
+"""What a candidate module has: `INFO`, what it says of itself, and `load`, which returns the model that is asked.
 
 A candidate imports this module, NumPy and its own engine, and nothing else of the harness.
 The contract on taps is data: `golden/schema/taps.json`.
@@ -126,5 +126,5 @@ class WeightShowingModel(Model, Protocol):
     """
 
     def loaded_weights(self) -> Mapping[str, Array]:
-        """Return any of the parameters by stored name; a quantised matrix in its parts or dequantized, as `…/w`."""
+        """Return any of the parameters by stored name; a quantised matrix in its parts or dequantised, as `…/w`."""
         ...

@@ -66,7 +66,7 @@ class Model:
         self.engine = engine
 
     def loaded_weights(self) -> Mapping[str, Array]:
-        """Return the parameters that the engine holds, by stored name; a dequantized matrix as NAME/w."""
+        """Return the parameters that the engine holds, by stored name; a dequantised matrix as NAME/w."""
         raise NotImplementedError("loaded_weights: return {stored name: array} of what the engine holds")
 
     def clear_cache(self, batch_size: int) -> None:

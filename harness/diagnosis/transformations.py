@@ -26,7 +26,7 @@ class Transformation:
 TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(
         consequences.from_right_inputs,
-        "mend that operation first, or show it where its value is really used: this one follows from it",
+        "fix that operation first, or show it where its value is really used: this one follows from it",
         follows=True,
         recomputes=True,
     ),
@@ -35,7 +35,7 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
         elementwise.scaled, "look for that factor: a multiplier that is missing, applied twice or another's"
     ),
     Transformation(
-        relocated.of_an_earlier_call, "write the buffer anew in every call, and read it after it is written"
+        relocated.of_an_earlier_call, "write the buffer again in every call, and read it after it is written"
     ),
     Transformation(relocated.of_another_layer, "look for the index of the layer: another layer's buffer is shown"),
     Transformation(relocated.of_another_tap, "apply the operation to what is shown, or show the value after it"),

@@ -43,7 +43,7 @@ def undisturbed(tap: str, exact: Exact) -> Array:
 
 @dataclass
 class ExactWeights:
-    """The weights of a model in float64, dequantized once per way of rounding the product (SPEC §3)."""
+    """The weights of a model in float64, dequantised once per way of rounding the product (SPEC §3)."""
 
     config: LanguageModelConfig
     stored: Weights

@@ -1,4 +1,4 @@
-"""Judges answers: every case by the local check, the end-to-end check, its routing, and what the taps did to it."""
+"""Judges answers: every case by the local check, the end-to-end check and its routing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A share of a run, as it is asked for."""
+"""Which share of a run one machine takes, as `--shard I/N` asks for it."""
 
 from __future__ import annotations
 

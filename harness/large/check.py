@@ -1,7 +1,7 @@
 """The local check of a large capture: every operation recomputed in float64 from the inputs that the port itself used.
 
 Stage by stage, from what the forms `full` and `rows` keep. A kept position is judged as a call of one token at its own
-step, so that all operations of the graph apply as they are. Matrices of experts are dequantized one expert at a time,
+step, so that all operations of the graph apply as they are. Matrices of experts are dequantised one expert at a time,
 and of their output channels a seeded sample is judged.
 """
 
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampledExperts:
-    """An expert matrix float64 [e, k, channels], one expert dequantized at a time."""
+    """An expert matrix float64 [e, k, channels], one expert dequantised at a time."""
 
     config: LanguageModelConfig
     stored: Weights

@@ -1,4 +1,4 @@
-"""How two runs differ: two tap files element by element, two golden sets or two reports operation by operation."""
+"""How two golden sets, or the reports of two runs, differ: operation by operation."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ READERS: Mapping[str, Reader] = {
     "dump": Reader(
         write_dumps, main,
         ("judge", "{}/job", "{}/out", "--format", "npz", "--map", "{}/port_map.py", "--quiet"),
-        ("out/**/*",), share=0.1,
+        ("out/**/*",), share=0.5,
     ),
     "inspected checkpoint": Reader(
         write_checkpoint, checkpoint_main, ("inspect", "{}", "--verify"), share=0.5,
