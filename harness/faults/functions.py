@@ -299,9 +299,16 @@ def rotated(
         phase = (where[:, :, None] * frequencies)[:, :, None, :]  # [b, t, 1, h/2]
         cos, sin = phases(np.cos(phase)), phases(np.sin(phase))
         first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+        # Products round before they cancel, and phases as in the right rotation.
+        along, across = (
+            (abs(first * c) + abs(second * s), abs(second * c) + abs(first * s)) for c, s in ((cos, sin), (sin, cos))
+        )
+        bounds = tuple(3 * one + (1 + 16 * abs(phase)) * other for one, other in zip(along, across, strict=True))
         turned = first * cos - second * sin, second * cos + first * sin
-        value = np.stack(turned, -1).reshape(x.shape) if interleaved else np.concatenate(turned, -1)
-        return Exact(value, bound=4 * np.abs(value))
+        value, bound = (
+            np.stack(two, -1).reshape(x.shape) if interleaved else np.concatenate(two, -1) for two in (turned, bounds)
+        )
+        return Exact(value, bound=bound)
 
     return rotate
 
