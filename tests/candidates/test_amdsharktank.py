@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from grok_conformance.harness.judging.groups import read_groups
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver, builtin_waivers
 from grok_conformance.harness.running.child_process import Limits
-from grok_conformance.harness.running.registry import CANDIDATES_DIR, find_candidate
+from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.run import run_candidates
+from tests.candidates.adapter_length import num_lines
 
 CASE = "square/prefill/padded_batch.float32"
 
@@ -42,11 +42,4 @@ def test_with_its_known_deviations_it_passes(tmp_path: Path) -> None:
 
 
 def test_the_adapter_takes_sixty_lines_besides_its_imports_and_what_is_said_of_it() -> None:
-    source = (CANDIDATES_DIR / "amdsharktank" / "__init__.py").read_text()
-    besides: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if isinstance(node, ast.stmt) and (is_text or isinstance(node, ast.Import | ast.ImportFrom)):
-            besides |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines = [line for i, line in enumerate(source.splitlines(), 1) if line.strip() and i not in besides]
-    assert len(lines) <= 60, len(lines)
+    assert num_lines("amdsharktank") <= 60
