@@ -285,7 +285,7 @@ def make_cases(sweep: Sweep, fprop_dtype: str, seed: int) -> tuple[Case, ...]:
             preload=draw_cache(request.filled, random_of(f"{name}/cache", seed), config, fprop_dtype)
             if request.filled
             else None,
-            optional=any(call.kind == "truncate" for call in request.calls),
+            optional=bool(request.filled) or any(call.kind == "truncate" for call in request.calls),
         )
         for request in sweep.requests
     )
