@@ -30,10 +30,14 @@ FACTOR = 7.0
 
 @dataclass(frozen=True)
 class Score:
-    """How surprising some taps are, in units of −ln likelihood, and the worst error over its fence."""
+    """How surprising some taps are, in units of −ln likelihood, and the worst error over its fence.
+
+    `misfit` is the part of the surprise that errors have, and not how far a way lets them stray.
+    """
 
     surprise: float
     worst: float
+    misfit: float = 0.0
 
     @property
     def explained(self) -> bool:
@@ -72,7 +76,8 @@ def score(
     parts = [
         part for one, segments in zip(exhibits, noise, strict=True) for part in _parts(row, one, evaluator, segments)
     ]
-    return Score(sum(part.surprise for part in parts), max((part.worst for part in parts), default=0.0))
+    surprise, misfit = sum(part.surprise for part in parts), sum(part.misfit for part in parts)
+    return Score(surprise, max((part.worst for part in parts), default=0.0), misfit)
 
 
 def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: Sequence[Noise] | None = None) -> Score:
@@ -111,5 +116,6 @@ def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviat
         fence = widened(fence, deviation, FACTOR)
     mask = mask & (fence.deviation > 0) & np.isfinite(observed)
     error, sigma = np.abs(observed - exact.value)[mask], fence.deviation[mask]
-    surprise = float((np.log(sigma) + np.log1p(np.square(error / sigma))).sum())
-    return Score(surprise, float((error / fence.allowed[mask]).max(initial=0.0)))
+    misfit = float(np.log1p(np.square(error / sigma)).sum())
+    worst = float((error / fence.allowed[mask]).max(initial=0.0))
+    return Score(float(np.log(sigma).sum()) + misfit, worst, misfit)

@@ -11,7 +11,17 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.readings import PHASES, Reading, Readings
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, ATOMICS, BLOCKS, EVENLY, ORDERS, SHARDS, SUMS, Point
+from grok_conformance.harness.graph.rounding import (
+    AS_PUBLISHED,
+    ATOMICS,
+    BLOCKS,
+    EVENLY,
+    ORDERS,
+    SHARDS,
+    SUMS,
+    Point,
+    RoundingPlan,
+)
 from grok_conformance.harness.graph.row import RESIDUAL_STREAM, Operation
 
 Moves = Callable[[Operation, Ways, Sequence[Exhibit]], Iterator[Ways]]
@@ -85,6 +95,20 @@ def orders_of_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
         told,
         lambda point, choice: point == SUMS and choice.partition(" ")[0] in counts and not choice.endswith(ATOMICS),
     )
+
+
+def as_elsewhere(plans: Sequence[RoundingPlan]) -> Moves:
+    """Return moves to the plans that were found of a row for other stored forms of the weights."""
+
+    def moves(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+        if row.name not in told[0].ways.plans:
+            yield from (
+                replace(ways, plans={**ways.plans, row.name: plan})
+                for plan in plans
+                if plan != ways.plans.get(row.name, AS_PUBLISHED)
+            )
+
+    return moves
 
 
 ROUNDINGS: tuple[Moves, ...] = (coarse, all_at_once, standing_alone)

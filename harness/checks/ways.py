@@ -7,16 +7,17 @@ by likelihood in a few cases, one change at a time; what it finds must then pass
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import Score, noise_before, score, score_rival
+from grok_conformance.harness.checks.likelihood import DECISIVE, Score, noise_before, score, score_rival
 from grok_conformance.harness.checks.moves import (
     FIRST_SUMS,
     MORE_SUMS,
     ROUNDINGS,
     Moves,
     approximations,
+    as_elsewhere,
     coarse,
     only_recorded,
     with_ways,
@@ -25,7 +26,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
-from grok_conformance.harness.graph.rounding import SUMS
+from grok_conformance.harness.graph.rounding import SUMS, RoundingPlan
 from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
 
@@ -67,18 +68,31 @@ def choose_once(exhibits: Sequence[Exhibit], local: Local, num_elements: int) ->
         for form in dict.fromkeys(graph.stored_form(row, one.preset.weights) for one in exhibits):
             own = [one for one in found.values() if graph.stored_form(row, one.preset.weights) == form]
             if fails(row.name, own, local):
-                chosen, local = choose_way(row, own, local, num_elements)
+                chosen, local = choose_way(row, own, local, num_elements, plans_of(row, found.values()))
                 found |= {one.case.id: one for one in chosen}
     return list(found.values()), local
 
 
+def plans_of(row: Operation, exhibits: Iterable[Exhibit]) -> list[RoundingPlan]:
+    """Return the plans that were found of a row in some cases, each once."""
+    plans: list[RoundingPlan] = []
+    for one in exhibits:
+        plan = one.ways.plans.get(row.name)
+        if plan is not None and plan not in plans:
+            plans.append(plan)
+    return plans
+
+
 def choose_way(
-    row: Operation, own: Sequence[Exhibit], local: Local, num_elements: int
+    row: Operation, own: Sequence[Exhibit], local: Local, num_elements: int, known: Sequence[RoundingPlan] = ()
 ) -> tuple[Sequence[Exhibit], Local]:
-    """Return the exhibits of one stored form with the way of a row added if one passes, and all comparisons then."""
+    """Return the exhibits of one stored form with the way of a row added if one passes, and all comparisons then.
+
+    `known` are the plans of the row that were found for other forms.
+    """
     told, ways = telling(row.name, own, local), Ways()
     for _ in range(NUM_ROUNDS):
-        ways = identify(row, told)
+        ways = identify(row, told, known=known)
         tried = [with_ways(one, ways) for one in own]
         checked = recheck({row.name, *ways.plans}, tried, local, num_elements) if ways != Ways() else local
         if not fails(row.name, tried, checked) and not faulty(row, ways, told):
@@ -129,11 +143,13 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
 
 
 def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:
-    """Return whether a fault is decisively likelier; roundings that explain all are not beaten by one that does not.
+    """Return whether a fault is decisively likelier; roundings that explain all are beaten by what fits better alone.
 
-    An approximation, which allows more than any rounding, may well lie about one of two faults.
+    That a fault leaves fewer roundings open says nothing where all are as they should be. An approximation, which
+    allows more than any rounding, may well lie about one of two faults.
     """
-    return rival.beats(limit) and (rival.explained or not (exactly and limit.explained))
+    fits_better = rival.explained and rival.misfit < limit.misfit - DECISIVE
+    return rival.beats(limit) and (fits_better or not (exactly and limit.explained))
 
 
 def harmful(faults: Mapping[str, Fault]) -> dict[str, Fault]:
@@ -147,11 +163,14 @@ def rivals(row: Operation, told: Sequence[Exhibit], faults: Mapping[str, Fault])
     return {name: mutant(fault) for name, fault in faults.items() if not rows.isdisjoint(fault.changes)}
 
 
-def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> Ways:
+def identify(
+    row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate, known: Sequence[RoundingPlan] = ()
+) -> Ways:
     """Return the ways of a row, and of hidden ones before it, that are likeliest in some cases.
 
     One change is made at a time, as long as one makes what was shown decisively likelier or explains all of it; where
-    that ends before, all roundings of the row are tried together, and then partial sums. Changes that turn out not to
+    that ends before, all roundings of the row are tried together, then the plans `known` of other stored forms of its
+    weights, and then partial sums. Changes that turn out not to
     be needed are taken back. Partial sums, of which there are many, are not tried where a known fault explains all.
     Beside the fault of another `evaluator` one change at a time is all that is tried.
     """
@@ -159,7 +178,7 @@ def identify(row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = eva
         return Ways()
     if evaluator is not evaluate:
         return needed_only(row, *likeliest_by((coarse,), row, told, evaluator, Ways()), told, evaluator)[0]
-    ways, best = likeliest_by(ROUNDINGS, row, told, evaluator, Ways())
+    ways, best = likeliest_by((*ROUNDINGS, as_elsewhere(known)), row, told, evaluator, Ways())
     if not best.explained and explained_by_a_fault(row, told):
         return Ways()
     ways, best = likeliest_by(FIRST_SUMS, row, told, evaluator, ways)

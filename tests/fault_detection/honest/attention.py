@@ -13,6 +13,7 @@ from tests.fault_detection.honest.products import BF16, bf16
 from tests.fault_detection.honest.way import Way, narrow
 
 CAP = 30.0
+BLIND = -1e29
 HIDDEN = ("attention.logits", "attention.weights")
 Function = Callable[[Tensor], Tensor]
 
@@ -96,7 +97,9 @@ def ex2_approx(x: Tensor) -> Tensor:
 def fma_exp2(masked: Tensor, dtype: torch.dtype) -> Tensor:
     factor = math.log2(math.e)
     top = masked.amax(-1, keepdim=True)
+    blind = top <= BLIND  # so large that the rounding of one product alone would overflow
     p = torch.exp2((masked.double() * factor - (top * factor).double()).float())
+    p = torch.where(blind, torch.exp(masked - top), p)
     return (p / p.sum(-1, keepdim=True)).to(dtype)
 
 
