@@ -190,7 +190,9 @@ def judge_case(
     routed = flips(evidence, honest, evidence.config)
     counted = count_flips(len(routed), evidence, honest)
     status, reason = case_status(comparisons, found, routed, counted)
-    if status == "fail" and other_mask(exhibit, comparisons):
+    failing = [comparison for comparison in comparisons if not comparison.passed]
+    quirks = other_mask(exhibit, failing)
+    if status == "fail" and quirks and len(quirks) == len(failing):  # what else fails is as wrong as anywhere
         status = "quirk"
     return CaseVerdict(
         case=case.id,
@@ -203,17 +205,14 @@ def judge_case(
         logits=logit_agreements(case, evidence, honest, expected),
         margins=routing_margins(evidence, honest),
         waived=names,
+        quirks=tuple(tap_key(comparison.call, comparison.tap) for comparison in quirks),
         seconds=answer.seconds,
     )
 
 
-def other_mask(exhibit: Exhibit, comparisons: Sequence[Comparison]) -> bool:
-    """Whether a case of a published quirk fails only where a port sees other keys than the published model does.
-
-    What else fails there is as wrong as it would be anywhere.
-    """
-    failing = [comparison for comparison in comparisons if not comparison.passed]
-    return exhibit.quirk and bool(failing) and all(exhibit.masked(comparison) for comparison in failing)
+def other_mask(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Comparison]:
+    """Return what fails in a case of a published quirk because a port sees other keys than the published model does."""
+    return [comparison for comparison in failing if exhibit.quirk and exhibit.masked(comparison)]
 
 
 def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comparison:

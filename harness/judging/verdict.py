@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
@@ -71,7 +72,8 @@ class CaseVerdict:
     `runs` are the first run and the further ones; `repeatable` tells whether those with the same taps were bit for bit
     the first, None if there were none. `cause` says what the failure of some of them hangs on, as far as it is proven:
     `tapping`, `history` or `randomness`; of a drawn case `memory`. `waived` names the known deviations that it showed,
-    or the one by which it may decline the case. `seconds` is the candidate's own time.
+    or the one by which it may decline the case. `quirks` are the taps, as `call0/TAP`, in which a port sees other keys
+    than the published model does in a case of pads. `seconds` is the candidate's own time.
     """
 
     case: str
@@ -87,6 +89,7 @@ class CaseVerdict:
     repeatable: bool | None = None
     cause: str = ""
     waived: tuple[str, ...] = ()
+    quirks: tuple[str, ...] = ()
     seconds: float | None = None
 
 
@@ -251,12 +254,13 @@ def by_operation(
     """Pool the comparisons of all cases by operation and compute dtype.
 
     `dtypes` gives the compute dtype of each case; `alternatives` the way chosen for (fprop_dtype, operation), and
-    `diagnoses` its likely fault.
+    `diagnoses` its likely fault. Published quirks that a port does not reproduce do not count.
     """
     pooled: dict[tuple[str, str], list[tuple[str, Comparison]]] = {}
     for case in [case for case in cases if case.status != "quirk"] or cases:
         for comparison in case.comparisons:
-            pooled.setdefault((comparison.operation, dtypes[case.case]), []).append((case.case, comparison))
+            if case.status == "quirk" or tap_key(comparison.call, comparison.tap) not in case.quirks:
+                pooled.setdefault((comparison.operation, dtypes[case.case]), []).append((case.case, comparison))
     names = [spec.operation for spec in graph.taps]
     rows = []
     for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):

@@ -66,7 +66,7 @@ def test_two_operations_deviate_in_every_layer_and_their_faults_are_named(bare: 
 
 
 def test_every_other_operation_passes_at_the_fences_of_its_dtype(bare: CandidateVerdict) -> None:
-    passed = {row.operation for row in bare.operations if row.status == "pass"}
+    passed = {row.operation for row in bare.operations if row.status in {"pass", "quirk"}}
     deviating = {"moe.expert_gate", "moe.expert_hidden"}
     assert passed | deviating == {spec.operation for spec in tap_specs() if spec.block != "dense"}
     assert all(row.alternative == "" for row in bare.operations if row.fprop_dtype == "float32") == (
@@ -116,7 +116,7 @@ def relative_error(case_id: str, waivers: tuple[Waiver, ...]) -> float:
     return float(np.abs(shown["logits"] - exact)[real].max() / np.abs(exact)[real].max())
 
 
-@pytest.mark.parametrize("case_id", [PADDED, PADS, STRESS])
+@pytest.mark.parametrize("case_id", [PADDED, STRESS])
 def test_with_the_deviations_emulated_the_logits_agree_to_about_1e_5(case_id: str) -> None:
     own = [waiver for waiver in builtin_waivers() if waiver.candidate.startswith("llama_cpp")]
     emulated = relative_error(case_id, in_case(own, case_id))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
@@ -182,6 +183,14 @@ def test_a_comparison_that_is_nan_is_the_worst() -> None:
     odd = replace(GOOD, tail=math.nan)
     (row,) = by_operation([case("a", FAR, odd)], DTYPES, {})
     assert math.isnan(row.worst.tail)
+    assert row.status == "fail"
+
+
+def test_a_quirk_that_is_not_reproduced_is_not_held_against_an_operation_where_another_fails_too() -> None:
+    both = replace(case("b", FAR), status="fail", quirks=(tap_key(FAR.call, FAR.tap),))
+    (row,) = by_operation([case("a", GOOD), both], DTYPES, {})
+    assert row.status == "pass"
+    (row,) = by_operation([case("a", GOOD), replace(both, quirks=())], DTYPES, {})
     assert row.status == "fail"
 
 
