@@ -8,7 +8,7 @@ from grok_conformance.harness.judging.baseline import (
     History,
     Record,
 )
-from grok_conformance.harness.judging.regression import compare_runs
+from grok_conformance.harness.judging.regression import Regression, compare_runs
 
 KEY = "unequal.bfloat16/prefill call0/layers.01.attention.key"
 ROUTE = "unequal.bfloat16/prefill call0/layers.01.moe.expert_index"
@@ -40,3 +40,8 @@ def history_of(*factors: float) -> History:
 
 
 STEADY = history_of(1.0, 1.025, 0.975)
+
+
+def against(new: Record, earlier: History = STEADY, old: Record = OLD) -> Regression:
+    """Return what a run is said to have changed against the baseline, a day after."""
+    return compare_runs(old, new, earlier, "2026-01-02")

@@ -18,7 +18,9 @@ from grok_conformance.harness.judging.baseline import (
     write_baseline,
 )
 from tests.harness.judging.kept_runs import OLD, STEADY
-from tests.harness.test_main import CASE, GOOD
+
+CASE = "stress/prefill/saturated_cap.float32"
+GOOD = "from grok_conformance.candidates.numpy_float64 import INFO, load\n"
 
 
 def test_a_baseline_and_its_history_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -9,19 +9,13 @@ from typing import Any
 import pytest
 
 from grok_conformance.harness.judging.baseline import (
-    History,
-    Record,
     append_history,
     read_history,
 )
-from grok_conformance.harness.judging.regression import IMPLAUSIBLE, MIN_RUNS, Regression, compare_runs, describe
-from tests.harness.judging.kept_runs import KEY, OLD, ROUTE, STEADY, history_of, taking
+from grok_conformance.harness.judging.regression import IMPLAUSIBLE, MIN_RUNS, compare_runs, describe
+from tests.harness.judging.kept_runs import KEY, OLD, ROUTE, STEADY, against, history_of, taking
 
 AN_OLDER_VERSION = {"date": "2025-01-01", "cpu": "any", "cases": 2, "seconds": 4.0, "peak_bytes": 2**30}
-
-
-def against(new: Record, earlier: History = STEADY, old: Record = OLD) -> Regression:
-    return compare_runs(old, new, earlier, "2026-01-02")
 
 
 def test_the_same_run_is_bit_for_bit_the_same_and_clean() -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from grok_conformance.harness.report.github import MAX_ANNOTATIONS, commands_off, report_to_github, summary
 from tests.harness.report.pages import BROKEN
-from tests.harness.report.test_terminal import MANY
-from tests.harness.report.verdicts import BAD, CRASHED, FAILING, PASSING, verdict
+from tests.harness.report.verdicts import BAD, CRASHED, FAILING, MANY, PASSING, verdict
 
 
 def annotated(*verdicts: object) -> list[str]:

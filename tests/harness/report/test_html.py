@@ -14,8 +14,7 @@ from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.report.files import read_report, report_of, write_report_json
 from grok_conformance.harness.report.html import render
 from tests.harness.honest_port import golden
-from tests.harness.judging.kept_runs import KEY, OLD
-from tests.harness.judging.test_regression import against
+from tests.harness.judging.kept_runs import KEY, OLD, against
 from tests.harness.report.pages import BROKEN, COUNTS, data_of, page
 from tests.harness.report.verdicts import CRASHED, FAILING, PASSING, verdict
 

@@ -19,21 +19,12 @@ from tests.harness.report.verdicts import (
     CRASHED,
     FAILING,
     FLIP,
+    MANY,
     MISSHAPEN,
     MISSING,
     OTHER,
     PASSING,
     verdict,
-)
-
-MANY = (
-    "attention.norm",
-    "attention.output",
-    "attention.output_norm",
-    "attention.residual",
-    "moe.norm",
-    "moe.output",
-    "output",
 )
 
 

@@ -9,6 +9,17 @@ from grok_conformance.harness.measure.comparison import Comparison
 CASE, OTHER = "unequal/prefill/padded_batch.bfloat16", "unequal/prefill/single_token.bfloat16"
 
 
+MANY = (
+    "attention.norm",
+    "attention.output",
+    "attention.output_norm",
+    "attention.residual",
+    "moe.norm",
+    "moe.output",
+    "output",
+)
+"""Operations, more than a report explains at once."""
+
 GOOD = Comparison(0, "layers.01.attention.query", 576, tail=0.91, bulk=0.5)
 
 
