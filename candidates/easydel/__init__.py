@@ -62,7 +62,7 @@ class Model:
 
         for kind in {kind for _, each in nnx.iter_modules(module) for kind in type(each).__mro__}:
             if "__call__" in vars(kind) and kind.__module__.startswith("easydel"):
-                kind.__call__ = functools.partialmethod(watch, kind.__call__)
+                kind.__call__ = functools.partialmethod(watch, kind.__call__)  # type: ignore[assignment, method-assign]
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> Mapping[str, Array]:
         """Run prompts; token 0 is padding, which the engine is told by a mask."""
