@@ -32,7 +32,10 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
     plain, _, block = sums.removesuffix(EVENLY).partition(IN_BLOCKS)
     count, _, order = plain.partition(" ")
     share_out = evenly if sums.endswith(EVENLY) else in_blocks(int(block)) if block else in_tiles
-    parts = partial_sums(x, w, share_out(x.shape[-1], int(count)), dtype, margin)
+    shards = share_out(x.shape[-1], int(count))
+    if len(shards) == 1:  # one block holds all: nothing is split, and nothing rounds but the result
+        return contract(x, w)
+    parts = partial_sums(x, w, shards, dtype, margin)
     if order == "at once":
         total = np.sum([part.value for part in parts], axis=0)
         jump = sum(np.asarray(part.jump) for part in parts)

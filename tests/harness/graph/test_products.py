@@ -111,3 +111,11 @@ def test_sums_of_int8_products_are_rounded_before_their_scale_is_applied(choice:
     assert (np.abs(found.value - expected) <= np.asarray(found.jump) + 1e-12).all()
     whole = x @ (int8 * np.repeat(scales, 6, 0))
     assert (np.abs(found.value - whole) > np.asarray(found.jump) + 1e-6).any()
+
+
+def test_a_sum_that_one_block_holds_is_not_split_and_has_no_inner_rounding() -> None:
+    random = np.random.default_rng(3)
+    x, w = random.standard_normal((5, 40)), random.standard_normal((40, 7))
+    found = contract_in_parts(x, w, "2 at once, in blocks of 64", "bfloat16", 1e-6)
+    assert np.array_equal(found.value, contract(x, w).value)
+    assert not np.any(found.jump)
