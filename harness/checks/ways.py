@@ -170,12 +170,12 @@ def identify(
 
     One change is made at a time, as long as one makes what was shown decisively likelier or explains all of it; where
     that ends before, all roundings of the row are tried together, then the plans `known` of other stored forms of its
-    weights, and then partial sums. Changes that turn out not to
-    be needed are taken back. Partial sums, of which there are many, are not tried where a known fault explains all.
+    weights, and then partial sums. Changes that turn out not to be needed are taken back. Partial sums, of which there
+    are many, are not tried where a known fault explains all. Of a row behind many hidden ones one change is tried.
     Beside the fault of another `evaluator` one change at a time is all that is tried.
     """
     if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
-        return Ways()
+        return alone(row, told) if evaluator is evaluate else Ways()
     if evaluator is not evaluate:
         return needed_only(row, *likeliest_by((coarse,), row, told, evaluator, Ways()), told, evaluator)[0]
     ways, best = likeliest_by((*ROUNDINGS, as_elsewhere(known)), row, told, evaluator, Ways())
@@ -186,6 +186,19 @@ def identify(
         ways, best = likeliest_by(MORE_SUMS, row, told, evaluator, ways)
     ways, best = needed_only(row, ways, best, told, evaluator)
     return ways if best.explained else approximated(row, ways, told)
+
+
+def alone(row: Operation, told: Sequence[Exhibit]) -> Ways:
+    """Return the likeliest change at one point of a row itself, none if that is not decisively likelier.
+
+    What the hidden rows before it pass on is as noisy as ever.
+    """
+    noise = [noise_before(row.name, one) for one in told]
+    changes = [each for kind in (coarse, FIRST_SUMS[0]) for each in kind(row, Ways(), told)]
+    tried = [Ways(), *(each for each in changes if each.plans.keys() == {row.name})]
+    scores = [score(row.name, [with_ways(one, each) for one in told], noise=noise) for each in tried]
+    best = min(range(len(tried)), key=lambda i: scores[i].surprise)
+    return tried[best] if scores[best].beats(scores[0]) else Ways()
 
 
 def explained_by_a_fault(row: Operation, told: Sequence[Exhibit]) -> bool:
