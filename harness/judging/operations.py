@@ -27,7 +27,7 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnos
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
-from grok_conformance.harness.measure.comparison import Kind
+from grok_conformance.harness.measure.comparison import Comparison, Kind
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def with_places(
     """
     comparisons = [local[one.case.id] for one in exhibits]
     told: dict[str, Diagnosis] = {}
-    for operation in sorted(failing):
+    for operation in sorted(set(failing) - not_finite(comparisons)):
         with contextlib.suppress(ArithmeticError, IndexError, KeyError, ValueError), np.errstate(all="ignore"):
             found = described(diagnoses.get(operation), operation, exhibits, comparisons)
             told |= {} if found is None else {operation: found}
@@ -139,14 +139,18 @@ def with_places(
 def diagnosed(exhibits: Sequence[Exhibit], local: Local, operations: Collection[str]) -> dict[str, Diagnosis]:
     """Return the diagnosis of some operations; one whose values are not finite, or cannot be worked out, has none."""
     comparisons = [local[one.case.id] for one in exhibits]
-    infinite = {c.operation for found in comparisons for c in found if c.problem.endswith("not finite")}
     diagnoses: dict[str, Diagnosis] = {}
-    for operation in sorted(set(operations) - infinite):
+    for operation in sorted(set(operations) - not_finite(comparisons)):
         try:
             diagnoses |= diagnose(exhibits, comparisons, {operation})
         except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
             continue
     return diagnoses
+
+
+def not_finite(comparisons: Sequence[Sequence[Comparison]]) -> set[str]:
+    """Return the operations that gave a value which is not finite: it is like nothing."""
+    return {c.operation for found in comparisons for c in found if c.problem.endswith("not finite")}
 
 
 NUM_SUSPECTS = 4

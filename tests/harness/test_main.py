@@ -129,7 +129,7 @@ def test_the_junit_report_counts_every_case_and_operation(ran: Ran) -> None:
     assert set(suites) == set(ADAPTERS)
     for name, suite in suites.items():
         tests = suite.findall("testcase")
-        bad = [test for test in tests if list(test)]
+        bad = [test for test in tests if any(told.tag != "skipped" for told in test)]  # a drawn case may be declined
         assert suite.get("tests") == str(len(tests))
         assert int(suite.get("failures", "")) + int(suite.get("errors", "")) == len(bad)
         assert bool(bad) == (STATUSES[name] != "pass") or name == "blind"
