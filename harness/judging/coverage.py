@@ -184,10 +184,15 @@ def of_names(trigger: str, names: Sequence[str], found: set[str]) -> Coverage:
     )
 
 
+MOST_TOLD = 3
+"""Faults that a row of the certificate names in words; the JSON has all of them."""
+
+
 def describe(found: Coverage) -> str:
     """Return a row of the certificate in a few words."""
     names = bool(found.met or found.not_met) and not (found.met + found.not_met)[0].isdigit()
     told = ", ".join(found.met) if names else f"{found.least} to {found.most}"
     left = f", not {', '.join(found.not_met)}" if found.not_met else ""
-    hidden = f"; unseen {', '.join(found.faults)}" if found.faults else ""
+    more = f" and {len(found.faults) - MOST_TOLD} more" if len(found.faults) > MOST_TOLD else ""
+    hidden = f"; unseen {', '.join(found.faults[:MOST_TOLD])}{more}" if found.faults else ""
     return f"{found.trigger} {told or 'none'}{left}{hidden}"

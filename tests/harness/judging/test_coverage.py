@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,5 +48,7 @@ def test_pads_are_no_tokens_of_an_expert() -> None:
 def test_a_row_of_the_certificate_is_a_few_words() -> None:
     sizes = Coverage(trigger="layers", least=1, most=3, met=("1",), not_met=("12",), faults=("x",))
     assert describe(sizes) == "layers 1 to 3, not 12; unseen x"
+    many = replace(sizes, faults=("v", "w", "x", "y", "z"))
+    assert describe(many) == "layers 1 to 3, not 12; unseen v, w, x and 2 more"
     orders = Coverage(trigger="further runs", least=0, most=1, met=("again",), not_met=())
     assert describe(orders) == "further runs again"
