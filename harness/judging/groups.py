@@ -253,6 +253,16 @@ def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tup
     return tuple(group for group in found if dtype in ("*", group.fprop_dtype))
 
 
+def with_one_sweep(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Return groups with one of their sweeps, by turns that the seed decides; as they are if they are sweeps only."""
+    sweeps_asked = [group for group in groups if group.preset.name.startswith(SWEEP)]
+    drawn = drawn_as(sweeps_asked[0].cases[0].id) if len(sweeps_asked) < len(groups) and sweeps_asked else None
+    if drawn is None:
+        return tuple(groups)
+    turn = sweeps_asked[drawn[1] % len(sweeps_asked)]
+    return tuple(group for group in groups if group is turn or not group.preset.name.startswith(SWEEP))
+
+
 def name_of(case: Case) -> str:
     """Return what the ids of a case in all compute dtypes have in common."""
     return case.id.rpartition(".")[0]

@@ -7,7 +7,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -28,12 +28,13 @@ class UnknownCandidateError(ValueError):
 class Candidate:
     """A candidate's name and the command that answers a job: JOB_DIR and OUT_DIR are appended to it.
 
-    One that `serves_many` takes several such pairs.
+    One that `serves_many` takes several such pairs. One that `compiles` does so anew for every shape that it is asked.
     """
 
     name: str
     command: tuple[str, ...]
     serves_many: bool = False
+    compiles: bool = False
 
 
 def builtin_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
@@ -49,7 +50,13 @@ def default_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
     """
     needs = tomllib.loads((folder / EXTRAS).read_text())
     names = [name for name in builtin_names(folder) if not needs.get(name, {}).get("by_name", False)]
-    return tuple(sorted(names, key=lambda name: needs.get(name, {}).get("compiles", False)))
+    return tuple(sorted(names, key=lambda name: compiles(name, folder)))
+
+
+def compiles(name: str, folder: Path = CANDIDATES_DIR) -> bool:
+    """Return whether a built-in candidate compiles a program for every shape."""
+    needs = tomllib.loads((folder / EXTRAS).read_text())
+    return bool(needs.get(name, {}).get("compiles", False))
 
 
 def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:
@@ -82,7 +89,7 @@ def find_candidate(name: str) -> Candidate:
     A file that begins with `#!` is a program whatever its name. Raises UnknownCandidateError.
     """
     if name in builtin_names():
-        return _python(name, f"grok_conformance.candidates.{name}")
+        return replace(_python(name, f"grok_conformance.candidates.{name}"), compiles=compiles(name))
     if name in installed_modules():
         return _python(name, installed_modules()[name])
     path = Path(name)

@@ -18,6 +18,7 @@ from grok_conformance.harness.judging.groups import (
     read_groups,
     run_size,
     with_drawn,
+    with_one_sweep,
 )
 from tests.harness.honest_port import golden, golden_taps
 
@@ -109,3 +110,16 @@ def test_the_id_of_a_drawn_case_asks_for_it_again_and_for_nothing_else(name: str
     assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(case.calls, every[case_id].calls, strict=True))
     with pytest.raises(FileError, match="not drawn alone in float64"):
         asked_groups(golden(), f"{name}.float64", seed=8)
+
+
+def test_all_but_one_sweep_can_be_left_out_by_turns_that_hang_on_the_seed() -> None:
+    found = [with_one_sweep(asked_groups(golden(), "*", seed=seed)) for seed in range(2)]
+    kept = [[group.preset.name for group in groups if group.preset.name.startswith("sweep_")] for groups in found]
+    assert [len(names) for names in kept] == [1, 1]
+    assert kept[0] != kept[1]
+    assert {case.id for group in found[0] for case in group.cases} >= set(case_ids(golden()))
+
+
+def test_sweeps_that_are_asked_by_name_are_all_kept() -> None:
+    groups = asked_groups(golden(), "sweep_*", seed=3)
+    assert with_one_sweep(groups) == tuple(groups)

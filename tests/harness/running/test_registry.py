@@ -34,6 +34,8 @@ def test_what_compiles_is_judged_last_and_what_is_marked_by_name_only_when_it_is
 
 def test_a_built_in_candidate_is_found_by_its_name() -> None:
     assert find_candidate("torch_eager").command == (*SHIM, "grok_conformance.candidates.torch_eager")
+    assert find_candidate("reference").compiles
+    assert not find_candidate("torch_eager").compiles
 
 
 def test_a_candidate_whose_modules_are_not_there_lacks_its_extra(tmp_path: Path) -> None:
