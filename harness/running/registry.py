@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 from grok_conformance.harness.formats.suggestions import unknown
 
@@ -48,20 +49,19 @@ def default_names(folder: Path = CANDIDATES_DIR) -> tuple[str, ...]:
 
     Those that compile their programs come last: a verdict on the others need not wait for them.
     """
-    needs = tomllib.loads((folder / EXTRAS).read_text())
+    needs = read_needs(folder)
     names = [name for name in builtin_names(folder) if not needs.get(name, {}).get("by_name", False)]
-    return tuple(sorted(names, key=lambda name: compiles(name, folder)))
+    return tuple(sorted(names, key=lambda name: needs.get(name, {}).get("compiles", False)))
 
 
-def compiles(name: str, folder: Path = CANDIDATES_DIR) -> bool:
-    """Return whether a built-in candidate compiles a program for every shape."""
-    needs = tomllib.loads((folder / EXTRAS).read_text())
-    return bool(needs.get(name, {}).get("compiles", False))
+def read_needs(folder: Path = CANDIDATES_DIR) -> dict[str, dict[str, Any]]:
+    """Return what is told of built-in candidates beside their modules (`candidates/extras.toml`), by name."""
+    return tomllib.loads((folder / EXTRAS).read_text())
 
 
 def missing_extra(name: str, folder: Path = CANDIDATES_DIR) -> str:
     """Return the extra that a built-in candidate needs and that is not installed, an empty string if there is none."""
-    needs = tomllib.loads((folder / EXTRAS).read_text()).get(name)
+    needs = read_needs(folder).get(name)
     if needs is None or all(importlib.util.find_spec(module) is not None for module in needs["modules"]):
         return ""
     return str(needs["extra"])
@@ -89,7 +89,8 @@ def find_candidate(name: str) -> Candidate:
     A file that begins with `#!` is a program whatever its name. Raises UnknownCandidateError.
     """
     if name in builtin_names():
-        return replace(_python(name, f"grok_conformance.candidates.{name}"), compiles=compiles(name))
+        compiles = read_needs().get(name, {}).get("compiles", False)
+        return replace(_python(name, f"grok_conformance.candidates.{name}"), compiles=compiles)
     if name in installed_modules():
         return _python(name, installed_modules()[name])
     path = Path(name)
