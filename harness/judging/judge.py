@@ -77,8 +77,7 @@ def judge_candidate(
         judged[dtype] = judge_operations(own, num_elements)
         words[dtype] = ways_in_words(judged[dtype].exhibits)
         exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
-    told = agreed({dtype: found.diagnoses for dtype, found in judged.items()}, right_everywhere(judged.values()))
-    judged = {dtype: replace(found, diagnoses=told[dtype]) for dtype, found in judged.items()}
+    judged = in_agreement(judged)
     results = []
     for group, answer in pairs:
         found, verdicts = judged[group.fprop_dtype], []
@@ -92,6 +91,12 @@ def judge_candidate(
             verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
         results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
+
+
+def in_agreement(judged: Mapping[str, JudgedOperations]) -> dict[str, JudgedOperations]:
+    """Return what was found by compute dtype without the names that another operation or dtype contradicts."""
+    told = agreed({dtype: found.diagnoses for dtype, found in judged.items()}, right_everywhere(judged.values()))
+    return {dtype: replace(found, diagnoses=told[dtype]) for dtype, found in judged.items()}
 
 
 def right_everywhere(judged: Iterable[JudgedOperations]) -> set[str]:

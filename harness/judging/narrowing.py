@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 
 from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.contract import split_tap, tap_specs
-from grok_conformance.harness.diagnosis.agreement import agreed
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import (
     HonestRuns,
     Judged,
+    in_agreement,
     judge_candidate,
     judged_group,
-    right_everywhere,
     shown_in,
     unanswered,
     with_expected,
@@ -112,8 +111,7 @@ def judge_narrowly(
         rows = {row for group in groups for row in rows_named(narrow, group)} if narrow.operations else None
         found[dtype] = judge_operations(own, num_elements, rows)
         words[dtype] = ways_in_words(found[dtype].exhibits)
-    told = agreed({dtype: each.diagnoses for dtype, each in found.items()}, right_everywhere(found.values()))
-    found = {dtype: replace(each, diagnoses=told[dtype]) for dtype, each in found.items()}
+    found = in_agreement(found)
     results = []
     for group, answer in pairs:
         judged = found[group.fprop_dtype]
