@@ -57,10 +57,13 @@ def select_taps(config: LanguageModelConfig, patterns: Collection[str] | None) -
     names = tap_names(config)
     if patterns is None:
         return names
+    known, matched = frozenset(names), set[str]()
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        found = [pattern] if pattern in known else fnmatch.filter(names, pattern)
+        if not found:
             raise ValueError(f"no tap matches {pattern!r}: names look like 'logits' and '{_layer(0)}.{_ATTENTION[0]}'")
-    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+        matched.update(found)
+    return tuple(name for name in names if name in matched)
 
 
 T = TypeVar("T")

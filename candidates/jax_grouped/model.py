@@ -37,6 +37,9 @@ from grok_conformance.harness.contract import (
 ROUNDING = {"xla_allow_excess_precision": False}
 """The compiler keeps every cast to bf16 that the specification asks for."""
 
+NARROW = 512
+"""A model of less width computes every value that has a name: compiling a second program would take longer."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -136,8 +139,9 @@ class Model:
         call = Call(jnp.asarray(tokens > config.pad_token), jnp.asarray(self.steps))
         x = embed(config, self.params.table, jnp.asarray(tokens))  # [b, t, d]
         values = {"embedding": x}
+        computed = tap_names(config) if config.model.emb_size < NARROW else taps
         for layer, params in enumerate(self.params.layers):
-            names = tuple(operation for index, operation in map(split_tap, taps) if index == layer)
+            names = tuple(operation for index, operation in map(split_tap, computed) if index == layer)
             wanted = names if "output" in names else (*names, "output")
             made, self.caches[layer] = decoder_layer(
                 config.model, params, x, call, self.caches[layer], mesh=mesh, names=wanted

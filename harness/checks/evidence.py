@@ -125,7 +125,8 @@ def gather(
 
 def safe(spec: TapSpec, x: Array, config: LanguageModelConfig) -> Array:
     """Make a tap fit to compute with: no NaN or infinity, experts within range (both are judged elsewhere)."""
-    x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+    if not np.isfinite(x).all():
+        x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
     return np.clip(x, 0, config.model.num_experts - 1) if spec.dtype == "int32" else x
 
 

@@ -278,14 +278,14 @@ def recheck(rows: Collection[str], tried: Sequence[Exhibit], local: Local, num_e
 
 def fails(row: str, exhibits: Sequence[Exhibit], local: Local) -> bool:
     """Return whether a row fails in a way that another way to compute it could explain."""
-    own = [c for one in exhibits for c in local[one.case.id] if one.row_of(c) == row]
-    return any(not c.passed and not c.problem for c in own) or fails_together(row, exhibits, local)
+    own = [(one, c) for one in exhibits for c in local[one.case.id] if one.row_of(c) == row]
+    return any(not c.passed and not c.problem for _, c in own) or fail_together(own)
 
 
-def fails_together(row: str, exhibits: Sequence[Exhibit], local: Local) -> bool:
-    """Return whether the systematic statistic of a row fails over all its comparisons."""
-    own = [(one.case.id, c) for one in exhibits for c in local[one.case.id] if one.row_of(c) == row]
-    return any(not one.ratio <= 1 for one in pooled_systematic(own, exhibits[0].evidence.graph))
+def fail_together(own: Sequence[tuple[Exhibit, Comparison]]) -> bool:
+    """Return whether the systematic statistic over all comparisons of a row fails."""
+    pooled = pooled_systematic([(one.case.id, c) for one, c in own], own[0][0].evidence.graph) if own else ()
+    return any(not one.ratio <= 1 for one in pooled)
 
 
 def worst(row: str, one: Exhibit, local: Local) -> float:
@@ -295,5 +295,8 @@ def worst(row: str, one: Exhibit, local: Local) -> float:
 
 def failing_together(exhibits: Sequence[Exhibit], local: Local) -> set[str]:
     """Return the operations whose systematic statistic fails over all cases."""
-    rows = {(one.row_of(c), c.operation) for one in exhibits for c in local[one.case.id]}
-    return {operation for row, operation in rows if fails_together(row, exhibits, local)}
+    rows: dict[str, list[tuple[Exhibit, Comparison]]] = {}
+    for one in exhibits:
+        for comparison in local[one.case.id]:
+            rows.setdefault(one.row_of(comparison), []).append((one, comparison))
+    return {c.operation for own in rows.values() if fail_together(own) for _, c in own}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import pdb  # noqa: T100 - what --pdb enters
 import re
 import sys
@@ -43,7 +42,6 @@ from grok_conformance.harness.judging.groups import (
     any_seed,
     asked_groups,
     ladder_groups,
-    with_one_sweep,
 )
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
@@ -129,19 +127,6 @@ Answered = tuple[list[CandidateVerdict], list[Record]]
 """The verdicts, and what is compared with baselines."""
 
 
-def by_cost(asked: Asked, *, kept: bool) -> list[Asked]:
-    """Part what is run: candidates that compile anew for every shape come last, with one sweep each time.
-
-    Answers that are `kept` are to one set of jobs.
-    """
-    slow = tuple(candidate for candidate in asked.candidates if candidate.compiles)
-    quick = tuple(candidate for candidate in asked.candidates if not candidate.compiles)
-    if kept or not slow:
-        return [asked]
-    parts = (replace(asked, candidates=quick), replace(asked, candidates=slow, groups=with_one_sweep(asked.groups)))
-    return [part for part in parts if part.candidates]
-
-
 def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> Answered:
     """Run every candidate in child processes and judge it; dump what is asked for while its answers are there.
 
@@ -149,25 +134,23 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
     """
     if options.keep is not None and options.keep.exists():
         raise FileError(f"{options.keep}: exists already: give a new folder")
-    parts = by_cost(asked, kept=options.keep is not None)
-    num_cases = sum(len(group.cases) * len(part.candidates) for part in parts for group in part.groups)
+    kept = options.keep is not None  # then all answer one set of jobs
+    candidates = [replace(each, compiles=each.compiles and not kept) for each in asked.candidates]
+    num_cases = sum(len(group.cases) for each in candidates for group in run.groups_for(each, asked.groups))
     verdicts: list[CandidateVerdict] = []
     records: list[Record] = []
     with scratch_folder() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
-        judged = (
-            run.run_candidates(
-                part.candidates,
-                part.groups,
-                part.suite,
-                options.keep or scratch / str(number),
-                Limits(silent_seconds=options.time_limit),
-                advance,
-                part.waivers,
-                part.narrow,
-            )
-            for number, part in enumerate(parts)
+        judged = run.run_candidates(
+            candidates,
+            asked.groups,
+            asked.suite,
+            options.keep or scratch,
+            Limits(silent_seconds=options.time_limit),
+            advance,
+            asked.waivers,
+            asked.narrow,
         )
-        for each in itertools.chain.from_iterable(judged):
+        for each in judged:
             verdicts.append(each.verdict)
             records += [record_of(each.verdict, each.folder, asked.suite)] if options.baseline else []
             dump(each.verdict, each.evidence, each.num_elements, options)

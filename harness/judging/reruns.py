@@ -89,7 +89,7 @@ def compared(rerun: Rerun, case: Case, answer: Answer, first: Status) -> RunVerd
     if given.status != "answered":
         return RunVerdict(name=rerun.name, status=given.status, reason=given.reason, bitwise=False)
     asked = rerun.taps_by_call(len(case.calls))
-    keys = [key for key in answer.taps if select_taps([key.partition("/")[2]], asked[call_of(key)])]
+    keys = [key for key in answer.taps if rerun.is_whole or select_taps([key.partition("/")[2]], asked[call_of(key)])]
     other = unrepeated(answer, rerun.name, keys)
     if not other:
         return RunVerdict(name=rerun.name, status=first, reason="", bitwise=True)

@@ -207,7 +207,7 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
     comparisons: Sequence[Comparison],
     drifts: Sequence[Drift],
     flips: Sequence[Flip],
-    routing: FlipCount,
+    routing: FlipCount | None,
 ) -> tuple[Status, str]:
     """Return the status of an answered case and, where it is no pass, the reason in one line.
 
@@ -225,7 +225,7 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
         flip = unexcused[0]
         where = f"layer {flip.layer} chose other experts for token {list(flip.index)}"
         return "fail", f"{where}: gap {flip.gap:.3g}, honest {flip.allowed:.3g}"
-    if not routing.passed:
+    if routing is not None and not routing.passed:
         count = f"{routing.observed} tokens chose other experts within their margins, {routing.expected:.3g} expected"
         return "fail", f"{count}: a chance of {routing.chance:.1e}"
     if far := [drift for drift in drifts if not drift.ratio <= 1]:

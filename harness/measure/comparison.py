@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Comparison:
         """The layer of the tap, None outside the layers."""
         return split_tap(self.tap)[0]
 
-    @property
+    @cached_property
     def ratio(self) -> float:
         """Measured / allowed of the worst statistic, infinite where no number can say it."""
         return math.inf if self.problem else max(self.tail, self.bulk, *(x.ratio for x in self.systematic))

@@ -249,7 +249,7 @@ def _read_info(out_dir: Path) -> CandidateInfo:
         raise FileError(f"{path}: dtypes must map globs of taps to {', '.join(DTYPES)} or fprop")
     if len(taps) + len(dtypes) > MAX_GLOBS or max(map(len, (*taps, *dtypes)), default=0) > MAX_GLOB:
         raise FileError(f"{path}: at most {MAX_GLOBS} globs of taps, of at most {MAX_GLOB} characters each")
-    for pattern in (*taps, *dtypes):
+    for pattern in sorted({*taps, *dtypes} - set(_TAPS)):
         if not select_taps(_TAPS, [pattern]):
             raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
     if not isinstance(fused, bool):

@@ -15,7 +15,14 @@ from pathlib import Path
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden
-from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size, with_optional
+from grok_conformance.harness.judging.groups import (
+    Group,
+    group_of_job,
+    job_pairs,
+    run_size,
+    with_one_sweep,
+    with_optional,
+)
 from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
 from grok_conformance.harness.judging.memory import with_memory
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrowed
@@ -81,35 +88,39 @@ def run_candidates(
     Every candidate is handed a copy of the jobs: what it makes of them, and of the machine, is nobody else's. One that
     fails in some runs of a case and not in others is run once more from the start, which tells history from randomness.
     """
-    jobs = write_jobs(groups, suite, folder / "jobs")
+    jobs = dict(zip(map(id, groups), write_jobs(groups, suite, folder / "jobs"), strict=True))
     honest_runs: HonestRuns = {}
-    size = run_size(groups)
     folders = answer_folders(folder / "answers", [candidate.name for candidate in candidates])
-
-    def answers_folder(candidate: Candidate) -> Path:
-        return folders[candidate.name]
 
     def run(candidate: Candidate) -> tuple[float, list[Mapping[str, Answer]]]:
         began = time.monotonic()
-        outs = [answers_folder(candidate) / job.name for job in jobs]
-        answers = ask(candidate, jobs, outs, limits, lambda case: on_progress(candidate.name, case))
+        asked = [jobs[id(group)] for group in groups_for(candidate, groups)]
+        outs = [folders[candidate.name] / job.name for job in asked]
+        answers = ask(candidate, asked, outs, limits, lambda case: on_progress(candidate.name, case))
         return time.monotonic() - began, answers
 
     with ThreadPoolExecutor(NUM_CHILDREN) as pool, setting(limits.stop):
         for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
+            own = groups_for(candidate, groups)
+            size = run_size(own)
             known = waivers_of(waivers, candidate.name)
-            judged = judge_as_asked(groups, answers, size, honest_runs, narrow, known)
+            judged = judge_as_asked(own, answers, size, honest_runs, narrow, known)
             if not narrow:
-                judged = with_reruns(groups, answers, judged, size, honest_runs, known)
+                judged = with_reruns(own, answers, judged, size, honest_runs, known)
+            asked = [jobs[id(group)] for group in own]
             if need_replay(judged):
                 with scratch_folder() as scratch:
-                    replayed = ask(candidate, jobs, [scratch / job.name for job in jobs], limits)
+                    replayed = ask(candidate, asked, [scratch / job.name for job in asked], limits)
                     judged = with_causes(judged, answers, replayed)
-            judged = with_memory(judged, groups, answers)
-            weights = judge_weights(groups, [answers_folder(candidate) / job.name for job in jobs])
-            verdict = summarise(candidate.name, groups, answers, judged, seconds, weights, known)
-            evidence = evidence_of(groups, answers, judged)
-            yield Judgement(narrowed(verdict, narrow), answers_folder(candidate), evidence, size)
+            judged = with_memory(judged, own, answers)
+            weights = judge_weights(own, [folders[candidate.name] / job.name for job in asked])
+            verdict = summarise(candidate.name, own, answers, judged, seconds, weights, known)
+            yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence_of(own, answers, judged), size)
+
+
+def groups_for(candidate: Candidate, groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Return the groups that a candidate is asked: one that compiles anew for every shape has one sweep each time."""
+    return with_one_sweep(groups) if candidate.compiles else tuple(groups)
 
 
 def answer_folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
