@@ -37,17 +37,22 @@ def with_ways(exhibit: Exhibit, ways: Ways) -> Exhibit:
     return replace(exhibit, ways=Ways({**own.plans, **ways.plans}, {**own.readings, **ways.readings}))
 
 
+def is_coarse(point: Point) -> bool:
+    """Return whether a point is one of the few that are tried first, and in all combinations."""
+    return not (point == SUMS or point.approximation or point.alone or point.slow)
+
+
 def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with one change more: a rounding other than of partial sums, or what was read of an input."""
     yield from _at_points(
-        row, ways, told, lambda point, _choice: not (point == SUMS or point.approximation or point.alone)
+        row, ways, told, lambda point, _choice: is_coarse(point)
     )
     yield from _of_edges(row, ways, told)
 
 
 def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with every combination of the roundings of a row, if they are not too many."""
-    points = [point for point in row.points if point != SUMS and not (point.approximation or point.alone)]
+    points = [point for point in row.points if is_coarse(point)]
     choices = [[choice for choice in point.choices if permitted(point, choice, row.name, told)] for point in points]
     if math.prod(len(each) for each in choices) > MAX_COMBINATIONS or row.name in told[0].ways.plans:
         return
@@ -63,7 +68,7 @@ def standing_alone(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
     """Yield ways with a choice at a point that stands alone, by itself or with one choice more."""
     if row.name in told[0].ways.plans:
         return
-    others = [point for point in row.points if not (point == SUMS or point.approximation or point.alone)]
+    others = [point for point in row.points if is_coarse(point)]
     for point in (point for point in row.points if point.alone):
         for choice in (choice for choice in point.choices if permitted(point, choice, row.name, told)):
             plan = AS_PUBLISHED.but(point, choice)
@@ -109,6 +114,11 @@ def as_elsewhere(plans: Sequence[RoundingPlan]) -> Moves:
             )
 
     return moves
+
+
+def slow(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with another choice at a point that is slow to work out."""
+    yield from _at_points(row, ways, told, lambda point, _choice: point.slow)
 
 
 ROUNDINGS: tuple[Moves, ...] = (coarse, all_at_once, standing_alone)

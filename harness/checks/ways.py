@@ -20,6 +20,7 @@ from grok_conformance.harness.checks.moves import (
     as_elsewhere,
     coarse,
     only_recorded,
+    slow,
     with_ways,
 )
 from grok_conformance.harness.checks.operation_by_operation import check_case
@@ -184,6 +185,8 @@ def identify(
     ways, best = likeliest_by(FIRST_SUMS, row, told, evaluator, ways)
     if any(SUMS.name in plan.choices for plan in ways.plans.values()):
         ways, best = likeliest_by(MORE_SUMS, row, told, evaluator, ways)
+    else:
+        ways, best = likeliest_by((slow,), row, told, evaluator, ways)
     ways, best = needed_only(row, ways, best, told, evaluator)
     return ways if best.explained else approximated(row, ways, told)
 
@@ -213,7 +216,7 @@ def likeliest_by(
     """Return the likeliest ways that some kinds of changes lead to, one kind after the other, and their score."""
     best = score(row.name, [with_ways(one, ways) for one in told], evaluator)
     for kind in moves:
-        while kind is coarse or not best.explained:
+        while kind in (coarse, slow) or not best.explained:  # what all elements err in common may be within fences
             scored = [
                 (score(row.name, [with_ways(one, each) for one in told], evaluator), each)
                 for each in kind(row, ways, told)

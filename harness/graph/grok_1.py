@@ -10,8 +10,9 @@ from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
 from grok_conformance.harness.graph.rounding import ACCUMULATOR, LIKE_THE_CACHE, OPERANDS, RESULT, SCALES, SUMS, WEIGHTS
 from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Operation
+from grok_conformance.harness.graph.tensor_cores import TENSOR_CORE
 
-PRODUCT = (WEIGHTS, OPERANDS, SCALES, SUMS, ACCUMULATOR)
+PRODUCT = (WEIGHTS, OPERANDS, SCALES, SUMS, TENSOR_CORE, ACCUMULATOR)
 """The points of a product with a stored matrix."""
 
 TABLE = f"/{stored.EMBEDDINGS}"
@@ -298,7 +299,15 @@ OPERATIONS: tuple[Operation, ...] = (
         function=embedding.logits,
         inputs=("final_norm",),
         weights=(TABLE,),
-        points=(OPERANDS, embedding.HEAD, embedding.LOGITS_MULTIPLIER, embedding.LOGITS_PRODUCT, SUMS, ACCUMULATOR),
+        points=(
+            OPERANDS,
+            embedding.HEAD,
+            embedding.LOGITS_MULTIPLIER,
+            embedding.LOGITS_PRODUCT,
+            SUMS,
+            TENSOR_CORE,
+            ACCUMULATOR,
+        ),
         products="btdv",
     ),
 )

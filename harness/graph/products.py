@@ -22,6 +22,7 @@ from grok_conformance.harness.graph.rounding import (
     RoundingPlan,
 )
 from grok_conformance.harness.graph.row import Exact, Scope
+from grok_conformance.harness.graph.tensor_cores import TENSOR_CORE, contract_on_tensor_core
 
 
 def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) -> Exact:
@@ -194,6 +195,8 @@ def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
         exact = contract_unscaled(x, w, scope.scales, plan.at(SCALES), dtype, scope.margin)
     elif scope.rounds and plan.at(SUMS) != SUMS.published:
         exact = contract_in_parts(x, w, plan.at(SUMS), dtype, scope.margin)
+    elif plan.at(TENSOR_CORE) != TENSOR_CORE.published:
+        exact = contract_on_tensor_core(x, w, plan.at(TENSOR_CORE))
     else:
         exact = contract(x, w)
     if scope.multiply is not None:

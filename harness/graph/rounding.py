@@ -19,7 +19,7 @@ class Point:
     `narrow` choices mean something only where the compute dtype is narrower than float32. Those of an `approximation`
     add a documented error instead of a rounding, and are thought of last. A point is of a `wide` result where it means
     something only if that is recorded in float32. One that stands `alone` is tried where no other explains what is
-    shown, and not in every combination with them.
+    shown, and not in every combination with them; one that is `slow` to work out only after all others.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Point:
     approximation: bool = False
     wide: bool = False
     alone: bool = False
+    slow: bool = False
 
     @property
     def published(self) -> str:
@@ -74,7 +75,7 @@ def single_choices(points: Sequence[Point]) -> list[RoundingPlan]:
 
     Choices that add an error are left out: without more data than one operation they might hide a fault.
     """
-    exactly = [point for point in points if not point.approximation]
+    exactly = [point for point in points if not (point.approximation or point.slow)]
     singles = [
         (point, choice)
         for point in exactly

@@ -40,6 +40,7 @@ RANKS = Point(
             f"{n}": f"{n} shards of the experts' hidden width, each combined over the experts and rounded, then added"
             for n in (2, 3, 4, 5, 6, 8, 16)
         },
+        "gated": "gate multiplied into the gated hidden, which is rounded then, before the last product",
     },
 )
 GROUPS = Point(
@@ -173,12 +174,16 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     """Sum the gated outputs of shards of the hidden width [b, t, c, f], as tensor parallel ranks do it (SPEC §4.6).
 
     Every rank combines its part over the chosen experts, whose terms may be rounded, and rounds it; the parts are added
-    in float32 and rounded once, or, where the sum over experts is rounded, one by one.
+    in float32 and rounded once, or, where the sum over experts is rounded, one by one. A kernel may also multiply the
+    gate into the hidden values, so that the last product gives terms that are only to be added.
     """
-    num_ranks, dtype = int(plan.at(RANKS)), scope.config.fprop_dtype
+    dtype = scope.config.fprop_dtype
     if plan.at(GATE) == "rounded":
         gate = round_to(gate, dtype)
-    parts = []
+    if plan.at(RANKS) == "gated":
+        return combine_gated(rounded(Exact(gate[..., None] * hidden, bound=np.abs(gate[..., None] * hidden)), dtype,
+                                     scope.margin), index, w, scope)  # fmt: skip
+    num_ranks, parts = int(plan.at(RANKS)), []
     for at in np.array_split(np.arange(hidden.shape[-1]), num_ranks):
         made = product_by_expert(hidden[..., at], w[:, at], index.astype(np.int64), scope, AS_PUBLISHED)
         value, weight = gate[..., None] * made.value, gate[..., None]  # [b, t, c, d]
@@ -193,6 +198,14 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
         return add_rounded(parts, dtype)
     size = sum(np.abs(part.value) for part in parts)
     return Exact(np.sum([p.value for p in parts], 0), bound=size, jump=sum(np.asarray(p.jump) for p in parts))
+
+
+def combine_gated(hidden: Exact, index: Array, w: Array, scope: Scope) -> Exact:
+    """Sum the products of hidden values [b, t, c, f], the gates in them, with the chosen experts' matrices."""
+    made = product_by_expert(hidden.value, w, index.astype(np.int64), scope, AS_PUBLISHED)
+    jump = product_by_expert(np.abs(hidden.jump), np.abs(w), index.astype(np.int64), scope, AS_PUBLISHED).value
+    spread = np.sqrt(np.square(made.spread).sum(-2))
+    return Exact(made.value.sum(-2), made.value.shape[-2] * np.abs(made.value).sum(-2), spread, jump.sum(-2))
 
 
 def dense_in(x: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

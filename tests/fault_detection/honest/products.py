@@ -100,9 +100,13 @@ def truncated(x: Tensor, num_bits: int, exponent: Tensor) -> Tensor:
     return torch.trunc(x / quantum) * quantum
 
 
+LEAST_EXPONENT = -200
+"""The exponent of 0: below those of all products, and 2 to it is no subnormal number of float64."""
+
+
 def exponent_of(x: Tensor) -> Tensor:
-    """Return the least exponent e with |x| < 2**e."""
-    return torch.frexp(x).exponent
+    """Return the least exponent e with |x| < 2**e, of 0 one below all others."""
+    return torch.where(x == 0, LEAST_EXPONENT, torch.frexp(x).exponent)
 
 
 def tensor_core(block: int, num_bits: int) -> Product:
