@@ -14,7 +14,7 @@ from grok_conformance.candidates.jax_grouped.model import Model, Runtime
 from grok_conformance.candidates.jax_grouped.parameters import Matrix, check_config, load_params
 from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
-INFO = CandidateInfo(name="jax_grouped_dequantized", version=jax.__version__)
+INFO = CandidateInfo(name="jax_grouped_dequantized", version=jax.__version__, tie_rule=True)
 
 
 def load(config: LanguageModelConfig, weights: Weights, mesh: Mesh | None = None) -> Model:

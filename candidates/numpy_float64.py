@@ -18,7 +18,7 @@ from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, ExactWeights, cached_taps, empty_cache, walk_call
 from grok_conformance.harness.graph.row import Exact, Scope
 
-INFO = CandidateInfo(name="numpy_float64", version=np.__version__)
+INFO = CandidateInfo(name="numpy_float64", version=np.__version__, tie_rule=True)
 
 
 @dataclass

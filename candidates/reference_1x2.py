@@ -14,7 +14,7 @@ from grok_conformance.candidates.reference import Model
 from grok_conformance.candidates.reference import load as load_on
 from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Weights
 
-INFO = CandidateInfo(name="reference_1x2", version=jax.__version__)
+INFO = CandidateInfo(name="reference_1x2", version=jax.__version__, tie_rule=True)
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> Model:

@@ -15,7 +15,7 @@ from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig
 
 __all__ = ["INFO", "load"]
 
-INFO = CandidateInfo(name="jax_grouped", version=jax.__version__)
+INFO = CandidateInfo(name="jax_grouped", version=jax.__version__, tie_rule=True)
 
 
 def load(config: LanguageModelConfig, weights: Weights, mesh: jax.sharding.Mesh | None = None) -> Model:

@@ -55,6 +55,7 @@ class Evidence:
     masks: Mapping[Key, Array]
     misshapen: Mapping[Key, tuple[int, ...]] = field(default_factory=dict)
     fused: bool = False
+    tie_rule: bool = False
     named: Mapping[int, Array] = field(default_factory=dict)
     graph: ModelGraph = GROK_1
 
@@ -120,7 +121,9 @@ def gather(
     caches = {
         name: recorded_dtype(tap_name(0, name), graph.specs[name], contract, info, config) for name in graph.copies
     }
-    return Evidence(config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused, named, graph)
+    return Evidence(
+        config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused, info.tie_rule, named, graph
+    )
 
 
 def safe(spec: TapSpec, x: Array, config: LanguageModelConfig) -> Array:

@@ -53,8 +53,16 @@ class Exhibit:
 
     @property
     def quirk(self) -> bool:
-        """Whether the case asks for a published quirk, which tells nothing of how the operations are computed."""
-        return holds_quirk(self.case, self.evidence.config.pad_token)
+        """Whether the case asks for a published quirk, or for an order of ties that the candidate does not claim.
+
+        Such a case tells nothing of how the operations are computed.
+        """
+        return holds_quirk(self.case, self.evidence.config.pad_token) or self.ties_are_open
+
+    @property
+    def ties_are_open(self) -> bool:
+        """Whether the case tests the published order of equal scores, and the candidate does not claim it."""
+        return self.case.tie_rule and not self.evidence.tie_rule
 
     @property
     def hides_taps(self) -> bool:
@@ -93,6 +101,11 @@ class Exhibit:
         graph, config, row = self.evidence.graph, self.evidence.config, self.row_of(comparison)
         rows = {row, *self.needed({row})}
         return any(graph.specs[each.tap].compared == "weights" for each in graph.rows_of(config) if each.name in rows)
+
+    def hangs_on_ties(self, comparison: Comparison) -> bool:
+        """Whether a compared value is a choice of experts, or follows one that is not shown."""
+        graph = self.evidence.graph
+        return comparison.operation == graph.choice or graph.choice in {graph.by_name[row].tap for row in self.hidden}
 
     def phase(self, comparison: Comparison) -> str:
         """Return the phase of a comparison's call."""

@@ -44,9 +44,7 @@ def is_coarse(point: Point) -> bool:
 
 def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with one change more: a rounding other than of partial sums, or what was read of an input."""
-    yield from _at_points(
-        row, ways, told, lambda point, _choice: is_coarse(point)
-    )
+    yield from _at_points(row, ways, told, lambda point, _choice: is_coarse(point))
     yield from _of_edges(row, ways, told)
 
 

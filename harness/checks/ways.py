@@ -131,11 +131,10 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     exactly = not any(plan.adds_an_error(by_name[name].points) for name, plan in ways.plans.items())
     known = rivals(row, told, harmful(ALL_FAULTS)).values()
     tried = [with_ways(one, ways) for one in told]
-    own = score(row.name, tried)
+    limit = min((score(row.name, each) for each in (tried, told)), key=lambda one: one.surprise)
     for each in (told, tried):
         # The noise behind a fault is much as it is without: few are likelier by it, and those are scored by their own.
         noise = [noise_before(row.name, one) for one in each]
-        limit = min((own, score(row.name, each, noise=noise)), key=lambda one: one.surprise)
         for rival in known:
             promising = score_rival(row.name, each, rival, noise).surprise < limit.surprise
             if promising and likelier(score_rival(row.name, each, rival), limit, exactly=exactly):

@@ -63,7 +63,7 @@ class CandidateInfo:
     winning; `fprop` stands for the configuration's fprop_dtype, and a tap that nothing matches has the dtype of the
     contract. `fprop_dtypes` are the compute dtypes it can run. `fused` says that a compiler fuses operations, so that
     taps may be mere records of what flowed; unrounded values that can be recomputed are found without it. `logits` is
-    the form in which it shows those.
+    the form in which it shows those. `tie_rule` claims that experts with equal scores come lowest index first.
     """
 
     name: str
@@ -73,6 +73,7 @@ class CandidateInfo:
     fprop_dtypes: tuple[str, ...] = ("float32", "bfloat16")
     fused: bool = False
     logits: LogitForm = ALL_LOGITS
+    tie_rule: bool = False
 
 
 class Model(Protocol):

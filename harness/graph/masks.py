@@ -32,16 +32,15 @@ def compared(case: Case, call: int, config: LanguageModelConfig) -> dict[str, Ar
     """Return the mask of each kind of comparison in the tap contract, by kind.
 
     tokens bool [b, t]; slots bool [b, s]; visible bool [b, t, s]; weights bool [b, t, s]. A query that sees no key does
-    not count, nor does the cache slot that it fills, unless the case is `published_degenerate`.
+    not count, nor does the cache slot that it fills, unless the case is `published_degenerate`. A slot that nothing was
+    written to never counts.
     """
     tokens, lengths = case.calls[call].tokens, case.calls[call].lengths
     steps = steps_before(case, call)
     visible = visible_keys(config, tokens, steps)
     real = np.arange(tokens.shape[1]) < lengths[:, None]  # [b, t]
     slots = np.arange(config.sequence_len) < (steps + lengths)[:, None]  # [b, s]
-    if case.published_degenerate:
-        slots = np.ones_like(slots)
-    else:
+    if not case.published_degenerate:
         for row, (step, blind) in enumerate(zip(steps, real & ~visible.any(-1), strict=True)):
             slots[row, step : step + len(blind)] &= ~blind
         real = real & visible.any(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -183,7 +184,7 @@ def judge_case(
     whole = whole_run(exhibit, expected, used, honest_runs) if needs_whole_run(exhibit, used) else WholeRun(expected)
     status, reason = case_status(comparisons, whole.drifts, whole.flips, whole.routing)
     failing = [comparison for comparison in comparisons if not comparison.passed]
-    quirks = other_mask(exhibit, failing)
+    quirks = quirks_among(exhibit, failing)
     if status == "fail" and quirks and len(quirks) == len(failing):  # what else fails is as wrong as anywhere
         status = "quirk"
     return CaseVerdict(
@@ -256,9 +257,17 @@ def whole_run(
     )
 
 
-def other_mask(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Comparison]:
-    """Return what fails in a case of a published quirk because a port sees other keys than the published model does."""
-    return [comparison for comparison in failing if exhibit.quirk and exhibit.masked(comparison)]
+def quirks_among(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Comparison]:
+    """Return what fails in a case of a published quirk because a port sees other keys than the published model does.
+
+    What is not finite since such a value was not (a query that sees no key may give NaN) belongs to it. In the case of
+    the tie rule, of a port that does not claim it, it is what hangs on the order of equal scores.
+    """
+    if exhibit.ties_are_open:
+        return [comparison for comparison in failing if exhibit.hangs_on_ties(comparison)]
+    masked = [comparison for comparison in failing if exhibit.quirk and exhibit.masked(comparison)]
+    since = min((comparison.call for comparison in masked if not comparison.is_finite), default=math.inf)
+    return [c for c in failing if c in masked or (not c.is_finite and c.call >= since)]
 
 
 def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comparison:

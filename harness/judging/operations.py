@@ -150,7 +150,7 @@ def diagnosed(exhibits: Sequence[Exhibit], local: Local, operations: Collection[
 
 def not_finite(comparisons: Sequence[Sequence[Comparison]]) -> set[str]:
     """Return the operations that gave a value which is not finite: it is like nothing."""
-    return {c.operation for found in comparisons for c in found if c.problem.endswith("not finite")}
+    return {c.operation for found in comparisons for c in found if not c.is_finite}
 
 
 NUM_SUSPECTS = 4

@@ -30,8 +30,8 @@ MEANINGS: Mapping[str, str] = {
     "pass": "every compared value lies within its fence, at the level that the verdict names: logits, routes (the "
     "experts chosen as well), layers (every operation) or caches (and the KV cache)",
     "waived": "as a pass, but for known deviations, each of which is exactly what a waiver says",
-    "quirk": "a case of pads inside a prompt, or decoded, in which the port does otherwise than the published model; "
-    "counts as a pass unless `--require NAME:quirks` asks for it",
+    "quirk": "a case of pads inside a prompt, or decoded, or of equal scores in no order that the port claims, where "
+    "it does otherwise than the published model; counts as a pass unless `--require NAME:quirks` asks for it",
     "inconclusive": "nothing could be compared, or every compared token hangs on a hidden choice of experts that may "
     "honestly go either way; show more taps",
     "unsupported": "the candidate declined the configuration and said why",

@@ -25,6 +25,10 @@ class Kind(StrEnum):
     OTHER = ""
 
 
+NOT_FINITE = "not finite"
+"""Ends the problem of values that are NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How one tap of one call compares with the exact result; ratios are measured / allowed, and pass up to 1.
@@ -62,6 +66,11 @@ class Comparison:
     def kind(self) -> Kind:
         """What its problem is, by the word with which that begins."""
         return next((kind for kind in Kind if self.problem.startswith(kind)), Kind.OTHER)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values that could be compared are finite."""
+        return not self.problem.endswith(NOT_FINITE)
 
     @property
     def operation(self) -> str:
@@ -119,7 +128,7 @@ def compare(  # the order in which they come about
     fence = block(slice(place, place + 1)).fence
     seen, wanted = float(observed[index]), float(exact.value[index])
     if found.num_bad:
-        problem = f"{found.num_bad} of {found.num_elements} values are not finite"
+        problem = f"{found.num_bad} of {found.num_elements} values are {NOT_FINITE}"
         return Comparison(call, tap, found.num_elements, index=index, observed=seen, exact=wanted, problem=problem)
     tokens: tuple[Element, ...] = ()
     note = ""

@@ -241,7 +241,7 @@ def _read_info(out_dir: Path) -> CandidateInfo:
     data = read_json(path, MAX_RESULT_BYTES)
     match data:
         case {"name": str(name), "version": str(version), "taps": [*taps]} if all(isinstance(tap, str) for tap in taps):
-            dtypes, fused = data.get("dtypes", {}), data.get("fused", False)
+            dtypes, fused, tie_rule = data.get("dtypes", {}), data.get("fused", False), data.get("tie_rule", False)
             logits = data.get("logits", {})
         case _:
             raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
@@ -252,14 +252,15 @@ def _read_info(out_dir: Path) -> CandidateInfo:
     for pattern in sorted({*taps, *dtypes} - set(_TAPS)):
         if not select_taps(_TAPS, [pattern]):
             raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
-    if not isinstance(fused, bool):
-        raise FileError(f"{path}: fused must be true or false")
+    if not (isinstance(fused, bool) and isinstance(tie_rule, bool)):
+        raise FileError(f"{path}: fused and tie_rule must be true or false")
     return CandidateInfo(
         name=one_line(name),
         version=one_line(version),
         taps=tuple(taps),
         dtypes=dtypes,
         fused=fused,
+        tie_rule=tie_rule,
         logits=_read_form(path, logits),
     )
 

@@ -73,6 +73,11 @@ def cache_as_float32(taps: dict[str, Array], preset: Preset, case: Case) -> dict
     return {key: x.astype(np.float32) if operation_of(key) in CACHE else x for key, x in taps.items()}
 
 
+def cache_as_float16(taps: dict[str, Array], preset: Preset, case: Case) -> dict[str, Array]:
+    del preset, case
+    return {key: x.astype(np.float16) if operation_of(key) in CACHE else x for key, x in taps.items()}
+
+
 def mask_by_length(mask_in: Tensor, positions: Tensor, num_slots: int) -> Tensor:
     """Let every earlier slot be seen: the mask knows lengths, not token ids."""
     del mask_in
@@ -102,7 +107,7 @@ WAYS = (
     Way(id="kv_bf16_in_f32", engines="vLLM", does="cache bfloat16 under float32 compute, declared", dtypes=FLOAT32,
         operations=cache_kept(torch.bfloat16), info={"dtypes": {"layers.*.kv.*": "bfloat16"}}),
     Way(id="kv_f16", engines="llama.cpp", does="cache float16, declared", operations=cache_kept(torch.float16),
-        info={"dtypes": {"layers.*.kv.*": "float16"}}),
+        showing=cache_as_float16, info={"dtypes": {"layers.*.kv.*": "float16"}}),
     Way(id="kv_shown_wide", engines="any", does="the cache shown as float32", dtypes=BF16, showing=cache_as_float32),
     Way(id="logits_only", engines="any server", does="only the logits are shown",
         hides=tuple(operation for operation in AXES if operation != "logits")),
@@ -113,6 +118,6 @@ WAYS = (
         operations={"visible_keys": mask_by_length}),
     Way(id="blind_zero", mark="quirk", engines="flash kernels", does="a query that sees no key gives 0",
         operations={"attention_weights": blind_gives_zero}),
-    Way(id="topk_unstable", engines="torch.topk on a GPU", does="ties of experts go to any index",
+    Way(id="topk_unstable", mark="quirk", engines="torch.topk on a GPU", does="ties of experts go to any index",
         operations={"top_k": top_k_unstable}),
 )  # fmt: skip
