@@ -7,13 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grok_conformance.harness.cases.drawn import drawn_id
+from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import GROK_1
-from grok_conformance.harness.graph.oracle import Plans
+from grok_conformance.harness.graph.oracle import Plans, walk
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate, unanswered
 from grok_conformance.harness.running.answers import Answer
-from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, golden_case, group_of, honest_taps, taps_of
+from tests.harness.honest_port import (
+    INFO,
+    NUM_ELEMENTS,
+    answered,
+    golden_case,
+    golden_taps,
+    group_of,
+    honest_taps,
+    taps_of,
+)
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/pad_token.bfloat16"
 FLOAT32 = "unequal/decode/pad_token.float32"
@@ -214,3 +225,45 @@ def test_an_expert_product_rounded_to_bf16_is_permitted_in_bf16_and_a_fault_in_f
     assert statuses(judged) == [status]
     words = {"moe.expert_hidden": "gated hidden rounded to the compute dtype"}
     assert judged.words == (words if status == "pass" else {})
+
+
+def without_claim(folder: Path, case_id: str, taps: Mapping[str, Array]) -> dict[str, Answer]:
+    return {case_id: answered(folder, taps, info=replace(INFO, tie_rule=False))}
+
+
+TIE_RULE = "ties/prefill/tie_rule.float32"
+
+
+def test_the_order_of_equal_scores_binds_only_a_port_that_claims_it(tmp_path: Path) -> None:
+    golden, fault = golden_taps(TIE_RULE), mutant(FAULTS["top_k_tie_highest_index"])
+    exact = walk(*golden_case(TIE_RULE), evaluator=fault)  # noise would break the ties
+    taps = {key: x.astype(golden[key].dtype) for call, tap, _, x in exact for key in [f"call{call}/{tap}"]}
+    assert statuses(judge((TIE_RULE,), {TIE_RULE: answered(tmp_path / "claimed", taps)})) == ["fail"]
+    assert statuses(judge((TIE_RULE,), without_claim(tmp_path / "open", TIE_RULE, taps))) == ["quirk"]
+
+
+def test_another_fault_in_the_case_of_equal_scores_fails_whatever_is_claimed(tmp_path: Path) -> None:
+    taps = honest_taps(TIE_RULE, 31, evaluator=mutant(FAULTS["gelu_erf"]))
+    assert statuses(judge((TIE_RULE,), without_claim(tmp_path, TIE_RULE, taps))) == ["fail"]
+
+
+def test_what_is_not_finite_since_a_blind_query_was_not_is_a_quirk_and_nothing_else_is(tmp_path: Path) -> None:
+    names = [name for name in taps_of(FLOAT32) if name not in ("embedding", "layers.00.attention.norm")]
+    blind, honest = names[names.index("layers.00.attention.heads") :], honest_taps(FLOAT32, 31)
+    nan = {f"call1/{name}": np.full_like(x, np.nan) for name in blind
+           for x in [honest[f"call1/{name}"]] if x.dtype.kind == "f"}  # fmt: skip
+    assert statuses(judge((FLOAT32,), {FLOAT32: answered(tmp_path / "blind", {**honest, **nan})})) == ["quirk"]
+    late = {key: x for key, x in nan.items() if "moe.norm" in key}
+    assert statuses(judge((FLOAT32,), {FLOAT32: answered(tmp_path / "late", {**honest, **late})})) == ["fail"]
+
+
+@pytest.mark.parametrize("taps", [("*",), ("logits",)])
+def test_a_drawn_case_is_held_end_to_end_only_where_something_is_hidden(taps: tuple[str, ...], tmp_path: Path) -> None:
+    _, case = golden_case(PREFILL)
+    drawn = replace(case, id=drawn_id(case.id, "redrawn", 5))
+    group = replace(group_of(PREFILL), cases=(drawn,), expected=lambda _case_id: {})
+    shown = {key: x for key, x in honest_taps(PREFILL, 31).items() if taps == ("*",) or key == "call0/logits"}
+    answer = answered(tmp_path, shown, info=replace(INFO, taps=taps))
+    (judged,) = judge_candidate([group], [{drawn.id: answer}], NUM_ELEMENTS, {})
+    assert [verdict.status for verdict in judged.verdicts] == ["pass"]
+    assert bool(judged.verdicts[0].drifts) == (taps != ("*",))
