@@ -15,6 +15,7 @@ from grok_conformance.harness.graph.rounding import (
     AS_PUBLISHED,
     ATOMICS,
     BLOCKS,
+    DEALT_BLOCKS,
     EVENLY,
     ORDERS,
     SHARDS,
@@ -127,7 +128,7 @@ FIRST_SUMS: tuple[Moves, ...] = (
     orders_of_sums,
     numbers_of_sums("at once" + EVENLY),
     orders_of_sums,
-    *(numbers_of_sums("at once" + blocks) for blocks in BLOCKS),
+    *(numbers_of_sums("at once" + blocks) for blocks in (*BLOCKS, *DEALT_BLOCKS)),
 )
 """What is tried after those."""
 

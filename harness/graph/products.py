@@ -14,6 +14,7 @@ from grok_conformance.harness.graph.arithmetic import add_rounded, contract, rou
 from grok_conformance.harness.graph.rounding import (
     ACCUMULATOR,
     ATOMICS,
+    DEALT,
     EVENLY,
     IN_BLOCKS,
     RESULT,
@@ -30,9 +31,14 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
 
     `sums` is a choice at the point of that name: how many, and in which order.
     """
-    plain, _, block = sums.removesuffix(EVENLY).partition(IN_BLOCKS)
+    dealt_out, _, dealt = sums.partition(DEALT)
+    plain, _, block = dealt_out.removesuffix(EVENLY).partition(IN_BLOCKS)
     count, _, order = plain.partition(" ")
     share_out = evenly if sums.endswith(EVENLY) else in_blocks(int(block)) if block else in_tiles
+    if dealt:  # what a part has is brought together
+        part_of = np.arange(x.shape[-1]) // int(dealt) % int(count)
+        together, sizes = np.argsort(part_of, kind="stable"), np.bincount(part_of)
+        x, w, share_out = x[..., together], w[together], lambda *_: parts_between([0, *np.cumsum(sizes).tolist()])
     shards = share_out(x.shape[-1], int(count))
     if len(shards) == 1:  # one block holds all: nothing is split, and nothing rounds but the result
         return contract(x, w)

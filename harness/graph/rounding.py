@@ -150,6 +150,12 @@ IN_BLOCKS = ", in blocks of "
 
 BLOCKS = tuple(f"{IN_BLOCKS}{size}" for size in (16, 32, 64, 128))
 
+DEALT = ", dealt out in turn in blocks of "
+"""Ends the choices in which every part has each so manieth block, with the size of a block: the threads of a kernel
+that share a length without cutting it up."""
+
+DEALT_BLOCKS = tuple(f"{DEALT}{size}" for size in (1, 8, 16, 32))
+
 SUMS = Point(
     "sums",
     {
@@ -162,7 +168,7 @@ SUMS = Point(
         },
         **{
             f"{n} at once{blocks}": f"{n} partial sums{blocks}, each rounded, {ORDERS['at once']}"
-            for blocks in BLOCKS
+            for blocks in (*BLOCKS, *DEALT_BLOCKS)
             for n in (2, 3, 4, 8)
         },
         **{

@@ -57,6 +57,15 @@ def test_a_length_that_parts_do_not_divide_is_shared_out_in_tiles_or_evenly() ->
     assert [part.stop - part.start for part in evenly(3, 5)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("count", "size"), [(2, 1), (4, 8), (3, 16)])
+def test_parts_dealt_out_in_turn_have_every_so_manieth_block(count: int, size: int) -> None:
+    random = np.random.default_rng(0)
+    x, w = random.standard_normal((3, 40)), random.standard_normal((40, 5))
+    made = contract_in_parts(x, w, f"{count} at once, dealt out in turn in blocks of {size}", "bfloat16", 0.0)
+    parts = [[k for k in range(40) if k // size % count == part] for part in range(count)]
+    assert np.array_equal(made.value, np.sum([bf16(x[:, own] @ w[own]) for own in parts if own], 0))
+
+
 def test_sums_in_any_order_lie_between_those_of_all_orders_and_nowhere_else() -> None:
     random = np.random.default_rng(0)
     x, w = random.standard_normal((4, 24)), random.standard_normal((24, 50))
