@@ -47,7 +47,7 @@ class Check:
 def case_problem(verdict: CandidateVerdict, case_id: str) -> str:
     """Return why a case does not pass, and how what was drawn for it is drawn again."""
     (case,) = (case for case in verdict.cases if case.case == case_id)
-    if case.status in PASSING or (case.status == "unsupported" and case.waived):
+    if case.status in PASSING or case.does_not_count:
         return ""
     drawn = drawn_as(case_id)
     repeat = "" if drawn is None else f"\n{case_id}: --conformance-seed {drawn[1]} draws it again"

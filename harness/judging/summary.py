@@ -15,7 +15,7 @@ from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.level import level_of, missing_taps
 from grok_conformance.harness.judging.twins import suspected
-from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
+from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.running.answers import Answer, one_line, read_weights
 
@@ -34,6 +34,21 @@ def judge_weights(groups: Sequence[Group], outs: Sequence[Path]) -> tuple[Weight
     return tuple(found)
 
 
+LEFT_OPEN = "most other cases are decided"
+"""What excuses a case in which nothing could be compared: every token hangs on a choice of experts that is hidden."""
+
+
+def without_open(cases: Sequence[CaseVerdict]) -> tuple[CaseVerdict, ...]:
+    """Return verdicts of which those that stay open do not count, if they are fewer than those that pass.
+
+    An honest port that shows little leaves a few of them open, in which routing is a matter of roundings.
+    """
+    still_open = [case for case in cases if case.status == "inconclusive"]
+    if len(still_open) >= sum(case.status in PASSING for case in cases):
+        return tuple(cases)
+    return tuple(replace(case, waived=(LEFT_OPEN,)) if case in still_open else case for case in cases)
+
+
 def summarise(
     name: str,
     groups: Sequence[Group],
@@ -44,7 +59,7 @@ def summarise(
     waivers: Sequence[Waiver] = (),
 ) -> CandidateVerdict:
     """Gather the verdicts on a candidate's groups into one; `waivers` are its known deviations."""
-    cases = tuple(verdict for each in judged for verdict in each.verdicts)
+    cases = without_open(tuple(verdict for each in judged for verdict in each.verdicts))
     dtypes = {case.id: group.fprop_dtype for group in groups for case in group.cases}
     chosen = {
         (group.fprop_dtype, operation): words

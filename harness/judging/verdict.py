@@ -72,7 +72,7 @@ class CaseVerdict:
     `runs` are the first run and the further ones; `repeatable` tells whether those with the same taps were bit for bit
     the first, None if there were none. `cause` says what the failure of some of them hangs on, as far as it is proven:
     `tapping`, `history` or `randomness`; of a drawn case `memory`. `waived` names the known deviations that it showed,
-    or the one by which it may decline the case. `quirks` are the taps, as `call0/TAP`, in which a port sees other keys
+    or why the case need not count. `quirks` are the taps, as `call0/TAP`, in which a port sees other keys
     than the published model does in a case of pads. `seconds` is the candidate's own time.
     """
 
@@ -91,6 +91,11 @@ class CaseVerdict:
     waived: tuple[str, ...] = ()
     quirks: tuple[str, ...] = ()
     seconds: float | None = None
+
+    @property
+    def does_not_count(self) -> bool:
+        """Whether it says nothing of the candidate, and need not: a case that it may decline, or that stays open."""
+        return bool(self.waived) and self.status in ("unsupported", "inconclusive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +150,11 @@ class CandidateVerdict:
     def status(self) -> Status:
         """The worst status of weights, cases and operations; `missing` if it does not even show the logits.
 
-        Cases that it is known to decline do not count.
+        Cases that it is known to decline do not count, nor do those that stay open where most others are decided.
         """
         failed: list[Status] = [row.status for row in self.operations if row.status == "fail"]
         failed += ["fail"] if self.weights or self.outdated else []
-        counted = [case.status for case in self.cases if not (case.status == "unsupported" and case.waived)]
+        counted = [case.status for case in self.cases if not case.does_not_count]
         core = [status for status in counted if status != "quirk"] or counted
         status = worst_status([*core, *failed])
         return "missing" if status in PASSING and self.level == "none" else status

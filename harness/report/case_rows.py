@@ -34,7 +34,7 @@ def case_rows(row: Mapping[str, Any]) -> list[CaseRow]:
     rows = [
         CaseRow(
             case=case["case"],
-            status="waived" if case["status"] == "unsupported" and case["waived"] else case["status"],
+            status="waived" if case["waived"] and case["status"] in ("unsupported", "inconclusive") else case["status"],
             told=told(case),
             operations=at_fault(case),
             seconds="" if case["seconds"] is None else f"{case['seconds']:.2f}",

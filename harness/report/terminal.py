@@ -154,8 +154,9 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
         parts.append(f"{missed} of them published quirks that it does not reproduce")
     if drawn := [seed for case in verdict.cases if (seed := drawn_as(case.case))]:
         parts.append(f"{len(drawn)} of them drawn by --seed {drawn[0][1]}")
-    if declined := sum(case.status == "unsupported" and bool(case.waived) for case in verdict.cases):
-        parts.append(f"{declined} known to be unsupported")
+    uncounted = Counter(case.status for case in verdict.cases if case.does_not_count)
+    parts += [f"{count} known to be unsupported" for status, count in uncounted.items() if status == "unsupported"]
+    parts += [f"{count} left open by what is hidden" for status, count in uncounted.items() if status == "inconclusive"]
     by_fault: dict[str, list[str]] = {}
     for operation, rows in failing_operations(verdict).items():
         by_fault.setdefault(likely(rows), []).append(operation)
@@ -200,7 +201,7 @@ def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list
     explained = {case for rows in failing.values() for row in rows for case in row.cases_at_fault}
     others: dict[str, list[CaseVerdict]] = {}
     for case in verdict.cases:
-        excused = case.status in PASSING or (case.status == "unsupported" and case.waived)
+        excused = case.status in PASSING or case.does_not_count
         if not excused and (case.cause or case.case not in explained):
             others.setdefault(f"{case.status}: {case.reason}", []).append(case)
     for reason, cases in others.items():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Ways
 from grok_conformance.harness.judging.judge import Judged
-from grok_conformance.harness.judging.summary import summarise
+from grok_conformance.harness.judging.summary import summarise, without_open
 from grok_conformance.harness.judging.verdict import CaseVerdict
 from grok_conformance.harness.running.answers import Answer
 from tests.harness.honest_port import INFO, group_of
@@ -38,3 +38,11 @@ def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
     refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), Ways())
     found = summarise("port", [group], [{STRESS: Answer(status="unsupported")}], [refused], 1.0)
     assert (found.level, found.status) == ("none", "unsupported")
+
+
+def test_cases_that_stay_open_do_not_count_where_most_others_pass() -> None:
+    passed, still_open = CaseVerdict(case="a", status="pass"), CaseVerdict(case="b", status="inconclusive")
+    assert [case.does_not_count for case in without_open((passed, passed, still_open))] == [False, False, True]
+    assert not any(case.does_not_count for case in without_open((passed, still_open)))
+    failed = CaseVerdict(case="c", status="fail")
+    assert not any(case.does_not_count for case in without_open((failed, failed, still_open)))
