@@ -32,12 +32,20 @@ FACTOR = 7.0
 class Score:
     """How surprising some taps are, in units of −ln likelihood, and the worst error over its fence.
 
-    `misfit` is the part of the surprise that errors have, and not how far a way lets them stray.
+    `misfit` is the part of the surprise that errors have, and not how far a way lets them stray. `squares` are the sums
+    of the squared errors and of the squared values.
     """
 
     surprise: float
     worst: float
     misfit: float = 0.0
+    squares: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def relative(self) -> float:
+        """How large the errors are beside the values, as root mean squares."""
+        errors, values = self.squares
+        return math.sqrt(errors / values) if values else 0.0
 
     @property
     def explained(self) -> bool:
@@ -77,7 +85,8 @@ def score(
         part for one, segments in zip(exhibits, noise, strict=True) for part in _parts(row, one, evaluator, segments)
     ]
     surprise, misfit = sum(part.surprise for part in parts), sum(part.misfit for part in parts)
-    return Score(surprise, max((part.worst for part in parts), default=0.0), misfit)
+    errors, values = (sum(part.squares[i] for part in parts) for i in (0, 1))
+    return Score(surprise, max((part.worst for part in parts), default=0.0), misfit, (errors, values))
 
 
 def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: Sequence[Noise] | None = None) -> Score:
@@ -118,4 +127,5 @@ def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviat
     error, sigma = np.abs(observed - exact.value)[mask], fence.deviation[mask]
     misfit = float(np.log1p(np.square(error / sigma)).sum())
     worst = float((error / fence.allowed[mask]).max(initial=0.0))
-    return Score(float(np.log(sigma).sum()) + misfit, worst, misfit)
+    squares = float(np.square(error).sum()), float(np.square(exact.value[mask]).sum())
+    return Score(float(np.log(sigma).sum()) + misfit, worst, misfit, squares)

@@ -42,6 +42,9 @@ NUM_ROUNDS = 3
 LEAST_USED = 0.1
 """The least worst error over its fence of an honest approximation: one that is used to its documented end has 0.58."""
 
+COARSEST = 2.0**-6
+"""The largest error, beside the values, that partial sums rounded to bfloat16 can make: 64 of them make 0.64 of it."""
+
 LARGEST_SEGMENT = 8
 """Rows that one search may involve: around more hidden taps their plans cannot be told apart."""
 
@@ -171,15 +174,16 @@ def identify(
     One change is made at a time, as long as one makes what was shown decisively likelier or explains all of it; where
     that ends before, all roundings of the row are tried together, then the plans `known` of other stored forms of its
     weights, and then partial sums. Changes that turn out not to be needed are taken back. Partial sums, of which there
-    are many, are not tried where a known fault explains all. Of a row behind many hidden ones one change is tried.
-    Beside the fault of another `evaluator` one change at a time is all that is tried.
+    are many, are not tried where a known fault explains all, nor where more is wrong than they can make. Of a row
+    behind many hidden ones one change is tried. Beside the fault of another `evaluator` one change at a time is all
+    that is tried.
     """
     if len(told[0].needed([row.name])) > LARGEST_SEGMENT:
         return alone(row, told) if evaluator is evaluate else Ways()
     if evaluator is not evaluate:
         return needed_only(row, *likeliest_by((coarse,), row, told, evaluator, Ways()), told, evaluator)[0]
     ways, best = likeliest_by((*ROUNDINGS, as_elsewhere(known)), row, told, evaluator, Ways())
-    if not best.explained and explained_by_a_fault(row, told):
+    if best.relative > COARSEST or (not best.explained and explained_by_a_fault(row, told)):
         return Ways()
     ways, best = likeliest_by(FIRST_SUMS, row, told, evaluator, ways)
     if any(SUMS.name in plan.choices for plan in ways.plans.values()):
