@@ -17,7 +17,7 @@ from grok_conformance.harness.cases.case import Case, Preset, repeated, tap_key
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
-from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, disturb
+from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, closed_by, disturb
 
 TINY = float(np.finfo(np.float32).tiny)
 """What any token may stray, so that a quotient of nothing by nothing is none."""
@@ -71,7 +71,7 @@ class Honest:
 
     def closes(self, key: Key) -> Array:
         """Return what honest rounding can close of a gap between two scores of a token, both of which may stray."""
-        return 2 * SAFETY * self.error[key]
+        return closed_by(self.error[key])
 
 
 def per_token(error: Array, axes: tuple[str, ...]) -> Array:

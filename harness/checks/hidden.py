@@ -21,8 +21,8 @@ from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import (
     NUM_SIMULATIONS,
-    SAFETY,
     Fence,
+    closed_by,
     disturb,
 )
 
@@ -89,7 +89,7 @@ def undecided_from(
         key = (call, tap_name(layer, graph.scores))
         if (call, tap_name(layer, graph.choice)) in exhibit.evidence.observed or key not in deviation:
             continue
-        gap, fence = boundary_gap(exact[key][1], config), 2 * SAFETY * deviation[key].max(-1)
+        gap, fence = boundary_gap(exact[key][1], config), closed_by(deviation[key].max(-1))
         undecided |= (gap <= fence) & ~(exhibit.case.tie_rule & (gap <= TIED))
     first: Array = np.where(undecided.any(-1), undecided.argmax(-1), t)
     return first

@@ -7,10 +7,10 @@ by likelihood in a few cases, one change at a time; what it finds must then pass
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import DECISIVE, Score, noise_before, score, score_rival
+from grok_conformance.harness.checks.likelihood import Score, noise_before, score
 from grok_conformance.harness.checks.moves import (
     FIRST_SUMS,
     MORE_SUMS,
@@ -25,7 +25,7 @@ from grok_conformance.harness.checks.moves import (
 )
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
-from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, mutant
+from grok_conformance.harness.checks.rivals import explained_by_a_fault, faulty
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.rounding import SUMS, RoundingPlan
 from grok_conformance.harness.graph.row import Operation
@@ -124,48 +124,6 @@ def least_used(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     return score(row.name, [with_ways(one, ways) for one in told]).worst >= LEAST_USED
 
 
-def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
-    """Return whether a known fault of a row, or of a hidden one before it, is decisively likelier than ways of it.
-
-    It must also be likelier than none: what a fault does not change is as likely as ever, and may be likelier than with
-    an approximation, which allows more than most ports use.
-    """
-    by_name = told[0].evidence.graph.by_name
-    exactly = not any(plan.adds_an_error(by_name[name].points) for name, plan in ways.plans.items())
-    known = rivals(row, told, harmful(ALL_FAULTS)).values()
-    tried = [with_ways(one, ways) for one in told]
-    limit = min((score(row.name, each) for each in (tried, told)), key=lambda one: one.surprise)
-    for each in (told, tried):
-        # The noise behind a fault is much as it is without: few are likelier by it, and those are scored by their own.
-        noise = [noise_before(row.name, one) for one in each]
-        for rival in known:
-            promising = score_rival(row.name, each, rival, noise).surprise < limit.surprise
-            if promising and likelier(score_rival(row.name, each, rival), limit, exactly=exactly):
-                return True
-    return False
-
-
-def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:
-    """Return whether a fault is decisively likelier; roundings that explain all are beaten by what fits better alone.
-
-    That a fault leaves fewer roundings open says nothing where all are as they should be. An approximation, which
-    allows more than any rounding, may well lie about one of two faults.
-    """
-    fits_better = rival.explained and rival.misfit < limit.misfit - DECISIVE
-    return rival.beats(limit) and (fits_better or not (exactly and limit.explained))
-
-
-def harmful(faults: Mapping[str, Fault]) -> dict[str, Fault]:
-    """Return the faults that change what a model computes."""
-    return {name: fault for name, fault in faults.items() if not fault.harmless}
-
-
-def rivals(row: Operation, told: Sequence[Exhibit], faults: Mapping[str, Fault]) -> dict[str, Evaluator]:
-    """Return the evaluators of those faults that change a row, or a hidden one before it, by name."""
-    rows = told[0].needed([row.name])
-    return {name: mutant(fault) for name, fault in faults.items() if not rows.isdisjoint(fault.changes)}
-
-
 def identify(
     row: Operation, told: Sequence[Exhibit], evaluator: Evaluator = evaluate, known: Sequence[RoundingPlan] = ()
 ) -> Ways:
@@ -205,12 +163,6 @@ def alone(row: Operation, told: Sequence[Exhibit]) -> Ways:
     scores = [score(row.name, [with_ways(one, each) for one in told], noise=noise) for each in tried]
     best = min(range(len(tried)), key=lambda i: scores[i].surprise)
     return tried[best] if scores[best].beats(scores[0]) else Ways()
-
-
-def explained_by_a_fault(row: Operation, told: Sequence[Exhibit]) -> bool:
-    """Return whether a fault of the catalogue leaves nothing of a row to explain that is computed as published else."""
-    known = rivals(row, told, harmful(FAULTS)).values()
-    return any(score_rival(row.name, told, rival).explained for rival in known)
 
 
 def likeliest_by(

@@ -13,13 +13,13 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score, score_rival
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.checks.rivals import rivals
 from grok_conformance.harness.checks.ways import (
     Local,
     choose_ways,
     failing_together,
     identify,
     recheck,
-    rivals,
     telling,
 )
 from grok_conformance.harness.diagnosis.described import described

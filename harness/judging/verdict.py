@@ -234,18 +234,13 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
         count = f"{routing.observed} tokens chose other experts within their margins, {routing.expected:.3g} expected"
         return "fail", f"{count}: a chance of {routing.chance:.1e}"
     if far := [drift for drift in drifts if not drift.ratio <= 1]:
-        return (
-            "fail",
-            f"{far[0].tap}: end to end {times(far[0].ratio)} times the honest error, with every operation right",
-        )
+        told = f"end to end {times(far[0].ratio)} times the honest error, with every operation right"
+        return "fail", f"{far[0].tap}: {told}"
     if not any(comparison.num_elements for comparison in comparisons):
         return "inconclusive", "nothing could be compared"
-    undecided = [comparison for comparison in comparisons if comparison.undecided]
-    if undecided:
-        return (
-            "inconclusive",
-            f"{undecided[0].tap}: every compared token hangs on a hidden choice of experts within rounding",
-        )
+    if undecided := [comparison for comparison in comparisons if comparison.undecided]:
+        told = "every compared token hangs on a hidden choice of experts within rounding"
+        return "inconclusive", f"{undecided[0].tap}: {told}"
     return ("waived", "") if any(comparison.waived for comparison in comparisons) else ("pass", "")
 
 

@@ -19,7 +19,7 @@ from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.laws.draws import Draw, drawn, smaller, smallest_of
 from grok_conformance.harness.laws.findings import SEVERITY, SILENT, Finding, Status, compare, held_to_bits
 from grok_conformance.harness.laws.laws import DETERMINISM, LAWS, Experiment, Law, unchanged
-from grok_conformance.harness.measure.noise import SAFETY
+from grok_conformance.harness.measure.noise import closed_by
 from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
@@ -234,6 +234,6 @@ def decided_positions(base: Shown, honest: Honest, num_positions: int) -> Array:
         tap = tap_name(layer, GROK_1.scores)
         ranked = -np.sort(-probabilities[tap], axis=-1)
         gaps = -np.diff(ranked, axis=-1)[..., : config.model.num_selected_experts]
-        close = (gaps <= 2 * SAFETY * error[tap][..., None]).any(-1)
+        close = (gaps <= closed_by(error[tap][..., None])).any(-1)
         num_decided = np.minimum(num_decided, np.where(close.any(-1), close.argmax(-1), num_positions))
     return num_decided

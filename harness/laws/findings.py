@@ -15,7 +15,7 @@ from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.laws.draws import Draw
 from grok_conformance.harness.laws.laws import Experiment, Law
-from grok_conformance.harness.measure.noise import SAFETY
+from grok_conformance.harness.measure.noise import closed_by
 
 Status = Literal["pass", "fail", "error", "unsupported", "inconclusive"]
 SEVERITY: tuple[Status, ...] = ("pass", "inconclusive", "unsupported", "error", "fail")
@@ -65,7 +65,7 @@ def compare(
         difference = np.where(expected == seen, 0.0, seen - expected)
         with np.errstate(all="ignore"):
             strayed: Array = per_token(difference, ("b", "t", *SPECS[operation].axes[2:]))
-            allowed = 2 * SAFETY * error[tap][rows][:, :shared] * experiment.factors.get(operation, 1.0)
+            allowed = closed_by(error[tap][rows][:, :shared]) * experiment.factors.get(operation, 1.0)
             ratio = np.where(compared & (strayed != 0), strayed / (allowed + np.finfo(np.float32).tiny), 0.0)
         ratio = np.where(np.isnan(ratio), math.inf, ratio)
         bitwise = bitwise and not ratio.any()

@@ -60,6 +60,11 @@ def margin(num_elements: int) -> float:
     return tail_factor(num_elements) * ACCUMULATION_ROUNDOFF / math.sqrt(3)
 
 
+def closed_by(error: Array) -> Array:
+    """Return how much of a gap between two values honest rounding can close: both may stray by so many errors."""
+    return 2 * SAFETY * error
+
+
 @dataclass(frozen=True)
 class Fence:
     """How far each element may stray, and its standard deviation under honest rounding; shapes of the tap, float64.

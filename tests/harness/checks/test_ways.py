@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import Score
 from grok_conformance.harness.checks.moves import as_elsewhere, coarse, numbers_of_sums, permitted, with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import (
@@ -18,7 +17,6 @@ from grok_conformance.harness.checks.ways import (
     failing_together,
     fails,
     identify,
-    likelier,
     telling,
 )
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -242,26 +240,6 @@ def test_the_plan_of_another_stored_form_is_tried_before_partial_sums_are_search
     assert tried == [Ways({"attention.output": plan})]
     settled = replace(shown(CASE), ways=Ways({"attention.output": plan}))
     assert not list(as_elsewhere([plan])(row, Ways(), [settled]))
-
-
-@pytest.mark.parametrize(
-    ("rival", "expected"),
-    [
-        (Score(-130.0, 0.3, 0.0), False),  # less is left open, and nothing fits better
-        (Score(-130.0, 0.3, 10.0), True),
-        (Score(-130.0, 1.3, 10.0), False),
-        (Score(-105.0, 0.3, 10.0), False),
-    ],
-)
-def test_roundings_that_explain_all_are_beaten_only_by_a_fault_that_fits_better(
-    rival: Score, *, expected: bool
-) -> None:
-    exact = Score(-100.0, 0.9, 30.0 if rival.misfit else 0.0)
-    assert likelier(rival, exact, exactly=True) == expected
-
-
-def test_an_approximation_is_beaten_by_whatever_is_decisively_likelier() -> None:
-    assert likelier(Score(-130.0, 1.3, 40.0), Score(-100.0, 0.9, 30.0), exactly=False)
 
 
 def test_an_expert_output_rounded_under_float32_scales_is_no_fault_of_products() -> None:
