@@ -27,9 +27,8 @@ Status = Literal["answered", "unsupported", "error", "missing"]
 
 MAX_RESULT_BYTES = 4 * 2**20
 MAX_REASON = 500
-MAX_SECONDS = 1e9
-MAX_GLOBS, MAX_GLOB = 400, 100
-"""Globs of taps in an answer, and characters of each: all are tried on every tap."""
+MAX_SECONDS, MAX_GLOBS, MAX_GLOB = 1e9, 400, 100
+"""Seconds of a run, globs of taps in an answer, and characters of each: all are tried on every tap."""
 
 MAX_LAYERS = 128
 """Layers of the largest model of which a candidate may name taps one by one."""
@@ -241,8 +240,8 @@ def _read_info(out_dir: Path) -> CandidateInfo:
     data = read_json(path, MAX_RESULT_BYTES)
     match data:
         case {"name": str(name), "version": str(version), "taps": [*taps]} if all(isinstance(tap, str) for tap in taps):
-            dtypes, fused, tie_rule = data.get("dtypes", {}), data.get("fused", False), data.get("tie_rule", False)
-            logits = data.get("logits", {})
+            dtypes, logits = data.get("dtypes", {}), data.get("logits", {})
+            fused, tie_rule = data.get("fused", False), data.get("tie_rule", False)
         case _:
             raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
     if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
