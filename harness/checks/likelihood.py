@@ -79,11 +79,24 @@ def score(
     `noise` is that of every case where it is known already. Errors are taken as Cauchy-distributed about the modelled
     deviation: a fault or a rare jump does not outweigh the many elements that a right way explains to the last bit.
     """
+    return added([part for parts in score_by_layer(row, exhibits, evaluator, noise).values() for part in parts])
+
+
+def score_by_layer(
+    row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator = evaluate, noise: Sequence[Noise] | None = None
+) -> dict[int | None, list[Score]]:
+    """Return the scores of a row's taps by layer, as `score` does of all of them."""
     if noise is None:
         noise = [noise_before(row, one, evaluator) for one in exhibits]
-    parts = [
-        part for one, segments in zip(exhibits, noise, strict=True) for part in _parts(row, one, evaluator, segments)
-    ]
+    parts: dict[int | None, list[Score]] = {}
+    for one, segments in zip(exhibits, noise, strict=True):
+        for layer, part in _parts(row, one, evaluator, segments):
+            parts.setdefault(layer, []).append(part)
+    return parts
+
+
+def added(parts: Sequence[Score]) -> Score:
+    """Return the score of some taps together."""
     surprise, misfit = sum(part.surprise for part in parts), sum(part.misfit for part in parts)
     errors, values = (sum(part.squares[i] for part in parts) for i in (0, 1))
     return Score(surprise, max((part.worst for part in parts), default=0.0), misfit, (errors, values))
@@ -97,7 +110,7 @@ def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: 
         return Score(math.inf, math.inf)
 
 
-def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) -> list[Score]:
+def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) -> list[tuple[int | None, Score]]:
     case, evidence, graph = exhibit.case, exhibit.evidence, exhibit.evidence.graph
     read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed([row]), evaluator, NUM_DRAWS)
     parts = []
@@ -112,7 +125,8 @@ def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) ->
         if segments is not None:
             steps = steps_before(case, call)
             mask = mask & before(segments.undecided[call], steps, seen.raw, graph.specs[operation].axes)
-        parts.append(_score_tap(exact, seen.raw, seen.recorded, np.broadcast_to(mask, seen.raw.shape), deviation))
+        part = _score_tap(exact, seen.raw, seen.recorded, np.broadcast_to(mask, seen.raw.shape), deviation)
+        parts.append((split_tap(tap)[0], part))
     return parts
 
 

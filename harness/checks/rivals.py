@@ -5,32 +5,69 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import DECISIVE, Score, noise_before, score, score_rival
+from grok_conformance.harness.checks.likelihood import (
+    DECISIVE,
+    Noise,
+    Score,
+    added,
+    noise_before,
+    score_by_layer,
+    score_rival,
+)
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, mutant
-from grok_conformance.harness.graph.oracle import Evaluator
+from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
+
+Scores = Mapping[int | None, Score]
+"""Scores of what was shown of a row: of all of it by None, or of what is shown in each layer."""
 
 
 def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     """Return whether a known fault of a row, or of a hidden one before it, is decisively likelier than ways of it.
 
     It must also be likelier than none: what a fault does not change is as likely as ever, and may be likelier than with
-    an approximation, which allows more than most ports use.
+    an approximation, which allows more than most ports use. Since that may hide a fault of one layer, each is asked by
+    itself.
     """
     by_name = told[0].evidence.graph.by_name
-    exactly = not any(plan.adds_an_error(by_name[name].points) for name, plan in ways.plans.items())
+    apart = any(plan.adds_an_error(by_name[name].points) for name, plan in ways.plans.items())
     known = rivals(row, told, harmful(ALL_FAULTS)).values()
     tried = [with_ways(one, ways) for one in told]
-    limit = min((score(row.name, each) for each in (tried, told)), key=lambda one: one.surprise)
+    own, published = (scores_of(row, each, evaluate, apart=apart) for each in (tried, told))
+    limits = {layer: min(own[layer], published[layer], key=lambda one: one.surprise) for layer in own}
+
+    def is_likelier(found: Scores) -> bool:
+        return any(likelier(score, limits[layer], exactly=not apart) for layer, score in found.items())
+
     for each in (told, tried):
         # The noise behind a fault is much as it is without: few are likelier by it, and those are scored by their own.
         noise = [noise_before(row.name, one) for one in each]
         for rival in known:
-            promising = score_rival(row.name, each, rival, noise).surprise < limit.surprise
-            if promising and likelier(score_rival(row.name, each, rival), limit, exactly=exactly):
+            promising = scores_of(row, each, rival, noise, apart=apart)
+            if any(score.surprise < limits[layer].surprise for layer, score in promising.items()) and is_likelier(
+                scores_of(row, each, rival, apart=apart)
+            ):
                 return True
     return False
+
+
+def scores_of(
+    row: Operation,
+    exhibits: Sequence[Exhibit],
+    evaluator: Evaluator,
+    noise: Sequence[Noise] | None = None,
+    *,
+    apart: bool,
+) -> Scores:
+    """Return the scores of a row by an evaluator, of each layer or of all; none where its values have another shape."""
+    try:
+        parts = score_by_layer(row.name, exhibits, evaluator, noise)
+    except (IndexError, KeyError, ValueError):
+        return {}
+    if apart:
+        return {layer: added(each) for layer, each in parts.items()}
+    return {None: added([part for each in parts.values() for part in each])}
 
 
 def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:

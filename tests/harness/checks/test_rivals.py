@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from grok_conformance.harness.graph.rounding import RoundingPlan
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, honest_taps
 
 CASE = "unequal/prefill/padded_batch.bfloat16"
+THREE_LAYERS = "realistic/prefill/near_ties.float32"
 DENSE = "dense/decode/dense_block.bfloat16"
 
 
@@ -74,6 +77,15 @@ def scaled_queries() -> dict[str, Array]:
     taps = dict(honest_taps(CASE, 31))
     key = "call0/layers.00.attention.query_rotated"
     return {**taps, key: (taps[key].astype(np.float64) * 1.07).astype(taps[key].dtype)}
+
+
+def test_an_approximation_does_not_hide_a_fault_of_one_layer() -> None:
+    taps, key = dict(honest_taps(THREE_LAYERS, 31)), "call0/layers.01.moe.expert_hidden"
+    activation, up = (taps[key.replace("hidden", name)].astype(np.float64) for name in ("activation", "up"))
+    by_erf = activation / 2 * (1 + np.vectorize(math.erf)(activation / math.sqrt(2))) * up
+    taps[key] = by_erf.astype(np.float32)
+    approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
+    assert faulty(GROK_1.by_name["moe.expert_hidden"], approximate, [exhibit(THREE_LAYERS, taps)])
 
 
 def test_an_approximation_of_few_values_is_not_beaten_by_a_fault_that_no_value_shows() -> None:
