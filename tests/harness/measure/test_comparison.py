@@ -70,6 +70,8 @@ def test_a_value_that_is_not_finite_fails_where_it_is_compared(bad: float) -> No
     assert not found.passed
     assert found.index == (1, 2, 3)
     assert found.problem == "1 of 480 values are not finite"
+    assert not found.is_finite
+    assert judge(value, value).is_finite
 
 
 @pytest.mark.parametrize("anything", [math.nan, math.inf, -1e30])

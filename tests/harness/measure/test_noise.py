@@ -25,6 +25,7 @@ from grok_conformance.harness.measure.noise import (
     NUM_RUNS,
     NUM_SIMULATIONS,
     SAFETY,
+    closed_by,
     computed,
     disturb,
     fence_of,
@@ -226,3 +227,8 @@ def test_modelled_noise_is_drawn_anew_for_every_element_and_repeats_with_its_see
     assert len(set(first.tolist())) == 50
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
+
+
+def test_a_gap_may_be_closed_by_what_both_of_its_ends_may_stray() -> None:
+    error = np.array([0.0, 1.0, 3.0])
+    assert closed_by(error).tolist() == (SAFETY * error + SAFETY * error).tolist()
