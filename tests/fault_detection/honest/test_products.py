@@ -79,7 +79,7 @@ def test_rounding_to_the_nearest_would_give_another_sum() -> None:
 def test_small_terms_are_lost_one_block_after_the_large_one_unless_together_they_reach_its_unit(
     product: Product, block: int
 ) -> None:
-    lost = [TINY / 8] * block
+    lost = [TINY / block] * block
     assert sum_of(product, 1, *[0.0] * (block - 1), *lost) == 1
     assert sum_of(product, *lost, 1) == 1  # alignment to the larger cuts the sum of the first block off
     assert sum_of(product, *[TINY] * block, 1) > 1
