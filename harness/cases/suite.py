@@ -1,4 +1,7 @@
-"""The suite: the presets and cases of golden/v1, each with the reason why it exists (`golden/README.md`)."""
+"""The suite: the presets and cases of golden/v1, each with the reason why it exists (`golden/README.md`).
+
+It is long because it is one table: a reader looks a case up beside its preset and the cases around it.
+"""
 
 from __future__ import annotations
 

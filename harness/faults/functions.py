@@ -1,7 +1,7 @@
 """The faulty forms of the graph's functions: what a port computed instead, in float64, roundings included.
 
 Each has the signature of the function in `harness/graph/operations/` that it replaces; errors are those of the honest
-form.
+form. It is long because it is a list, of some five lines for each form, that nobody reads from end to end.
 """
 
 from __future__ import annotations

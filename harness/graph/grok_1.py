@@ -1,4 +1,7 @@
-"""Grok-1 as a table of operations, wired by the taps they read and make (SPEC §4)."""
+"""Grok-1 as a table of operations, wired by the taps they read and make (SPEC §4).
+
+It is long because it is one table, in the order of the forward pass: a part of it would say nothing alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is published by name: signatures and behaviour of classes, functions and attributes, in the published order."""
+"""What is published by name: signatures and behaviour of classes, functions and attributes, in the published order.
+
+It is long because it is read beside the published text, from top to bottom, one statement for each of its names.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""One function, `compare`, by every way in which a tap may differ; long because they share what is drawn and judged."""
+
 from __future__ import annotations
 
 import math

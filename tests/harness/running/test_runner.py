@@ -1,3 +1,5 @@
+"""`run_job` by every way in which a program may end; long because each of them brings a small program."""
+
 import os
 import signal
 import time
