@@ -44,6 +44,9 @@ MEANINGS: Mapping[str, str] = {
 
 PASSING = ("pass", "waived", "quirk")
 
+UNCOUNTED: Mapping[str, str] = {"unsupported": "known to be unsupported", "inconclusive": "left open by what is hidden"}
+"""What cases say that need not count, in words, by their status."""
+
 CONFIDENCE = 0.95
 
 SEVERITY: Mapping[str, int] = {name: rank for rank, name in enumerate(MEANINGS)}
@@ -95,7 +98,7 @@ class CaseVerdict:
     @property
     def does_not_count(self) -> bool:
         """Whether it says nothing of the candidate, and need not: a case that it may decline, or that stays open."""
-        return bool(self.waived) and self.status in ("unsupported", "inconclusive")
+        return bool(self.waived) and self.status in UNCOUNTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +269,7 @@ def by_operation(
     for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):
         failed = [(case, comparison) for case, comparison in found if not comparison.passed or comparison.waived]
         systematic = pooled_systematic(found, graph)
-        worst_case, worst = max(found, key=lambda pair: _rank(pair[1].ratio))
+        worst_case, worst = max(found, key=lambda pair: math.inf if math.isnan(pair[1].ratio) else pair[1].ratio)
         rows.append(
             OperationVerdict(
                 operation=operation,
@@ -294,7 +297,3 @@ def _pooled_status(found: Sequence[tuple[str, Comparison]], systematic: Sequence
     if not failed:
         return "pass" if any(comparison.num_elements for _, comparison in found) else "inconclusive"
     return "missing" if all(comparison.kind is Kind.MISSING for comparison in failed) else "fail"
-
-
-def _rank(ratio: float) -> float:
-    return math.inf if math.isnan(ratio) else ratio

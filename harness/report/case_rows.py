@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grok_conformance.harness.contract import split_tap
-from grok_conformance.harness.judging.verdict import PASSING
+from grok_conformance.harness.judging.verdict import PASSING, UNCOUNTED
 from grok_conformance.harness.report.figures import ratio_of
 from grok_conformance.harness.report.reproduction import reproduce
 
@@ -34,7 +34,7 @@ def case_rows(row: Mapping[str, Any]) -> list[CaseRow]:
     rows = [
         CaseRow(
             case=case["case"],
-            status="waived" if case["waived"] and case["status"] in ("unsupported", "inconclusive") else case["status"],
+            status="waived" if case["waived"] and case["status"] in UNCOUNTED else case["status"],
             told=told(case),
             operations=at_fault(case),
             seconds="" if case["seconds"] is None else f"{case['seconds']:.2f}",

@@ -17,7 +17,7 @@ from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
-from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
+from grok_conformance.harness.judging.verdict import PASSING, UNCOUNTED, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.explanation import (
     explain,
@@ -155,8 +155,7 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     if drawn := [seed for case in verdict.cases if (seed := drawn_as(case.case))]:
         parts.append(f"{len(drawn)} of them drawn by --seed {drawn[0][1]}")
     uncounted = Counter(case.status for case in verdict.cases if case.does_not_count)
-    parts += [f"{count} known to be unsupported" for status, count in uncounted.items() if status == "unsupported"]
-    parts += [f"{count} left open by what is hidden" for status, count in uncounted.items() if status == "inconclusive"]
+    parts += [f"{count} {UNCOUNTED[status]}" for status, count in uncounted.items()]
     by_fault: dict[str, list[str]] = {}
     for operation, rows in failing_operations(verdict).items():
         by_fault.setdefault(likely(rows), []).append(operation)

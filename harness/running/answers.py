@@ -33,7 +33,7 @@ MAX_SECONDS, MAX_GLOBS, MAX_GLOB = 1e9, 400, 100
 MAX_LAYERS = 128
 """Layers of the largest model of which a candidate may name taps one by one."""
 
-_TAPS = tuple(
+_TAPS = frozenset(
     tap_name(layer, spec.operation)
     for spec in tap_specs()
     for layer in (range(MAX_LAYERS) if spec.per_layer else (None,))
@@ -248,7 +248,7 @@ def _read_info(out_dir: Path) -> CandidateInfo:
         raise FileError(f"{path}: dtypes must map globs of taps to {', '.join(DTYPES)} or fprop")
     if len(taps) + len(dtypes) > MAX_GLOBS or max(map(len, (*taps, *dtypes)), default=0) > MAX_GLOB:
         raise FileError(f"{path}: at most {MAX_GLOBS} globs of taps, of at most {MAX_GLOB} characters each")
-    for pattern in sorted({*taps, *dtypes} - set(_TAPS)):
+    for pattern in sorted({*taps, *dtypes} - _TAPS):
         if not select_taps(_TAPS, [pattern]):
             raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
     if not (isinstance(fused, bool) and isinstance(tie_rule, bool)):
