@@ -30,6 +30,9 @@ from grok_conformance.harness.large.plan import FORMAT, PLAN, Plan, differences,
 
 LOCK = ".lock"
 
+RECORD = {"before": str, "tensors": dict, "carried": dict}
+"""What the record of a stage holds."""
+
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -129,7 +132,7 @@ def read_record(folder: Path, stage: str) -> Any:
     """Read the record of a stage; raises FileError."""
     path = folder / f"{stage}.json"
     record = read_json(path)
-    if not isinstance(record, dict) or set(record) != {"before", "tensors", "carried"}:
+    if not isinstance(record, dict) or {key: type(value) for key, value in record.items()} != RECORD:
         raise FileError(f"{path}: not the record of a stage")
     return record
 

@@ -10,6 +10,7 @@ The server must hold the weights of the job's preset (`python -m grok_conformanc
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 import urllib.error
@@ -34,6 +35,8 @@ NUM_PARALLEL = 8
 NUM_TRIES = 4
 TIMEOUT_SECONDS = 120.0
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
+
+LARGEST = float(np.finfo(np.float32).max)
 
 FAILED = 2
 
@@ -133,9 +136,12 @@ def ask(endpoint: Endpoint, prompt: Sequence[int]) -> dict[int, float]:
     }
     answer = post(f"{endpoint.url}/v1/completions", body)
     try:
-        return parse(answer["choices"][0]["logprobs"])
+        shown = parse(answer["choices"][0]["logprobs"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise EndpointError(f"{endpoint.url}: no log probabilities in the answer ({error!a})") from None
+    if odd := [value for value in shown.values() if not (abs(value) <= LARGEST or value == -math.inf)]:
+        raise EndpointError(f"{endpoint.url}: {odd[0]} is no log probability")
+    return shown
 
 
 def parse(logprobs: Mapping[str, Any]) -> dict[int, float]:

@@ -158,7 +158,7 @@ ANSWERS: Mapping[str, Hostile] = {
         changed("header['\\\\x1b[2J\\\\n::error::'] = "
                 "{{'dtype': 'I8', 'shape': [0], 'data_offsets': [len(data), len(data)]}}"), "pass",
     ),
-    "not_a_number": Hostile(changed("data[-4:] = bytes([255] * 4)"), "fail", "not finite"),
+    "not_a_number": Hostile(changed("data[:] = bytes([255] * len(data))"), "fail", "not finite"),
     "unicode_in_a_name": Hostile("info(name='p\\u202eört \\ud83d\\ude00')\nanswer()", "pass"),
     "annotation_in_a_name": Hostile("info(name='x\\\\n::error::owned\\\\x1b[2J')\nanswer()", "pass"),
     "half_a_character_in_a_name": Hostile("info(name='\\ud800')\nanswer()", "error", "surrogates not allowed"),

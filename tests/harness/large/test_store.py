@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.tensors import write_tensors
 from grok_conformance.harness.large import store
 from tests.harness.large.tiny_capture import make_plan
@@ -37,6 +38,14 @@ def test_an_altered_tensor_is_named_and_its_stage_made_again(folder: Path) -> No
     with pytest.raises(FileError, match="restore it, or capture again"):
         store.read_stage(folder, "embedding")
     assert store.finished(folder, make_plan())[0] == 0
+
+
+@pytest.mark.parametrize("field", ["before", "tensors", "carried"])
+def test_a_record_without_a_table_of_tensors_is_none(folder: Path, field: str) -> None:
+    path = folder / "embedding.json"
+    write_json(path, json.loads(path.read_text()) | {field: None})
+    with pytest.raises(FileError, match="not the record of a stage"):
+        store.read_stage(folder, "embedding")
 
 
 def test_a_capture_with_another_plan_is_not_begun_over_one(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -117,6 +119,14 @@ def test_a_server_that_refuses_is_an_error_in_one_line(stub: str, tmp_path: Path
     assert result["status"] == "error"
     assert "HTTP 400" in result["reason"]
     assert "\n" not in result["reason"]
+
+
+@pytest.mark.parametrize("value", [1e300, math.inf, math.nan])
+def test_what_no_log_probability_can_be_is_an_error(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"choices": [{"logprobs": {"top_logprobs": [{"token_id:1": value, "token_id:2": -math.inf}]}}]}
+    monkeypatch.setattr(endpoint, "post", lambda _url, _body: answer)
+    with pytest.raises(endpoint.EndpointError, match=re.escape(f"served: {value} is no log probability")):
+        endpoint.ask(endpoint.Endpoint("served", "m", 2), [1])
 
 
 def test_no_server_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
