@@ -21,6 +21,7 @@ TABLES = {
 
 KEYWORDS = {
     "harness/graph/oracle.py: walk": "what may be otherwise in a walk, each by its keyword",
+    "harness/graph/oracle.py: walk_call": "as of walk",
     "harness/sessions/in_process.py: judge": "what a user may ask of a verdict, each by its keyword",
     "harness/sessions/one_operation.py: check_operation": "what a user may ask of a verdict, each by its keyword",
     "harness/sessions/run.py: run_candidates": "what a run is made of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -58,6 +59,18 @@ class Evidence:
     tie_rule: bool = False
     named: Mapping[int, Array] = field(default_factory=dict)
     graph: ModelGraph = GROK_1
+
+    @functools.cached_property
+    def cleaned(self) -> Mapping[Key, Array]:
+        """The values of all taps, fit to be computed with."""
+        return {key: seen.cleaned for key, seen in self.observed.items()}
+
+    @functools.cached_property
+    def hidden(self) -> frozenset[str]:
+        """The rows of which some tap is not shown."""
+        calls = {call for call, _ in self.masks}
+        made_by = self.graph.taps_with_rows(self.config)
+        return frozenset(row.name for tap, row in made_by if any((call, tap) not in self.observed for call in calls))
 
 
 def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
-from grok_conformance.harness.checks.evidence import Evidence, Key, gather, has_gaps
+from grok_conformance.harness.checks.evidence import Evidence, gather, has_gaps
 from grok_conformance.harness.checks.readings import Readings, describe, phase_of, producers
 from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
@@ -72,10 +72,7 @@ class Exhibit:
     @property
     def hidden(self) -> frozenset[str]:
         """The rows of which some tap is not shown."""
-        graph, config, calls = self.evidence.graph, self.evidence.config, range(len(self.case.calls))
-        names = graph.tap_names(config)
-        taps = [tap for tap in names if any((call, tap) not in self.evidence.observed for call in calls)]
-        return frozenset(graph.operation_of(tap, config).name for tap in taps)
+        return self.evidence.hidden
 
     def needed(self, rows: Collection[str]) -> frozenset[str]:
         """Return the rows that must be worked out for some rows: also what was carried to them, and what is hidden."""
@@ -89,8 +86,8 @@ class Exhibit:
     @property
     def look(self) -> Callable[[int, str], Array | None]:
         """The value of a tap (call, name) as it was shown, fit to be computed with; None where it was not."""
-        observed: Mapping[Key, Array] = {key: seen.cleaned for key, seen in self.evidence.observed.items()}
-        return lambda call, tap: observed.get((call, tap))
+        cleaned = self.evidence.cleaned
+        return lambda call, tap: cleaned.get((call, tap))
 
     def row_of(self, comparison: Comparison) -> str:
         """Return the row of the graph that made a comparison's tap."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,8 +42,16 @@ class Segments:
     undecided: Mapping[int, Array]
 
 
-def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate, num_draws: int = NUM_SIMULATIONS) -> Segments:
-    """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray."""
+def simulate(
+    exhibit: Exhibit,
+    evaluator: Evaluator = evaluate,
+    num_draws: int = NUM_SIMULATIONS,
+    only: Collection[str] | None = None,
+) -> Segments:
+    """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray.
+
+    `only` restricts it to some rows, which must be all that a hidden one of them needs (`Exhibit.needed`).
+    """
     case, evidence, look = exhibit.case, exhibit.evidence, exhibit.look
     random = np.random.default_rng(0)
     in_its_ways = partial(
@@ -53,11 +61,13 @@ def simulate(exhibit: Exhibit, evaluator: Evaluator = evaluate, num_draws: int =
         weights=exhibit.weights,
         plans=exhibit.ways.plans,
         evaluator=evaluator,
+        only=only,
     )
     exact = {(call, tap): (result, value) for call, tap, result, value in in_its_ways(shown=look)}
 
     def forced(call: int, tap: str) -> Array | None:
-        return exact[call, tap][1] if split_tap(tap)[1] == exhibit.evidence.graph.choice else look(call, tap)
+        is_choice = split_tap(tap)[1] == exhibit.evidence.graph.choice and (call, tap) in exact
+        return exact[call, tap][1] if is_choice else look(call, tap)
 
     squares: dict[Key, Array] = {}
     for _ in range(num_draws):

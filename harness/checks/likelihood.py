@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,9 +66,8 @@ def noise_before(row: str, exhibit: Exhibit, evaluator: Evaluator = evaluate) ->
     needed = exhibit.needed([row])
     if exhibit.hidden.isdisjoint(needed):
         return None
-    return simulate(
-        exhibit, reader(exhibit.ways.readings, exhibit.evidence.recorded, needed, evaluator, NUM_DRAWS), NUM_DRAWS
-    )
+    read = reader(exhibit.ways.readings, exhibit.evidence.recorded, evaluator, NUM_DRAWS)
+    return simulate(exhibit, read, NUM_DRAWS, needed)
 
 
 def score(
@@ -83,14 +82,24 @@ def score(
 
 
 def score_by_layer(
-    row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator = evaluate, noise: Sequence[Noise] | None = None
+    row: str,
+    exhibits: Sequence[Exhibit],
+    evaluator: Evaluator = evaluate,
+    noise: Sequence[Noise] | None = None,
+    *,
+    explained_only: bool = False,
 ) -> dict[int | None, list[Score]]:
-    """Return the scores of a row's taps by layer, as `score` does of all of them."""
+    """Return the scores of a row's taps by layer, as `score` does of all of them.
+
+    With `explained_only` the first tap that is not explained ends it, and nothing is returned.
+    """
     if noise is None:
         noise = [noise_before(row, one, evaluator) for one in exhibits]
     parts: dict[int | None, list[Score]] = {}
     for one, segments in zip(exhibits, noise, strict=True):
         for layer, part in _parts(row, one, evaluator, segments):
+            if explained_only and not part.explained:
+                return {}
             parts.setdefault(layer, []).append(part)
     return parts
 
@@ -102,6 +111,14 @@ def added(parts: Sequence[Score]) -> Score:
     return Score(surprise, max((part.worst for part in parts), default=0.0), misfit, (errors, values))
 
 
+def explains(row: str, exhibits: Sequence[Exhibit], rival: Evaluator) -> bool:
+    """Return whether a fault's evaluator leaves nothing of a row to explain."""
+    try:
+        return bool(score_by_layer(row, exhibits, rival, explained_only=True))
+    except (IndexError, KeyError, ValueError):  # values of another shape
+        return False
+
+
 def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: Sequence[Noise] | None = None) -> Score:
     """Return the score of a row by a fault's evaluator, an infinite one where its values have another shape."""
     try:
@@ -110,13 +127,13 @@ def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: 
         return Score(math.inf, math.inf)
 
 
-def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) -> list[tuple[int | None, Score]]:
+def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) -> Iterator[tuple[int | None, Score]]:
     case, evidence, graph = exhibit.case, exhibit.evidence, exhibit.evidence.graph
-    read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed([row]), evaluator, NUM_DRAWS)
-    parts = []
+    read = reader(exhibit.ways.readings, evidence.recorded, evaluator, NUM_DRAWS)
     for call, tap, exact, _ in walk(
-        exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans, evaluator=read
-    ):
+        exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans, evaluator=read,
+        only=exhibit.needed([row]),
+    ):  # fmt: skip
         key, operation = (call, tap), split_tap(tap)[1]
         if graph.operation_of(tap, evidence.config).name != row or key not in evidence.observed:
             continue
@@ -125,9 +142,10 @@ def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) ->
         if segments is not None:
             steps = steps_before(case, call)
             mask = mask & before(segments.undecided[call], steps, seen.raw, graph.specs[operation].axes)
-        part = _score_tap(exact, seen.raw, seen.recorded, np.broadcast_to(mask, seen.raw.shape), deviation)
-        parts.append((split_tap(tap)[0], part))
-    return parts
+        yield (
+            split_tap(tap)[0],
+            _score_tap(exact, seen.raw, seen.recorded, np.broadcast_to(mask, seen.raw.shape), deviation),
+        )
 
 
 def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviation: Array | None) -> Score:

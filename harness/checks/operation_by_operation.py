@@ -56,15 +56,15 @@ def check_case(
     places = {tap: i for i, tap in enumerate(graph.tap_names(config))}
     factor, reach = tail_factor(num_elements), margin(num_elements)
     needed = None if only is None else exhibit.needed(only)
-    read = reader(exhibit.ways.readings, evidence.recorded, needed, evaluator)
+    read = reader(exhibit.ways.readings, evidence.recorded, evaluator)
     if segments is None and exhibit.hides_taps:
-        segments = simulate(exhibit, read)
+        segments = simulate(exhibit, read, only=needed)
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}
     for call, tap, exact, value in walk(
         exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans,
-        evaluator=read, margin=reach,
+        evaluator=read, margin=reach, only=needed,
     ):  # fmt: skip
         key, operation = (call, tap), split_tap(tap)[1]
         if only is not None and graph.operation_of(tap, config).name not in only:

@@ -81,24 +81,21 @@ def producers(
 def reader(
     readings: Readings,
     recorded: Mapping[str, str],
-    needed: Collection[str] | None,
     evaluator: Evaluator = evaluate,
     num_draws: int = NUM_DRAWS,
 ) -> Evaluator:
     """Return an evaluator that gives every operation the inputs that it really used, and applies it by another one.
 
-    `recorded` is the dtype in which each operation's result is kept. Only `needed` rows are worked out, all if None
-    (see `producers`); the others are left blank, and must be shown.
+    `recorded` is the dtype in which each operation's result is kept. What was carried on must have been worked out
+    before (see `producers`).
     """
-    if not readings and needed is None:
+    if not readings:
         return evaluator
     carried: dict[str, Exact] = {}  # of the call at hand
     random = np.random.default_rng(0)
 
     def read(tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan) -> Exact:
         row = weights.graph.operation_of(tap, scope.config)
-        if needed is not None and row.name not in needed:
-            return Exact(np.empty(0))
         phase = phase_of(scope.tokens.shape[1])
         used, noise = dict(values), {}
         for name, source in zip(row.inputs, weights.graph.input_taps(tap, scope.config), strict=True):

@@ -10,9 +10,9 @@ from grok_conformance.harness.checks.likelihood import (
     Noise,
     Score,
     added,
+    explains,
     noise_before,
     score_by_layer,
-    score_rival,
 )
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, mutant
@@ -43,8 +43,10 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     for each in (told, tried):
         # The noise behind a fault is much as it is without: few are likelier by it, and those are scored by their own.
         noise = [noise_before(row.name, one) for one in each]
+        # What explains all is beaten by nothing that leaves something: with no noise that ends at the first such tap.
+        explained_only = not apart and limits[None].explained and not any(noise)
         for rival in known:
-            promising = scores_of(row, each, rival, noise, apart=apart)
+            promising = scores_of(row, each, rival, noise, apart=apart, explained_only=explained_only)
             if any(score.surprise < limits[layer].surprise for layer, score in promising.items()) and is_likelier(
                 scores_of(row, each, rival, apart=apart)
             ):
@@ -59,11 +61,17 @@ def scores_of(
     noise: Sequence[Noise] | None = None,
     *,
     apart: bool,
+    explained_only: bool = False,
 ) -> Scores:
-    """Return the scores of a row by an evaluator, of each layer or of all; none where its values have another shape."""
+    """Return the scores of a row by an evaluator, of each layer or of all; none where its values have another shape.
+
+    With `explained_only` there are none either where not all is explained.
+    """
     try:
-        parts = score_by_layer(row.name, exhibits, evaluator, noise)
+        parts = score_by_layer(row.name, exhibits, evaluator, noise, explained_only=explained_only)
     except (IndexError, KeyError, ValueError):
+        return {}
+    if explained_only and not parts:
         return {}
     if apart:
         return {layer: added(each) for layer, each in parts.items()}
@@ -83,7 +91,7 @@ def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:
 def explained_by_a_fault(row: Operation, told: Sequence[Exhibit]) -> bool:
     """Return whether a fault of the catalogue leaves nothing of a row to explain that is computed as published else."""
     known = rivals(row, told, harmful(FAULTS)).values()
-    return any(score_rival(row.name, told, rival).explained for rival in known)
+    return any(explains(row.name, told, rival) for rival in known)
 
 
 def harmful(faults: Mapping[str, Fault]) -> dict[str, Fault]:

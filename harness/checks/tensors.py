@@ -26,22 +26,23 @@ def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) 
     seen, operation = evidence.observed[call, tap], split_tap(tap)[1]
     graph, factor = evidence.graph, tail_factor(num_elements)
     row = graph.operation_of(tap, config)
-    read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed([row.name]))
-    values: dict[str, Array] = {}
+    read, needed = reader(exhibit.ways.readings, evidence.recorded), exhibit.needed([row.name])
+    values = {name: value for (at, name), value in evidence.cleaned.items() if at == call}
     caches = cached_taps(graph, exhibit.case.preload or empty_cache(config, len(exhibit.case.calls[0].tokens)))
+    caches |= {"previous:" + name: value for (at, name), value in evidence.cleaned.items() if at == call - 1}
     for at, name, result, value in walk(
         exhibit.preset, exhibit.case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans,
-        evaluator=read, margin=margin(num_elements),
+        evaluator=read, margin=margin(num_elements), only=needed,
     ):  # fmt: skip
         if (at, name) == (call, tap):
             exact = result
             break
         if at == call:
             values[name] = value
-        elif graph.operation_of(name, config).copies:
+        elif at == call - 1 and graph.operation_of(name, config).copies:
             caches["previous:" + name] = value
     values |= caches
-    noise = simulate(exhibit, read).deviation.get((call, tap)) if exhibit.hides_taps else None
+    noise = simulate(exhibit, read, only=needed).deviation.get((call, tap)) if exhibit.hides_taps else None
     copied = unchanged_below(exhibit, call) if row.copies else None
     fencing = fencing_of(exact, seen.recorded, factor, config, noise, copied)
     mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)

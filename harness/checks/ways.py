@@ -7,10 +7,10 @@ by likelihood in a few cases, one change at a time; what it finds must then pass
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import Score, noise_before, score
+from grok_conformance.harness.checks.likelihood import Score, added, noise_before, score, score_by_layer
 from grok_conformance.harness.checks.moves import (
     FIRST_SUMS,
     MORE_SUMS,
@@ -96,11 +96,11 @@ def choose_way(
     """
     told, ways = telling(row.name, own, local), Ways()
     for _ in range(NUM_ROUNDS):
-        ways = identify(row, told, known=known)
-        tried = [with_ways(one, ways) for one in own]
-        checked = recheck({row.name, *ways.plans}, tried, local, num_elements) if ways != Ways() else local
-        if not fails(row.name, tried, checked) and not faulty(row, ways, told):
-            return tried, checked
+        for ways in found_in(row, told, known):
+            tried = [with_ways(one, ways) for one in own]
+            checked = recheck({row.name, *ways.plans}, tried, local, num_elements) if ways != Ways() else local
+            if not fails(row.name, tried, checked) and not faulty(row, ways, told):
+                return tried, checked
         if any(worst(row.name, one, checked) > 1 for one in told):  # more cases would not explain these
             break
         worse = sorted(own, key=lambda one: -worst(row.name, one, checked))
@@ -117,6 +117,21 @@ def choose_way(
         if not fails(row.name, tried, checked) and not faulty(row, unknown, told):
             return tried, checked
     return own, local
+
+
+def found_in(row: Operation, told: Sequence[Exhibit], known: Sequence[RoundingPlan]) -> Iterator[Ways]:
+    """Yield the likeliest ways of a row, and if they do not pass those with a choice that is slow to work out.
+
+    Where something is left to explain such a choice has been tried before.
+    """
+    ways = identify(row, told, known=known)
+    yield ways
+    best = score(row.name, [with_ways(one, ways) for one in told])
+    if best.explained and len(told[0].needed([row.name])) <= LARGEST_SEGMENT:
+        slower, best = likeliest_by((slow,), row, told, evaluate, ways)
+        slower, _ = needed_only(row, slower, best, told, evaluate)
+        if slower != ways:
+            yield slower
 
 
 def least_used(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
@@ -146,7 +161,7 @@ def identify(
     ways, best = likeliest_by(FIRST_SUMS, row, told, evaluator, ways)
     if any(SUMS.name in plan.choices for plan in ways.plans.values()):
         ways, best = likeliest_by(MORE_SUMS, row, told, evaluator, ways)
-    else:
+    elif not best.explained:
         ways, best = likeliest_by((slow,), row, told, evaluator, ways)
     ways, best = needed_only(row, ways, best, told, evaluator)
     return ways if best.explained else approximated(row, ways, told)
@@ -168,20 +183,28 @@ def alone(row: Operation, told: Sequence[Exhibit]) -> Ways:
 def likeliest_by(
     moves: Sequence[Moves], row: Operation, told: Sequence[Exhibit], evaluator: Evaluator, ways: Ways
 ) -> tuple[Ways, Score]:
-    """Return the likeliest ways that some kinds of changes lead to, one kind after the other, and their score."""
+    """Return the likeliest ways that some kinds of changes lead to, one kind after the other, and their score.
+
+    What explains all goes before what does not, and where all is explained already nothing else is likelier.
+    """
     best = score(row.name, [with_ways(one, ways) for one in told], evaluator)
     for kind in moves:
         while kind in (coarse, slow) or not best.explained:  # what all elements err in common may be within fences
-            scored = [
-                (score(row.name, [with_ways(one, each) for one in told], evaluator), each)
+            tried = [
+                (score_by_layer(row.name, [with_ways(one, each) for one in told], evaluator,
+                                explained_only=best.explained), each)
                 for each in kind(row, ways, told)
+            ]  # fmt: skip
+            scored = [
+                (added([part for some in parts.values() for part in some]), each) for parts, each in tried if parts
             ]
-            if not scored:
+            likelier = [
+                (one, each) for one, each in scored
+                if one.beats(best) or (one.explained and one.surprise < best.surprise)
+            ]  # fmt: skip
+            if not likelier:
                 break
-            likeliest, each = min(scored, key=lambda pair: pair[0].surprise)
-            if not (likeliest.beats(best) or (likeliest.explained and likeliest.surprise < best.surprise)):
-                break
-            ways, best = each, likeliest
+            best, ways = min(likelier, key=lambda pair: (not pair[0].explained, pair[0].surprise))
     return ways, best
 
 

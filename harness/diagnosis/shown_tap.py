@@ -132,14 +132,17 @@ def _shown_in(operation: str, exhibit: Exhibit) -> Iterator[ShownTap]:
     evidence, case, graph = exhibit.evidence, exhibit.case, exhibit.evidence.graph
     rows = {graph.operation_of(tap, evidence.config).name for tap in graph.tap_names(evidence.config)
             if split_tap(tap)[1] == operation}  # fmt: skip
-    read = reader(exhibit.ways.readings, evidence.recorded, exhibit.needed(rows), num_draws=NUM_DRAWS)
-    hidden = not exhibit.hidden.isdisjoint(exhibit.needed(rows))
-    segments = simulate(exhibit, read, NUM_DRAWS) if hidden else None
+    read, needed = reader(exhibit.ways.readings, evidence.recorded, num_draws=NUM_DRAWS), exhibit.needed(rows)
+    segments = None if exhibit.hidden.isdisjoint(needed) else simulate(exhibit, read, NUM_DRAWS, needed)
     # What no check compares is shown too: a fault may let a masked key or a pad in.
     shown = {key: safe(graph.specs[split_tap(key[1])[1]], seen.raw, evidence.config)
              for key, seen in evidence.observed.items()}  # fmt: skip
     cache = case.preload or empty_cache(evidence.config, len(case.calls[0].tokens))
-    values: list[dict[str, Array]] = [dict(cached_taps(graph, cache))]
+    values = [dict(cached_taps(graph, cache)), *({} for _ in case.calls[1:])]
+    for (call, tap), value in shown.items():
+        values[call][tap] = value
+        if call + 1 < len(values) and split_tap(tap)[1] in graph.copies:
+            values[call + 1]["previous:" + tap] = value
     made: list[tuple[int, str, Exact]] = []
     for call, tap, exact, value in walk(
         exhibit.preset,
@@ -148,11 +151,11 @@ def _shown_in(operation: str, exhibit: Exhibit) -> Iterator[ShownTap]:
         weights=exhibit.weights,
         plans=exhibit.ways.plans,
         evaluator=read,
+        only=needed,
     ):
-        if call == len(values):
-            copies = {x: y for x, y in values[-1].items() if split_tap(x)[1] in graph.copies}
-            values.append({"previous:" + name: x for name, x in copies.items()})
         values[call][tap] = value
+        if call + 1 < len(values) and split_tap(tap)[1] in graph.copies:
+            values[call + 1]["previous:" + tap] = value
         if split_tap(tap)[1] == operation and (call, tap) in evidence.observed:
             made.append((call, tap, exact))
     for call, tap, exact in made:

@@ -23,8 +23,8 @@ SMALLEST_NORMAL = {
 TANH_APPROXIMATE_ERROR = 2.0**-11
 """Largest relative error of PTX's tanh.approx.f32 (PTX ISA)."""
 
-SMALLEST_SQUARED = 1e-15
-"""The size below which, and above whose inverse, a column is scaled before it is squared in float32."""
+SMALLEST_SQUARE = 1e-30
+"""The square below which, and above whose inverse, a column is scaled before it is squared in float32."""
 
 
 def round_to(x: Array, dtype: str) -> Array:
@@ -73,13 +73,17 @@ def sum_of_squares(x: Array, w: Array) -> Array:
     """
     size = np.max(np.abs(x), axis=-1, keepdims=True, initial=0.0)
     size = np.where(size > 0, size, 1.0)
-    largest = np.maximum(w.max(-2, initial=0.0, keepdims=True), -w.min(-2, initial=0.0, keepdims=True))  # [..., 1, n]
-    usual = bool(np.all((largest == 0) | ((largest > SMALLEST_SQUARED) & (largest < 1 / SMALLEST_SQUARED))))
-    column = np.ones_like(largest) if usual else np.where(largest > 0, largest, 1.0)
-    scaled = w if usual else w / column
-    squares = np.square((x / size).astype(np.float32)) @ np.square(scaled, dtype=np.float32, casting="same_kind")
-    summed: Array = np.square(size) * squares  # float64 again
-    return summed if usual else summed * np.square(column)
+    rows = np.square((x / size).astype(np.float32))
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.square(w, dtype=np.float32, casting="same_kind")
+    largest = squares.max(-2, initial=0.0)  # [..., n]
+    if np.all((largest > SMALLEST_SQUARE) & (largest < 1 / SMALLEST_SQUARE)):
+        summed: Array = np.square(size) * (rows @ squares)  # float64 again
+        return summed
+    column = np.abs(w).max(-2, initial=0.0, keepdims=True)  # [..., 1, n]
+    column = np.where(column > 0, column, 1.0)
+    scaled: Array = np.square(size) * (rows @ np.square(w / column, dtype=np.float32, casting="same_kind"))
+    return scaled * np.square(column)
 
 
 def rounded(exact: Exact, dtype: str, margin: float) -> Exact:

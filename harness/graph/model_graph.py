@@ -77,6 +77,15 @@ class ModelGraph:
         """Every tap of a configuration, in the order in which the forward pass makes them, worked out once."""
         return functools.cache(functools.partial(names_of, self.taps))
 
+    @functools.cached_property
+    def taps_with_rows(self) -> Callable[[LanguageModelConfig], tuple[tuple[str, Operation], ...]]:
+        """Every tap of a configuration with the row that makes it, in order, worked out once."""
+
+        def found(config: LanguageModelConfig) -> tuple[tuple[str, Operation], ...]:
+            return tuple((tap, self.operation_of(tap, config)) for tap in self.tap_names(config))
+
+        return functools.cache(found)
+
     def operation_of(self, tap: str, config: LanguageModelConfig) -> Operation:
         """Return the row that makes a tap, of the kind of block that the configuration has."""
         return self._makers["dense" if config.dense else "moe", split_tap(tap)[1]]

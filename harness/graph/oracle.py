@@ -6,13 +6,13 @@ nothing shown the walk is the model in exact arithmetic; with everything shown i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from grok_conformance.harness.cases.case import Cache, Case, Preset, steps_before
-from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, tap_name
+from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -129,15 +129,18 @@ def walk_call(
     plans: Plans | None = None,
     perturb: Perturb = undisturbed,
     evaluator: Evaluator = evaluate,
+    only: Collection[str] | None = None,
 ) -> Iterator[tuple[str, Exact, Array]]:
     """Yield (tap, exact result, value that flows on) for every tap of one call, in order.
 
     What is in `shown` (float64, by tap) flows on instead of the computed value; `evaluator` applies the operations.
+    `only` are the rows that are worked out, all if None; what they read of others must be shown.
     """
-    values = dict(previous)
-    for tap in weights.graph.tap_names(scope.config):
-        plan = (plans or {}).get(weights.graph.operation_of(tap, scope.config).name, AS_PUBLISHED)
-        exact = evaluator(tap, scope, weights, values, plan)
+    values = {**previous, **shown}
+    for tap, row in weights.graph.taps_with_rows(scope.config):
+        if only is not None and row.name not in only:
+            continue
+        exact = evaluator(tap, scope, weights, values, (plans or {}).get(row.name, AS_PUBLISHED))
         values[tap] = shown[tap] if tap in shown else perturb(tap, exact)
         yield tap, exact, values[tap]
 
@@ -149,7 +152,7 @@ def scope_of(preset: Preset, case: Case, call: int, margin: float = DEFAULT_MARG
     return Scope(config, tokens, steps, visible_keys(config, tokens, steps), margin, case.form)
 
 
-def walk(
+def walk(  # noqa: PLR0913 - what may be otherwise in a walk, each by its keyword
     preset: Preset,
     case: Case,
     shown: Callable[[int, str], Array | None] = lambda _call, _tap: None,
@@ -159,24 +162,25 @@ def walk(
     perturb: Perturb = undisturbed,
     evaluator: Evaluator = evaluate,
     margin: float = DEFAULT_MARGIN,
+    only: Collection[str] | None = None,
 ) -> Iterator[tuple[int, str, Exact, Array]]:
-    """Yield (call, tap, exact result, value that flows on) for a whole case.
+    """Yield (call, tap, exact result, value that flows on) for a whole case, or for the taps of `only` some rows.
 
     `shown(call, tap)` gives the float64 value to use instead of the computed one, or None; `evaluator` applies the
-    operations.
+    operations. What rows read of others that are not worked out must be shown.
     """
     config = replace(preset.config, fprop_dtype=case.fprop_dtype)
     weights = weights or ExactWeights(config, preset.weights)
     cache = case.preload or empty_cache(config, len(case.calls[0].tokens))
-    previous = cached_taps(weights.graph, cache)
+    previous, copies = cached_taps(weights.graph, cache), weights.graph.copies
     for call in range(len(case.calls)):
         scope = scope_of(preset, case, call, margin)
         values = {tap: value for tap in weights.graph.tap_names(config) if (value := shown(call, tap)) is not None}
-        following = {}
+        following = {"previous:" + tap: value for tap, value in values.items() if split_tap(tap)[1] in copies}
         for tap, exact, value in walk_call(
-            scope, weights, previous, values, plans=plans, perturb=perturb, evaluator=evaluator
+            scope, weights, previous, values, plans=plans, perturb=perturb, evaluator=evaluator, only=only
         ):
-            if weights.graph.operation_of(tap, config).copies:
+            if split_tap(tap)[1] in copies:
                 following["previous:" + tap] = value
             yield call, tap, exact, value
         previous = following
