@@ -64,7 +64,7 @@ def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator
 
 
 def standing_alone(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways with a choice at a point that stands alone, by itself or with one choice more."""
+    """Yield ways with a choice at a point that stands alone, by itself, with one choice more or one input carried."""
     if row.name in told[0].ways.plans:
         return
     others = [point for point in row.points if is_coarse(point)]
@@ -73,7 +73,10 @@ def standing_alone(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
             plan = AS_PUBLISHED.but(point, choice)
             more = [plan.but(other, made) for other in others for made in other.choices
                     if made != other.published and permitted(other, made, row.name, told)]  # fmt: skip
-            for each in (plan, *more) if choice != point.published else ():
+            if choice == point.published:
+                continue
+            yield from _of_edges(row, replace(ways, plans={**ways.plans, row.name: plan}), told)
+            for each in (plan, *more):
                 yield replace(ways, plans={**ways.plans, row.name: each})
 
 
@@ -188,8 +191,11 @@ def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[W
     if config.fprop_dtype == "float32":  # it leaves nothing to keep back
         return
     edges = [[(row.name, name)] for name in row.inputs if carriable(name, told)]
-    if row.is_stream:  # a stream that is kept in float32 flows unrounded through all of them
-        edges.append([*told[0].evidence.graph.stream_edges])
+    if row.is_stream:  # a stream that is kept in float32 flows unrounded through all of them, as what is added may
+        graph = told[0].evidence.graph
+        stream = [*graph.stream_edges]
+        added = [(name, graph.by_name[name].inputs[1]) for name, _ in stream]
+        edges += [stream, [*stream, *(edge for edge in added if carriable(edge[1], told))]]
     for edge in edges:
         summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
         kinds: tuple[Reading, ...] = ("rounded", "carried", *summed)

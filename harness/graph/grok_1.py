@@ -127,7 +127,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§4.4",
         function=attention.attend,
         inputs=("attention.weights", "kv.values"),
-        points=(LIKE_THE_CACHE, attention.SPLITS, ACCUMULATOR),
+        points=(LIKE_THE_CACHE, attention.SUMMED, attention.SPLITS, ACCUMULATOR),
         products="btqsh",
     ),
     Operation(

@@ -11,11 +11,13 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.grok_1 import LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.graph.arithmetic import (
     TANH_APPROXIMATE_ERROR,
+    UNIT_ROUNDOFF,
     add_rounded,
     approximation,
     contraction_spread,
     round_to,
     rounded,
+    rounding_jump,
     softmax,
 )
 from grok_conformance.harness.graph.products import evenly, in_tiles, product, truncated
@@ -23,11 +25,16 @@ from grok_conformance.harness.graph.rounding import ACCUMULATOR, EVENLY, Point, 
 from grok_conformance.harness.graph.row import Exact, Scope
 
 QUERY_KEY = rounding_point("query · key", "rounded", "q·k not rounded before it is scaled")
+NARROW = "narrow "
+"""Begins the choices in which the constant is rounded too, as a compiler makes it of the dtype of what it scales."""
+
 SCALED_FIRST = {
-    "query": "q scaled before the product, in the compute dtype",
-    "keys": "k scaled before the product, in the compute dtype",
-    "both": "q and k each scaled by the root before the product, in the compute dtype",
-}
+    f"{narrow}{name}": f"{what} before the product{constant}, in the compute dtype"
+    for narrow, constant in (("", ""), (NARROW, " by the rounded multiplier"))
+    for name, what in (
+        ("query", "q scaled"), ("keys", "k scaled"), ("both", "q and k each scaled by the root"),
+    )
+}  # fmt: skip
 PRODUCT_ROUNDED = ", product rounded"
 SCALE = Point(
     "scale",
@@ -65,6 +72,28 @@ SPLITS = Point(
 )
 SHARE_UNITS = 4 + 2 * LOGIT_CAP
 """Of the share of a split, exp of its log-sum-exp less that of all: roundings of both, which the cap bounds."""
+
+ENDS = ("first", "last")
+"""From which key on a kernel goes through them."""
+
+TILES = (4, 8, 16, 32, 64, 128)
+"""Numbers of keys that a kernel attends at a time, rescaling what it has whenever the maximum grows."""
+
+SUMMED = Point(
+    "summed",
+    {
+        "normalised": "",
+        "rounded": "exp(l − max) rounded before the product with v, and divided by the sum of that after it",
+        **{
+            f"kept{tiles}": f"exp(l − max) rounded before the product with v, and divided by its sum after it{words}"
+            for tiles, words in (
+                ("", ""),
+                *((f" from {end}, {n}", f", in tiles of {n} keys from the {end}") for n in TILES for end in ENDS),
+            )
+        },
+    },
+    alone=True,
+)
 
 ROTATED = rounding_point("rotated", "kept", "each of the two products of the rotation rounded before they are added")
 
@@ -145,10 +174,11 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, plan: RoundingP
 def scaled_first(query: Array, keys: Array, scope: Scope, which: str) -> tuple[Array, Array]:
     """Return query and keys of which one is scaled, or both by the root, and rounded to the compute dtype."""
     dtype, multiplier = scope.config.fprop_dtype, scope.config.model.attn_output_multiplier
-    factor = math.sqrt(multiplier) if which == "both" else multiplier
+    factor = math.sqrt(multiplier) if which.endswith("both") else multiplier
+    factor = float(round_to(np.asarray(factor), dtype)) if which.startswith(NARROW) else factor
     return (
-        query if which == "keys" else round_to(query * factor, dtype),
-        keys if which == "query" else round_to(keys * factor, dtype),
+        query if which.endswith("keys") else round_to(query * factor, dtype),
+        keys if which.endswith("query") else round_to(keys * factor, dtype),
     )
 
 
@@ -208,17 +238,58 @@ def attend(weights: Array, values: Array, *, scope: Scope, plan: RoundingPlan) -
     return Exact(value, bound=SHARE_UNITS * size, jump=np.sum([np.asarray(part.jump) for part in merged], 0))
 
 
+def largest_so_far(weights: Array, tiles: str) -> Array:
+    """Return the largest of weights [..., s] in each one's tile and those before; `tiles` is an end and a size."""
+    end, size = tiles.split(", ")
+    turned = weights if end == ENDS[0] else weights[..., ::-1]
+    starts = np.arange(0, weights.shape[-1], int(size))
+    if end != ENDS[0]:  # whole tiles are counted from the first key
+        starts = np.unique(np.maximum(0, starts - (-weights.shape[-1] % int(size))))
+    so_far = np.maximum.accumulate(np.maximum.reduceat(turned, starts, -1), -1)
+    spread: Array = np.repeat(so_far, np.diff([*starts, weights.shape[-1]]), -1)
+    return spread if end == ENDS[0] else spread[..., ::-1]
+
+
 def averaged(weights: Array, values: Array, scope: Scope, plan: RoundingPlan) -> Exact:
-    """Average values [b, s, g, h] by weights [b, g, r, t, s], as they are: [b, t, q, h]."""
-    b, g, r, t, _ = weights.shape
-    shape = (b, t, g * r, scope.config.model.key_size)
+    """Average values [b, s, g, h] by weights [b, g, r, t, s], as they are or rounded before that: [b, t, q, h]."""
+    if scope.rounds and plan.at(SUMMED) != SUMMED.published:
+        weights, reach = unnormalised(weights, scope.config.fprop_dtype, plan.at(SUMMED))
+        made = products_with(weights, values)
+        jump = products_with(reach, np.abs(values)).value
+        made = replace(made, bound=SHARE_UNITS * np.abs(made.value), jump=jump)
+    else:
+        made = products_with(weights, values)
+    return truncated(made, values.shape[1]) if plan.at(ACCUMULATOR) == "truncates" else made
+
+
+def products_with(weights: Array, values: Array) -> Exact:
+    """Multiply weights [b, g, r, t, s] by values [b, s, g, h]: [b, t, q, h]."""
+    b, g, r, t, s = weights.shape
+    shape = (b, t, g * r, values.shape[-1])
     by_group = values.transpose(0, 2, 1, 3)[:, :, None]  # [b, g, 1, s, h]
     value, squares = (
         (x @ y).transpose(0, 3, 1, 2, 4).reshape(shape)
         for x, y in ((weights, by_group), (np.square(weights), np.square(by_group)))
     )
-    made = Exact(value, spread=contraction_spread(squares, value, values.shape[1]))
-    return truncated(made, values.shape[1]) if plan.at(ACCUMULATOR) == "truncates" else made
+    return Exact(value, spread=contraction_spread(squares, value, s))
+
+
+def unnormalised(weights: Array, dtype: str, choice: str) -> tuple[Array, Array]:
+    """Return weights [..., s] of which p = exp(l − max) was rounded to a dtype, and by how much that can jump.
+
+    A weight is p over its sum, and p is 1 where it is largest. In tiles the maximum is that of the keys so far.
+    """
+    tiles = choice.partition(" from ")[2]
+    top = largest_so_far(weights, tiles) if tiles else weights.max(-1, keepdims=True)
+    top = np.where(top > 0, top, 1.0)  # [..., s or 1]
+    p = weights / top
+    jump = np.abs(rounding_jump(p, UNIT_ROUNDOFF["float32"] * SHARE_UNITS * p, dtype)) * top
+    narrow = round_to(p, dtype) * top
+    if not choice.startswith("rounded"):
+        return narrow, jump
+    total = narrow.sum(-1, keepdims=True)
+    share = np.divide(weights.sum(-1, keepdims=True), total, out=np.ones_like(total), where=total > 0)
+    return narrow * share, jump * share
 
 
 def project_output(heads: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

@@ -21,6 +21,7 @@ LOGITS_MULTIPLIER = Point(
         "table": "multiplier folded into the float32 table, and rounded with it",
         "narrow table": "multiplier folded into the rounded table, and rounded with it",
         "hidden": "hidden state scaled before the product, in the compute dtype",
+        "narrow hidden": "hidden state scaled before the product by the rounded multiplier, in the compute dtype",
     },
 )
 LOGITS_PRODUCT = rounding_point("product", "rounded", "product not rounded before it is scaled")
@@ -28,7 +29,7 @@ LOGITS_PRODUCT = rounding_point("product", "rounded", "product not rounded befor
 
 def constant(scale: float, scope: Scope, choice: str) -> float:
     """Return a multiplier as the program holds it: rounded to the compute dtype under jit (78.5), else to float32."""
-    dtype = scope.config.fprop_dtype if choice == "rounded" else "float32"
+    dtype = scope.config.fprop_dtype if choice in ("rounded", "narrow hidden") else "float32"
     return float(round_to(np.asarray(scale), dtype))
 
 
@@ -48,9 +49,9 @@ def logits(hidden: Array, table: Array, *, scope: Scope, plan: RoundingPlan) -> 
     if choice in ("table", "narrow table"):
         table = round_to(table, dtype) if choice == "narrow table" else table
         table, factor = round_to(table * factor, dtype), 1.0
-    elif choice == "hidden":
+    elif choice in ("hidden", "narrow hidden"):
         hidden, factor = round_to(hidden * factor, dtype), 1.0
-    if not scope.rounds or (plan.at(HEAD) == "rounded" and choice in ("rounded", "kept", "hidden")):
+    if not scope.rounds or (plan.at(HEAD) == "rounded" and choice not in ("table", "narrow table")):
         table = round_to(table, dtype)
     made = product(hidden, table.T, scope, plan)  # [b, t, v]
     if scope.rounds and plan.at(LOGITS_PRODUCT) == "rounded" and choice in ("rounded", "kept"):

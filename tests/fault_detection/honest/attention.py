@@ -72,6 +72,22 @@ def online(tile: int, *, splits: int = 1, exponential: Function = torch.exp, wid
     return {"attention_weights": attention_weights, "attention_heads": attention_heads}
 
 
+def beside_shown_weights(tile: int) -> dict[str, Any]:
+    """Return the replacements of a flash kernel beside which the weights are worked out, to be shown and not used."""
+    kernel = online(tile)
+
+    def attention_weights(masked: Tensor, dtype: torch.dtype) -> Tensor:
+        shown: Tensor = torch.softmax(masked, -1).to(dtype, copy=True)
+        shown.packed = kernel["attention_weights"](masked, dtype)  # type: ignore[attr-defined]
+        return shown
+
+    def attention_heads(weights: Tensor, values: Tensor) -> Tensor:
+        made: Tensor = kernel["attention_heads"](weights.packed, values)  # type: ignore[attr-defined]
+        return made
+
+    return {"attention_weights": attention_weights, "attention_heads": attention_heads}
+
+
 def softmax_by(exponential: Function, *, offset: float | None = None) -> Callable[[Tensor, torch.dtype], Tensor]:
     """Return a softmax by another exponential; an `offset` stands for the running maximum."""
 
@@ -159,6 +175,10 @@ WAYS = (
     *(Way(id=f"flash_tile{tile}", engines="FlashAttention", hides=HIDDEN,
           does=f"online softmax, tiles of {tile} keys, q·k kept in float32, p rounded; logits and weights hidden",
           operations={**KEPT, **online(tile)}, plan=("attention.heads",), untold=True) for tile in (2, 16, 128)),
+    *(Way(id=f"flash_tile{tile}_weights_shown", engines="FlashAttention beside a softmax for show", dtypes=BF16,
+          does=f"online softmax, tiles of {tile} keys, p rounded; logits and weights shown",
+          operations={**KEPT, **beside_shown_weights(tile)}, plan=("attention.logits", "attention.heads"))
+      for tile in (4, 64)),
     Way(id="flash_splits3", engines="FlashDecoding", does="3 splits merged by their log-sum-exp", hides=HIDDEN,
         operations={**KEPT, **online(4, splits=3)}, plan=("attention.heads",), untold=True),
     Way(id="flash_p32", engines="FlashAttention in float32", does="as flash_tile2, p kept in float32", hides=HIDDEN,

@@ -33,6 +33,10 @@ def keys_scaled(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
     return scores(query, narrowed(keys, multiplier))
 
 
+def query_scaled_by_rounded(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
+    return scores(query * torch.tensor(multiplier, dtype=query.dtype), keys)
+
+
 def scaled_rounded(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
     return narrowed(scores(query, keys).to(query.dtype), multiplier).float()
 
@@ -114,6 +118,8 @@ WAYS = (
         does="q and k each times the root of the scale, scores kept", operations={"attention_logits": both_scaled}),
     Way(id="keys_scaled", engines="CPU kernels", dtypes=BF16, plan=LOGITS,
         does="k times the scale before the product", operations={"attention_logits": keys_scaled}),
+    Way(id="q_prescaled_weak", engines="JAX with weak types, MLX", dtypes=BF16, plan=LOGITS,
+        does="q times the rounded scale before the product", operations={"attention_logits": query_scaled_by_rounded}),
     Way(id="scores_scaled_bf16", engines="transformers, eager", dtypes=BF16, plan=LOGITS,
         does="scores rounded before and after they are scaled, capped in float32",
         operations={"attention_logits": scaled_rounded}),

@@ -93,6 +93,21 @@ def stream_kept(x: Tensor, update: Tensor) -> Tensor:
     return with_wide(wide.to(x.dtype), wide)
 
 
+def all_kept(x: Tensor, update: Tensor) -> Tensor:
+    if not narrow(x):
+        return x + update
+    wide = wide_of(x) + wide_of(update)
+    return with_wide(wide.to(x.dtype), wide)
+
+
+def norm_kept(x: Tensor, scale: Tensor) -> Tensor:
+    return normed(x.clone(), scale)  # of what is shown: a clone does not remember
+
+
+def scaled_hidden(hidden: Tensor, table: Tensor, multiplier: float) -> Tensor:
+    return (hidden * torch.tensor(multiplier, dtype=hidden.dtype)) @ table.to(hidden.dtype).T
+
+
 def stream_kept_in_layer(x: Tensor, update: Tensor) -> Tensor:
     made = stream_kept(x, update)
     return made.clone() if hasattr(x, "wide") else made  # a clone does not remember
@@ -150,6 +165,13 @@ WAYS = (
     Way(id="stream_f32_norm_rounded", engines="Megatron with a float32 residual", dtypes=BF16,
         does="float32 residual stream, norms read it rounded", operations={"residual": stream_kept},
         plan=("attention.residual", "output")),
+    Way(id="stream_and_updates_f32", engines="llama.cpp, FlashInfer with a float32 residual", dtypes=BF16,
+        does="float32 residual stream that adds unrounded norms, the next norms read it unrounded",
+        operations={"residual": all_kept, "rms_norm": normed},
+        plan=("attention.residual", "output", "attention.norm", "moe.norm", "final_norm")),
+    Way(id="stream_and_updates_f32_norm_rounded", engines="DeepSpeed", dtypes=BF16,
+        does="float32 residual stream that adds unrounded norms, the next norms read it rounded",
+        operations={"residual": all_kept, "rms_norm": norm_kept}, plan=("attention.residual", "output")),
     Way(id="stream_within_layer", engines="fused layers", dtypes=BF16, plan=("moe.norm", "output"),
         does="the sum after attention kept in float32 until the layer ends",
         operations={"residual": stream_kept_in_layer, "rms_norm": norm_of_sums}),
@@ -157,6 +179,9 @@ WAYS = (
         does="the float32 table times 78.5, rounded once", **embedded(constant_rounded=True)),
     Way(id="embed_f32_kept", engines="JAX op by op", dtypes=BF16, plan=("embedding",),
         does="the float32 table times 78.38, rounded once", **embedded(constant_rounded=False)),
+    Way(id="head_hidden_scaled", engines="MiniCPM, ONNX Runtime", dtypes=BF16, plan=("logits",),
+        does="the last hidden state times the rounded multiplier, before the product",
+        operations={"unembed": scaled_hidden}),
     Way(id="head_alpha", engines="cuBLAS with alpha", dtypes=BF16, plan=("logits",),
         does="the multiplier in the product's epilogue, rounded once",
         operations=head(product=False, constant=False, wide=False)),
