@@ -50,8 +50,8 @@ class Request:
     """One case of a sweep: a new request to the same loaded model, after those above it.
 
     Its prompt shares the positions `shared` with the sweep's own prompt; `alike` makes all its tokens equal. Of two
-    rows that are `equal` the second has the tokens of the first, in every call. The caches are `filled` up to a step of
-    each row before the first call; tokens are of the `last_ids` of the vocabulary.
+    rows that are `equal` the second has the tokens of the first, up to the call where they are `parting`. The caches
+    are `filled` up to a step of each row before the first call; tokens are of the `last_ids` of the vocabulary.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Request:
     shared: slice | None = None
     alike: bool = False
     equal: tuple[int, int] | None = None
+    parting: int | None = None
     filled: tuple[int, ...] = ()
     last_ids: bool = False
 
@@ -68,14 +69,14 @@ class Request:
 class Sweep:
     """One drawn model and the requests to it, in their order; the model is narrow but for what is told here.
 
-    Of a size in `drawn` the seed chooses one of some.
+    Of a size in `drawn` the seed chooses one of some; `weights` are fields of `Statistics` that are otherwise.
     """
 
     name: str
     requests: tuple[Request, ...]
     model: dict[str, Any] = field(default_factory=dict)
     drawn: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    scales_gain: float = 1.0
+    weights: dict[str, Any] = field(default_factory=dict)
 
 
 NINE = (127, 63, 31, 15, 1, 64, 32, 16, 9)
@@ -145,7 +146,7 @@ SWEEPS = (
             Request("alike", "equal tokens: all choose the same experts, the others have none", prompt(65), alike=True),
             Request(
                 "drafts_taken_back",
-                "drafts are written and rejected: the cache is cut back, each row by another number",
+                "drafts are written and rejected: the cache is cut back, each row by another number, one to nothing",
                 (
                     Ask("prefill", (17, 9)),
                     Ask("extend", (5, 5)),
@@ -153,15 +154,36 @@ SWEEPS = (
                     Ask("extend", (5, 5)),
                     Ask("truncate", (3, 2), steps=(16, 14)),
                     Ask("decode", (1, 1)),
+                    Ask("truncate", (4, 3), steps=(0, 15)),
+                    Ask("decode", (1, 1)),
                 ),
             ),
             Request(
-                "eight_steps",
-                "eight steps one after the other, in five rows of which two are equal and one is alone",
-                (Ask("prefill", (7, 7, 3, 1, 16)), *[Ask("decode", (1,) * 5)] * 8),
+                "many_steps",
+                "eighteen steps one after the other, in five rows of which two are equal until the tenth",
+                (Ask("prefill", (7, 7, 3, 1, 16)), *[Ask("decode", (1,) * 5)] * 18),
                 equal=(0, 1),
+                parting=10,
+            ),
+            Request(
+                "idle_rows",
+                "rows that are empty at first or idle in a chunk, beside busy ones",
+                (
+                    Ask("prefill", (5, 0, 7, 3)),
+                    Ask("extend", (0, 2, 3, 0)),
+                    Ask("decode", (1,) * 4),
+                    Ask("extend", (2, 5, 0, 1)),
+                    Ask("decode", (1,) * 4),
+                ),
+            ),
+            Request(
+                "chunks_at_borders",
+                "chunks that start where blocks end: at 16, 32, 64, 128 and 256",
+                (Ask("prefill", (16,)), *[Ask("extend", (length,)) for length in (16, 32, 64, 128, 3)]),
             ),
         ),
+        # Of few tokens the same sums would be rounded again and again, and their errors add up.
+        {"vocab_size": 499, "num_experts": 5},
     ),
     Sweep(
         "both_experts",
@@ -189,12 +211,26 @@ SWEEPS = (
     ),
     Sweep(
         "below_256",
-        (Request("contractions", "sums over 255 channels and 264 of an expert, 35 heads", short(4)),),
+        (
+            Request(
+                "contractions",
+                "sums over 255 channels and 264 of an expert, 35 heads; activations of many hundreds, whose squares a "
+                "float16 does not hold",
+                short(4),
+            ),
+        ),
         {"emb_size": 255, "widening_factor": 1.55, "num_q_heads": 35, "num_kv_heads": 5, "vocab_size": 257},
+        weights={name: 400 * getattr(Statistics, name) for name in ("embedding_rms", "attention_update", "moe_update")},
     ),
     Sweep(
         "at_256",
-        (Request("contractions", "sums over 256 channels everywhere", short(6)),),
+        (
+            Request(
+                "contractions",
+                "sums over 256 channels everywhere; router logits beyond 88, whose exponential a float32 does not hold",
+                short(6),
+            ),
+        ),
         {
             "emb_size": 256,
             "widening_factor": 1.5,
@@ -203,6 +239,7 @@ SWEEPS = (
             "key_size": 16,
             "vocab_size": 256,
         },
+        weights={"router_deviation": 60.0},
     ),
     Sweep(
         "above_1024",
@@ -226,19 +263,19 @@ SWEEPS = (
         "small_scales",
         (Request("contractions", "scales of weights far below 2^-14, the least normal number of float16", short(8)),),
         drawn={"emb_size": NARROW_BORDERS},
-        scales_gain=2.0**-14,
+        weights={"scales_gain": 2.0**-14},
     ),
 )
 """Every sweep, in the order in which they run."""
 
 
-def sweeps(seed: int, pattern: str = f"{PREFIX}*") -> Iterator[tuple[Preset, tuple[Case, ...]]]:
+def sweeps(seed: int, pattern: str = f"{PREFIX}*", dtype: str = "*") -> Iterator[tuple[Preset, tuple[Case, ...]]]:
     """Yield every sweep of which a glob pattern matches a case: its model, and those cases.
 
-    Each is in one compute dtype of two by turns; which has which depends on the seed.
+    Each is in the compute dtype that is asked for; for `*` in one of two by turns, and which depends on the seed.
     """
     for number, sweep in enumerate(SWEEPS):
-        cases = make_cases(sweep, FPROP_DTYPES[(number + seed) % 2], seed)
+        cases = make_cases(sweep, FPROP_DTYPES[(number + seed) % 2] if dtype == "*" else dtype, seed)
         wanted = tuple(case for case in cases if fnmatch.fnmatchcase(stored_id(case.id), pattern))
         if wanted:
             yield make_model(sweep, seed), wanted
@@ -264,10 +301,8 @@ def ends(request: Request) -> Iterator[int]:
 def make_model(sweep: Sweep, seed: int) -> Preset:
     """Draw the weights of a sweep's model."""
     name, config = f"{PREFIX}{sweep.name}", config_of(sweep, seed)
-    statistics = Statistics(
-        seed=zlib.crc32(f"{name} {seed}".encode()), num_groups=4, router_deviation=3, scales_gain=sweep.scales_gain
-    )
-    return Preset(name, config, synthesize(config, statistics))
+    statistics = Statistics(seed=zlib.crc32(f"{name} {seed}".encode()), num_groups=4, router_deviation=3)
+    return Preset(name, config, synthesize(config, replace(statistics, **sweep.weights)))
 
 
 def make_cases(sweep: Sweep, fprop_dtype: str, seed: int) -> tuple[Case, ...]:
@@ -302,6 +337,6 @@ def calls_of(request: Request, config: LanguageModelConfig, random: np.random.Ge
             tokens[:] = own[0, 0]
         if request.last_ids:
             tokens[:] = config.vocab_size - 1 - tokens % NUM_LAST
-        if request.equal is not None:
+        if request.equal is not None and (request.parting is None or number < request.parting):
             tokens[request.equal[1]] = tokens[request.equal[0]]
         yield replace(call, tokens=tokens, steps=None if ask.steps is None else np.array(ask.steps, np.int32))

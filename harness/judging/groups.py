@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.cases.drawn import drawn_as, random_of, redraw, reweight, stored_id
+from grok_conformance.harness.cases.drawn import FPROP_DTYPES, drawn_as, random_of, redraw, reweight, stored_id
 from grok_conformance.harness.cases.ladder import rungs
 from grok_conformance.harness.cases.probes import PREFIX, PROBES, make_probe, probe_cases
 from grok_conformance.harness.cases.sweeps import PREFIX as SWEEP
@@ -62,7 +62,8 @@ def asked_groups(
 def drawn_again(golden: Golden, case_id: str, seed: int) -> tuple[Group, ...]:
     """Return the case of that id, which an earlier run drew; raises FileError where the seed draws none of that id."""
     name, _, dtype = stored_id(case_id).rpartition(".")
-    found = asked_groups(golden, f"{name}.*", seed=seed)
+    swept = name.startswith(SWEEP) and dtype in FPROP_DTYPES
+    found = sweep_groups(seed, f"{name}.*", dtype) if swept else asked_groups(golden, f"{name}.*", seed=seed)
     kept = [replace(group, cases=tuple(case for case in group.cases if case.id == case_id)) for group in found]
     if not any(group.cases for group in kept):
         raise FileError(f"{case_id}: not drawn alone in {dtype}: run all cases with --seed {seed}")
@@ -158,7 +159,7 @@ def group_of_job(golden: Golden, job_dir: Path) -> Group:
     """Return the cases of a job, stored or drawn; raises FixtureError where the golden set does not hold them."""
     job = read_job(job_dir)
     if job.preset.startswith(SWEEP) and (drawn := drawn_as(job.cases[0].id)) is not None:
-        (group,) = sweep_groups(drawn[1], f"{job.preset}/*")
+        (group,) = sweep_groups(drawn[1], f"{job.preset}/*", job.cases[0].id.rpartition(".")[2])
         asked = {case.id for case in job.cases}
         return replace(group, cases=tuple(case for case in group.cases if case.id in asked))
     if job.suite != golden.manifest.suite and not job.preset.startswith(PREFIX):
@@ -244,13 +245,15 @@ def ladder_groups(seed: int, pattern: str = "*") -> tuple[Group, ...]:
 def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tuple[Group, ...]:
     """Return the sweeps with the cases that a glob pattern matches, each a group without golden values.
 
-    `dtype` keeps those of one compute dtype. Raises FileError where the pattern matches none of any.
+    All are in the compute dtype `dtype`, or in two by turns if it is `*`. Raises FileError where the pattern matches
+    none.
     """
-    found = [Group(preset, cases[0].fprop_dtype, cases, lambda _case_id: {}) for preset, cases in sweeps(seed, pattern)]
+    asked = sweeps(seed, pattern, dtype)
+    found = [Group(preset, cases[0].fprop_dtype, cases, lambda _case_id: {}) for preset, cases in asked]
     if not found:
         names = ", ".join(f"{SWEEP}{sweep.name}" for sweep in SWEEPS)
         raise FileError(f"no request of a sweep matches {pattern!a}; there are {names}")
-    return tuple(group for group in found if dtype in ("*", group.fprop_dtype))
+    return tuple(found)
 
 
 def with_one_sweep(groups: Sequence[Group]) -> tuple[Group, ...]:

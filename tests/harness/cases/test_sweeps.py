@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.cases.sweeps import NARROW_BORDERS, SWEEPS, sweeps
+from grok_conformance.harness.contract.grok_1 import EMBEDDINGS
 
 
 def requests_of(name: str, seed: int = 3) -> dict[str, Case]:
@@ -31,6 +33,18 @@ def test_a_seed_repeats_all_that_is_drawn_and_another_changes_it() -> None:
     assert not np.array_equal(one.calls[0].tokens, other.calls[0].tokens)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_sweeps_are_in_the_compute_dtype_that_is_asked_for(dtype: str) -> None:
+    assert {case.fprop_dtype for _, cases in sweeps(1, dtype=dtype) for case in cases} == {dtype}
+    assert [preset.name for preset, _ in sweeps(1, dtype=dtype)] == [preset.name for preset, _ in sweeps(1)]
+
+
+def test_some_activations_are_beyond_what_squares_in_float16_hold() -> None:
+    ((preset, _),) = sweeps(1, "sweep_below_256/*")
+    table = preset.weights[EMBEDDINGS].astype(np.float64)
+    assert np.abs(table * preset.config.embedding_multiplier_scale).max() > 2**8
+
+
 def test_prompts_share_what_their_names_say() -> None:
     prompts = {name: case.calls[0].tokens[0] for name, case in requests_of("long").items()}
     own = prompts["shared"]
@@ -41,11 +55,25 @@ def test_prompts_share_what_their_names_say() -> None:
     assert len(set(prompts["alike"].tolist())) == 1
 
 
-def test_of_equal_rows_one_has_the_tokens_of_the_other_in_every_call() -> None:
-    case = requests_of("long")["eight_steps"]
-    assert sum(call.kind == "decode" for call in case.calls) == 8
-    assert all(np.array_equal(call.tokens[0], call.tokens[1]) for call in case.calls)
+def test_of_equal_rows_one_has_the_tokens_of_the_other_until_they_part() -> None:
+    case = requests_of("long")["many_steps"]
+    assert sum(call.kind == "decode" for call in case.calls) == 18
+    alike = [np.array_equal(call.tokens[0], call.tokens[1]) for call in case.calls]
+    assert all(alike[:10])
+    assert not all(alike[10:])
     assert not np.array_equal(case.calls[0].tokens[1], case.calls[0].tokens[2])
+
+
+def test_rows_are_empty_in_a_prompt_and_in_chunks() -> None:
+    case = requests_of("long")["idle_rows"]
+    assert [call.lengths.tolist() for call in case.calls if 0 in call.lengths] == [
+        [5, 0, 7, 3], [0, 2, 3, 0], [2, 5, 0, 1]
+    ]  # fmt: skip
+
+
+def test_chunks_start_where_blocks_end() -> None:
+    case = requests_of("long")["chunks_at_borders"]
+    assert [int(steps_before(case, i)[0]) for i in range(1, len(case.calls))] == [16, 32, 64, 128, 256]
 
 
 def test_small_models_have_widths_at_borders_of_which_the_seed_draws_one() -> None:
@@ -68,7 +96,7 @@ def test_rejected_drafts_are_cut_back_row_by_row() -> None:
     case = requests_of("long")["drafts_taken_back"]
     assert case.optional
     assert [steps_before(case, i).tolist() for i in range(len(case.calls))] == [
-        [0, 0], [17, 9], [19, 10], [20, 11], [16, 14], [19, 16]
+        [0, 0], [17, 9], [19, 10], [20, 11], [16, 14], [19, 16], [0, 15], [4, 18]
     ]  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.judging.groups import Group, with_drawn
 from grok_conformance.harness.judging.judge import Judged, judge_candidate
 from grok_conformance.harness.judging.memory import with_memory
@@ -41,3 +43,25 @@ def test_a_drawn_case_that_fails_is_told_from_which_memory_it_came(
     assert [verdict.status == "pass" for verdict in verdicts] == [True, drawn == "honest"]
     assert [verdict.cause for verdict in verdicts] == ["", cause]
     assert verdicts[1].reason.startswith(cause)
+
+
+def test_a_port_that_is_right_for_another_drawn_case_computes_and_is_not_accused(tmp_path: Path) -> None:
+    other = "unequal/prefill/padded_batch.float32"
+    groups = with_drawn([group_of(CASE), group_of(other)], 7)
+    given: dict[str, Answer] = {}
+    for group in groups:
+        for each in group.cases:
+            config = replace(group.preset.config, fprop_dtype=each.fprop_dtype)
+            weights = ExactWeights(config, group.preset.weights)
+            honest = noisy_taps(group.preset, each, weights, 31)
+            wrong = {key: x * 0 for key, x in honest.items()}
+            taps = dict(golden_taps(CASE)) if each.id == CASE else wrong if each.id.startswith(CASE[:-8]) else honest
+            given[each.id] = answered(tmp_path / each.id.replace("/", "_"), taps)
+    answers = [{case.id: given[case.id] for case in group.cases} for group in groups]
+    verdicts = [
+        verdict for each in with_memory(judge_candidate(groups, answers, NUM_ELEMENTS, {}), groups, answers)
+        for verdict in each.verdicts
+    ]  # fmt: skip
+    failing = [verdict for verdict in verdicts if verdict.status == "fail"]
+    assert failing
+    assert {verdict.cause for verdict in failing} == {""}
