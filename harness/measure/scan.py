@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.histogram import EDGES, histogram
 from grok_conformance.harness.measure.noise import BULK_DEVIATIONS, Fence, fence_of
@@ -166,8 +166,8 @@ def findings_of(block: Block, start: int, recorded: str, directions: dict[str, S
     signed = block.observed - exact.value
     if num_elements < mask.size:
         signed = np.where(mask, signed, 0.0)
-    # A masked weight is exactly 0 and would dilute the mean.
-    scored = mask & (exact.value != 0) & (fence.deviation > 0)
+    # A masked weight is exactly 0 and would dilute the mean; what is smaller than any normal number may become 0.
+    scored = mask & (np.abs(exact.value) >= SMALLEST_NORMAL["float32"]) & (fence.deviation > 0)
     weight = weight_of(fence, scored)
     erring = signed != 0
     # Where little errs only that is looked at: all else is exactly right.

@@ -132,6 +132,19 @@ def test_a_masked_weight_must_be_exactly_zero() -> None:
     assert not judge(np.array([[[0.5, 0.5, 1e-30]]]), value).passed
 
 
+@pytest.mark.parametrize("size", [1e-39, 1e-60, 1e-82])
+def test_any_number_of_values_below_every_normal_number_may_be_flushed_to_zero(size: float) -> None:
+    value = draw(2, 6, 400)
+    value[..., :200] *= size
+    argument = np.where(np.abs(value) < SMALLEST_NORMAL["float32"], -256.0, 1.0)
+    observed = np.where(argument < 0, 0.0, rounded(value))
+    exact = Exact(value, spread=np.abs(value), argument=argument)
+    fencing, everything = fenced("bfloat16", FACTOR), np.ones_like(value, bool)
+    found = compare((0, TAP), spec_of(TAP).axes, exact, fencing, observed, everything, "bfloat16")
+    assert found.passed
+    assert "gain near -256" not in {each.name for each in found.systematic}
+
+
 def test_a_tap_with_nothing_to_compare_compares_nothing() -> None:
     found = judge(np.full((2, 3), math.nan), np.ones((2, 3)), np.zeros((2, 3), bool))
     assert found.passed

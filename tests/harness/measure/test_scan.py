@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
+from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure import scan
 from grok_conformance.harness.measure.histogram import EDGES
@@ -49,7 +49,7 @@ def plainly(tap: Tap, recorded: str) -> Findings:
         ratios.append(ratio)
         if ratio > tail:
             tail, worst = ratio, int(i)
-        if size and fence.deviation[i]:
+        if size >= SMALLEST_NORMAL["float32"] and fence.deviation[i]:
             num_scored += 1
             squares += (error / fence.deviation[i]) ** 2
         unit = UNIT_ROUNDOFF["float32"] * (size + bound[i] + spread[i])
@@ -167,6 +167,13 @@ def test_a_fence_made_block_by_block_is_the_fence_of_the_whole(seed: int, record
 def test_nothing_compared_is_nothing_found() -> None:
     observed, exact, fence, mask = drawn(1, 100, "float32")
     assert found((observed, exact, fence, np.zeros_like(mask)), "float32", 7).num_elements == 0
+
+
+def test_the_least_normal_number_is_scored_and_what_is_smaller_is_not() -> None:
+    least = SMALLEST_NORMAL["float32"]
+    value = np.array([least, np.nextafter(least, 0), 0.0, 1.0])
+    exact, everything = Exact(value), np.ones(4, bool)
+    assert find(4, blocks_of(value, exact, fenced("float32", LAMBDA), everything), "float32").num_scored == 2
 
 
 def test_temporaries_do_not_grow_with_the_tap() -> None:
