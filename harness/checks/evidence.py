@@ -146,11 +146,6 @@ def safe(spec: TapSpec, x: Array, config: LanguageModelConfig) -> Array:
     return np.clip(x, 0, config.model.num_experts - 1) if spec.dtype == "int32" else x
 
 
-def has_gaps(graph: ModelGraph, config: LanguageModelConfig, case: Case, shown: Collection[Key]) -> bool:
-    """Return whether any tap of a case is hidden."""
-    return any((call, tap) not in shown for call in range(len(case.calls)) for tap in graph.tap_names(config))
-
-
 def recorded_dtype(
     tap: str, spec: TapSpec, contract: Mapping[str, str], info: CandidateInfo, config: LanguageModelConfig
 ) -> str:

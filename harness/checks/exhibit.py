@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
-from grok_conformance.harness.checks.evidence import Evidence, gather, has_gaps
+from grok_conformance.harness.checks.evidence import Evidence, gather
 from grok_conformance.harness.checks.readings import Readings, describe, phase_of, producers
 from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
@@ -67,7 +67,7 @@ class Exhibit:
     @property
     def hides_taps(self) -> bool:
         """Whether any tap of the case is not shown."""
-        return has_gaps(self.evidence.graph, self.evidence.config, self.case, self.evidence.observed)
+        return bool(self.hidden)
 
     @property
     def hidden(self) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,7 @@ def score(
     `noise` is that of every case where it is known already. Errors are taken as Cauchy-distributed about the modelled
     deviation: a fault or a rare jump does not outweigh the many elements that a right way explains to the last bit.
     """
-    return added([part for parts in score_by_layer(row, exhibits, evaluator, noise).values() for part in parts])
+    return of_all_layers(score_by_layer(row, exhibits, evaluator, noise))
 
 
 def score_by_layer(
@@ -102,6 +102,11 @@ def score_by_layer(
                 return {}
             parts.setdefault(layer, []).append(part)
     return parts
+
+
+def of_all_layers(parts: Mapping[int | None, Sequence[Score]]) -> Score:
+    """Return the score of all layers together."""
+    return added([part for each in parts.values() for part in each])
 
 
 def added(parts: Sequence[Score]) -> Score:

@@ -12,6 +12,7 @@ from grok_conformance.harness.checks.likelihood import (
     added,
     explains,
     noise_before,
+    of_all_layers,
     score_by_layer,
 )
 from grok_conformance.harness.checks.moves import with_ways
@@ -75,7 +76,7 @@ def scores_of(
         return {}
     if apart:
         return {layer: added(each) for layer, each in parts.items()}
-    return {None: added([part for each in parts.values() for part in each])}
+    return {None: of_all_layers(parts)}
 
 
 def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:

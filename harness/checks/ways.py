@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import Score, added, noise_before, score, score_by_layer
+from grok_conformance.harness.checks.likelihood import Score, noise_before, of_all_layers, score, score_by_layer
 from grok_conformance.harness.checks.moves import (
     FIRST_SUMS,
     MORE_SUMS,
@@ -195,9 +195,7 @@ def likeliest_by(
                                 explained_only=best.explained), each)
                 for each in kind(row, ways, told)
             ]  # fmt: skip
-            scored = [
-                (added([part for some in parts.values() for part in some]), each) for parts, each in tried if parts
-            ]
+            scored = [(of_all_layers(parts), each) for parts, each in tried if parts]
             likelier = [
                 (one, each) for one, each in scored
                 if one.beats(best) or (one.explained and one.surprise < best.surprise)

@@ -139,10 +139,14 @@ def _shown_in(operation: str, exhibit: Exhibit) -> Iterator[ShownTap]:
              for key, seen in evidence.observed.items()}  # fmt: skip
     cache = case.preload or empty_cache(evidence.config, len(case.calls[0].tokens))
     values = [dict(cached_taps(graph, cache)), *({} for _ in case.calls[1:])]
-    for (call, tap), value in shown.items():
+
+    def keep(call: int, tap: str, value: Array) -> None:
         values[call][tap] = value
         if call + 1 < len(values) and split_tap(tap)[1] in graph.copies:
             values[call + 1]["previous:" + tap] = value
+
+    for key, value in shown.items():
+        keep(*key, value)
     made: list[tuple[int, str, Exact]] = []
     for call, tap, exact, value in walk(
         exhibit.preset,
@@ -153,9 +157,7 @@ def _shown_in(operation: str, exhibit: Exhibit) -> Iterator[ShownTap]:
         evaluator=read,
         only=needed,
     ):
-        values[call][tap] = value
-        if call + 1 < len(values) and split_tap(tap)[1] in graph.copies:
-            values[call + 1]["previous:" + tap] = value
+        keep(call, tap, value)
         if split_tap(tap)[1] == operation and (call, tap) in evidence.observed:
             made.append((call, tap, exact))
     for call, tap, exact in made:
