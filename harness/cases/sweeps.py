@@ -2,6 +2,8 @@
 
 A rung of the ladder puts one size at one border, so that it says which; a sweep crosses many at once, so that it is
 cheap. The oracle judges both. A new request is a row of a sweep, a new model a row of `SWEEPS`.
+
+It is long because `SWEEPS` is one table: what a request crosses is read beside those before it on the same model.
 """
 
 from __future__ import annotations
