@@ -74,11 +74,15 @@ class Evidence:
 
 
 def call_sizes(config: LanguageModelConfig, case: Case, call: int) -> dict[str, int]:
-    """Return the size of every axis in one call, and as `visible` the least number of key slots that must be shown."""
-    b, t = case.calls[call].tokens.shape
-    reach = int((steps_before(case, call) + case.calls[call].lengths).max())
-    sizes = {**config.axis_sizes, "b": b, "t": t}
-    return {**sizes, "visible": sizes["s"] if case.published_degenerate else reach}
+    """Return the size of every axis in one call, and as `visible` the least number of key slots that must be shown.
+
+    A query that sees no key averages over the slots filled so far and those of its call, pads included (SPEC §4.4);
+    over slots that a growing cache has not, as a decoded pad would, is a matter of its weights.
+    """
+    tokens, lengths = case.calls[call].tokens, case.calls[call].lengths
+    b, t = tokens.shape
+    reach = int((steps_before(case, call) + (t if case.published_degenerate else lengths)).max())
+    return {**config.axis_sizes, "b": b, "t": t, "visible": reach}
 
 
 def gather(
@@ -121,7 +125,9 @@ def gather(
                 x, masks[call, tap] = laid_out.values, masks[call, tap] & laid_out.shown
                 if laid_out.named is not None:
                     named[call] = laid_out.named
-            if problem := shape_problem(spec, x.shape, x.dtype, recorded, sizes):
+            narrowest = config.fprop_dtype if operation in graph.rounded_taps else recorded
+            narrowest = max(recorded, narrowest, key=lambda dtype: UNIT_ROUNDOFF[dtype])
+            if problem := shape_problem(spec, x.shape, x.dtype, narrowest, sizes):
                 problems[call, tap] = found = Comparison(call, tap, 0, problem=problem)
                 if found.kind is Kind.SHAPE:
                     misshapen[call, tap] = x.shape

@@ -56,6 +56,13 @@ class Score:
         """Return whether this way is decisively likelier."""
         return self.surprise < other.surprise - DECISIVE
 
+    def explains_more(self, other: Score) -> bool:
+        """Return whether this way explains all, and decisively better than one that does not, whatever it allows.
+
+        A sum that is rounded again and again strays farther than one that is rounded once.
+        """
+        return self.explained and not other.explained and self.misfit < other.misfit - DECISIVE
+
 
 Noise = Segments | None
 """The noise of hidden operations before a row in one case, None where none is hidden."""

@@ -51,33 +51,51 @@ def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways
 
 def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with every combination of the roundings of a row, if they are not too many."""
-    points = [point for point in row.points if is_coarse(point)]
-    choices = [[choice for choice in point.choices if permitted(point, choice, row.name, told)] for point in points]
-    if math.prod(len(each) for each in choices) > MAX_COMBINATIONS or row.name in told[0].ways.plans:
+    if row.name in told[0].ways.plans:
         return
-    for combination in itertools.product(*choices):
-        plan = AS_PUBLISHED
-        for point, choice in zip(points, combination, strict=True):
-            plan = plan.but(point, choice)
+    for plan in combined(AS_PUBLISHED, [point for point in row.points if is_coarse(point)], row, told):
         if plan != ways.plans.get(row.name, AS_PUBLISHED):
             yield replace(ways, plans={**ways.plans, row.name: plan})
 
 
 def standing_alone(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways with a choice at a point that stands alone, by itself, with one choice more or one input carried."""
+    """Yield ways with a choice at a point that stands alone: by itself, with other roundings, or one input carried.
+
+    The others are tried in all combinations where there is one thing or another to do; else one change at a time.
+    """
     if row.name in told[0].ways.plans:
         return
     others = [point for point in row.points if is_coarse(point)]
     for point in (point for point in row.points if point.alone):
         for choice in (choice for choice in point.choices if permitted(point, choice, row.name, told)):
             plan = AS_PUBLISHED.but(point, choice)
-            more = [plan.but(other, made) for other in others for made in other.choices
-                    if made != other.published and permitted(other, made, row.name, told)]  # fmt: skip
             if choice == point.published:
                 continue
             yield from _of_edges(row, replace(ways, plans={**ways.plans, row.name: plan}), told)
-            for each in (plan, *more):
+            more = [plan.but(other, made) for other in others for made in other.choices
+                    if made != other.published and permitted(other, made, row.name, told)]  # fmt: skip
+            pairs = [point for point in others if len(point.choices) == len(("one", "other"))]
+            for each in (*more, *combined(plan, pairs, row, told)):
                 yield replace(ways, plans={**ways.plans, row.name: each})
+
+
+def combined(
+    plan: RoundingPlan, points: Sequence[Point], row: Operation, told: Sequence[Exhibit]
+) -> Iterator[RoundingPlan]:
+    """Yield a plan with every combination of choices at some points, itself first, if they are not too many."""
+    choices = [[choice for choice in point.choices if permitted(point, choice, row.name, told)] for point in points]
+    if math.prod(len(each) for each in choices) > MAX_COMBINATIONS:
+        return
+    for combination in itertools.product(*choices):
+        made = plan
+        for point, choice in zip(points, combination, strict=True):
+            made = made.but(point, choice)
+        yield made
+
+
+def coarse_again(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with one change more, to those that a choice at a point that stands alone has led to."""
+    yield from coarse(row, ways, told)
 
 
 def numbers_of_sums(order: str) -> Moves:
@@ -123,7 +141,7 @@ def slow(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     yield from _at_points(row, ways, told, lambda point, _choice: point.slow)
 
 
-ROUNDINGS: tuple[Moves, ...] = (coarse, all_at_once, standing_alone)
+ROUNDINGS: tuple[Moves, ...] = (coarse, all_at_once, standing_alone, coarse_again)
 """The kinds of changes that cost little to try, in the order in which they are, while something is left to explain."""
 
 FIRST_SUMS: tuple[Moves, ...] = (

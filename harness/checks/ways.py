@@ -19,6 +19,7 @@ from grok_conformance.harness.checks.moves import (
     approximations,
     as_elsewhere,
     coarse,
+    coarse_again,
     only_recorded,
     slow,
     with_ways,
@@ -27,7 +28,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.pooling import pooled_systematic
 from grok_conformance.harness.checks.rivals import explained_by_a_fault, faulty
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
-from grok_conformance.harness.graph.rounding import SUMS, RoundingPlan
+from grok_conformance.harness.graph.rounding import ACCUMULATOR, AS_PUBLISHED, PROMOTES, SUMS, RoundingPlan
 from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
 
@@ -110,7 +111,11 @@ def choose_way(
             break
         told = [*told, others[0]]
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.
-    used = [each for each in approximations(row, ways, told) if least_used(row, each, told)]
+    used = [
+        each
+        for each in approximations(row, ways, told)
+        if least_used(row, each, score(row.name, [with_ways(one, each) for one in told]).worst)
+    ]
     for unknown in (*used, *only_recorded(row, ways, told)):
         tried = [with_ways(one, unknown) for one in own]
         checked = recheck({row.name, *unknown.plans}, tried, local, num_elements)
@@ -134,9 +139,10 @@ def found_in(row: Operation, told: Sequence[Exhibit], known: Sequence[RoundingPl
             yield slower
 
 
-def least_used(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
-    """Return whether what was shown strays as far as an approximation of ways does somewhere."""
-    return score(row.name, [with_ways(one, ways) for one in told]).worst >= LEAST_USED
+def least_used(row: Operation, ways: Ways, worst_used: float) -> bool:
+    """Return whether what was shown strays as far as an approximation does somewhere, or nothing could hide in it."""
+    plan = ways.plans.get(row.name, AS_PUBLISHED)
+    return worst_used >= LEAST_USED or plan.at(ACCUMULATOR) == PROMOTES
 
 
 def identify(
@@ -199,6 +205,7 @@ def likeliest_by(
             likelier = [
                 (one, each) for one, each in scored
                 if one.beats(best) or (one.explained and one.surprise < best.surprise)
+                or (kind is coarse_again and one.explains_more(best))
             ]  # fmt: skip
             if not likelier:
                 break
@@ -215,7 +222,11 @@ def approximated(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Ways:
     scored = [
         (score(row.name, [with_ways(one, each) for one in told]), each) for each in approximations(row, ways, told)
     ]
-    explaining = [(found.surprise, i) for i, (found, _) in enumerate(scored) if LEAST_USED <= found.worst <= 1]
+    explaining = [
+        (found.surprise, i)
+        for i, (found, each) in enumerate(scored)
+        if found.worst <= 1 and least_used(row, each, found.worst)
+    ]
     return scored[min(explaining)[1]][1] if explaining else ways
 
 

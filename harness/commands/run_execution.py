@@ -64,7 +64,7 @@ from grok_conformance.harness.running.registry import (
     find_candidate,
     served,
 )
-from grok_conformance.harness.sessions import run
+from grok_conformance.harness.sessions import asking, run
 from grok_conformance.harness.sessions.dumping import CaseEvidence, dump_operations, how_to_load
 from grok_conformance.harness.sessions.in_process import judge_adapter
 from grok_conformance.harness.sessions.shards import keep_shard, places_of
@@ -136,7 +136,7 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
         raise FileError(f"{options.keep}: exists already: give a new folder")
     kept = options.keep is not None  # then all answer one set of jobs
     candidates = [replace(each, compiles=each.compiles and not kept) for each in asked.candidates]
-    num_cases = sum(len(group.cases) for each in candidates for group in run.groups_for(each, asked.groups))
+    num_cases = sum(len(group.cases) for each in candidates for group in asking.groups_for(each, asked.groups))
     verdicts: list[CandidateVerdict] = []
     records: list[Record] = []
     with scratch_folder() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from grok_conformance.harness.contract import LanguageModelConfig, TapSpec, Weights, split_tap, tap_name
 from grok_conformance.harness.contract.grok_1 import StoredWeight
@@ -28,6 +28,10 @@ class ModelGraph:
     stream: tuple[str, str]
     weights: Mapping[str, StoredWeight] = field(default_factory=dict)
     nouns: Mapping[str, str] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is passed on to another process, which works out anew what is kept here."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @functools.cached_property
     def specs(self) -> Mapping[str, TapSpec]:
@@ -53,6 +57,11 @@ class ModelGraph:
     def copies(self) -> tuple[str, ...]:
         """The taps that are copies: the cached keys, then the cached values."""
         return tuple(operation.tap for operation in self.operations if operation.copies)
+
+    @functools.cached_property
+    def rounded_taps(self) -> frozenset[str]:
+        """The taps recorded in float32 that an honest port may round to its compute dtype, and show in it."""
+        return frozenset(row.tap for row in self.operations if any(point.wide for point in row.points))
 
     @functools.cached_property
     def stream_edges(self) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,9 @@ from grok_conformance.harness.graph.rounding import (
     DEALT,
     EVENLY,
     IN_BLOCKS,
+    PROMOTES,
     RESULT,
+    RING,
     SCALES,
     SUMS,
     RoundingPlan,
@@ -47,7 +49,7 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
         total = np.sum([part.value for part in parts], axis=0)
         jump = sum(np.asarray(part.jump) for part in parts)
         return Exact(total, bound=len(parts) * np.abs(total), jump=jump)
-    if order == "as ring":
+    if order == RING:
         return add_as_ring(parts, dtype, int(count), share_out)
     return ADDITIONS[order](parts, dtype)
 
@@ -184,14 +186,21 @@ BLOCK = 8
 """Products that a tensor core aligns and truncates together; published sizes are 4, 8 and 16."""
 
 
-def truncated(exact: Exact, num_terms: int) -> Exact:
-    """Return a sum whose accumulator truncates after every block of products instead of rounding: a bias.
+PROMOTED = 2
+"""Blocks that an accumulator which is promoted to float32 takes in before it is (DeepGEMM, stream-K)."""
+
+
+def accumulated(exact: Exact, num_terms: int, plan: RoundingPlan) -> Exact:
+    """Return a sum of so many terms whose accumulator may truncate after every block instead of rounding: a bias.
 
     Every block loses up to two units of its partial sum, and of its largest product what lies below the common
     exponent (Fasi et al., Numerical behavior of NVIDIA tensor cores, 2021).
     """
+    if plan.at(ACCUMULATOR) == ACCUMULATOR.published:
+        return exact
+    num_blocks = PROMOTED if plan.at(ACCUMULATOR) == PROMOTES else math.ceil(num_terms / BLOCK)
     size = np.abs(exact.value) + np.asarray(exact.spread) / math.sqrt(num_terms / 2 + 1)
-    return replace(exact, bound=exact.bound + 2 * math.ceil(num_terms / BLOCK) * size)
+    return replace(exact, bound=exact.bound + 2 * num_blocks * size)
 
 
 def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
@@ -207,8 +216,7 @@ def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
         exact = contract(x, w)
     if scope.multiply is not None:
         exact = replace(exact, value=scope.multiply(x, w))
-    if plan.at(ACCUMULATOR) == "truncates":
-        exact = truncated(exact, x.shape[-1])
+    exact = accumulated(exact, x.shape[-1], plan)
     return rounded(exact, dtype, scope.margin) if scope.rounds and plan.at(RESULT) == "rounded" else exact
 
 

@@ -121,9 +121,16 @@ SCALES = Point(
     },
     alone=True,
 )
+PROMOTES = "promotes"
+"""The choice of a truncating sum that errs by so few units of float32 that no mistake could hide in them."""
+
 ACCUMULATOR = Point(
     "accumulator",
-    {"rounds": "", "truncates": "sums truncated, as the accumulators of tensor cores do"},
+    {
+        "rounds": "",
+        "truncates": "sums truncated, as the accumulators of tensor cores do",
+        PROMOTES: "sums truncated as on tensor cores, every few blocks of them added in float32",
+    },
     narrow=False,
     approximation=True,
 )
@@ -131,11 +138,13 @@ ACCUMULATOR = Point(
 SHARDS = (*range(2, 17), 24, 32, 48, 64)
 """Numbers of partial sums: split-K and tensor parallelism."""
 
+RING = "as ring"
+
 ORDERS = {
     "at once": "added in float32",
     "in turn": "added one by one in the compute dtype",
     "as tree": "added pairwise in the compute dtype",
-    "as ring": "added around a ring",
+    RING: "added around a ring",
     "by halving": "added in the compute dtype with those half as many ranks away, then a quarter",
     "by node": "added in float32 by each of two nodes, rounded, and added",
 }

@@ -115,26 +115,25 @@ def probe_groups(pattern: str, dtype: str = "*") -> tuple[Group, ...]:
         raise FixtureError(f"no probe matches {pattern!r}; there are {', '.join(PROBES)}")
     presets = {name: make_probe(name) for name in dict.fromkeys(case.preset for case in cases.values())}
 
-    @functools.cache
-    def expected(case_id: str) -> Mapping[str, Array]:
-        case = cases[case_id]
-        preset = presets[case.preset]
-        kept = GROK_1.recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
-        return {
-            tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]])
-            for call, tap, _, value in walk(preset, case)
-        }
-
     return tuple(
         Group(
             presets[name],
             dtype,
             tuple(case for case in cases.values() if (case.preset, case.fprop_dtype) == key),
-            expected,
+            functools.partial(expected_of_probe, presets, cases),
         )
         for key in dict.fromkeys((case.preset, case.fprop_dtype) for case in cases.values())
         for name, dtype in [key]
     )
+
+
+def expected_of_probe(presets: Mapping[str, Preset], cases: Mapping[str, Case], case_id: str) -> Mapping[str, Array]:
+    """Return what exact arithmetic gives in a probe, rounded to the dtypes of the taps."""
+    case, preset = cases[case_id], presets[cases[case_id].preset]
+    kept = GROK_1.recorded_dtypes(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    return {
+        tap_key(call, tap): value.astype(DTYPES[kept[split_tap(tap)[1]]]) for call, tap, _, value in walk(preset, case)
+    }
 
 
 def run_size(groups: Sequence[Group]) -> int:
@@ -239,7 +238,7 @@ def ladder_groups(seed: int, pattern: str = "*") -> tuple[Group, ...]:
         raise FileError(
             f"no rung of the ladder matches {pattern!a}: they are called ladder_SIZE_BORDER/ladder/drawn.DTYPE"
         )
-    return tuple(Group(rung.preset, rung.case.fprop_dtype, (rung.case,), lambda _case_id: {}) for rung in found)
+    return tuple(Group(rung.preset, rung.case.fprop_dtype, (rung.case,), nothing_expected) for rung in found)
 
 
 def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tuple[Group, ...]:
@@ -249,7 +248,7 @@ def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tup
     none.
     """
     asked = sweeps(seed, pattern, dtype)
-    found = [Group(preset, cases[0].fprop_dtype, cases, lambda _case_id: {}) for preset, cases in asked]
+    found = [Group(preset, cases[0].fprop_dtype, cases, nothing_expected) for preset, cases in asked]
     if not found:
         names = ", ".join(f"{SWEEP}{sweep.name}" for sweep in SWEEPS)
         raise FileError(f"no request of a sweep matches {pattern!a}; there are {names}")
@@ -278,7 +277,17 @@ def one_of(dtypes: Sequence[str], case: Case, seed: int) -> str:
 
 def stored_only(group: Group) -> Callable[[str], Mapping[str, Array]]:
     """Return the golden taps of a group's stored cases; drawn ones have none."""
-    return lambda case_id: group.expected(case_id) if drawn_as(case_id) is None else {}
+    return functools.partial(expected_of_stored, group.expected)
+
+
+def expected_of_stored(expected: Callable[[str], Mapping[str, Array]], case_id: str) -> Mapping[str, Array]:
+    """Return the golden taps of a case, nothing for a drawn one."""
+    return expected(case_id) if drawn_as(case_id) is None else {}
+
+
+def nothing_expected(_case_id: str) -> Mapping[str, Array]:
+    """Return no golden taps: nothing is stored of what is drawn."""
+    return {}
 
 
 def reweighted(groups: Sequence[Group], dtype: str, seed: int) -> Group:

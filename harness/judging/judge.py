@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, tap_key
@@ -20,9 +20,9 @@ from grok_conformance.harness.checks.logit_agreement import (
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.shown_logits import golden_in_form
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.diagnosis.agreement import agreed
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
+from grok_conformance.harness.judging.agreement import Agree, in_agreement, with_agreement
 from grok_conformance.harness.judging.emulation import (
     JOINED,
     covering,
@@ -69,6 +69,7 @@ def judge_candidate(
     num_elements: int,
     honest_runs: HonestRuns,
     waivers: Sequence[Waiver] = (),
+    agree: Agree = in_agreement,
 ) -> list[Judged]:
     """Judge a candidate's answers to some groups; `waivers` are its known deviations.
 
@@ -84,7 +85,7 @@ def judge_candidate(
         judged[dtype] = judge_operations(own, num_elements)
         words[dtype] = ways_in_words(judged[dtype].exhibits)
         exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
-    judged = in_agreement(judged)
+    judged = with_agreement(judged, agree)
     results = []
     for group, answer in pairs:
         found, verdicts = judged[group.fprop_dtype], []
@@ -98,21 +99,6 @@ def judge_candidate(
             verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
         results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
-
-
-def in_agreement(judged: Mapping[str, JudgedOperations]) -> dict[str, JudgedOperations]:
-    """Return what was found by compute dtype without the names that another operation or dtype contradicts."""
-    told = agreed({dtype: found.diagnoses for dtype, found in judged.items()}, right_everywhere(judged.values()))
-    return {dtype: replace(found, diagnoses=told[dtype]) for dtype, found in judged.items()}
-
-
-def right_everywhere(judged: Iterable[JudgedOperations]) -> set[str]:
-    """Return the operations that are shown and right in every case of every compute dtype."""
-    shown, wrong = set[str](), set[str]()
-    for found in judged:
-        shown |= {comparison.operation for each in found.local.values() for comparison in each}
-        wrong |= found.failing | found.noted
-    return shown - wrong
 
 
 def judged_group(

@@ -13,11 +13,11 @@ from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.contract import split_tap, tap_specs
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.suggestions import unknown
+from grok_conformance.harness.judging.agreement import Agree, in_agreement, with_agreement
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import (
     HonestRuns,
     Judged,
-    in_agreement,
     judge_candidate,
     judged_group,
     shown_in,
@@ -84,11 +84,12 @@ def judge_as_asked(
     honest_runs: HonestRuns,
     narrow: Narrow,
     waivers: Sequence[Waiver] = (),
+    agree: Agree = in_agreement,
 ) -> list[Judged]:
     """Judge a candidate's answers to some groups, narrowed or whole; known deviations count in a whole run."""
     if narrow:
         return judge_narrowly(groups, answers, num_elements, narrow)
-    return judge_candidate(groups, answers, num_elements, honest_runs, waivers)
+    return judge_candidate(groups, answers, num_elements, honest_runs, waivers, agree)
 
 
 def narrowed(verdict: CandidateVerdict, narrow: Narrow) -> CandidateVerdict:
@@ -111,7 +112,7 @@ def judge_narrowly(
         rows = {row for group in groups for row in rows_named(narrow, group)} if narrow.operations else None
         found[dtype] = judge_operations(own, num_elements, rows)
         words[dtype] = ways_in_words(found[dtype].exhibits)
-    found = in_agreement(found)
+    found = with_agreement(found, in_agreement)
     results = []
     for group, answer in pairs:
         judged = found[group.fprop_dtype]

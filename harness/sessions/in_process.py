@@ -19,7 +19,7 @@ from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.groups import Group, any_seed, asked_groups, run_size
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrow_to, narrowed
-from grok_conformance.harness.judging.reruns import with_reruns
+from grok_conformance.harness.judging.submission import Submission, judge_submission
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, OperationVerdict
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
@@ -165,9 +165,7 @@ def judge_adapter(
                 break
     seen = [replace(g, cases=tuple(c for c in g.cases if c.id in answers)) for g, answers in done]
     answers = [each for _, each in done]
-    judged = judge_as_asked(seen, answers, size, {}, narrow, known)
-    if not narrow:
-        judged = with_reruns(seen, answers, judged, size, {}, known)
+    judged = judge_submission(Submission(tuple(seen), tuple(answers), size, narrow, known), {})
     verdict = summarise(adapter.name, seen, answers, judged, time.monotonic() - began, tuple(weights), known)
     verdict = narrowed(verdict, narrow)
     return Report(verdict, evidence_of(seen, answers, judged), size)

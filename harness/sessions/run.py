@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden
-from grok_conformance.harness.judging.groups import (
-    Group,
-    group_of_job,
-    job_pairs,
-    run_size,
-    with_one_sweep,
-    with_optional,
-)
-from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
+from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size, with_optional
+from grok_conformance.harness.judging.judge import HonestRuns
 from grok_conformance.harness.judging.memory import with_memory
-from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrowed
-from grok_conformance.harness.judging.reruns import need_replay, with_causes, with_reruns
+from grok_conformance.harness.judging.narrowing import Narrow, narrowed
+from grok_conformance.harness.judging.reruns import need_replay, with_causes
+from grok_conformance.harness.judging.submission import Submission
 from grok_conformance.harness.judging.summary import judge_weights, summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
-from grok_conformance.harness.running.answers import Answer, one_line, read_answer
+from grok_conformance.harness.running.answers import read_answer
 from grok_conformance.harness.running.child_process import Limits
-from grok_conformance.harness.running.jobs import Job, read_job, write_job
+from grok_conformance.harness.running.jobs import read_job, write_job
 from grok_conformance.harness.running.registry import Candidate
-from grok_conformance.harness.running.runner import run_jobs
+from grok_conformance.harness.sessions.asking import (
+    NUM_CHILDREN,
+    Question,
+    answer_folders,
+    ask_at_once,
+    groups_for,
+    setting,
+)
 from grok_conformance.harness.sessions.dumping import CaseEvidence, evidence_of
-
-NUM_CHILDREN = 2
-"""Candidates that run at the same time; engines use several threads each."""
+from grok_conformance.harness.sessions.judges import judge_side_by_side, judges
 
 Progress = Callable[[str, str], None]
 """Called with a candidate's name and the id of every case it has answered."""
@@ -91,82 +85,33 @@ def run_candidates(
     jobs = dict(zip(map(id, groups), write_jobs(groups, suite, folder / "jobs"), strict=True))
     honest_runs: HonestRuns = {}
     folders = answer_folders(folder / "answers", [candidate.name for candidate in candidates])
+    dtypes = tuple(dict.fromkeys(group.fprop_dtype for group in groups))
 
-    def run(candidate: Candidate) -> tuple[float, list[Mapping[str, Answer]]]:
-        began = time.monotonic()
-        asked = [jobs[id(group)] for group in groups_for(candidate, groups)]
-        outs = [folders[candidate.name] / job.name for job in asked]
-        answers = ask(candidate, asked, outs, limits, lambda case: on_progress(candidate.name, case))
-        return time.monotonic() - began, answers
+    def question(candidate: Candidate, answers: Path) -> Question:
+        own = groups_for(candidate, groups)
+        paths = tuple(jobs[id(group)] for group in own)
+        return Question(own, paths, tuple(answers / path.name for path in paths))
 
-    with ThreadPoolExecutor(NUM_CHILDREN) as pool, setting(limits.stop):
-        for candidate, (seconds, answers) in zip(candidates, pool.map(run, candidates), strict=True):
+    with ThreadPoolExecutor(NUM_CHILDREN) as pool, setting(limits.stop), judges(dtypes) as at_work:
+        asked = [
+            (each, ask_at_once(pool, each, question(each, folders[each.name]), limits, partial(on_progress, each.name)))
+            for each in candidates
+        ]
+        for candidate, answered in asked:
+            seconds, answers = answered()
             own = groups_for(candidate, groups)
-            size = run_size(own)
             known = waivers_of(waivers, candidate.name)
-            judged = judge_as_asked(own, answers, size, honest_runs, narrow, known)
-            if not narrow:
-                judged = with_reruns(own, answers, judged, size, honest_runs, known)
-            asked = [jobs[id(group)] for group in own]
+            submission = Submission(own, tuple(answers), run_size(own), narrow, known)
+            judged = judge_side_by_side(submission, at_work, honest_runs)
             if need_replay(judged):
-                with scratch_folder() as scratch:
-                    replayed = ask(candidate, asked, [scratch / job.name for job in asked], limits)
+                with scratch_folder() as scratch, ThreadPoolExecutor(NUM_CHILDREN) as again:
+                    _, replayed = ask_at_once(again, candidate, question(candidate, scratch), limits)()
                     judged = with_causes(judged, answers, replayed)
             judged = with_memory(judged, own, answers)
-            weights = judge_weights(own, [folders[candidate.name] / job.name for job in asked])
+            weights = judge_weights(own, question(candidate, folders[candidate.name]).outs)
             verdict = summarise(candidate.name, own, answers, judged, seconds, weights, known)
-            yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence_of(own, answers, judged), size)
-
-
-def groups_for(candidate: Candidate, groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Return the groups that a candidate is asked: one that compiles anew for every shape has one sweep each time."""
-    return with_one_sweep(groups) if candidate.compiles else tuple(groups)
-
-
-def answer_folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Return a folder of its own for each candidate's answers, by name; names that would share one are numbered."""
-    found: dict[str, Path] = {}
-    for name in names:
-        plain = name.replace("/", "_")
-        numbered = (plain if number == 1 else f"{plain}.{number}" for number in itertools.count(1))
-        found[name] = next(path for each in numbered if (path := folder / each) not in found.values())
-    return found
-
-
-@contextlib.contextmanager
-def setting(stop: threading.Event) -> Iterator[None]:
-    """Set an event when the block ends, so that no candidate runs on after an error or Ctrl-C."""
-    try:
-        yield
-    finally:
-        stop.set()
-
-
-def ask(
-    candidate: Candidate,
-    jobs: Sequence[Path],
-    outs: Sequence[Path],
-    limits: Limits,
-    on_progress: Callable[[str], None] = lambda _case: None,
-) -> list[Mapping[str, Answer]]:
-    """Return a candidate's answers to copies of some job folders, written to as many folders.
-
-    What the machine refuses meanwhile (a folder replaced, a disk full, a program that cannot be started) is an error of
-    this candidate in every case.
-    """
-    described = [read_job(job) for job in jobs]
-    try:
-        with scratch_folder() as scratch:
-            copies = [Path(shutil.copytree(job, scratch / job.name)) for job in jobs]
-            records = run_jobs(candidate, list(zip(copies, outs, strict=True)), limits, on_progress)
-    except (FileError, OSError, RecursionError) as error:
-        return [errors(job, one_line(str(error))) for job in described]
-    return [read_answer(out, job, record.unanswered) for out, job, record in zip(outs, described, records, strict=True)]
-
-
-def errors(job: Job, reason: str) -> dict[str, Answer]:
-    """Return an error in every case of a job, for one reason."""
-    return {case.id: Answer(status="error", reason=reason) for case in job.cases}
+            evidence = evidence_of(own, answers, judged)
+            yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence, submission.num_elements)
 
 
 def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence[Waiver] = ()) -> CandidateVerdict:
@@ -188,9 +133,9 @@ def judge_pairs(
     groups = with_optional([group_of_job(golden, job) for job, _ in pairs])
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
     known = waivers_of(waivers, name)
-    size, honest_runs = run_size(groups), HonestRuns()
-    judged = judge_candidate(groups, answers, size, honest_runs, known)
-    judged = with_causes(with_reruns(groups, answers, judged, size, honest_runs, known), answers, None)
-    judged = with_memory(judged, groups, answers)
+    submission = Submission(tuple(groups), tuple(answers), run_size(groups), waivers=known)
+    with judges(submission.fprop_dtypes) as at_work:
+        judged = judge_side_by_side(submission, at_work, HonestRuns())
+    judged = with_memory(with_causes(judged, answers, None), groups, answers)
     weights = judge_weights(groups, [out for _, out in pairs])
     return summarise(name, groups, answers, judged, 0.0, weights, known)

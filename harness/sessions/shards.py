@@ -16,7 +16,8 @@ from grok_conformance.harness.judging.groups import Group, run_size
 from grok_conformance.harness.judging.shard import Shard
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
-from grok_conformance.harness.sessions.run import answer_folders, job_names, judge_pairs
+from grok_conformance.harness.sessions.asking import answer_folders
+from grok_conformance.harness.sessions.run import job_names, judge_pairs
 
 FORMAT = 1
 FILE = "shard.json"

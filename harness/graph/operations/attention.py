@@ -20,8 +20,8 @@ from grok_conformance.harness.graph.arithmetic import (
     rounding_jump,
     softmax,
 )
-from grok_conformance.harness.graph.products import evenly, in_tiles, product, truncated
-from grok_conformance.harness.graph.rounding import ACCUMULATOR, EVENLY, Point, RoundingPlan, rounding_point
+from grok_conformance.harness.graph.products import accumulated, evenly, in_tiles, product
+from grok_conformance.harness.graph.rounding import EVENLY, Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
 
 QUERY_KEY = rounding_point("query · key", "rounded", "q·k not rounded before it is scaled")
@@ -162,8 +162,7 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, plan: RoundingP
     by_group = keys.transpose(0, 2, 3, 1)[:, :, None]  # [b, g, 1, h, s]
     made = Exact(grouped @ by_group)
     made = replace(made, spread=contraction_spread(np.square(grouped) @ np.square(by_group), made.value, h))
-    if plan.at(ACCUMULATOR) == "truncates":
-        made = truncated(made, h)
+    made = accumulated(made, h, plan)
     if scope.rounds and product_rounded:
         made = rounded(made, dtype, scope.margin)
     if scope.rounds and scale == "result":
@@ -259,7 +258,7 @@ def averaged(weights: Array, values: Array, scope: Scope, plan: RoundingPlan) ->
         made = replace(made, bound=SHARE_UNITS * np.abs(made.value), jump=jump)
     else:
         made = products_with(weights, values)
-    return truncated(made, values.shape[1]) if plan.at(ACCUMULATOR) == "truncates" else made
+    return accumulated(made, values.shape[1], plan)
 
 
 def products_with(weights: Array, values: Array) -> Exact:

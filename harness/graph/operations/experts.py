@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,15 @@ from grok_conformance.harness.graph.arithmetic import (
     round_to,
     rounded,
 )
-from grok_conformance.harness.graph.products import product, product_by_expert
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, Point, RoundingPlan, rounding_point
+from grok_conformance.harness.graph.products import ADDITIONS, add_as_ring, evenly, product, product_by_expert
+from grok_conformance.harness.graph.rounding import (
+    AS_PUBLISHED,
+    ORDERS,
+    RING,
+    Point,
+    RoundingPlan,
+    rounding_point,
+)
 from grok_conformance.harness.graph.row import Exact, Scope
 
 GELU_FACTOR = math.sqrt(2 / math.pi)
@@ -29,19 +37,24 @@ TANH = Point(
 )
 GELU = rounding_point("gelu", "kept", "gelu rounded to the compute dtype")
 DENSE_GELU = rounding_point("gelu", "rounded", "gelu not rounded")
-HIDDEN = rounding_point("hidden", "kept", "gated hidden rounded to the compute dtype")
+HIDDEN = replace(rounding_point("hidden", "kept", "gated hidden rounded to the compute dtype"), wide=True)
 GATE = rounding_point("gate", "rounded", "gate not rounded")
 TERMS = rounding_point("terms", "kept", "gate times output rounded for every expert")
+OF_ROUNDED = " of rounded"
+"""Ends the choices in which the gated hidden is rounded as an operand of the last product."""
+
 RANKS = Point(
     "ranks",
     {
         "whole": "",
         **{
-            f"{n}": f"{n} shards of the experts' hidden width, each combined over the experts and rounded, then added"
+            f"{n}{ending}": f"{n} shards of the experts' {hidden}, each combined over the experts, rounded and added"
+            for ending, hidden in (("", "hidden width"), (OF_ROUNDED, "hidden width, rounded as an operand"))
             for n in (2, 3, 4, 5, 6, 8, 16)
         },
         "gated": "gate multiplied into the gated hidden, which is rounded then, before the last product",
     },
+    alone=True,
 )
 GROUPS = Point(
     "groups",
@@ -61,6 +74,8 @@ SUM = Point(
         "float32": "",
         "by rank": "sum over experts rounded after every one, in the order of their ranks",
         "by id": "sum over experts rounded after every one, in the order of their ids",
+        **{order: f"sum over experts or their shards {added}" for order, added in ORDERS.items() if order in ADDITIONS},
+        RING: f"sum over shards {ORDERS[RING]}",
     },
 )
 
@@ -128,7 +143,8 @@ def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: Ro
     terms = Exact(gate[..., None] * outputs)
     size, num_terms = np.abs(terms.value).sum(-2), outputs.shape[-2]
     grouped = 1 < num_groups(plan) < scope.config.model.num_experts  # with one expert a rank it is TERMS
-    if not scope.rounds or not (grouped or plan.at(TERMS) == "rounded" or plan.at(SUM) != "float32"):
+    apart = num_terms > 1 and (plan.at(TERMS) == "rounded" or plan.at(SUM) != "float32")  # one term is the sum itself
+    if not scope.rounds or not (grouped or apart):
         return Exact(terms.value.sum(-2), bound=(1 + num_terms) * size)
     terms = replace(terms, bound=np.abs(terms.value))
     if plan.at(TERMS) == "rounded":
@@ -141,8 +157,19 @@ def combine(gate: Array, outputs: Array, index: Array, *, scope: Scope, plan: Ro
     if plan.at(SUM) == "by id":
         order = np.argsort(index, axis=-1, kind="stable")[..., None]
         value, jump = (np.take_along_axis(each, order, -2) for each in (value, jump))
-    added = add_rounded([Exact(value[..., c, :], jump=jump[..., c, :]) for c in range(num_terms)], dtype)
-    return replace(added, bound=num_terms * size)
+    parts = [Exact(value[..., c, :], jump=jump[..., c, :]) for c in range(num_terms)]
+    return replace(add_parts(parts, dtype, plan), bound=num_terms * size)
+
+
+def add_parts(parts: Sequence[Exact], dtype: str, plan: RoundingPlan) -> Exact:
+    """Add the sums of some ranks, or the terms of some experts, in the order that a plan says."""
+    order = plan.at(SUM)
+    if order == SUM.published:
+        size = sum(np.abs(part.value) for part in parts)
+        return Exact(np.sum([p.value for p in parts], 0), bound=size, jump=sum(np.asarray(p.jump) for p in parts))
+    if order == RING:
+        return add_as_ring(parts, dtype, len(parts), evenly)
+    return ADDITIONS.get(order, add_rounded)(parts, dtype)
 
 
 def num_groups(plan: RoundingPlan) -> int:
@@ -159,23 +186,21 @@ def add_groups(terms: Exact, index: Array, scope: Scope, plan: RoundingPlan) -> 
         if plan.at(GROUPS).endswith("in turn")
         else index // -(-scope.config.model.num_experts // num_ranks)
     )
-    size, parts = np.abs(terms.value).sum(-2), []
+    parts = []
     for rank in range(num_ranks):
         own = (rank_of == rank)[..., None]
         part = Exact((terms.value * own).sum(-2), bound=terms.value.shape[-2] * (np.abs(terms.value) * own).sum(-2),
                      jump=np.sum(terms.jump * own, -2))  # fmt: skip
         parts.append(rounded(part, dtype, scope.margin))
-    if plan.at(SUM) != "float32":
-        return add_rounded(parts, dtype)
-    return Exact(np.sum([p.value for p in parts], 0), bound=size, jump=sum(np.asarray(p.jump) for p in parts))
+    return add_parts(parts, dtype, plan)
 
 
 def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Sum the gated outputs of shards of the hidden width [b, t, c, f], as tensor parallel ranks do it (SPEC §4.6).
 
     Every rank combines its part over the chosen experts, whose terms may be rounded, and rounds it; the parts are added
-    in float32 and rounded once, or, where the sum over experts is rounded, one by one. A kernel may also multiply the
-    gate into the hidden values, so that the last product gives terms that are only to be added.
+    in float32 and rounded once, or in the compute dtype. A kernel may also multiply the gate into the hidden values, so
+    that the last product gives terms that are only to be added.
     """
     dtype = scope.config.fprop_dtype
     if plan.at(GATE) == "rounded":
@@ -183,8 +208,10 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     if plan.at(RANKS) == "gated":
         return combine_gated(rounded(Exact(gate[..., None] * hidden, bound=np.abs(gate[..., None] * hidden)), dtype,
                                      scope.margin), index, w, scope)  # fmt: skip
-    num_ranks, parts = int(plan.at(RANKS)), []
-    for at in np.array_split(np.arange(hidden.shape[-1]), num_ranks):
+    parts = []
+    if plan.at(RANKS).endswith(OF_ROUNDED):
+        hidden = round_to(hidden, dtype)
+    for at in np.array_split(np.arange(hidden.shape[-1]), int(plan.at(RANKS).removesuffix(OF_ROUNDED))):
         made = product_by_expert(hidden[..., at], w[:, at], index.astype(np.int64), scope, AS_PUBLISHED)
         value, weight = gate[..., None] * made.value, gate[..., None]  # [b, t, c, d]
         terms = Exact(value, bound=np.abs(value), spread=weight * made.spread)
@@ -194,10 +221,7 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
         bound = (1 + value.shape[-2]) * np.abs(terms.value).sum(-2)
         jump = np.sum(terms.jump, -2) if np.ndim(terms.jump) else 0.0
         parts.append(rounded(Exact(terms.value.sum(-2), bound, spread, jump), dtype, scope.margin))
-    if plan.at(SUM) != "float32":
-        return add_rounded(parts, dtype)
-    size = sum(np.abs(part.value) for part in parts)
-    return Exact(np.sum([p.value for p in parts], 0), bound=size, jump=sum(np.asarray(p.jump) for p in parts))
+    return add_parts(parts, dtype, plan)
 
 
 def combine_gated(hidden: Exact, index: Array, w: Array, scope: Scope) -> Exact:

@@ -14,7 +14,8 @@ from grok_conformance.harness.judging.groups import asked_groups, read_groups
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
-from grok_conformance.harness.sessions.run import answer_folders, groups_for, judge_folder, run_candidates, write_jobs
+from grok_conformance.harness.sessions.asking import answer_folders, groups_for
+from grok_conformance.harness.sessions.run import judge_folder, run_candidates, write_jobs
 from tests.harness.honest_port import golden, group_of, honest_taps
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"

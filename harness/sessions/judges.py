@@ -1,0 +1,118 @@
+"""Judges the compute dtypes of a candidate side by side, each in a process of its own.
+
+A judge is this module run as a program. What passes is data: a part of a submission, what its operations were found to
+do, the diagnoses that hold in all compute dtypes, and the judgement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.judging.agreement import Told, in_agreement
+from grok_conformance.harness.judging.judge import HonestRuns, Judged
+from grok_conformance.harness.judging.submission import Submission, judge_submission, together
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge at work, and the pipes by which it is asked and answers."""
+
+    process: subprocess.Popen[bytes]
+    asked: IO[bytes]
+    told: IO[bytes]
+
+
+Judges = Mapping[str, Judge]
+"""A judge for each compute dtype."""
+
+
+class JudgeError(RuntimeError):
+    """Raised where a judge ended without a judgement; the message is its traceback."""
+
+
+@contextlib.contextmanager
+def judges(fprop_dtypes: tuple[str, ...]) -> Iterator[Judges]:
+    """Start a judge for each compute dtype, which are ended with the block; none where there is one dtype alone."""
+    with contextlib.ExitStack() as stack:
+        yield {dtype: stack.enter_context(judge()) for dtype in (fprop_dtypes if len(fprop_dtypes) > 1 else ())}
+
+
+@contextlib.contextmanager
+def judge() -> Iterator[Judge]:
+    """Start a judge, which is ended with the block."""
+    command = [sys.executable, "-c", f"from {__name__} import main; main()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - ourselves
+        if process.stdin is None or process.stdout is None:
+            raise JudgeError("a judge has no pipes")  # never: both were asked for
+        try:
+            yield Judge(process, process.stdin, process.stdout)
+        finally:
+            process.kill()
+
+
+def judge_side_by_side(submission: Submission, at_work: Judges, honest_runs: HonestRuns) -> list[Judged]:
+    """Return the judgement on a submission, group by group; here, where no judge is at work on each of its dtypes."""
+    dtypes = submission.fprop_dtypes
+    if len(dtypes) == 1 or submission.narrow or not set(dtypes) <= set(at_work):
+        return judge_submission(submission, honest_runs)
+    for dtype in dtypes:
+        send(at_work[dtype].asked, submission.in_dtype(dtype))
+    held = in_agreement({dtype: receive(at_work[dtype].told) for dtype in dtypes})
+    for dtype in dtypes:
+        send(at_work[dtype].asked, held)
+    return together(submission, {dtype: receive(at_work[dtype].told) for dtype in dtypes})
+
+
+def send(pipe: IO[bytes], said: Any) -> None:
+    """Say something through a pipe; that its other end is gone is told by what is received."""
+    with contextlib.suppress(BrokenPipeError):
+        pickle.dump(said, pipe)
+        pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> Any:
+    """Return what is said through a pipe; raises JudgeError for the traceback of a judge, or where nothing comes."""
+    try:
+        said = pickle.load(pipe)  # noqa: S301 - from a process of our own
+    except EOFError:
+        raise JudgeError("a judge ended before it had judged") from None
+    if isinstance(said, JudgeError):
+        raise said
+    return said
+
+
+def work(asked: IO[bytes], told: IO[bytes]) -> None:
+    """Judge what is asked for through one pipe, and tell it through another, until the first is closed."""
+    honest_runs: HonestRuns = {}
+    while True:
+        try:
+            submission: Submission = pickle.load(asked)  # noqa: S301 - from a process of our own
+        except EOFError:
+            return
+
+        def agree(found: Mapping[str, Told]) -> Mapping[str, Mapping[str, Diagnosis]]:
+            (one,) = found.values()
+            send(told, one)
+            held: Mapping[str, Mapping[str, Diagnosis]] = receive(asked)
+            return held
+
+        try:
+            send(told, judge_submission(submission, honest_runs, agree))
+        except Exception:  # noqa: BLE001 - whatever it is, the one who asked is told
+            send(told, JudgeError(traceback.format_exc()))
+
+
+def main() -> None:
+    """Judge until nobody asks any more; whoever started this program ends it, on Ctrl-C too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    told, sys.stdout = sys.stdout.buffer, sys.stderr  # a print is no answer
+    work(sys.stdin.buffer, told)
