@@ -53,7 +53,8 @@ class Request:
 
     Its prompt shares the positions `shared` with the sweep's own prompt; `alike` makes all its tokens equal. Of two
     rows that are `equal` the second has the tokens of the first, up to the call where they are `parting`. The caches
-    are `filled` up to a step of each row before the first call; tokens are of the `last_ids` of the vocabulary.
+    are `filled` up to a step of each row before the first call; tokens are of the `last_ids` of the vocabulary, or the
+    prompt `begins` with some.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Request:
     parting: int | None = None
     filled: tuple[int, ...] = ()
     last_ids: bool = False
+    begins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ NINE = (127, 63, 31, 15, 1, 64, 32, 16, 9)
 """Prompts that stop at borders: the steps after them go over."""
 
 NINE_STEPS = Ask("decode", (1,) * len(NINE))
+
+SPECIAL = (1, 1, 2, 2, 3, 3)
+"""Ids that tokenizers keep for the beginning and the end of a text, and for what they do not know."""
 
 NUM_LAST = 100
 """How many ids are the last ones of a vocabulary."""
@@ -139,12 +144,6 @@ SWEEPS = (
                     Ask("extend", (17,)),
                 ),
             ),
-            Request("shared", "a prompt that others share", prompt(33), shared=slice(33)),
-            Request("shared_but_last", "the same prompt but for its last token", prompt(33), shared=slice(32)),
-            Request("shared_but_first", "the same prompt but for its first token", prompt(33), shared=slice(1, 33)),
-            Request("shared_block", "the same prompt up to the border of a block", prompt(33), shared=slice(16)),
-            Request("beginning", "the beginning of an earlier prompt, alone", prompt(17), shared=slice(17)),
-            Request("continued", "an earlier prompt, and as much again", prompt(65), shared=slice(33)),
             Request("alike", "equal tokens: all choose the same experts, the others have none", prompt(65), alike=True),
             Request(
                 "drafts_taken_back",
@@ -186,6 +185,20 @@ SWEEPS = (
         ),
         # Of few tokens the same sums would be rounded again and again, and their errors add up.
         {"vocab_size": 499, "num_experts": 5},
+    ),
+    Sweep(
+        "prefixes",
+        (
+            Request("shared", "a prompt that others share", prompt(33), shared=slice(33)),
+            Request("shared_but_last", "the same prompt but for its last token", prompt(33), shared=slice(32)),
+            Request("shared_but_first", "the same prompt but for its first token", prompt(33), shared=slice(1, 33)),
+            Request("shared_block", "the same prompt up to the border of a block", prompt(33), shared=slice(16)),
+            Request("shared_in_block", "the same prompt up to the middle of a block", prompt(33), shared=slice(13)),
+            Request("beginning", "the beginning of an earlier prompt, alone", prompt(17), shared=slice(17)),
+            Request("continued", "an earlier prompt, and as much again", prompt(65), shared=slice(33)),
+            Request("special_ids", "ids that tokenizers keep for themselves, each twice", prompt(17), begins=SPECIAL),
+        ),
+        {"num_layers": 2, "vocab_size": 97},  # what a later layer keeps of a token hangs on those before it
     ),
     Sweep(
         "both_experts",
@@ -335,6 +348,8 @@ def calls_of(request: Request, config: LanguageModelConfig, random: np.random.Ge
         tokens = call.tokens
         if request.shared is not None and number == 0:
             tokens[:, request.shared] = own[:, request.shared]
+        if number == 0:
+            tokens[:, : len(request.begins)] = request.begins
         if request.alike:
             tokens[:] = own[0, 0]
         if request.last_ids:

@@ -17,6 +17,7 @@ from grok_conformance.harness.checks.logit_agreement import (
     logit_agreements,
     routing_margins,
 )
+from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.shown_logits import golden_in_form
 from grok_conformance.harness.contract import Array
@@ -35,7 +36,12 @@ from grok_conformance.harness.judging.emulation import (
     waive_unseen,
 )
 from grok_conformance.harness.judging.groups import Group
-from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, ways_in_words
+from grok_conformance.harness.judging.operations import (
+    JudgedOperations,
+    check_operations,
+    judge_operations,
+    ways_in_words,
+)
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
 from grok_conformance.harness.measure.comparison import Comparison
@@ -63,6 +69,17 @@ class Judged:
     words: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a candidate from its first runs: its ways by preset and compute dtype.
+
+    What does not pass in these is searched for others and explained only where that `is_searched`.
+    """
+
+    ways: Mapping[tuple[str, str], Ways] = field(default_factory=dict)
+    is_searched: bool = True
+
+
 def judge_candidate(
     groups: Sequence[Group],
     answers: Sequence[Mapping[str, Answer]],
@@ -70,8 +87,9 @@ def judge_candidate(
     honest_runs: HonestRuns,
     waivers: Sequence[Waiver] = (),
     agree: Agree = in_agreement,
+    known: Known = Known(),
 ) -> list[Judged]:
-    """Judge a candidate's answers to some groups; `waivers` are its known deviations.
+    """Judge a candidate's answers to some groups; `waivers` are its deviations that are known, `known` its ways.
 
     Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen per operation
     and compute dtype over all groups, or none if none makes every case of every group pass.
@@ -81,8 +99,12 @@ def judge_candidate(
     judged: dict[str, JudgedOperations] = {}
     words: dict[str, dict[str, str]] = {}
     for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
-        own = [one for one in exhibits.values() if one.evidence.config.fprop_dtype == dtype]
-        judged[dtype] = judge_operations(own, num_elements)
+        own = [
+            with_ways(one, known.ways.get((one.preset.name, dtype), Ways()))
+            for one in exhibits.values()
+            if one.evidence.config.fprop_dtype == dtype
+        ]
+        judged[dtype] = (judge_operations if known.is_searched else check_operations)(own, num_elements)
         words[dtype] = ways_in_words(judged[dtype].exhibits)
         exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
     judged = with_agreement(judged, agree)
@@ -90,13 +112,13 @@ def judge_candidate(
     for group, answer in pairs:
         found, verdicts = judged[group.fprop_dtype], []
         for case in group.cases:
-            known = in_case(waivers, case.id)
+            waived = in_case(waivers, case.id)
             if case.id not in exhibits:
-                verdicts.append(unanswered(case, answer[case.id], known))
+                verdicts.append(unanswered(case, answer[case.id], waived))
                 continue
             one = exhibits[case.id]
-            comparisons = waive_known(one, found.local[case.id], known, found.diagnoses, num_elements)
-            verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, known))
+            comparisons = waive_known(one, found.local[case.id], waived, found.diagnoses, num_elements)
+            verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, waived))
         results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
 

@@ -68,6 +68,13 @@ def judge_operations(
     return replace(found, exhibits=(*found.exhibits, *apart), local={**found.local, **told})
 
 
+def check_operations(exhibits: Sequence[Exhibit], num_elements: int) -> JudgedOperations:
+    """Check the answered cases of one compute dtype in the ways that are known; what fails is not looked into."""
+    local = {one.case.id: check_case(one, num_elements=num_elements) for one in exhibits}
+    failing = {one.operation for found in local.values() for one in found if not one.passed}
+    return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(), {})
+
+
 def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> JudgedOperations:
     """Return what cases say of the operations: the ways found, the checks then, and what fails, diagnosed."""
     exhibits, local = choose_ways(exhibits, local, num_elements)

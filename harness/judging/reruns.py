@@ -7,7 +7,7 @@ same values, `randomness` where they give others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.cases.case import Case
@@ -15,7 +15,7 @@ from grok_conformance.harness.cases.reruns import RERUNS, Rerun
 from grok_conformance.harness.contract import select_taps
 from grok_conformance.harness.formats.tensors import digest
 from grok_conformance.harness.judging.groups import Group
-from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.judging.judge import HonestRuns, Judged, Known, judge_candidate
 from grok_conformance.harness.judging.verdict import PASSING, CaseVerdict, RunVerdict, Status, worst_status
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.running.answers import Answer, unrepeated
@@ -38,10 +38,21 @@ def with_reruns(
     honest_runs: HonestRuns,
     waivers: Sequence[Waiver] = (),
 ) -> list[Judged]:
-    """Add to the verdict on every case those on its further runs; a case whose first run failed keeps its reason."""
+    """Add to the verdict on every case those on its further runs; a case whose first run failed keeps its reason.
+
+    They are taken to compute in the ways of the first runs. What fails in these is looked into, for other ways and for
+    faults, until one of them is found to be wrong: a candidate that forgets nothing is so in all that follow.
+    """
+    ways = {(group.preset.name, group.fprop_dtype): one.ways for group, one in zip(groups, judged, strict=True)}
+
+    def judge(some: Sequence[Group], given: Answers, is_searched: bool) -> list[Judged]:  # noqa: FBT001 - of two kinds
+        known = Known(ways, is_searched=is_searched)
+        return judge_candidate(some, given, num_elements, honest_runs, waivers, known=known)
+
     found: dict[str, list[RunVerdict]] = {}
     for rerun in RERUNS:
-        for case, verdict in judge_rerun(rerun, groups, answers, judged, num_elements, honest_runs, waivers).items():
+        wrong = any(each.status not in PASSING for runs in found.values() for each in runs)
+        for case, verdict in judge_rerun(rerun, groups, answers, judged, judge, is_searched=not wrong).items():
             found.setdefault(case, []).append(verdict)
     return [
         replace(each, verdicts=tuple(with_found(verdict, found.get(verdict.case, ())) for verdict in each.verdicts))
@@ -54,13 +65,17 @@ def judge_rerun(
     groups: Sequence[Group],
     answers: Answers,
     judged: Sequence[Judged],
-    num_elements: int,
-    honest_runs: HonestRuns,
-    waivers: Sequence[Waiver],
+    judge: Callable[[Sequence[Group], Answers, bool], list[Judged]],
+    *,
+    is_searched: bool,
 ) -> dict[str, RunVerdict]:
-    """Return the verdicts on one rerun of every case that was answered and has it, by case id."""
+    """Return the verdicts on one rerun of every case that was answered and has it, by case id.
+
+    `judge` judges those that differ from the first run, with or without a search of what fails.
+    """
     found: dict[str, RunVerdict] = {}
     differing: list[tuple[Group, dict[str, Answer]]] = []
+    passed = {verdict.case for each in judged for verdict in each.verdicts if verdict.status in PASSING}
     for group, each, first in zip(groups, answers, judged, strict=True):
         statuses = {verdict.case: verdict.status for verdict in first.verdicts}
         again: dict[str, Answer] = {}
@@ -71,13 +86,33 @@ def judge_rerun(
             else:
                 again[case.id] = told
         if again:
-            cases = tuple(case for case in group.cases if case.id in again)
-            differing.append((replace(group, cases=cases), again))
-    if differing:
-        some, given = zip(*differing, strict=True)
-        for result in judge_candidate(some, given, num_elements, honest_runs, waivers):
-            found |= {verdict.case: run_verdict(rerun, verdict, result) for verdict in result.verdicts}
-    return found
+            differing.append((of_cases(group, again), again))
+    told_of = verdicts_of(rerun, differing, judge, is_searched=False)
+    if is_searched and any(each.status not in PASSING for case, each in told_of.items() if case in passed):
+        right = [(group, {case: given[case] for case in given if case in passed}) for group, given in differing]
+        right = [(of_cases(group, given), given) for group, given in right if given]
+        told_of |= verdicts_of(rerun, right, judge, is_searched=True)
+    return found | told_of
+
+
+def verdicts_of(
+    rerun: Rerun,
+    differing: Sequence[tuple[Group, dict[str, Answer]]],
+    judge: Callable[[Sequence[Group], Answers, bool], list[Judged]],
+    *,
+    is_searched: bool,
+) -> dict[str, RunVerdict]:
+    """Return the verdicts on a rerun of some groups, by case id."""
+    if not differing:
+        return {}
+    some, given = zip(*differing, strict=True)
+    results = judge(some, given, is_searched)
+    return {verdict.case: run_verdict(rerun, verdict, result) for result in results for verdict in result.verdicts}
+
+
+def of_cases(group: Group, case_ids: Collection[str]) -> Group:
+    """Return a group with some of its cases."""
+    return replace(group, cases=tuple(case for case in group.cases if case.id in case_ids))
 
 
 def compared(rerun: Rerun, case: Case, answer: Answer, first: Status) -> RunVerdict | Answer:

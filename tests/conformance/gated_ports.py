@@ -192,7 +192,7 @@ GATED: Mapping[str, Gated] = {
         "flashinfer#2113", f"{LONG}prompt_25*", {(operations, "attention_weights"): partitions_of_64}
     ),
     "larger_before_smaller": Gated("TensorRT-LLM#15538", f"{LONG}prompt_25*", as_model(StaleMask)),
-    "partial_hit": Gated("vllm#49125", f"{LONG}shared*", as_model(PrefixCache)),
+    "partial_hit": Gated("vllm#49125", "sweep_prefixes/sweep/shared*", as_model(PrefixCache)),
     "drafts_cut_alike": Gated("aprender#2014", f"{LONG}drafts*", as_model(SharedCut)),
     "fifth_row": Gated(
         "flash-attention#176", f"{LONG}nine_rows*", off_where("attention_heads", lambda w, _v: len(w) > 4)

@@ -116,10 +116,10 @@ QUANTISED = (
 
 KERNEL_FAULTS: Mapping[str, Fault] = {
     "merged_in_base_2_every_16": fault(
-        "attention.weights", "sweep_long/sweep/continued.*", attention_weights=merged(16, math.log(2))
+        "attention.weights", "sweep_prefixes/sweep/continued.*", attention_weights=merged(16, math.log(2))
     ),
     "merged_in_base_e_every_32": fault(
-        "attention.weights", "sweep_long/sweep/continued.*", attention_weights=merged(32, 1 / math.log(2))
+        "attention.weights", "sweep_prefixes/sweep/continued.*", attention_weights=merged(32, 1 / math.log(2))
     ),
     "cap_not_multiplied_back": fault("attention.logits", PREFILL, cap_logits=lambda x: torch.tanh(x / 30)),
     "value_heads_split_channels_first": fault("attention.value", PREFILL, model={"attention": channels_first}),

@@ -46,13 +46,17 @@ def test_some_activations_are_beyond_what_squares_in_float16_hold() -> None:
 
 
 def test_prompts_share_what_their_names_say() -> None:
-    prompts = {name: case.calls[0].tokens[0] for name, case in requests_of("long").items()}
+    prompts = {name: case.calls[0].tokens[0] for name, case in requests_of("prefixes").items()}
     own = prompts["shared"]
     assert np.array_equal(prompts["shared_but_last"][:32], own[:32])
     assert prompts["shared_but_first"][0] != own[0] or np.array_equal(prompts["shared_but_first"][1:], own[1:])
     assert np.array_equal(prompts["beginning"], own[:17])
     assert np.array_equal(prompts["continued"][:33], own)
-    assert len(set(prompts["alike"].tolist())) == 1
+    inside = prompts["shared_in_block"]
+    assert np.array_equal(inside[:13], own[:13])
+    assert not np.array_equal(inside[13:16], own[13:16])
+    assert prompts["special_ids"][:6].tolist() == [1, 1, 2, 2, 3, 3]
+    assert len(set(requests_of("long")["alike"].calls[0].tokens[0].tolist())) == 1
 
 
 def test_of_equal_rows_one_has_the_tokens_of_the_other_until_they_part() -> None:
