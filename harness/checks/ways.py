@@ -96,6 +96,8 @@ def choose_way(
     `known` are the plans of the row that were found for other forms.
     """
     told, ways = telling(row.name, own, local), Ways()
+    if told and score(row.name, told).relative > COARSEST:  # more is wrong than any way can make
+        return own, local
     for _ in range(NUM_ROUNDS):
         for ways in found_in(row, told, known):
             tried = [with_ways(one, ways) for one in own]

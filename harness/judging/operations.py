@@ -15,6 +15,7 @@ from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.rivals import rivals
 from grok_conformance.harness.checks.ways import (
+    LARGEST_SEGMENT,
     Local,
     choose_ways,
     failing_together,
@@ -198,8 +199,11 @@ def nearest(
 
 
 def likeliest_ways(row: Operation, told: Sequence[Exhibit]) -> Ways:
-    """Return the ways of a row that are likeliest, be it right or have one of the known faults."""
-    if not told:
+    """Return the ways of a row that are likeliest, be it right or have one of the known faults.
+
+    Behind many hidden rows none is looked for beside a fault.
+    """
+    if not told or len(told[0].needed([row.name])) > LARGEST_SEGMENT:
         return Ways()
     told = told[:1]
     scored: list[tuple[float, Ways]] = []
