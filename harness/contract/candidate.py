@@ -59,10 +59,11 @@ ALL_LOGITS = LogitForm()
 class CandidateInfo:
     """What a candidate says of itself.
 
-    `taps` are glob patterns of the taps it shows. `dtypes` maps tap globs to the dtype recorded there, the first match
-    winning; `fprop` stands for the configuration's fprop_dtype, and a tap that nothing matches has the dtype of the
-    contract. `fprop_dtypes` are the compute dtypes it can run. `fused` says that a compiler fuses operations, so that
-    taps may be mere records of what flowed; unrounded values that can be recomputed are found without it. `logits` is
+    `taps` are glob patterns of the taps it shows. `dtypes` maps tap globs to the dtype recorded there, the first
+    match winning; `fprop` stands for the configuration's fprop_dtype, and a tap that nothing matches has the dtype
+    of the contract. What experts compute may be shown in `fprop` without a word: its values say how it was rounded.
+    `fprop_dtypes` are the compute dtypes it can run. `fused` says that a compiler fuses operations, so that taps
+    may be mere records of what flowed; unrounded values that can be recomputed are found without it. `logits` is
     the form in which it shows those. `tie_rule` claims that experts with equal scores come lowest index first.
     """
 
@@ -80,9 +81,9 @@ class Model(Protocol):
     """A loaded candidate. Each call returns `{tap name: array}` for the wanted taps, with the axes of the contract.
 
     The cache has `config.sequence_len` slots; the key axis s of a tap may be shorter or longer than that as long as it
-    holds every visible slot. Rows of a batch are independent, each with its own step. `prefill` and `decode` are
-    required; a candidate without `extend` or `preload` is `unsupported` in the cases that need them, one without
-    `truncate` may be.
+    holds every visible slot; where tokens are padding a tap may hold anything, and so a flat or ragged engine zeros.
+    Rows of a batch are independent, each with its own step. `prefill` and `decode` are required; a candidate without
+    `extend` or `preload` is `unsupported` in the cases that need them, one without `truncate` may be.
     """
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> Mapping[str, Array]:

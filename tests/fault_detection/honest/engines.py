@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,32 @@ from tests.fault_detection.honest.products import BF16, bf16, halves
 from tests.fault_detection.honest.way import Way, narrow
 
 
-def experts_on_ranks(num_ranks: int) -> dict[str, Any]:
-    """Return the replacements of fused experts on ranks: parts times gates rounded, added, rounded, and reduced."""
+def added_once(parts: Sequence[Tensor]) -> Tensor:
+    """Add what ranks give in float32."""
+    return torch.stack(list(parts)).sum(0)
+
+
+def added_pairwise(parts: Sequence[Tensor]) -> Tensor:
+    """Add neighbours in bf16 until one is left."""
+    level = list(parts)
+    while len(level) > 1:
+        level = [bf16(a + b) for a, b in zip(level[::2], level[1::2], strict=True)]
+    return level[0]
+
+
+def added_by_node(parts: Sequence[Tensor]) -> Tensor:
+    """Add the ranks of each of two nodes in float32, round both sums, and add them."""
+    half = len(parts) // 2
+    return bf16(added_once(parts[:half])) + bf16(added_once(parts[half:]))
+
+
+def experts_on_ranks(
+    num_ranks: int, reduce: Callable[[Sequence[Tensor]], Tensor] = added_once, *, rounded_terms: bool = True
+) -> dict[str, Any]:
+    """Return the replacements of fused experts on ranks: parts times gates, added, rounded, and reduced.
+
+    With `rounded_terms` every part times its gate is rounded before it is added.
+    """
 
     def expert(params: parameters.Params, path: str, index: int, x: Tensor) -> model.ExpertValues:
         made = original_expert(params, path, index, x)
@@ -28,7 +53,8 @@ def experts_on_ranks(num_ranks: int) -> dict[str, Any]:
         if dtype != torch.bfloat16:
             return original_combine(outputs, gate, dtype)
         ranks = torch.chunk(outputs, num_ranks, -1)  # side by side, until they are combined
-        return torch.stack([bf16(bf16(rank * gate[..., None]).sum(-2)) for rank in ranks]).sum(0).to(dtype)
+        gated = [bf16(rank * gate[..., None]) if rounded_terms else rank * gate[..., None] for rank in ranks]
+        return reduce([bf16(each.sum(-2)) for each in gated]).to(dtype)
 
     return {"model": {"expert": expert}, "operations": {"combine_experts": combine_experts},
             "hides": ("moe.expert_output",)}  # fmt: skip
@@ -64,6 +90,12 @@ WAYS = (
     Way(id="vllm_moe_tp2", engines="vLLM on 2 GPUs", dtypes=BF16, **experts_on_ranks(2),
         plan=("moe.expert_hidden", "moe.output"),
         does="fused experts on 2 ranks: part times gate rounded, added, rounded, reduced in float32"),
+    Way(id="tree_moe_tp4", engines="vLLM, a tree", dtypes=BF16, **experts_on_ranks(4, added_pairwise),
+        plan=("moe.expert_hidden", "moe.output"),
+        does="fused experts on 4 ranks: part times gate rounded, added, rounded, reduced pairwise in bf16"),
+    Way(id="two_nodes_moe_tp4", engines="NCCL, two nodes of 2", dtypes=BF16,
+        **experts_on_ranks(4, added_by_node, rounded_terms=False), plan=("moe.expert_hidden", "moe.output"),
+        does="experts on 4 ranks of 2 nodes: combined in float32, rounded, added by node, rounded, and added"),
     Way(id="gpt_fast_int8", engines="gpt-fast", dtypes=BF16, **scaled_afterwards(),
         does="int8 values multiplied in bf16, each group's rounded result scaled and rounded",
         plan=("attention.query", "attention.key", "attention.value", "attention.output", "dense.activation",

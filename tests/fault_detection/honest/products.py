@@ -130,6 +130,16 @@ def tensor_core(block: int, num_bits: int) -> Product:
     return product
 
 
+def promoted(every: int, inner: Product) -> Product:
+    """Add the sums of so many products each, made by another product, in float32."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        parts = [inner(x[..., i : i + every], w[i : i + every]) for i in range(0, x.shape[-1], every)]
+        return torch.stack(parts).sum(0)
+
+    return product
+
+
 def accumulated(num_bits: int, every: int) -> Product:
     """Round the sum to so many bits after every few products: an accumulator that is too narrow."""
 
@@ -240,6 +250,9 @@ WAYS = (
     Way(id="tensorcore_trunc_8", engines="Volta tensor cores", dtypes=BF16,
         does="blocks of 4 products, no extra bits", **summing(tensor_core(4, 24)),
         plan=EVERYWHERE, untold=True),
+    Way(id="tensorcore_promoted", engines="DeepGEMM, stream-K", dtypes=BF16,
+        does="sums of 32 products on tensor cores, which are added in float32",
+        **summing(promoted(32, tensor_core(16, 26))), plan=EVERYWHERE, untold=True),
     Way(id="fp32_trunc", engines="an accumulator that truncates", dtypes=FLOAT32,
         does="blocks of 8 float32 products truncated at 26 bits", **summing(tensor_core(8, 26), float32=True),
         plan=EVERYWHERE, untold=True),

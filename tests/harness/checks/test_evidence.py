@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.suite import UNEQUAL
-from grok_conformance.harness.checks.evidence import fit_slots, recorded_dtype, shape_problem
+from grok_conformance.harness.checks.evidence import call_sizes, fit_slots, gather, recorded_dtype, shape_problem
 from grok_conformance.harness.contract import Array, CandidateInfo, TapSpec, split_tap
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.graph.grok_1 import GROK_1
+from tests.harness.honest_port import golden_case, golden_taps
 
 TAP = "layers.01.attention.output"
 
@@ -108,6 +109,37 @@ def test_a_narrower_cache_is_judged_by_its_declared_dtype_and_the_first_match_wi
     contract = {"kv.keys": "float32", "kv.values": "float32"}
     assert recorded_dtype("layers.00.kv.keys", spec_of("layers.00.kv.keys"), contract, info, config) == "float16"
     assert recorded_dtype("layers.00.kv.values", spec_of("layers.00.kv.values"), contract, info, config) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("tap", "fprop_dtype", "problem"),
+    [
+        ("moe.expert_output", "bfloat16", ""),
+        ("moe.expert_hidden", "bfloat16", ""),
+        ("moe.expert_output", "float32", "dtype bfloat16 is narrower than float32"),
+        ("router.logits", "bfloat16", "dtype bfloat16 is narrower than float32"),
+        ("attention.logits", "bfloat16", "dtype bfloat16 is narrower than float32"),
+    ],
+)
+def test_what_a_port_may_round_it_may_show_in_its_compute_dtype(tap: str, fprop_dtype: str, problem: str) -> None:
+    preset, case = golden_case(f"unequal/prefill/padded_batch.{fprop_dtype}")
+    key = f"call0/layers.01.{tap}"
+    taps = {**golden_taps(case.id), key: golden_taps(case.id)[key].astype(ml_dtypes.bfloat16)}
+    found = gather(preset, case, INFO, taps).problems
+    assert [each.problem for each in found.values()] == ([problem] if problem else [])
+
+
+@pytest.mark.parametrize(
+    ("case_id", "visible"),
+    [
+        ("unequal/prefill/padded_batch.float32", [6]),
+        ("unequal/prefill/leading_pads.float32", [6]),  # queries that see no key average over all of the call
+        ("unequal/decode/pad_token.float32", [6, 7]),
+    ],
+)
+def test_a_cache_that_grows_has_slots_enough(case_id: str, visible: list[int]) -> None:
+    preset, case = golden_case(case_id)
+    assert [call_sizes(preset.config, case, call)["visible"] for call in range(len(case.calls))] == visible
 
 
 def test_slots_are_cropped_or_filled_with_zeros_to_the_cache() -> None:
