@@ -72,9 +72,9 @@ def summarise(
         for operation, diagnosis in each.diagnoses.items()
     }
     infos = [answer.info for each in answers for answer in each.values() if answer.info is not None]
-    levels = [level_of(infos[0].taps, group.preset.config) for group in groups] if infos else ["none"]
+    levels = [level_of(infos[0].taps, group.preset.config, group.graph) for group in groups] if infos else ["none"]
     level = min(levels, key=("none", *LEVELS).index)
-    hidden = [missing_taps(infos[0].taps, group.preset.config, level) for group in groups] if infos else []
+    hidden = [missing_taps(infos[0].taps, group.preset.config, level, group.graph) for group in groups] if infos else []
     return CandidateVerdict(
         name=name,
         version=infos[0].version if infos else "",

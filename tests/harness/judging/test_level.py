@@ -20,6 +20,8 @@ DENSE = replace(UNEQUAL, model=replace(UNEQUAL.model, num_experts=1, num_selecte
         (("logits",), "logits"),
         (("logits", "*.router.*", "*.expert_index", "*.expert_gate"), "routes"),
         (("logits", "*.router.*", "*.expert_index"), "logits"),
+        (("logits", "*.router.logits", "*.expert_index", "*.expert_gate"), "routes"),  # they tell the probabilities
+        (("logits", "*.router.logits", "*.expert_index"), "logits"),
         (("*.router.*", "*.expert_index", "*.expert_gate"), "none"),
         ((), "none"),
     ],
