@@ -47,6 +47,9 @@ PASSED_ON = re.compile(
 )
 """The environment variables that a candidate is given: those by which engines are set up, and no token of a CI."""
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""What a candidate is given unless it is set: threads that spin would take the time of what runs beside it."""
+
 KEEPER = Path(__file__).with_name("keeper.py")
 """The program that runs a command and ends with it all that it started."""
 
@@ -168,7 +171,7 @@ def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Pope
     """Start a command in a new session, able to import this package wherever it was started."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     name, _, value = mark.partition("=")
-    given = {key: text for key, text in os.environ.items() if PASSED_ON.fullmatch(key)}
+    given = WAITING | {key: text for key, text in os.environ.items() if PASSED_ON.fullmatch(key)}
     reading, writing = os.pipe()
     keeper = (sys.executable, "-I", "-S", str(KEEPER), str(os.getpid()), str(writing), str(limits.file_bytes))
     try:

@@ -7,6 +7,7 @@ do, the diagnoses that hold in all compute dtypes, and the judgement.
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import signal
 import subprocess
@@ -35,6 +36,10 @@ Judges = Mapping[str, Judge]
 """A judge for each compute dtype."""
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""The environment of a judge: its products are small, and threads that wait for each other take the others' time."""
+
+
 class JudgeError(RuntimeError):
     """Raised where a judge ended without a judgement; the message is its traceback."""
 
@@ -50,7 +55,10 @@ def judges(fprop_dtypes: tuple[str, ...]) -> Iterator[Judges]:
 def judge() -> Iterator[Judge]:
     """Start a judge, which is ended with the block."""
     command = [sys.executable, "-c", f"from {__name__} import main; main()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - ourselves
+    environment = {**os.environ, **ONE_THREAD}
+    with subprocess.Popen(  # noqa: S603 - ourselves
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as process:
         if process.stdin is None or process.stdout is None:
             raise JudgeError("a judge has no pipes")  # never: both were asked for
         try:

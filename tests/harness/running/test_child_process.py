@@ -61,6 +61,16 @@ def test_a_child_gets_no_token_of_the_ci_and_what_sets_up_engines(
     assert not [name for name in names if name.startswith(("GITHUB", "AWS"))]
 
 
+def test_threads_of_a_child_do_not_spin_unless_the_user_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shows = "import os; print(os.environ['OMP_WAIT_POLICY'])"
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert run(tmp_path, shows)[1].strip() == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert run(tmp_path, shows)[1].strip() == "ACTIVE"
+
+
 @pytest.mark.parametrize(("name", "passed"), [("PATH", True), ("XLA_FLAGS", True), ("MY_PATH", False)])
 def test_names_are_matched_whole(name: str, *, passed: bool) -> None:
     assert bool(PASSED_ON.fullmatch(name)) == passed
