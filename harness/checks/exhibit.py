@@ -93,6 +93,10 @@ class Exhibit:
         """Return the row of the graph that made a comparison's tap."""
         return self.evidence.graph.operation_of(comparison.tap, self.evidence.config).name
 
+    def form_of(self, row: Operation) -> tuple[str, ...]:
+        """Return in words what the ways of a row may hang on in this case, beside the compute dtype."""
+        return self.evidence.graph.form_of(row, self.evidence.config, self.preset.weights)
+
     def masked(self, comparison: Comparison) -> bool:
         """Whether a compared value hangs on which keys a query sees, by its own row or by hidden rows before it."""
         graph, config, row = self.evidence.graph, self.evidence.config, self.row_of(comparison)

@@ -70,8 +70,8 @@ def choose_once(exhibits: Sequence[Exhibit], local: Local, num_elements: int) ->
     found = {one.case.id: one for one in exhibits}
     graph = exhibits[0].evidence.graph
     for row in sorted(graph.operations, key=lambda row: not row.is_stream):
-        for form in dict.fromkeys(graph.stored_form(row, one.preset.weights) for one in exhibits):
-            own = [one for one in found.values() if graph.stored_form(row, one.preset.weights) == form]
+        for form in dict.fromkeys(one.form_of(row) for one in exhibits):
+            own = [one for one in found.values() if one.form_of(row) == form]
             if fails(row.name, own, local):
                 chosen, local = choose_way(row, own, local, num_elements, plans_of(row, found.values()))
                 found |= {one.case.id: one for one in chosen}

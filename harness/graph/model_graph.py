@@ -154,6 +154,13 @@ class ModelGraph:
         scales = weights.get(f"{name}.scales")
         return "float weights" if scales is None else f"int8 with {scales.dtype} scales"
 
+    def form_of(self, row: Operation, config: LanguageModelConfig, weights: Weights) -> tuple[str, ...]:
+        """Return what a row's ways may hang on, in words: how its weights are stored, and which block is before it."""
+        before = {maker for name in row.inputs for maker in self.makers(name, config)}
+        block = next((self.by_name[name].block for name in before if self.by_name[name].block != row.block), "always")
+        behind = {"moe": "behind experts", "dense": "behind a dense block"}.get(block, "")
+        return tuple(part for part in (self.stored_form(row, weights), behind) if part)
+
     def weight_names(self, tap: str, config: LanguageModelConfig) -> tuple[str, ...]:
         """Return the stored names of the weights that a tap's operation reads (SPEC §2)."""
         return self.stored_names(self.operation_of(tap, config), tap)

@@ -19,7 +19,7 @@ from grok_conformance.harness.graph.rounding import (
     IN_BLOCKS,
     PROMOTES,
     RESULT,
-    RING,
+    RINGS,
     SCALES,
     SUMS,
     RoundingPlan,
@@ -49,8 +49,8 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
         total = np.sum([part.value for part in parts], axis=0)
         jump = sum(np.asarray(part.jump) for part in parts)
         return Exact(total, bound=len(parts) * np.abs(total), jump=jump)
-    if order == RING:
-        return add_as_ring(parts, dtype, int(count), share_out)
+    if order in RINGS:
+        return add_as_ring(parts, dtype, order, int(count), share_out)
     return ADDITIONS[order](parts, dtype)
 
 
@@ -170,16 +170,24 @@ ADDITIONS: Mapping[str, Callable[[Sequence[Exact], str], Exact]] = {
 """How rounded partial sums are added in the compute dtype."""
 
 
-def add_as_ring(parts: Sequence[Exact], dtype: str, num_ranks: int, share_out: Sharing) -> Exact:
-    """Add around a ring: the sum of every chunk of features starts at another part, as a reduce-scatter does it."""
+def add_as_ring(parts: Sequence[Exact], dtype: str, order: str, num_ranks: int, share_out: Sharing) -> Exact:
+    """Add around a ring: the sum of every chunk starts at another part, as a reduce-scatter does it."""
     value = np.stack([part.value for part in parts])  # [parts, ..., n]
     jump = np.stack([np.asarray(part.jump) for part in parts])
-    turns = np.empty((len(parts), *(1,) * (value.ndim - 2), value.shape[-1]), np.int64)  # which part is added when
-    for chunk, at in enumerate(share_out(value.shape[-1], num_ranks)):
-        ranks = [(chunk + 1 + i) % num_ranks for i in range(num_ranks)]
-        turns[..., at] = np.reshape([rank for rank in ranks if rank < len(parts)], (-1, *(1,) * (value.ndim - 1)))
-    turned = zip(np.take_along_axis(value, turns, 0), np.take_along_axis(jump, turns, 0), strict=True)
+    turns = [[rank for i in range(num_ranks) if (rank := (chunk + 1 + i) % num_ranks) < len(parts)]
+             for chunk in range(num_ranks)]  # fmt: skip
+    which = np.moveaxis(np.array(turns)[chunk_of(value.shape[1:], order, num_ranks, share_out)], -1, 0)
+    turned = zip(np.take_along_axis(value, which, 0), np.take_along_axis(jump, which, 0), strict=True)
     return add_rounded([Exact(one, jump=reach) for one, reach in turned], dtype)
+
+
+def chunk_of(shape: tuple[int, ...], order: str, num_ranks: int, share_out: Sharing) -> Array:
+    """Return the chunk of every element of a result [..., n] in an order of `RINGS`, with axes of 1 where all agree."""
+    *rows, width = shape
+    scattered = {"as ring": (*[1] * len(rows), width), "as ring by token": (*rows, 1), "as flat ring": shape}[order]
+    size = math.prod(scattered)
+    ends = [at.stop for at in share_out(size, num_ranks)]
+    return np.searchsorted(ends, np.arange(size), side="right").reshape(scattered)
 
 
 BLOCK = 8

@@ -138,13 +138,18 @@ ACCUMULATOR = Point(
 SHARDS = (*range(2, 17), 24, 32, 48, 64)
 """Numbers of partial sums: split-K and tensor parallelism."""
 
-RING = "as ring"
+RINGS = {
+    "as ring": "added around a ring",
+    "as ring by token": "added around a ring that begins elsewhere for other tokens",
+    "as flat ring": "added around a ring that begins elsewhere for other parts of the flat result",
+}
+"""How a reduce-scatter adds, by what it scatters: features, tokens, or the elements of the flattened result."""
 
 ORDERS = {
     "at once": "added in float32",
     "in turn": "added one by one in the compute dtype",
     "as tree": "added pairwise in the compute dtype",
-    RING: "added around a ring",
+    **RINGS,
     "by halving": "added in the compute dtype with those half as many ranks away, then a quarter",
     "by node": "added in float32 by each of two nodes, rounded, and added",
 }

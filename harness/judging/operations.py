@@ -188,8 +188,8 @@ def nearest(
     graph = exhibits[0].evidence.graph
     found = {one.case.id: one for one in exhibits}
     for row in [row for row in graph.operations if row.tap == operation]:
-        for form in dict.fromkeys(graph.stored_form(row, one.preset.weights) for one in exhibits):
-            own = [one for one in found.values() if graph.stored_form(row, one.preset.weights) == form]
+        for form in dict.fromkeys(one.form_of(row) for one in exhibits):
+            own = [one for one in found.values() if one.form_of(row) == form]
             ways = likeliest_ways(row, telling(row.name, own, local))
             found |= {one.case.id: with_ways(one, ways) for one in own}
             if ways != Ways():
@@ -226,17 +226,22 @@ def suspects(row: Operation, told: Sequence[Exhibit]) -> list[Evaluator]:
 def ways_in_words(exhibits: Sequence[Exhibit]) -> dict[str, str]:
     """Return by operation how it is computed in some cases, where it is not as published everywhere.
 
-    Where that depends on the stored form of the weights, the form is named.
+    Where that depends on the form of its weights or on the block before it, those that have it are named.
     """
     words: dict[str, str] = {}
     for row in exhibits[0].evidence.graph.operations if exhibits else ():
-        forms: dict[str, str] = {}
+        forms: dict[tuple[str, ...], str] = {}
         for one in exhibits:
             graph = one.evidence.graph
             if row in graph.rows_of(one.evidence.config):
-                forms[graph.stored_form(row, one.preset.weights)] = one.ways.describe(row)
+                forms[one.form_of(row)] = one.ways.describe(row)
+        common = set[str]().union(*forms).intersection(*forms)
         alike = len(set(forms.values())) == 1
-        parts = [text if alike else f"{text} ({form})" for form, text in forms.items() if text]
+        parts = [
+            text if alike else f"{text} ({', '.join(part for part in form if part not in common)})"
+            for form, text in forms.items()
+            if text
+        ]
         text = "; ".join(dict.fromkeys(parts))
         words[row.tap] = "; ".join(dict.fromkeys(part for part in (words.get(row.tap, ""), text) if part))
     return {operation: text for operation, text in words.items() if text}

@@ -20,7 +20,7 @@ from grok_conformance.harness.graph.products import ADDITIONS, add_as_ring, even
 from grok_conformance.harness.graph.rounding import (
     AS_PUBLISHED,
     ORDERS,
-    RING,
+    RINGS,
     Point,
     RoundingPlan,
     rounding_point,
@@ -75,7 +75,7 @@ SUM = Point(
         "by rank": "sum over experts rounded after every one, in the order of their ranks",
         "by id": "sum over experts rounded after every one, in the order of their ids",
         **{order: f"sum over experts or their shards {added}" for order, added in ORDERS.items() if order in ADDITIONS},
-        RING: f"sum over shards {ORDERS[RING]}",
+        **{order: f"sum over shards {added}" for order, added in RINGS.items()},
     },
 )
 
@@ -167,8 +167,8 @@ def add_parts(parts: Sequence[Exact], dtype: str, plan: RoundingPlan) -> Exact:
     if order == SUM.published:
         size = sum(np.abs(part.value) for part in parts)
         return Exact(np.sum([p.value for p in parts], 0), bound=size, jump=sum(np.asarray(p.jump) for p in parts))
-    if order == RING:
-        return add_as_ring(parts, dtype, len(parts), evenly)
+    if order in RINGS:
+        return add_as_ring(parts, dtype, order, len(parts), evenly)
     return ADDITIONS.get(order, add_rounded)(parts, dtype)
 
 

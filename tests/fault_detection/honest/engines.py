@@ -11,6 +11,7 @@ from torch import Tensor
 from grok_conformance.candidates.torch_eager import model, operations, parameters
 from tests.fault_detection.honest.experts import tanh_gelu
 from tests.fault_detection.honest.products import BF16, bf16, halves
+from tests.fault_detection.honest.streams import combine_remembering, normed, wide_of, with_wide
 from tests.fault_detection.honest.way import Way, narrow
 
 
@@ -84,6 +85,21 @@ def scaled_afterwards() -> dict[str, Any]:
     return {"operations": {"linear": linear}, "model": {"matrix": matrix}}
 
 
+def fused_chains() -> dict[str, Any]:
+    """Return the replacements of a compiler that rounds what it stores, and reads on in float32 within a kernel."""
+
+    def embed(table: Tensor, tokens: Tensor, multiplier: float) -> Tensor:
+        wide = table[tokens].float() * torch.tensor(multiplier, dtype=table.dtype).float()
+        return with_wide(wide.to(table.dtype), wide) if narrow(table) else wide
+
+    def residual(x: Tensor, update: Tensor) -> Tensor:
+        wide = x.float() + wide_of(update)
+        return with_wide(wide.to(x.dtype), wide) if narrow(x) else wide
+
+    return {"operations": {"embed": embed, "residual": residual, "rms_norm": normed,
+                           "combine_experts": combine_remembering}}  # fmt: skip
+
+
 original_expert, original_combine, original_linear = model.expert, operations.combine_experts, operations.linear
 
 WAYS = (
@@ -100,4 +116,7 @@ WAYS = (
         does="int8 values multiplied in bf16, each group's rounded result scaled and rounded",
         plan=("attention.query", "attention.key", "attention.value", "attention.output", "dense.activation",
               "dense.up", "moe.output")),
+    Way(id="inductor_like", engines="torch.compile", dtypes=BF16, **fused_chains(),
+        does="norms, sums and experts' sums read on unrounded within a kernel, but a dense block's product rounded",
+        plan=("attention.norm", "attention.residual", "moe.norm", "moe.output_norm", "output", "final_norm")),
 )  # fmt: skip

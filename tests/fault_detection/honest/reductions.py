@@ -57,11 +57,36 @@ def in_blocks(num_parts: int, size: int) -> Product:
     return product
 
 
+def scattered_ring(num_ranks: int, *, whole_tokens: bool) -> Product:
+    """Add around a ring whose chunks are stretches of the tokens, or of the flattened result."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        parts = [bf16(part) for part in halves(x, w, num_ranks)]
+        flat = [part.flatten(0, -2) if whole_tokens else part.flatten() for part in parts]
+        size = math.ceil(len(flat[0]) / num_ranks)
+        chunks = []
+        for chunk, starts in enumerate(range(0, len(flat[0]), size)):
+            at = slice(starts, starts + size)
+            total = flat[(chunk + 1) % num_ranks][at]
+            for hop in range(2, num_ranks + 1):
+                total = bf16(total + flat[(chunk + hop) % num_ranks][at])
+            chunks.append(total)
+        return torch.cat(chunks).reshape(parts[0].shape)
+
+    return product
+
+
 WAYS = (
     Way(id="tp8_two_nodes_o", engines="NCCL, two nodes of 4", dtypes=BF16, plan=PLAN,
         does="8 partial sums added in float32 by node, rounded, and added", **summing(on_two_nodes(8), OUTPUT)),
     Way(id="tp8_halving_o", engines="MPI, recursive halving", dtypes=BF16, plan=PLAN,
         does="8 partial sums added in bf16 with those 4, 2 and 1 ranks away", **summing(by_halving(8), OUTPUT)),
+    Way(id="tp4_token_ring_o", engines="Megatron's sequence parallelism", dtypes=BF16, plan=PLAN,
+        does="4 partial sums around a ring that begins elsewhere for other tokens",
+        **summing(scattered_ring(4, whole_tokens=True), OUTPUT)),
+    Way(id="tp8_flat_ring_o", engines="NCCL ring", dtypes=BF16, plan=PLAN,
+        does="8 partial sums around a ring whose chunks are stretches of the flattened result",
+        **summing(scattered_ring(8, whole_tokens=False), OUTPUT)),
     Way(id="tp12_tree_o", engines="NCCL tree", dtypes=BF16, plan=PLAN,
         does="12 partial sums added pairwise", **summing(tree(12), OUTPUT)),
     Way(id="tp3_tree_rows", engines="NCCL tree", dtypes=BF16,

@@ -69,6 +69,8 @@ PLANS: dict[str, Plans] = {
     "three partial sums": {"attention.query": RoundingPlan({"sums": "3 at once"})},
     "eight partial sums in turn": {"attention.output": RoundingPlan({"sums": "8 in turn"})},
     "sixteen partial sums around a ring": {"attention.output": RoundingPlan({"sums": "16 as ring"})},
+    "a ring for the tokens": {"attention.output": RoundingPlan({"sums": "4 as ring by token"})},
+    "a ring for the flat result": {"attention.output": RoundingPlan({"sums": "8 as flat ring"})},
 }
 
 

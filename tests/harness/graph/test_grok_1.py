@@ -50,6 +50,19 @@ def test_the_residual_stream_is_the_embedding_first_and_then_the_previous_layers
     assert GROK_1.input_taps("final_norm", UNEQUAL) == ("layers.01.output",)
 
 
+def test_the_ways_of_a_row_may_hang_on_its_weights_and_on_the_block_before_it() -> None:
+    presets = {"moe": make_preset("unequal"), "dense": make_preset("dense")}
+    told = {
+        (name, row): GROK_1.form_of(GROK_1.by_name[row], preset.config, preset.weights)
+        for name, preset in presets.items()
+        for row in ("moe.output_norm", "output", "embedding")
+    }
+    assert told["moe", "moe.output_norm"][-1] == "behind experts"
+    assert told["dense", "moe.output_norm"][-1] == "behind a dense block"
+    assert told["moe", "output"] == told["dense", "output"] == ()
+    assert told["moe", "embedding"] == ("float weights",)
+
+
 def test_moe_output_of_a_dense_block_is_made_by_its_own_operation() -> None:
     assert GROK_1.operation_of("layers.01.moe.output", DENSE).name == "dense.output"
     assert GROK_1.input_taps("layers.01.moe.output", DENSE) == ("layers.01.dense.hidden",)

@@ -9,6 +9,7 @@ from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import contract, round_to, rounded
 from grok_conformance.harness.graph.products import (
+    chunk_of,
     contract_in_parts,
     contract_unscaled,
     evenly,
@@ -128,3 +129,11 @@ def test_a_sum_that_one_block_holds_is_not_split_and_has_no_inner_rounding() -> 
     found = contract_in_parts(x, w, "2 at once, in blocks of 64", "bfloat16", 1e-6)
     assert np.array_equal(found.value, contract(x, w).value)
     assert not np.any(found.jump)
+
+
+def test_a_ring_scatters_features_or_tokens_or_the_flattened_result() -> None:
+    shape = (2, 3, 4)
+    assert chunk_of(shape, "as ring", 2, in_tiles).tolist() == [[[0, 0, 1, 1]]]
+    assert chunk_of(shape, "as ring by token", 2, in_tiles).ravel().tolist() == [0, 0, 0, 1, 1, 1]
+    assert chunk_of(shape, "as flat ring", 3, in_tiles).ravel().tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert chunk_of((1, 1, 4), "as ring by token", 3, in_tiles).ravel().tolist() == [0]
