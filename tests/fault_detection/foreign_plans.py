@@ -70,6 +70,13 @@ PLANS: Mapping[str, ForeignPlan] = {
         FLASH,
     ),
     "tp8": ForeignPlan(chosen(("attention.output",), sums="8 as ring")),
+    "tp4_flat_ring": ForeignPlan(
+        {
+            **chosen(("attention.output",), sums="4 as flat ring"),
+            **chosen(("moe.output",), ranks="4 of rounded", sum="as flat ring"),
+        },
+        ("moe.expert_output",),
+    ),
     "w8a16": ForeignPlan({**chosen(EXPERTS, weights="kept", operands="compute"), **ROUNDED_NORMS}),
 }  # fmt: skip
 """Ports as engines are; what is narrow in them means nothing in float32."""
