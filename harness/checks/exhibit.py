@@ -42,7 +42,8 @@ class Ways:
 class Exhibit:
     """One answered case: what it is, what a candidate showed, the exact weights, and the ways it is taken to compute.
 
-    This is the one context object of the checks: it travels whole, and `replace` changes what a step finds out.
+    This is the one context object of the checks: it travels whole, and `replace` changes what a step finds out. While
+    ways are looked for that hold in some calls only, `calls` are those that are looked at.
     """
 
     preset: Preset
@@ -50,6 +51,11 @@ class Exhibit:
     evidence: Evidence
     weights: ExactWeights
     ways: Ways = field(default_factory=Ways)
+    calls: Collection[int] | None = None
+
+    def looks_at(self, call: int) -> bool:
+        """Return whether a call is looked at."""
+        return self.calls is None or call in self.calls
 
     @property
     def quirk(self) -> bool:

@@ -149,6 +149,8 @@ def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) ->
         key, operation = (call, tap), split_tap(tap)[1]
         if graph.operation_of(tap, evidence.config).name != row or key not in evidence.observed:
             continue
+        if not exhibit.looks_at(call):
+            continue
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
         deviation = None if segments is None else segments.deviation.get(key)
         if segments is not None:

@@ -19,6 +19,7 @@ from grok_conformance.harness.graph.rounding import (
     EVENLY,
     ORDERS,
     SHARDS,
+    SPREAD,
     SUMS,
     Point,
     RoundingPlan,
@@ -148,6 +149,7 @@ FIRST_SUMS: tuple[Moves, ...] = (
     numbers_of_sums("at once"),
     orders_of_sums,
     numbers_of_sums("at once" + EVENLY),
+    numbers_of_sums("at once" + SPREAD),
     orders_of_sums,
     *(numbers_of_sums("at once" + blocks) for blocks in (*BLOCKS, *DEALT_BLOCKS)),
 )

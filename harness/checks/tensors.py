@@ -47,7 +47,7 @@ def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) 
     fencing = fencing_of(exact, seen.recorded, factor, config, noise, copied)
     mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
     fence = blocks_of(seen.raw, exact, fencing, mask)(slice(0, seen.raw.size)).fence
-    plan = exhibit.ways.plans.get(row.name, AS_PUBLISHED)
+    plan = exhibit.ways.plans.get(row.name, AS_PUBLISHED).in_call(exhibit.case.calls[call].tokens.shape)
     return {
         **{f"input/{name}": values[name] for name in graph.input_taps(tap, config) if name in values},
         **{f"weight/{name}": exhibit.weights.get(name, plan.at(WEIGHTS)) for name in graph.weight_names(tap, config)},

@@ -16,8 +16,9 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
+from grok_conformance.harness.checks.local import failing_together
 from grok_conformance.harness.checks.operation_by_operation import fencing_of, slack_of
-from grok_conformance.harness.checks.ways import choose_ways, failing_together
+from grok_conformance.harness.checks.ways import choose_ways
 from grok_conformance.harness.contract import LEVELS, Array, CandidateInfo, split_tap
 from grok_conformance.harness.diagnosis.power import taps_of_level
 from grok_conformance.harness.diagnosis.prediction import Prediction, predict

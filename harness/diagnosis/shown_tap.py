@@ -76,7 +76,8 @@ class ShownTap:
     @property
     def plan(self) -> RoundingPlan:
         """The rounding plan in force."""
-        return self.exhibit.ways.plans.get(self.graph.operation_of(self.tap, self.scope.config).name, AS_PUBLISHED)
+        row = self.graph.operation_of(self.tap, self.scope.config)
+        return self.exhibit.ways.plans.get(row.name, AS_PUBLISHED).in_call(self.scope.tokens.shape)
 
     @property
     def row(self) -> Operation:

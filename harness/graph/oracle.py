@@ -140,7 +140,8 @@ def walk_call(
     for tap, row in weights.graph.taps_with_rows(scope.config):
         if only is not None and row.name not in only:
             continue
-        exact = evaluator(tap, scope, weights, values, (plans or {}).get(row.name, AS_PUBLISHED))
+        plan = (plans or {}).get(row.name, AS_PUBLISHED).in_call(scope.tokens.shape)
+        exact = evaluator(tap, scope, weights, values, plan)
         values[tap] = shown[tap] if tap in shown else perturb(tap, exact)
         yield tap, exact, values[tap]
 

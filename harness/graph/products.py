@@ -21,6 +21,7 @@ from grok_conformance.harness.graph.rounding import (
     RESULT,
     RINGS,
     SCALES,
+    SPREAD,
     SUMS,
     RoundingPlan,
 )
@@ -34,9 +35,10 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
     `sums` is a choice at the point of that name: how many, and in which order.
     """
     dealt_out, _, dealt = sums.partition(DEALT)
-    plain, _, block = dealt_out.removesuffix(EVENLY).partition(IN_BLOCKS)
+    shared, _, block = dealt_out.partition(IN_BLOCKS)
+    plain, comma, sharing = shared.partition(",")
     count, _, order = plain.partition(" ")
-    share_out = evenly if sums.endswith(EVENLY) else in_blocks(int(block)) if block else in_tiles
+    share_out = in_blocks(int(block)) if block else SHARINGS[comma + sharing]
     if dealt:  # what a part has is brought together
         part_of = np.arange(x.shape[-1]) // int(dealt) % int(count)
         together, sizes = np.argsort(part_of, kind="stable"), np.bincount(part_of)
@@ -117,6 +119,15 @@ def in_blocks(size: int) -> Sharing:
 def evenly(length: int, num_parts: int) -> list[slice]:
     """Share a length out so that no two parts differ by more than one, the longer ones first."""
     return parts_between([i * (length // num_parts) + min(i, length % num_parts) for i in range(num_parts + 1)])
+
+
+def spread(length: int, num_parts: int) -> list[slice]:
+    """Share a length out by cutting it at the nearest whole number below each share."""
+    return parts_between([i * length // num_parts for i in range(num_parts + 1)])
+
+
+SHARINGS: Mapping[str, Sharing] = {"": in_tiles, EVENLY: evenly, SPREAD: spread}
+"""How a length is shared out, by how the name of a choice ends."""
 
 
 def parts_between(ends: Sequence[int]) -> list[slice]:

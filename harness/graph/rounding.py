@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,45 @@ class Point:
         return next(iter(self.choices))
 
 
+CallAxes = Literal["t", "bt"]
+"""Along which axes of its tokens [b, t] the size of a call is told."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of at most so many tokens, in a row or in all: engines have kernels of their own for few."""
+
+    axes: CallAxes
+    limit: int
+
+    def hold(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a call of tokens [b, t] is among them."""
+        return size_of_call(shape, self.axes) <= self.limit
+
+    @property
+    def words(self) -> str:
+        """Which calls these are."""
+        if self.axes == "bt":
+            return f"in calls of at most {self.limit} tokens"
+        return f"in calls of at most {self.limit} tokens a row" if self.limit > 1 else "in calls of one token a row"
+
+
+def size_of_call(shape: tuple[int, ...], axes: CallAxes) -> int:
+    """Return the size of a call of tokens [b, t] along one axis or two."""
+    b, t = shape
+    return t if axes == "t" else b * t
+
+
 @dataclass(frozen=True)
 class RoundingPlan:
-    """What a port does at the points of one operation: the choice by point, where it is not the published one."""
+    """What a port does at the points of one operation: the choice by point, where it is not the published one.
+
+    A plan may hold `within` some calls only, and another one `beyond` them.
+    """
 
     choices: Mapping[str, str] = field(default_factory=dict)
+    within: Calls | None = None
+    beyond: Mapping[str, str] = field(default_factory=dict)
 
     def at(self, point: Point) -> str:
         """Return the choice at a point."""
@@ -51,16 +86,30 @@ class RoundingPlan:
         others = {name: made for name, made in self.choices.items() if name != point.name}
         return RoundingPlan(others if choice == point.published else {**others, point.name: choice})
 
+    def in_call(self, shape: tuple[int, ...]) -> RoundingPlan:
+        """Return the plan that holds in a call of tokens [b, t]."""
+        if self.within is None:
+            return self
+        return RoundingPlan(self.choices if self.within.hold(shape) else self.beyond)
+
     def adds_an_error(self, points: Sequence[Point]) -> bool:
         """Return whether a choice allows a range of values, as an approximation and an unknown order do."""
+        made = [(point, choices.get(point.name, point.published)) for point in points
+                for choices in (self.choices, self.beyond)]  # fmt: skip
         return any(
-            (point.approximation and self.at(point) != point.published) or self.at(point).endswith(ATOMICS)
-            for point in points
+            (point.approximation and choice != point.published) or choice.endswith(ATOMICS) for point, choice in made
         )
 
     def words(self, points: Sequence[Point]) -> str:
         """Return what is done at some points in words, empty where all is as published."""
-        return ", ".join(point.choices[self.at(point)] for point in points if self.at(point) != point.published)
+        told, others = (
+            ", ".join(point.choices[choices[point.name]] for point in points if point.name in choices)
+            for choices in (self.choices, self.beyond)
+        )
+        if self.within is None:
+            return told
+        parts = [f"{told} {self.within.words}" if told else "", f"{others} in larger calls" if others else ""]
+        return ", ".join(part for part in parts if part)
 
 
 AS_PUBLISHED = RoundingPlan()
@@ -159,6 +208,10 @@ EVENLY = ", evenly"
 """Ends the choices that share out a length which the number of partial sums does not divide: not in equal tiles of
 which the last is shorter, but so that no two parts differ by more than one."""
 
+SPREAD = ", spread"
+"""Ends the choices that cut such a length at the nearest whole number below each share, so that longer parts lie
+anywhere."""
+
 IN_BLOCKS = ", in blocks of "
 """Ends the choices that share out whole blocks of so many, as tiled kernels do, with the size of a block."""
 
@@ -176,7 +229,11 @@ SUMS = Point(
         "whole": "",
         **{
             f"{n} {order}{split}": f"{n} partial sums{words}, each rounded, {added}"
-            for split, words in (("", ""), (EVENLY, " of nearly equal length"))
+            for split, words in (
+                ("", ""),
+                (EVENLY, " of nearly equal length"),
+                (SPREAD, " of nearly equal length, the longer ones spread"),
+            )
             for order, added in ORDERS.items()
             for n in SHARDS
         },

@@ -240,7 +240,7 @@ def whole_run(
     names = tuple(waiver.name for waiver in used)
     route = {**route_of(evidence), **taken_as_they_are(used, evidence)}
     taken = b"".join(route[key].tobytes() for key in sorted(route))
-    plans = tuple(f"{row}: {sorted(plan.choices.items())}" for row, plan in sorted(exhibit.ways.plans.items()))
+    plans = tuple(f"{row}: {exhibit.ways.plans[row]}" for row in sorted(exhibit.ways.plans))
     signature = (case.id, taken, tuple(evidence.recorded.items()), names, plans)
     if signature not in honest_runs:
         honest_runs[signature] = honest_run(

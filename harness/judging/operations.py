@@ -11,18 +11,12 @@ import numpy as np
 from grok_conformance.harness.cases.probes import PREFIX
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score, score_rival
+from grok_conformance.harness.checks.local import Local, failing_together, recheck, telling
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.rivals import rivals
-from grok_conformance.harness.checks.ways import (
-    LARGEST_SEGMENT,
-    Local,
-    choose_ways,
-    failing_together,
-    identify,
-    recheck,
-    telling,
-)
+from grok_conformance.harness.checks.search import LARGEST_SEGMENT, identify
+from grok_conformance.harness.checks.ways import choose_ways
 from grok_conformance.harness.diagnosis.described import described
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
 from grok_conformance.harness.faults import ALL_FAULTS

@@ -43,13 +43,21 @@ TERMS = rounding_point("terms", "kept", "gate times output rounded for every exp
 OF_ROUNDED = " of rounded"
 """Ends the choices in which the gated hidden is rounded as an operand of the last product."""
 
+ROUNDED_TOO = ", rounded"
+"""Ends those in which each shard's product is rounded too, before it is multiplied by its gate."""
+
 RANKS = Point(
     "ranks",
     {
         "whole": "",
         **{
-            f"{n}{ending}": f"{n} shards of the experts' {hidden}, each combined over the experts, rounded and added"
-            for ending, hidden in (("", "hidden width"), (OF_ROUNDED, "hidden width, rounded as an operand"))
+            f"{n}{ending}": f"{n} shards of the experts' hidden width{words}, each combined over the experts, rounded "
+            "and added"
+            for ending, words in (
+                ("", ""),
+                (OF_ROUNDED, ", rounded as an operand"),
+                (OF_ROUNDED + ROUNDED_TOO, ", rounded as an operand and as a product"),
+            )
             for n in (2, 3, 4, 5, 6, 8, 16)
         },
         "gated": "gate multiplied into the gated hidden, which is rounded then, before the last product",
@@ -206,15 +214,17 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     if plan.at(GATE) == "rounded":
         gate = round_to(gate, dtype)
     if plan.at(RANKS) == "gated":
-        return combine_gated(rounded(Exact(gate[..., None] * hidden, bound=np.abs(gate[..., None] * hidden)), dtype,
-                                     scope.margin), index, w, scope)  # fmt: skip
+        gated_too = Exact(gate[..., None] * hidden, bound=np.abs(gate[..., None] * hidden))
+        return combine_gated(rounded(gated_too, dtype, scope.margin), index, w, scope, plan)
     parts = []
-    if plan.at(RANKS).endswith(OF_ROUNDED):
+    num_ranks, _, rounds = plan.at(RANKS).partition(" ")
+    if rounds:
         hidden = round_to(hidden, dtype)
-    for at in np.array_split(np.arange(hidden.shape[-1]), int(plan.at(RANKS).removesuffix(OF_ROUNDED))):
+    for at in np.array_split(np.arange(hidden.shape[-1]), int(num_ranks)):
         made = product_by_expert(hidden[..., at], w[:, at], index.astype(np.int64), scope, AS_PUBLISHED)
+        made = rounded(made, dtype, scope.margin) if rounds.endswith(ROUNDED_TOO) else made
         value, weight = gate[..., None] * made.value, gate[..., None]  # [b, t, c, d]
-        terms = Exact(value, bound=np.abs(value), spread=weight * made.spread)
+        terms = Exact(value, bound=np.abs(value), spread=weight * made.spread, jump=weight * made.jump)
         if plan.at(TERMS) == "rounded":
             terms = rounded(terms, dtype, scope.margin)
         spread = np.sqrt(np.square(terms.spread).sum(-2)) if np.ndim(terms.spread) else 0.0
@@ -224,12 +234,16 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     return add_parts(parts, dtype, plan)
 
 
-def combine_gated(hidden: Exact, index: Array, w: Array, scope: Scope) -> Exact:
+def combine_gated(hidden: Exact, index: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
     """Sum the products of hidden values [b, t, c, f], the gates in them, with the chosen experts' matrices."""
     made = product_by_expert(hidden.value, w, index.astype(np.int64), scope, AS_PUBLISHED)
     jump = product_by_expert(np.abs(hidden.jump), np.abs(w), index.astype(np.int64), scope, AS_PUBLISHED).value
-    spread = np.sqrt(np.square(made.spread).sum(-2))
-    return Exact(made.value.sum(-2), made.value.shape[-2] * np.abs(made.value).sum(-2), spread, jump.sum(-2))
+    terms = replace(made, jump=made.jump + jump)
+    if plan.at(TERMS) == "rounded":
+        terms = rounded(terms, scope.config.fprop_dtype, scope.margin)
+    spread = np.sqrt(np.square(terms.spread).sum(-2)) if np.ndim(terms.spread) else 0.0
+    bound = terms.value.shape[-2] * np.abs(terms.value).sum(-2)
+    return Exact(terms.value.sum(-2), bound, spread, np.sum(terms.jump, -2))
 
 
 def dense_in(x: Array, w: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:

@@ -20,6 +20,7 @@ from grok_conformance.harness.graph.rounding import (
     DEALT_BLOCKS,
     EVENLY,
     ORDERS,
+    SPREAD,
     SUMS,
 )
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps
@@ -46,7 +47,7 @@ def test_numbers_of_partial_sums_come_before_their_orders() -> None:
     assert all(choice.endswith("at once") for choice in numbers)
     two = Ways({ROW.name: AS_PUBLISHED.but(SUMS, "2 at once")})
     orders = {ways.plans[ROW.name].at(SUMS) for ways in orders_of_sums(ROW, two, told())}
-    added = {f"2 {order}{split}" for order in ORDERS for split in ("", EVENLY)}
+    added = {f"2 {order}{split}" for order in ORDERS for split in ("", EVENLY, SPREAD)}
     shared_out = {f"2 at once{blocks}" for blocks in (*BLOCKS, *DEALT_BLOCKS)}
     assert orders == (added | shared_out) - {"2 at once"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,45 +9,11 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.moves import as_elsewhere, coarse, numbers_of_sums, permitted, with_ways
-from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.ways import (
-    Local,
-    choose_ways,
-    failing_together,
-    fails,
-    identify,
-    telling,
-)
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import Plans
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, LIKE_THE_CACHE, SUMS, RoundingPlan
-from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.measure.systematic import Systematic
-from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps, taps_of
-
-CASE = "unequal/prefill/padded_batch.bfloat16"
-DECODE = "unequal/decode/unequal_lengths.bfloat16"
-WIDE_SCALES = "float32_scales/prefill/wide_experts.bfloat16"
-STRESS = "stress/prefill/saturated_cap.bfloat16"
-WIDE = "unequal/prefill/padded_batch.float32"
-
-KEPT = {"attention.logits": RoundingPlan({"query · key": "kept"})}
-
-
-def shown(case_id: str, plans: Plans | None = None, hides: Collection[str] = ()) -> Exhibit:
-    preset, case = golden_case(case_id)
-    patterns = [tap for tap in taps_of(case_id) if not any(tap.endswith(name) for name in hides)]
-    evidence = evidence_of(case_id, honest_taps(case_id, 7, plans=plans), patterns)
-    return Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype))
-
-
-def choose(*exhibits: Exhibit) -> tuple[list[Exhibit], Local]:
-    local = {one.case.id: check_case(one, num_elements=NUM_ELEMENTS) for one in exhibits}
-    return choose_ways(exhibits, local, NUM_ELEMENTS)
-
-
-def passed(local: Local) -> bool:
-    return all(comparison.passed for comparisons in local.values() for comparison in comparisons)
+from tests.harness.checks.plan_ports import CASE, DECODE, KEPT, STRESS, WIDE, WIDE_SCALES, choose, passed, shown
+from tests.harness.honest_port import evidence_of, exact_weights, golden_case, honest_taps, taps_of
 
 
 def test_nothing_is_looked_for_where_all_passes() -> None:
@@ -152,59 +117,6 @@ def test_settled_plans_of_hidden_rows_are_not_changed_again() -> None:
     assert changed == {"attention.logits", "attention.heads"}
     settled = with_ways(port, Ways(KEPT))
     assert "attention.logits" not in {name for ways in coarse(row, Ways(), [settled]) for name in ways.plans}
-
-
-def test_around_many_hidden_taps_nothing_is_looked_for() -> None:
-    preset, case = golden_case(CASE)
-    blind = Exhibit(preset, case, evidence_of(CASE, honest_taps(CASE, 7), ["logits"]), shown(CASE).weights)
-    assert identify(GROK_1.by_name["logits"], [blind]) == Ways()
-
-
-# What all taps of a row have in common
-
-
-def of_ratio(call: int, tap: str, ratio: float, *systematic: Systematic) -> Comparison:
-    return Comparison(call, tap, 10, tail=ratio, systematic=systematic)
-
-
-def in_common(score: float) -> Systematic:
-    return Systematic("gain", coefficient=score, standard_error=1.0, floor=0.0, information=1.0, allowed=1.0)
-
-
-@pytest.mark.parametrize(("score", "expected"), [(0.99, False), (1.0, False), (1.01, True), (2.5, True)])
-def test_what_is_in_common_fails_beyond_what_is_allowed(score: float, *, expected: bool) -> None:
-    port = shown(CASE)
-    local = {CASE: [of_ratio(0, "layers.00.attention.weights", 0.5, in_common(score))]}
-    assert failing_together([port], local) == ({"attention.weights"} if expected else set())
-    assert fails("attention.weights", [port], local) == expected
-
-
-def test_no_way_gives_back_a_tap_that_is_missing() -> None:
-    port = shown(CASE)
-    local = {CASE: [Comparison(0, "layers.00.attention.logits", 0, problem="missing")]}
-    assert not fails("attention.logits", [port], local)
-    assert telling("attention.logits", [port], local) == []
-
-
-def test_cases_in_which_a_row_fails_tell_before_larger_ones_in_which_it_passes() -> None:
-    ports: Sequence[Exhibit] = [shown(CASE), shown(DECODE)]
-    tap = "layers.00.attention.logits"
-    local = {CASE: [of_ratio(0, tap, 0.5)] * 3, DECODE: [of_ratio(0, tap, 7.0)]}
-    assert [one.case.id for one in telling("attention.logits", ports, local)] == [DECODE, CASE]
-    assert np.isfinite(local[CASE][0].ratio)
-
-
-def test_an_approximation_is_named_only_where_it_explains_what_no_rounding_does() -> None:
-    row, port = GROK_1.by_name["moe.expert_hidden"], shown(STRESS)
-    key = (0, "layers.00.moe.expert_hidden")
-    seen, activation = port.evidence.observed[key], port.evidence.observed[0, "layers.00.moe.expert_activation"].raw
-    up = port.evidence.observed[0, "layers.00.moe.expert_up"].raw
-    tanh = np.tanh(np.sqrt(2 / np.pi) * (activation + 0.044715 * activation**3))
-    off = 0.5 * activation * up * tanh * 2.0**-11.5 * np.sign(np.sin(1e4 * activation))
-    observed = {**port.evidence.observed, key: replace(seen, raw=seen.raw + off, cleaned=seen.cleaned + off)}
-    found = identify(row, [replace(port, evidence=replace(port.evidence, observed=observed))])
-    assert found == Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
-    assert identify(row, [port]) == Ways()
 
 
 def test_shards_of_the_experts_are_identified_where_their_outputs_are_hidden() -> None:

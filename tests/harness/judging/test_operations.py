@@ -9,8 +9,8 @@ import pytest
 
 from grok_conformance.harness.cases.probes import make_probe, probe_cases
 from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
+from grok_conformance.harness.checks.local import Local
 from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.ways import Local
 from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.diagnosis.probe_design import emulated, in_form

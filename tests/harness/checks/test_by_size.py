@@ -1,0 +1,57 @@
+"""Ways that hang on the size of a call: kernels for few tokens, and others for many."""
+
+from __future__ import annotations
+
+import pytest
+
+from grok_conformance.harness.checks.by_size import DECODING, joined
+from grok_conformance.harness.checks.exhibit import Ways
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, Calls, RoundingPlan
+from tests.harness.checks.plan_ports import CASE, DECODE, choose, passed, shown
+
+SPLIT = {"sums": "3 at once"}
+WHOLE = "unequal/chunked/two_chunks.bfloat16"
+
+PLANS = {
+    "split where one token is decoded": RoundingPlan(SPLIT, DECODING),
+    "split in all but decoding": RoundingPlan({}, DECODING, SPLIT),
+    "split otherwise in all but decoding": RoundingPlan({"sums": "4 in turn"}, DECODING, SPLIT),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_kernel_for_few_tokens_is_told_from_that_for_many(name: str) -> None:
+    plans = {"attention.query": PLANS[name]}
+    exhibits, local = choose(*(shown(case, plans) for case in (CASE, DECODE, WHOLE)))
+    assert passed(local)
+    assert [one.ways for one in exhibits] == [Ways(plans)] * 3
+
+
+def test_a_kernel_that_hangs_on_nothing_but_chance_is_not_explained() -> None:
+    exhibits, local = choose(shown(CASE, {"attention.query": RoundingPlan(SPLIT)}), shown(WHOLE))
+    assert not passed(local)
+    assert [one.ways for one in exhibits] == [Ways()] * 2
+
+
+def test_calls_are_told_by_their_tokens_in_a_row_or_in_all() -> None:
+    assert DECODING.hold((9, 1))
+    assert not DECODING.hold((1, 2))
+    assert Calls("bt", 8).hold((4, 2))
+    assert not Calls("bt", 8).hold((3, 3))
+
+
+def test_a_plan_for_some_calls_says_for_which() -> None:
+    plan = RoundingPlan(SPLIT, Calls("bt", 8), {"sums": "2 at once"})
+    assert plan.in_call((2, 4)) == RoundingPlan(SPLIT)
+    assert plan.in_call((3, 3)) == RoundingPlan({"sums": "2 at once"})
+    assert RoundingPlan(SPLIT, DECODING).in_call((1, 2)) == AS_PUBLISHED
+    assert plan.words([SUMS]) == (
+        "3 partial sums, each rounded, added in float32 in calls of at most 8 tokens, "
+        "2 partial sums, each rounded, added in float32 in larger calls"
+    )
+
+
+def test_ways_that_read_otherwise_are_joined_only_by_phase() -> None:
+    read = Ways(readings={("decode", "moe.norm", "attention.residual"): "carried"})
+    assert joined(read, Ways(), DECODING) == read
+    assert joined(read, Ways(), Calls("bt", 8)) is None
