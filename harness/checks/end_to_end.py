@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, repeated, tap_key
+from grok_conformance.harness.checks.batches import copies, runs_at_once
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
@@ -21,9 +22,6 @@ from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS,
 
 TINY = float(np.finfo(np.float32).tiny)
 """What any token may stray, so that a quotient of nothing by nothing is none."""
-
-MAX_BATCH_ELEMENTS = 2**20
-"""Elements of the largest tap of noisy runs that are walked together; beyond them a larger batch saves nothing."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def honest_run(
     squares: dict[Key, Array] = {}
     # Another evaluator may have a fault that mixes the rows of a batch: its runs are made one by one.
     num_runs, floor = (NUM_RUNS, np.median) if evaluator is evaluate else (NUM_DEVIATING_RUNS, np.mean)
-    at_once = runs_at_once(exact) if evaluator is evaluate else 1
+    at_once = runs_at_once(exact.values(), plans or {}, num_runs) if evaluator is evaluate else 1
     for first in range(0, num_runs, at_once):
         runs = min(at_once, num_runs - first)
         noisy = walk(
@@ -121,19 +119,9 @@ def honest_run(
     return Honest(exact, {key: np.sqrt(np.maximum(x, floor(x))) for key, x in squares.items()})
 
 
-def runs_at_once(exact: Mapping[Key, Array]) -> int:
-    """Return how many noisy runs of a case are walked as one batch: cheaper as long as its arrays are small."""
-    return max(1, min(NUM_RUNS, MAX_BATCH_ELEMENTS // max(x.size for x in exact.values())))
-
-
 def along(route: Mapping[Key, Array], runs: int) -> Callable[[int, str], Array | None]:
     """Return what a route shows of every tap to so many runs of a case walked as one batch."""
-
-    def shown(call: int, tap: str) -> Array | None:
-        value = route.get((call, tap))
-        return None if value is None else np.concatenate([value] * runs)
-
-    return shown
+    return lambda call, tap: copies(route.get((call, tap)), runs)
 
 
 def route_of(evidence: Evidence) -> dict[Key, Array]:

@@ -9,6 +9,8 @@ from functools import partial
 
 import numpy as np
 
+from grok_conformance.harness.cases.case import repeated
+from grok_conformance.harness.checks.batches import copies, runs_at_once
 from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import (
@@ -47,35 +49,46 @@ def simulate(
     evaluator: Evaluator = evaluate,
     num_draws: int = NUM_SIMULATIONS,
     only: Collection[str] | None = None,
+    *,
+    rows_apart: bool = False,
 ) -> Segments:
     """Rerun a case with modelled noise at every hidden operation, and measure how far the shown ones then stray.
 
-    `only` restricts it to some rows, which must be all that a hidden one of them needs (`Exhibit.needed`).
+    `only` restricts it to some rows, which must be all that a hidden one of them needs (`Exhibit.needed`). Where the
+    evaluator keeps the `rows_apart`, as the right one does, many draws are rows of one batch, which costs less.
     """
     case, evidence, look = exhibit.case, exhibit.evidence, exhibit.look
     random = np.random.default_rng(0)
     in_its_ways = partial(
         walk,
         exhibit.preset,
-        case,
         weights=exhibit.weights,
         plans=exhibit.ways.plans,
         evaluator=evaluator,
         only=only,
     )
-    exact = {(call, tap): (result, value) for call, tap, result, value in in_its_ways(shown=look)}
+    exact = {(call, tap): (result, value) for call, tap, result, value in in_its_ways(case, look)}
 
     def forced(call: int, tap: str) -> Array | None:
         is_choice = split_tap(tap)[1] == exhibit.evidence.graph.choice and (call, tap) in exact
         return exact[call, tap][1] if is_choice else look(call, tap)
 
+    at_once = runs_at_once((x for _, x in exact.values()), exhibit.ways.plans, num_draws) if rows_apart else 1
     squares: dict[Key, Array] = {}
-    for _ in range(num_draws):
+    for first in range(0, num_draws, at_once):
+        times = min(at_once, num_draws - first)
+
+        def forced_in_all(call: int, tap: str, times: int = times) -> Array | None:
+            return copies(forced(call, tap), times)
+
         noisy = in_its_ways(
-            shown=forced, perturb=lambda tap, result: strayed(result, evidence.recorded[split_tap(tap)[1]], random)
+            repeated(case, times),
+            forced_in_all,
+            perturb=lambda tap, result: strayed(result, evidence.recorded[split_tap(tap)[1]], random),
         )
         for call, tap, result, _ in noisy:
-            difference = np.square(result.value - exact[call, tap][0].value)
+            value = exact[call, tap][0].value
+            difference = np.square(result.value.reshape(times, *value.shape) - value).sum(0)
             squares[call, tap] = squares.get((call, tap), 0.0) + difference / num_draws
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
     undecided = {call: undecided_from(exhibit, call, exact, deviation) for call in range(len(case.calls))}

@@ -74,7 +74,7 @@ def noise_before(row: str, exhibit: Exhibit, evaluator: Evaluator = evaluate) ->
     if exhibit.hidden.isdisjoint(needed):
         return None
     read = reader(exhibit.ways.readings, exhibit.evidence.recorded, evaluator, NUM_DRAWS)
-    return simulate(exhibit, read, NUM_DRAWS, needed)
+    return simulate(exhibit, read, NUM_DRAWS, needed, rows_apart=evaluator is evaluate)
 
 
 def score(

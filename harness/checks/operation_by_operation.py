@@ -58,7 +58,7 @@ def check_case(
     needed = None if only is None else exhibit.needed(only)
     read = reader(exhibit.ways.readings, evidence.recorded, evaluator)
     if segments is None and exhibit.hides_taps:
-        segments = simulate(exhibit, read, only=needed)
+        segments = simulate(exhibit, read, only=needed, rows_apart=evaluator is evaluate)
     results = dict(evidence.problems)
     steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}

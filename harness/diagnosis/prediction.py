@@ -58,7 +58,7 @@ def predict(
     # What no check compares is shown too: a fault may let a masked key or a pad in.
     shown = {key: safe(specs[split_tap(key[1])[1]], seen.raw, config) for key, seen in evidence.observed.items()}
     names = graph.tap_names(config)
-    segments = simulate(exhibit) if exhibit.hides_taps else None
+    segments = simulate(exhibit, rows_apart=True) if exhibit.hides_taps else None
     hidden = {tap for call in range(len(case.calls)) for tap in names if (call, tap) not in shown}
     wanted = {tap for tap in names if is_in(layers, *split_tap(tap))}
     reachable = {split_tap(tap)[1] for tap in hidden | wanted}

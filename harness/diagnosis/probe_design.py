@@ -70,7 +70,9 @@ def prepare(preset: Preset, case: Case, form: LogitForm = ALL_LOGITS, taps: tupl
     info = CandidateInfo(name="probe", version="", taps=taps, logits=form)
     exact = emulated(preset, case, weights, evaluate, seed=0)
     exhibit = exhibit_of(preset, case, info, in_form(exact, case, info), weights)
-    return Shown(preset, case, weights, info, simulate(exhibit), remembered() if taps == (LOGITS,) else evaluate)
+    return Shown(
+        preset, case, weights, info, simulate(exhibit, rows_apart=True), remembered() if taps == (LOGITS,) else evaluate
+    )
 
 
 def remembered() -> Evaluator:

@@ -72,6 +72,11 @@ def fp8_per_token(x: Array) -> Array:
     return rounded
 
 
+def through_fp8(x: Array) -> Array:
+    """Round to float8_e4m3fn with one scale for the last axis, and then to bfloat16."""
+    return bf16(fp8_per_token(x))
+
+
 def int8_in_blocks(x: Array) -> Array:
     """Round to int8 in blocks of 32 of the last axis, with a float16 scale each."""
     parts = []

@@ -92,6 +92,13 @@ class RoundingPlan:
             return self
         return RoundingPlan(self.choices if self.within.hold(shape) else self.beyond)
 
+    @property
+    def hangs_on_the_batch(self) -> bool:
+        """Whether what is done to a row of a batch hangs on how many there are."""
+        return self.within is not None or any(
+            order in choice for choice in self.choices.values() for order in SCATTERED
+        )
+
     def adds_an_error(self, points: Sequence[Point]) -> bool:
         """Return whether a choice allows a range of values, as an approximation and an unknown order do."""
         made = [(point, choices.get(point.name, point.published)) for point in points
@@ -193,6 +200,8 @@ RINGS = {
     "as flat ring": "added around a ring that begins elsewhere for other parts of the flat result",
 }
 """How a reduce-scatter adds, by what it scatters: features, tokens, or the elements of the flattened result."""
+
+SCATTERED = ("as ring by token", "as flat ring")
 
 ORDERS = {
     "at once": "added in float32",

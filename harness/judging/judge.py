@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, tap_key
@@ -73,11 +73,11 @@ class Judged:
 class Known:
     """What is known of a candidate from its first runs: its ways by preset and compute dtype.
 
-    What does not pass in these is searched for others and explained only where that `is_searched`.
+    What does not pass in these is looked into, for other ways and for faults, in the cases `searched` alone.
     """
 
-    ways: Mapping[tuple[str, str], Ways] = field(default_factory=dict)
-    is_searched: bool = True
+    ways: Mapping[tuple[str, str], Ways]
+    searched: Collection[str]
 
 
 def judge_candidate(
@@ -87,24 +87,29 @@ def judge_candidate(
     honest_runs: HonestRuns,
     waivers: Sequence[Waiver] = (),
     agree: Agree = in_agreement,
-    known: Known = Known(),
+    known: Known | None = None,
 ) -> list[Judged]:
     """Judge a candidate's answers to some groups; `waivers` are its deviations that are known, `known` its ways.
 
     Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen per operation
     and compute dtype over all groups, or none if none makes every case of every group pass.
     """
+    ways = {} if known is None else known.ways
     pairs = list(zip(groups, answers, strict=True))
     exhibits = {one.case.id: one for group, answer in pairs for one in shown_in(group, answer)}
     judged: dict[str, JudgedOperations] = {}
     words: dict[str, dict[str, str]] = {}
     for dtype in dict.fromkeys(group.fprop_dtype for group in groups):
         own = [
-            with_ways(one, known.ways.get((one.preset.name, dtype), Ways()))
+            with_ways(one, ways.get((one.preset.name, dtype), Ways()))
             for one in exhibits.values()
             if one.evidence.config.fprop_dtype == dtype
         ]
-        judged[dtype] = (judge_operations if known.is_searched else check_operations)(own, num_elements)
+        judged[dtype] = (
+            judge_operations(own, num_elements)
+            if known is None
+            else check_operations(own, num_elements, known.searched)
+        )
         words[dtype] = ways_in_words(judged[dtype].exhibits)
         exhibits |= {one.case.id: one for one in judged[dtype].exhibits}
     judged = with_agreement(judged, agree)

@@ -41,20 +41,20 @@ class JudgedOperations:
 
 
 def judge_operations(
-    exhibits: Sequence[Exhibit], num_elements: int, only: Collection[str] | None = None
+    exhibits: Sequence[Exhibit], num_elements: int, only: Collection[str] | None = None, local: Local | None = None
 ) -> JudgedOperations:
     """Judge the answered cases of one compute dtype operation by operation.
 
     Where an operation fails as the specification asks for it, its permitted ways are tried; one is chosen over all
     cases, or none if none makes every case pass. `num_elements` is the size of the whole run, which sets λ; `only`
-    restricts the judge to some rows of the graph.
+    restricts the judge to some rows of the graph, `local` are the checks if they have been made.
 
     Cases of published quirks are told by themselves, in the ways that the others show.
     """
     core = [one for one in exhibits if not one.quirk] or list(exhibits)
     quirks = [one for one in exhibits if one.quirk] if len(core) < len(exhibits) else []
-    core_local: Local = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in core}
-    found = judge_core(core, core_local, num_elements)
+    made = local or {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in core}
+    found = judge_core(core, {one.case.id: made[one.case.id] for one in core}, num_elements)
     if not found.failing and only is None:
         found = by_logits_alone(found, num_elements)
     known = {one.preset.name: one.ways for one in found.exhibits}
@@ -63,11 +63,27 @@ def judge_operations(
     return replace(found, exhibits=(*found.exhibits, *apart), local={**found.local, **told})
 
 
-def check_operations(exhibits: Sequence[Exhibit], num_elements: int) -> JudgedOperations:
-    """Check the answered cases of one compute dtype in the ways that are known; what fails is not looked into."""
+def check_operations(
+    exhibits: Sequence[Exhibit], num_elements: int, searched: Collection[str] = ()
+) -> JudgedOperations:
+    """Check the answered cases of one compute dtype in the ways that are known.
+
+    What fails is looked into only where that is so in one of the cases `searched`, and in these alone.
+    """
     local = {one.case.id: check_case(one, num_elements=num_elements) for one in exhibits}
-    failing = {one.operation for found in local.values() for one in found if not one.passed}
-    return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(), {})
+    some = [one for one in exhibits if one.case.id in searched]
+    failing = {case: {one.operation for one in found if not one.passed} for case, found in local.items()}
+    if not any(failing[one.case.id] for one in some):
+        return JudgedOperations(tuple(exhibits), local, frozenset().union(*failing.values()), frozenset(), {})
+    found = judge_operations(some, num_elements, local=local)
+    others = [one for one in exhibits if one.case.id not in searched]
+    left = [failing[one.case.id] for one in others]
+    return replace(
+        found,
+        exhibits=(*found.exhibits, *others),
+        local={**local, **found.local},
+        failing=found.failing.union(*left),
+    )
 
 
 def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> JudgedOperations:

@@ -45,14 +45,15 @@ def with_reruns(
     """
     ways = {(group.preset.name, group.fprop_dtype): one.ways for group, one in zip(groups, judged, strict=True)}
 
-    def judge(some: Sequence[Group], given: Answers, is_searched: bool) -> list[Judged]:  # noqa: FBT001 - of two kinds
-        known = Known(ways, is_searched=is_searched)
-        return judge_candidate(some, given, num_elements, honest_runs, waivers, known=known)
+    def judge(some: Sequence[Group], given: Answers, searched: Collection[str]) -> list[Judged]:
+        return judge_candidate(some, given, num_elements, honest_runs, waivers, known=Known(ways, searched))
+
+    passed = {verdict.case for each in judged for verdict in each.verdicts if verdict.status in PASSING}
 
     found: dict[str, list[RunVerdict]] = {}
     for rerun in RERUNS:
         wrong = any(each.status not in PASSING for runs in found.values() for each in runs)
-        for case, verdict in judge_rerun(rerun, groups, answers, judged, judge, is_searched=not wrong).items():
+        for case, verdict in judge_rerun(rerun, groups, answers, judged, judge, () if wrong else passed).items():
             found.setdefault(case, []).append(verdict)
     return [
         replace(each, verdicts=tuple(with_found(verdict, found.get(verdict.case, ())) for verdict in each.verdicts))
@@ -65,17 +66,15 @@ def judge_rerun(
     groups: Sequence[Group],
     answers: Answers,
     judged: Sequence[Judged],
-    judge: Callable[[Sequence[Group], Answers, bool], list[Judged]],
-    *,
-    is_searched: bool,
+    judge: Callable[[Sequence[Group], Answers, Collection[str]], list[Judged]],
+    searched: Collection[str],
 ) -> dict[str, RunVerdict]:
     """Return the verdicts on one rerun of every case that was answered and has it, by case id.
 
-    `judge` judges those that differ from the first run, with or without a search of what fails.
+    `judge` judges those that differ from the first run, and looks into what fails in the cases `searched`.
     """
     found: dict[str, RunVerdict] = {}
     differing: list[tuple[Group, dict[str, Answer]]] = []
-    passed = {verdict.case for each in judged for verdict in each.verdicts if verdict.status in PASSING}
     for group, each, first in zip(groups, answers, judged, strict=True):
         statuses = {verdict.case: verdict.status for verdict in first.verdicts}
         again: dict[str, Answer] = {}
@@ -87,27 +86,13 @@ def judge_rerun(
                 again[case.id] = told
         if again:
             differing.append((of_cases(group, again), again))
-    told_of = verdicts_of(rerun, differing, judge, is_searched=False)
-    if is_searched and any(each.status not in PASSING for case, each in told_of.items() if case in passed):
-        right = [(group, {case: given[case] for case in given if case in passed}) for group, given in differing]
-        right = [(of_cases(group, given), given) for group, given in right if given]
-        told_of |= verdicts_of(rerun, right, judge, is_searched=True)
-    return found | told_of
-
-
-def verdicts_of(
-    rerun: Rerun,
-    differing: Sequence[tuple[Group, dict[str, Answer]]],
-    judge: Callable[[Sequence[Group], Answers, bool], list[Judged]],
-    *,
-    is_searched: bool,
-) -> dict[str, RunVerdict]:
-    """Return the verdicts on a rerun of some groups, by case id."""
     if not differing:
-        return {}
+        return found
     some, given = zip(*differing, strict=True)
-    results = judge(some, given, is_searched)
-    return {verdict.case: run_verdict(rerun, verdict, result) for result in results for verdict in result.verdicts}
+    results = judge(some, given, searched)
+    return found | {
+        verdict.case: run_verdict(rerun, verdict, result) for result in results for verdict in result.verdicts
+    }
 
 
 def of_cases(group: Group, case_ids: Collection[str]) -> Group:

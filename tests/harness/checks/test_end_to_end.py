@@ -107,7 +107,7 @@ def test_a_declared_narrower_cache_is_allowed_its_own_noise_end_to_end() -> None
 @pytest.mark.parametrize("case_id", [PREFILL, "unequal/decode/unequal_lengths.float32"])
 def test_runs_walked_as_one_batch_err_as_those_walked_one_by_one(case_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     together = honest_of(case_id, golden_taps(case_id))
-    monkeypatch.setattr("grok_conformance.harness.checks.end_to_end.MAX_BATCH_ELEMENTS", 1)
+    monkeypatch.setattr("grok_conformance.harness.checks.batches.MAX_BATCH_ELEMENTS", 1)
     one_by_one = honest_of(case_id, golden_taps(case_id))
     assert together.error.keys() == one_by_one.error.keys()
     for key, error in together.error.items():

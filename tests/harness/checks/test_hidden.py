@@ -52,3 +52,14 @@ def test_noise_of_a_hidden_norm_reaches_the_taps_behind_it_and_none_before() -> 
     assert "layers.00.router.logits" in reached
     assert not [tap for tap in reached if ".attention." in tap]
     assert set(segments.undecided) == {0}
+
+
+def test_draws_that_are_rows_of_one_batch_stray_as_far_as_those_made_one_by_one() -> None:
+    preset, case = golden_case(CASE)
+    info = CandidateInfo(name="port", version="1", taps=("logits",))
+    exhibit = exhibit_of(preset, case, info, {k: x for k, x in golden_taps(CASE).items() if k.endswith("/logits")})
+    together, apart = (simulate(exhibit, num_draws=64, rows_apart=rows_apart).deviation for rows_apart in (True, False))
+    assert together.keys() == apart.keys()
+    for key, deviation in together.items():
+        larger = np.sqrt(np.mean(np.square(deviation))), np.sqrt(np.mean(np.square(apart[key])))
+        assert max(larger) <= 1.5 * min(larger), key

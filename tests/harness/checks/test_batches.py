@@ -1,0 +1,28 @@
+"""Noisy runs as rows of one batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grok_conformance.harness.checks.batches import MAX_BATCH_ELEMENTS, copies, runs_at_once
+from grok_conformance.harness.checks.by_size import DECODING
+from grok_conformance.harness.graph.rounding import RoundingPlan
+
+FLAT = RoundingPlan({"sums": "4 as flat ring"})
+
+
+@pytest.mark.parametrize(("size", "expected"), [(8, 16), (MAX_BATCH_ELEMENTS // 4, 4), (2 * MAX_BATCH_ELEMENTS, 1)])
+def test_as_many_runs_go_together_as_the_largest_tap_allows(size: int, expected: int) -> None:
+    assert runs_at_once([np.zeros(1), np.zeros(size, np.int8)], {}, 16) == expected
+
+
+@pytest.mark.parametrize("plan", [FLAT, RoundingPlan({}, DECODING, {"sums": "3 at once"})])
+def test_runs_stay_apart_where_a_plan_hangs_on_the_size_of_the_batch(plan: RoundingPlan) -> None:
+    assert runs_at_once([np.zeros(8)], {"attention.output": plan}, 16) == 1
+    assert runs_at_once([np.zeros(8)], {"attention.output": RoundingPlan({"sums": "4 as ring"})}, 16) == 16
+
+
+def test_copies_lie_one_behind_the_other() -> None:
+    assert copies(np.arange(2), 2).tolist() == [0, 1, 0, 1]  # type: ignore[union-attr]
+    assert copies(None, 2) is None
