@@ -74,8 +74,16 @@ def holds_quirk(case: Case, pad_token: int) -> bool:
 
     No serving engine does so, and none is used so: masks know lengths, not ids.
     """
-    inside = (np.arange(call.tokens.shape[1]) < call.lengths[:, None] for call in case.calls)
-    return any(bool((call.tokens[real] == pad_token).any()) for call, real in zip(case.calls, inside, strict=True))
+    return bool(rows_with_quirk(case, pad_token).any())
+
+
+def rows_with_quirk(case: Case, pad_token: int) -> Array:
+    """Return which rows of a case have a pad inside a prompt or decode one, bool [b]."""
+    found = np.zeros(len(case.calls[0].tokens), bool)
+    for call in case.calls:
+        real = np.arange(call.tokens.shape[1]) < call.lengths[:, None]
+        found |= (real & (call.tokens == pad_token)).any(-1)
+    return found
 
 
 def steps_before(case: Case, call: int) -> Array:

@@ -128,6 +128,11 @@ SWEEPS = (
             Request("prompt_257", "a prompt of one token more than whole blocks", prompt(257)),
             Request("prompt_256", "a prompt that fills its blocks, shorter than an earlier one", prompt(256)),
             Request("prompt_255", "a prompt whose steps fill a block and begin another", (*prompt(255), STEP, STEP)),
+            Request("prompt_241", "a prompt of one token more than blocks of 24, 40, 48, 60, 80 and 120", prompt(241)),
+            Request("prompt_240", "a prompt that fills such blocks, whose steps begin others", (*prompt(240), STEP)),
+            Request("prompt_225", "a prompt of one token more than blocks of 56, 112 and 224", prompt(225)),
+            Request("prompt_193", "a prompt of one token more than blocks of 96 and 192", prompt(193)),
+            Request("prompt_177", "a prompt of one token more than blocks of 88 and 176", prompt(177)),
             Request("prompt_129", "a prompt of one token more than a long block", prompt(129)),
             Request("prompt_128", "a prompt that fills a long block, whose step begins another", prompt(128)),
             Request("prompt_64", "a prompt that fills a block, whose step begins another", prompt(64)),
@@ -144,7 +149,12 @@ SWEEPS = (
                     Ask("extend", (17,)),
                 ),
             ),
-            Request("alike", "equal tokens: all choose the same experts, the others have none", prompt(65), alike=True),
+            Request(
+                "alike",
+                "equal tokens, in the steps too: all choose the same experts, the others have none",
+                (*prompt(65), STEP, STEP),
+                alike=True,
+            ),
             Request(
                 "drafts_taken_back",
                 "drafts are written and rejected: the cache is cut back, each row by another number, one to nothing",
@@ -178,6 +188,12 @@ SWEEPS = (
                 ),
             ),
             Request(
+                "chunk_on_given_caches",
+                "caches that were filled elsewhere, to which a chunk is added first",
+                (Ask("extend", (17, 5, 1)), Ask("decode", (1,) * 3)),
+                filled=(40, 3, 130),
+            ),
+            Request(
                 "chunks_at_borders",
                 "chunks that start where blocks end: at 16, 32, 64, 128 and 256",
                 (Ask("prefill", (16,)), *[Ask("extend", (length,)) for length in (16, 32, 64, 128, 3)]),
@@ -199,6 +215,13 @@ SWEEPS = (
             Request("special_ids", "ids that tokenizers keep for themselves, each twice", prompt(17), begins=SPECIAL),
         ),
         {"num_layers": 2, "vocab_size": 97},  # what a later layer keeps of a token hangs on those before it
+    ),
+    Sweep(
+        "many_rows",
+        tuple(
+            Request(f"rows_{num_rows}", "rows that fill a block of a batch, or are one more", short(num_rows))
+            for num_rows in (33, 16, 17, 13)
+        ),
     ),
     Sweep(
         "both_experts",
@@ -242,7 +265,8 @@ SWEEPS = (
         (
             Request(
                 "contractions",
-                "sums over 256 channels everywhere; router logits beyond 88, whose exponential a float32 does not hold",
+                "sums over 256 channels; router logits beyond 88, whose exponential a float32 does not hold; int8 "
+                "values of -128, whose magnitude an int8 does not hold",
                 short(6),
             ),
         ),
@@ -254,7 +278,7 @@ SWEEPS = (
             "key_size": 16,
             "vocab_size": 256,
         },
-        weights={"router_deviation": 60.0},
+        weights={"router_deviation": 60.0, "least_int8": -128},
     ),
     Sweep(
         "above_1024",
@@ -287,13 +311,14 @@ SWEEPS = (
 def sweeps(seed: int, pattern: str = f"{PREFIX}*", dtype: str = "*") -> Iterator[tuple[Preset, tuple[Case, ...]]]:
     """Yield every sweep of which a glob pattern matches a case: its model, and those cases.
 
-    Each is in the compute dtype that is asked for; for `*` in one of two by turns, and which depends on the seed.
+    Each is in the compute dtype that is asked for, for `*` in one after the other.
     """
-    for number, sweep in enumerate(SWEEPS):
-        cases = make_cases(sweep, FPROP_DTYPES[(number + seed) % 2] if dtype == "*" else dtype, seed)
-        wanted = tuple(case for case in cases if fnmatch.fnmatchcase(stored_id(case.id), pattern))
-        if wanted:
-            yield make_model(sweep, seed), wanted
+    for sweep in SWEEPS:
+        for fprop_dtype in FPROP_DTYPES if dtype == "*" else (dtype,):
+            cases = make_cases(sweep, fprop_dtype, seed)
+            wanted = tuple(case for case in cases if fnmatch.fnmatchcase(stored_id(case.id), pattern))
+            if wanted:
+                yield make_model(sweep, seed), wanted
 
 
 def config_of(sweep: Sweep, seed: int) -> LanguageModelConfig:

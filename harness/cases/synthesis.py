@@ -19,7 +19,7 @@ class Statistics:
     `num_groups` is G, the scale groups of the row-parallel weights; `scales_dtype` None stores plain float32 matrices.
     Gains multiply the usual deviation 1/√fan_in; `router_deviation` is that of the router logits. The two update gains
     are the sizes of a block's update after its post-norm, against a residual stream of size 1 (SPEC §8). `scales_gain`
-    multiplies the scales of all quantised matrices.
+    multiplies the scales of all quantised matrices, whose int8 values go down to `least_int8`.
     """
 
     seed: int
@@ -34,6 +34,7 @@ class Statistics:
     tied_experts: tuple[int, ...] = ()
     router_shift: float = 0.0
     scales_gain: float = 1.0
+    least_int8: int = -127
 
 
 def synthesize(config: LanguageModelConfig, statistics: Statistics) -> dict[str, Array]:
@@ -70,7 +71,7 @@ def decoder_layer(random: np.random.Generator, config: LanguageModelConfig, stat
     weights: dict[str, Array] = {}
     for name, (shape, num_groups, factor) in matrices.items():
         deviation = factor * statistics.scales_gain / np.sqrt(shape[-2])
-        weights |= stored(random, name, shape, num_groups, deviation, statistics.scales_dtype)
+        weights |= stored(random, name, shape, num_groups, deviation, statistics)
     updates = (1.0, statistics.attention_update, 1.0, statistics.moe_update)
     for name, size in zip(grok_1.GAINS, updates, strict=True):
         weights[name] = gain(random, d, size)
@@ -103,15 +104,15 @@ def stored(
     shape: tuple[int, ...],
     num_groups: int,
     deviation: float,
-    scales_dtype: str | None,
+    statistics: Statistics,
 ) -> dict[str, Array]:
     """Draw a matrix as it is stored: float32, or int8 with scales [..., G, n] that differ by group and channel."""
-    if scales_dtype is None:
+    if statistics.scales_dtype is None:
         return {name: normal(random, shape, deviation)}
     drawn = np.rint(random.standard_normal(shape) * INT8_DEVIATION)
     scales_shape = (*shape[:-2], num_groups, shape[-1])
     scales = deviation / INT8_DEVIATION * np.exp(0.3 * random.standard_normal(scales_shape))
     return {
-        f"{name}.weight": np.clip(drawn, -127, 127).astype(np.int8),
-        f"{name}.scales": scales.astype(DTYPES[scales_dtype]),
+        f"{name}.weight": np.clip(drawn, statistics.least_int8, 127).astype(np.int8),
+        f"{name}.scales": scales.astype(DTYPES[statistics.scales_dtype]),
     }

@@ -26,7 +26,8 @@ class Coverage:
     """What a run exercised of one trigger.
 
     `least` and `most` are the ends of the range, `met` the borders or orders in it that were exercised, `not_met` the
-    others. `faults` are those of the catalogue that show only beyond what was exercised.
+    others. Those `in_one` were met in one of the compute dtypes alone. `faults` are those of the catalogue that show
+    only beyond what was exercised.
     """
 
     trigger: str
@@ -34,6 +35,7 @@ class Coverage:
     most: int
     met: tuple[str, ...]
     not_met: tuple[str, ...]
+    in_one: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
 
@@ -117,7 +119,7 @@ class Trigger:
 
 
 TRIGGERS = (
-    Trigger("rows of a batch", rows, BATCHES),
+    Trigger("rows of a batch", rows, (*BATCHES, 16, 17, 33)),
     Trigger("tokens of a row in a call", tokens_of_calls, BORDERS),
     Trigger("steps in the cache", cache_steps, (*BORDERS, 1025, 4095, 32767)),
     Trigger("chunks of a prompt", chunks, (1, 2, 3, 4, 5)),
@@ -153,21 +155,32 @@ def coverage(groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]]) -
     pairs = {f"{a.kind} then {b.kind}" for one in asked for a, b in itertools.pairwise(one.case.calls)}
     runs = {name for one in asked for name in one.answer.reruns}
     return (
-        *(of_sizes(trigger, [n for one in asked for n in trigger.read(one)]) for trigger in TRIGGERS),
+        *(of_sizes(trigger, by_dtype(trigger, asked)) for trigger in TRIGGERS),
         of_names("orders of calls", ORDERS, pairs),
         of_names("further runs", [rerun.name for rerun in RERUNS], runs),
     )
 
 
-def of_sizes(trigger: Trigger, found: Sequence[int]) -> Coverage:
-    """Return what was exercised of one size."""
-    most, seen = max(found, default=0), set(found)
+def by_dtype(trigger: Trigger, asked: Sequence[Asked]) -> dict[str, set[int]]:
+    """Return the sizes that were met in each compute dtype."""
+    found: dict[str, set[int]] = {one.case.fprop_dtype: set() for one in asked}
+    for one in asked:
+        found[one.case.fprop_dtype].update(trigger.read(one))
+    return found
+
+
+def of_sizes(trigger: Trigger, sizes: Mapping[str, set[int]]) -> Coverage:
+    """Return what was exercised of one size, by the compute dtypes in which it was."""
+    seen = set[int]().union(*sizes.values())
+    common = seen.intersection(*sizes.values())
+    most = max(seen, default=0)
     return Coverage(
         trigger=trigger.name,
-        least=min(found, default=0),
+        least=min(seen, default=0),
         most=most,
         met=tuple(str(border) for border in trigger.borders if border in seen),
         not_met=tuple(str(border) for border in trigger.borders if border not in seen),
+        in_one=tuple(str(border) for border in trigger.borders if border in seen - common),
         faults=tuple(
             fault.id
             for fault in ALL_FAULTS.values()
@@ -193,6 +206,7 @@ def describe(found: Coverage) -> str:
     names = bool(found.met or found.not_met) and not (found.met + found.not_met)[0].isdigit()
     told = ", ".join(found.met) if names else f"{found.least} to {found.most}"
     left = f", not {', '.join(found.not_met)}" if found.not_met else ""
+    once = f" ({', '.join(found.in_one)} in one compute dtype)" if found.in_one else ""
     more = f" and {len(found.faults) - MOST_TOLD} more" if len(found.faults) > MOST_TOLD else ""
     hidden = f"; unseen {', '.join(found.faults[:MOST_TOLD])}{more}" if found.faults else ""
-    return f"{found.trigger} {told or 'none'}{left}{hidden}"
+    return f"{found.trigger} {told or 'none'}{left}{once}{hidden}"

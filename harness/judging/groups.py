@@ -244,8 +244,7 @@ def ladder_groups(seed: int, pattern: str = "*") -> tuple[Group, ...]:
 def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tuple[Group, ...]:
     """Return the sweeps with the cases that a glob pattern matches, each a group without golden values.
 
-    All are in the compute dtype `dtype`, or in two by turns if it is `*`. Raises FileError where the pattern matches
-    none.
+    All are in the compute dtype `dtype`, or in both if it is `*`. Raises FileError where the pattern matches none.
     """
     asked = sweeps(seed, pattern, dtype)
     found = [Group(preset, cases[0].fprop_dtype, cases, nothing_expected) for preset, cases in asked]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -42,6 +41,7 @@ from grok_conformance.harness.judging.operations import (
     judge_operations,
     ways_in_words,
 )
+from grok_conformance.harness.judging.quirks import quirks_among, wrong_in_other_rows
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
 from grok_conformance.harness.measure.comparison import Comparison
@@ -123,7 +123,10 @@ def judge_candidate(
                 continue
             one = exhibits[case.id]
             comparisons = waive_known(one, found.local[case.id], waived, found.diagnoses, num_elements)
-            verdicts.append(judge_case(one, answer[case.id], comparisons, group.expected(case.id), honest_runs, waived))
+            known_values = group.expected(case.id)
+            verdicts.append(
+                judge_case(one, answer[case.id], comparisons, known_values, honest_runs, num_elements, waived)
+            )
         results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
 
@@ -188,6 +191,7 @@ def judge_case(
     comparisons: Sequence[Comparison],
     expected: Mapping[str, Array],
     honest_runs: HonestRuns,
+    num_elements: int,
     waivers: Sequence[Waiver] = (),
 ) -> CaseVerdict:
     """Return the verdict on one answered case; the exact run has the known deviations that it showed."""
@@ -199,7 +203,8 @@ def judge_case(
     failing = [comparison for comparison in comparisons if not comparison.passed]
     quirks = quirks_among(exhibit, failing)
     if status == "fail" and quirks and len(quirks) == len(failing):  # what else fails is as wrong as anywhere
-        status = "quirk"
+        wrong = wrong_in_other_rows(exhibit, failing, num_elements)
+        status, reason = ("fail", f"beside rows with pads: {wrong}") if wrong else ("quirk", reason)
     return CaseVerdict(
         case=case.id,
         status=status,
@@ -268,19 +273,6 @@ def whole_run(
         logits=logit_agreements(case, evidence, honest, expected),
         margins=routing_margins(evidence, honest),
     )
-
-
-def quirks_among(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Comparison]:
-    """Return what fails in a case of a published quirk because a port sees other keys than the published model does.
-
-    What is not finite since such a value was not (a query that sees no key may give NaN) belongs to it. In the case of
-    the tie rule, of a port that does not claim it, it is what hangs on the order of equal scores.
-    """
-    if exhibit.ties_are_open:
-        return [comparison for comparison in failing if exhibit.hangs_on_ties(comparison)]
-    masked = [comparison for comparison in failing if exhibit.quirk and exhibit.masked(comparison)]
-    since = min((comparison.call for comparison in masked if not comparison.is_finite), default=math.inf)
-    return [c for c in failing if c in masked or (not c.is_finite and c.call >= since)]
 
 
 def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comparison:

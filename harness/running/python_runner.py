@@ -90,18 +90,29 @@ def run_cases(model: Any, job: Job, job_dir: Path, declared: Collection[str], ou
             write_json(said, result)
 
 
+VERSION = "__grok_conformance_version__"
+"""The name under which an imported file keeps from which path, and as of when, it was."""
+
+
 def import_candidate(module: str) -> ModuleType:
-    """Import a candidate, `package.module` or a file ending in .py, which may import the files beside it."""
+    """Import a candidate, `package.module` or a file ending in .py, which may import the files beside it.
+
+    A process imports a file once, as long as it does not change: what a port keeps between models stays.
+    """
     if not module.endswith(".py"):
         return importlib.import_module(module)
     path = Path(module).resolve()
-    spec = importlib.util.spec_from_file_location(f"candidate_{path.stem}", path)
+    name, version = f"candidate_{path.stem}", (str(path), path.stat().st_mtime_ns if path.exists() else 0)
+    if name in sys.modules and vars(sys.modules[name]).get(VERSION) == version:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
     loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded
+    sys.modules[name] = loaded
     sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(loaded)
+    setattr(loaded, VERSION, version)
     return loaded
 
 

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.case import Case, steps_before
+from grok_conformance.harness.cases.drawn import FPROP_DTYPES
 from grok_conformance.harness.cases.sweeps import NARROW_BORDERS, SWEEPS, sweeps
 from grok_conformance.harness.contract.grok_1 import EMBEDDINGS
 
 
 def requests_of(name: str, seed: int = 3) -> dict[str, Case]:
-    ((_, cases),) = sweeps(seed, f"sweep_{name}/*")
+    ((_, cases),) = sweeps(seed, f"sweep_{name}/*", "float32")
     return {case.id.partition("~")[0].rpartition("/")[2]: case for case in cases}
 
 
-def test_every_sweep_has_its_requests_in_one_dtype_of_two_by_turns() -> None:
+def test_every_sweep_has_its_requests_in_both_compute_dtypes() -> None:
     found = list(sweeps(0))
-    assert [len(cases) for _, cases in found] == [len(sweep.requests) for sweep in SWEEPS]
-    other = {cases[0].preset: cases[0].fprop_dtype for _, cases in sweeps(1)}
-    assert all(other[cases[0].preset] != cases[0].fprop_dtype for _, cases in found)
+    for dtype in FPROP_DTYPES:
+        own = [cases for _, cases in found if cases[0].fprop_dtype == dtype]
+        assert [len(cases) for cases in own] == [len(sweep.requests) for sweep in SWEEPS]
 
 
 def test_every_request_fits_the_cache_of_its_model() -> None:
@@ -36,11 +37,11 @@ def test_a_seed_repeats_all_that_is_drawn_and_another_changes_it() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_all_sweeps_are_in_the_compute_dtype_that_is_asked_for(dtype: str) -> None:
     assert {case.fprop_dtype for _, cases in sweeps(1, dtype=dtype) for case in cases} == {dtype}
-    assert [preset.name for preset, _ in sweeps(1, dtype=dtype)] == [preset.name for preset, _ in sweeps(1)]
+    assert [preset.name for preset, _ in sweeps(1, dtype=dtype)] == [f"sweep_{sweep.name}" for sweep in SWEEPS]
 
 
 def test_some_activations_are_beyond_what_squares_in_float16_hold() -> None:
-    ((preset, _),) = sweeps(1, "sweep_below_256/*")
+    ((preset, _),) = sweeps(1, "sweep_below_256/*", "float32")
     table = preset.weights[EMBEDDINGS].astype(np.float64)
     assert np.abs(table * preset.config.embedding_multiplier_scale).max() > 2**8
 
@@ -86,8 +87,10 @@ def test_small_models_have_widths_at_borders_of_which_the_seed_draws_one() -> No
     assert len(widths) > 5
 
 
-def test_between_them_sweeps_have_every_number_of_rows_up_to_nine() -> None:
-    assert {len(call.tokens) for _, cases in sweeps(1) for case in cases for call in case.calls} == {*range(1, 10)}
+def test_between_them_sweeps_have_every_number_of_rows_up_to_nine_and_some_beyond() -> None:
+    assert {len(call.tokens) for _, cases in sweeps(1) for case in cases for call in case.calls} == {
+        *range(1, 10), 13, 16, 17, 33
+    }  # fmt: skip
 
 
 def test_steps_of_nine_rows_go_over_every_border_of_blocks_below_129() -> None:
@@ -105,8 +108,30 @@ def test_rejected_drafts_are_cut_back_row_by_row() -> None:
 
 
 def test_long_caches_are_stepped_over_where_integers_of_16_bits_end() -> None:
-    ((preset, (case,)),) = sweeps(1, "sweep_far/*")
+    ((preset, (case,)),) = sweeps(1, "sweep_far/*", "float32")
     steps = {int(step) for i in range(len(case.calls)) for step in steps_before(case, i)}
     assert {4095, 4096, 32767, 32768} <= steps
     assert case.optional  # whoever cannot preload is told so by a stored case
     assert all(2**16 <= call.tokens.min() <= call.tokens.max() < preset.config.vocab_size for call in case.calls)
+
+
+def test_int8_values_reach_the_least_there_is() -> None:
+    ((preset, _),) = sweeps(1, "sweep_at_256/*", "float32")
+    assert min(int(x.min()) for name, x in preset.weights.items() if name.endswith(".weight")) == -128
+
+
+@pytest.mark.parametrize("block", [24, 40, 48, 56, 60, 80, 88, 96, 112, 120, 176, 192, 224])
+def test_a_prompt_is_one_token_more_than_blocks_that_are_no_power_of_two(block: int) -> None:
+    lengths = {int(case.calls[0].lengths[0]) for case in requests_of("long").values()}
+    assert any(length > block and length % block == 1 for length in lengths)
+
+
+def test_a_chunk_follows_on_caches_that_were_filled_elsewhere() -> None:
+    case = requests_of("long")["chunk_on_given_caches"]
+    assert case.preload is not None
+    assert [call.kind for call in case.calls] == ["extend", "decode"]
+
+
+def test_the_same_token_is_decoded_again_and_again() -> None:
+    case = requests_of("long")["alike"]
+    assert [call.tokens.tolist() for call in case.calls[1:]] == [case.calls[0].tokens[:, :1].tolist()] * 3

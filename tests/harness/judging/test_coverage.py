@@ -7,7 +7,7 @@ import numpy as np
 
 from grok_conformance.harness.cases.case import Call
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.judging.coverage import TRIGGERS, Coverage, counted, coverage, describe
+from grok_conformance.harness.judging.coverage import TRIGGERS, Coverage, counted, coverage, describe, of_sizes
 from grok_conformance.harness.running.answers import Answer
 from tests.harness.honest_port import answered, group_of, honest_taps
 
@@ -38,6 +38,14 @@ def test_known_faults_that_show_only_beyond_what_was_exercised_are_named(tmp_pat
     assert "rope_position_bf16" in found(tmp_path)["steps in the cache"].faults
 
 
+def test_sizes_that_were_met_in_one_compute_dtype_alone_are_told() -> None:
+    rows = next(trigger for trigger in TRIGGERS if trigger.name == "rows of a batch")
+    told = of_sizes(rows, {"float32": {1, 2, 3}, "bfloat16": {2}})
+    assert told.met == ("1", "2", "3")
+    assert told.in_one == ("1", "3")
+    assert of_sizes(rows, {"float32": {1, 2}}).in_one == ()
+
+
 def test_pads_are_no_tokens_of_an_expert() -> None:
     call = Call("prefill", np.ones((1, 3), np.int32), np.array([2], np.int32))
     index: Array = np.array([[[0, 1], [0, 2], [3, 3]]])
@@ -50,5 +58,6 @@ def test_a_row_of_the_certificate_is_a_few_words() -> None:
     assert describe(sizes) == "layers 1 to 3, not 12; unseen x"
     many = replace(sizes, faults=("v", "w", "x", "y", "z"))
     assert describe(many) == "layers 1 to 3, not 12; unseen v, w, x and 2 more"
+    assert describe(replace(sizes, in_one=("1",))) == "layers 1 to 3, not 12 (1 in one compute dtype); unseen x"
     orders = Coverage(trigger="further runs", least=0, most=1, met=("again",), not_met=())
     assert describe(orders) == "further runs again"

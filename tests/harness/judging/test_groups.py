@@ -101,7 +101,9 @@ def test_sweeps_are_asked_by_name_and_come_with_all_stored_cases_where_something
     assert not any(name.startswith("sweep_") for name in presets("*", drawing=False) | presets("u*"))
 
 
-@pytest.mark.parametrize("name", ["sweep_deep/sweep/layers~redrawn-3", "unequal/prefill/padded_batch~redrawn-3"])
+@pytest.mark.parametrize(
+    "name", ["sweep_deep/sweep/layers~redrawn-3.bfloat16", "unequal/prefill/padded_batch~redrawn-3"]
+)
 def test_the_id_of_a_drawn_case_asks_for_it_again_and_for_nothing_else(name: str) -> None:
     every = {case.id: case for group in asked_groups(golden(), seed=3) for case in group.cases}
     (case_id,) = (case_id for case_id in every if case_id.startswith(name))
@@ -109,12 +111,15 @@ def test_the_id_of_a_drawn_case_asks_for_it_again_and_for_nothing_else(name: str
     assert case.id == case_id
     assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(case.calls, every[case_id].calls, strict=True))
     with pytest.raises(FileError, match="not drawn alone in float64"):
-        asked_groups(golden(), f"{name}.float64", seed=8)
+        asked_groups(golden(), f"{case_id.rpartition('.')[0]}.float64", seed=8)
 
 
 def test_all_but_one_sweep_can_be_left_out_by_turns_that_hang_on_the_seed() -> None:
     found = [with_one_sweep(asked_groups(golden(), "*", seed=seed)) for seed in range(2)]
-    kept = [[group.preset.name for group in groups if group.preset.name.startswith("sweep_")] for groups in found]
+    kept = [
+        [(group.preset.name, group.fprop_dtype) for group in groups if group.preset.name.startswith("sweep_")]
+        for groups in found
+    ]
     assert [len(names) for names in kept] == [1, 1]
     assert kept[0] != kept[1]
     assert {case.id for group in found[0] for case in group.cases} >= set(case_ids(golden()))

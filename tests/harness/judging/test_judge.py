@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grok_conformance.harness.cases.case import rows_with_quirk
 from grok_conformance.harness.cases.drawn import drawn_id
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, mutant
@@ -250,9 +251,12 @@ def test_another_fault_in_the_case_of_equal_scores_fails_whatever_is_claimed(tmp
 def test_what_is_not_finite_since_a_blind_query_was_not_is_a_quirk_and_nothing_else_is(tmp_path: Path) -> None:
     names = [name for name in taps_of(FLOAT32) if name not in ("embedding", "layers.00.attention.norm")]
     blind, honest = names[names.index("layers.00.attention.heads") :], honest_taps(FLOAT32, 31)
-    nan = {f"call1/{name}": np.full_like(x, np.nan) for name in blind
+    rows = rows_with_quirk(golden_case(FLOAT32)[1], 0)
+    nan = {f"call1/{name}": np.where(rows.reshape(-1, *[1] * (x.ndim - 1)), np.float32(np.nan), x) for name in blind
            for x in [honest[f"call1/{name}"]] if x.dtype.kind == "f"}  # fmt: skip
     assert statuses(judge((FLOAT32,), {FLOAT32: answered(tmp_path / "blind", {**honest, **nan})})) == ["quirk"]
+    everywhere = {key: np.full_like(x, np.nan) for key, x in nan.items()}
+    assert statuses(judge((FLOAT32,), {FLOAT32: answered(tmp_path / "all", {**honest, **everywhere})})) == ["fail"]
     late = {key: x for key, x in nan.items() if "moe.norm" in key}
     assert statuses(judge((FLOAT32,), {FLOAT32: answered(tmp_path / "late", {**honest, **late})})) == ["fail"]
 

@@ -1,3 +1,4 @@
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -153,6 +154,16 @@ def test_an_adapter_may_import_the_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "my_engine_beside.py").write_text("")
     answers = answers_of(write_adapter(tmp_path, at_load="import my_engine_beside"), tmp_path, job)
     assert answers[FIRST].status == "answered"
+
+
+def test_a_process_imports_a_file_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "counting.py"
+    path.write_text("BEGUN = []")
+    first = python_runner.import_candidate(str(path))
+    assert python_runner.import_candidate(str(path)) is first
+    path.write_text("BEGUN = [1]")
+    os.utime(path, ns=(0, 0))
+    assert python_runner.import_candidate(str(path)).BEGUN == [1]
 
 
 @pytest.mark.parametrize(

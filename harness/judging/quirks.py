@@ -1,0 +1,42 @@
+"""What fails only since a port does not reproduce a quirk of the published model, and what fails beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grok_conformance.harness.cases.case import rows_with_quirk
+from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.words import times
+
+
+def quirks_among(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Comparison]:
+    """Return what fails in a case of a published quirk because a port sees other keys than the published model does.
+
+    What is not finite since such a value was not (a query that sees no key may give NaN) belongs to it. In the case of
+    the tie rule, of a port that does not claim it, it is what hangs on the order of equal scores.
+    """
+    if exhibit.ties_are_open:
+        return [comparison for comparison in failing if exhibit.hangs_on_ties(comparison)]
+    masked = [comparison for comparison in failing if exhibit.quirk and exhibit.masked(comparison)]
+    since = min((comparison.call for comparison in masked if not comparison.is_finite), default=math.inf)
+    return [c for c in failing if c in masked or (not c.is_finite and c.call >= since)]
+
+
+def wrong_in_other_rows(exhibit: Exhibit, failing: Sequence[Comparison], num_elements: int) -> str:
+    """Return what fails in the rows of a batch that have no pads of a published quirk, empty if nothing does."""
+    other = ~rows_with_quirk(exhibit.case, exhibit.evidence.config.pad_token)
+    if other.all() or not other.any():
+        return ""
+    specs = exhibit.evidence.graph.specs
+    masks = {
+        (call, operation): mask & other.reshape(-1, *[1] * (len(specs[operation].axes) - 1))
+        for (call, operation), mask in exhibit.evidence.masks.items()
+    }
+    apart = replace(exhibit, evidence=replace(exhibit.evidence, masks=masks))
+    rows = {exhibit.row_of(comparison) for comparison in failing}
+    wrong = [c for c in check_case(apart, num_elements=num_elements, only=rows) if not c.passed]
+    return f"{wrong[0].tap}: {wrong[0].problem or f'{times(wrong[0].ratio)} times the fence'}" if wrong else ""
