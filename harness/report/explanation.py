@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -43,10 +44,11 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
     if worst.problem:
         lines.append(f"  problem   {worst.problem}" + (f", first at {list(worst.index)}" if worst.index else ""))
     else:
+        golden = "" if math.isnan(worst.expected) else f", expected {worst.expected:.9g}"
         error = f"{abs(worst.observed - worst.exact):.3g}, {times(worst.tail)} times the fence {worst.allowed:.3g}"
         lines += [
             f"  worst at  {list(worst.index)}",
-            f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}, expected {worst.expected:.9g}",
+            f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}{golden}",
             f"  error     {error}",
             f"  bulk      {times(worst.bulk)} times honest rounding, over {worst.num_elements} values",
         ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,11 @@ def found_of(faults: str) -> Diagnosis:
 
 def test_a_named_fault_is_told_with_what_to_change() -> None:
     assert f"change    {FAULTS['gqa_tiled'].remedy}" in told(found_of("gqa_tiled"), BAD)
+
+
+def test_a_golden_value_is_told_only_where_there_is_one() -> None:
+    assert "expected 1.5\n" in told(UNKNOWN, replace(BAD, expected=1.5))
+    assert "expected" not in told(UNKNOWN, replace(BAD, expected=math.nan)).partition("error")[0]
 
 
 def test_no_known_fault_is_told_only_where_nothing_is_known() -> None:
