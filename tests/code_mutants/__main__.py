@@ -36,8 +36,11 @@ TARGETS = (
     "measure.scan",
     "measure.systematic",
     "measure.noise",
+    "checks.batches",
     "checks.flips",
+    "checks.local",
     "checks.pooling",
+    "checks.search",
     "checks.ways",
     "judging.verdict",
 )
