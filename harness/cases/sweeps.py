@@ -176,6 +176,21 @@ SWEEPS = (
                 equal=(0, 1),
                 parting=10,
             ),
+            *(
+                Request(
+                    f"rows_{'_and_'.join(map(str, lengths))}",
+                    "rows whose lengths are those of another request, exchanged",
+                    (Ask("prefill", lengths), Ask("extend", (3, 3)), Ask("decode", (1, 1))),
+                )
+                for lengths in ((9, 5), (5, 9))
+            ),
+            Request(
+                "twins",
+                "two equal prompts that go on unequally",
+                (Ask("prefill", (9, 9)), Ask("extend", (5, 2)), *[Ask("decode", (1, 1))] * 2),
+                equal=(0, 1),
+                parting=1,
+            ),
             Request(
                 "idle_rows",
                 "rows that are empty at first or idle in a chunk, beside busy ones",
@@ -220,7 +235,7 @@ SWEEPS = (
         "many_rows",
         tuple(
             Request(f"rows_{num_rows}", "rows that fill a block of a batch, or are one more", short(num_rows))
-            for num_rows in (33, 16, 17, 13)
+            for num_rows in (13, 33, 16, 17)  # more than at first, then fewer
         ),
     ),
     Sweep(

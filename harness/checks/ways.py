@@ -75,7 +75,7 @@ def choose_way(
     if told and score(row.name, told).relative > COARSEST:  # more is wrong than any way can make
         return own, local
     first = search(row, own, local, num_elements, known)
-    found = first if first.checked is not None else by_size(row, own, local, num_elements, known)
+    found = first if first.checked is not None else by_size(row, own, local, num_elements, known, first.ways)
     if found.checked is not None:
         return [with_ways(one, found.ways) for one in own], found.checked
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.

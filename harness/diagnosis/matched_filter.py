@@ -30,8 +30,11 @@ DISTANCE = math.sqrt(2 * (1 - SAME_DIRECTION))
 DECISIVE = 2.0
 """log10 of the likelihood ratio by which a fault must beat another, or none at all, to be named without it."""
 
-NUM_EXHIBITS = 4
+NUM_HIDING = 4
 """Cases from which a fault is named where taps are hidden."""
+
+NUM_EXHIBITS = 24
+"""Cases from which it is named where all taps are shown: more tell nothing new."""
 
 TOLERANCE = 0.01
 """How far the coefficient of the right fault may be from 1 beyond four standard errors, since a fence is no more than a
@@ -102,14 +105,15 @@ def diagnose(
 
 
 def telling(exhibits: Sequence[Exhibit], comparisons: Sequence[Sequence[Comparison]]) -> list[Exhibit]:
-    """Return the exhibits to diagnose from: all, or where taps are hidden the first few that fail.
+    """Return the exhibits to diagnose from: those that fail, then others; where taps are hidden a few that fail.
 
     There every fault takes a walk through the model, and every fence sixteen.
     """
-    if not any(exhibit.hides_taps for exhibit in exhibits):
-        return list(exhibits)
     failing = [x for x, found in zip(exhibits, comparisons, strict=True) if not all(c.passed for c in found)]
-    return (failing or list(exhibits))[:NUM_EXHIBITS]
+    if any(exhibit.hides_taps for exhibit in exhibits):
+        return (failing or list(exhibits))[:NUM_HIDING]
+    cases = {x.case.id for x in failing}
+    return [*failing, *(x for x in exhibits if x.case.id not in cases)][:NUM_EXHIBITS]
 
 
 @dataclass(frozen=True)

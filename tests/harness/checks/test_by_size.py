@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grok_conformance.harness.checks.by_size import DECODING, joined
+from grok_conformance.harness.checks.by_size import DECODING, joined, partitions
 from grok_conformance.harness.checks.exhibit import Ways
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, Calls, RoundingPlan
 from tests.harness.checks.plan_ports import CASE, DECODE, choose, passed, shown
@@ -55,3 +55,27 @@ def test_ways_that_read_otherwise_are_joined_only_by_phase() -> None:
     read = Ways(readings={("decode", "moe.norm", "attention.residual"): "carried"})
     assert joined(read, Ways(), DECODING) == read
     assert joined(read, Ways(), Calls("bt", 8)) is None
+
+
+EVERY = Calls("bt", 1000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "failing", "passing", "told"),
+    [
+        (EVERY, [2, 4], [6, 8], [(Calls("bt", 4), (True, False))]),
+        (EVERY, [6, 8], [2, 4], [(Calls("bt", 4), (False, True))]),
+        (EVERY, [2, 8], [4], []),  # at both ends: it hangs on something else
+        (EVERY, [4], [1, 2, 3, 8, 9], []),  # most that is as small passes
+        (EVERY, [2, 4], [3, 8], [(Calls("bt", 4), (True, False))]),  # few values may pass by chance
+        (DECODING, [1, 1], [5], [(DECODING, (True, False))]),
+        (DECODING, [5], [1], [(DECODING, (False, True))]),
+        (DECODING, [1, 5], [], [(DECODING, (True, True))]),
+        (DECODING, [2], [5], []),
+        (DECODING, [], [1, 5], []),
+    ],
+)
+def test_small_and_large_calls_are_parted_where_most_of_one_side_fails_and_nothing_of_the_other(
+    kind: Calls, failing: list[int], passing: list[int], told: list[tuple[Calls, tuple[bool, bool]]]
+) -> None:
+    assert list(partitions(kind, failing, [*failing, *passing])) == told
