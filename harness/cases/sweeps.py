@@ -237,6 +237,7 @@ SWEEPS = (
             Request(f"rows_{num_rows}", "rows that fill a block of a batch, or are one more", short(num_rows))
             for num_rows in (13, 33, 16, 17)  # more than at first, then fewer
         ),
+        {"attn_output_multiplier": 0.31},  # another than that of models with the same heads
     ),
     Sweep(
         "both_experts",

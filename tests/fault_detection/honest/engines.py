@@ -35,11 +35,15 @@ def added_by_node(parts: Sequence[Tensor]) -> Tensor:
 
 
 def experts_on_ranks(
-    num_ranks: int, reduce: Callable[[Sequence[Tensor]], Tensor] = added_once, *, rounded_terms: bool = True
+    num_ranks: int,
+    reduce: Callable[[Sequence[Tensor]], Tensor] = added_once,
+    *,
+    rounded_terms: bool = True,
+    rounded_parts: bool = False,
 ) -> dict[str, Any]:
     """Return the replacements of fused experts on ranks: parts times gates, added, rounded, and reduced.
 
-    With `rounded_terms` every part times its gate is rounded before it is added.
+    With `rounded_terms` every part times its gate is rounded before it is added, with `rounded_parts` every part.
     """
 
     def expert(params: parameters.Params, path: str, index: int, x: Tensor) -> model.ExpertValues:
@@ -54,6 +58,7 @@ def experts_on_ranks(
         if dtype != torch.bfloat16:
             return original_combine(outputs, gate, dtype)
         ranks = torch.chunk(outputs, num_ranks, -1)  # side by side, until they are combined
+        ranks = [bf16(rank) for rank in ranks] if rounded_parts else ranks
         gated = [bf16(rank * gate[..., None]) if rounded_terms else rank * gate[..., None] for rank in ranks]
         return reduce([bf16(each.sum(-2)) for each in gated]).to(dtype)
 
@@ -112,6 +117,10 @@ WAYS = (
     Way(id="two_nodes_moe_tp4", engines="NCCL, two nodes of 2", dtypes=BF16,
         **experts_on_ranks(4, added_by_node, rounded_terms=False), plan=("moe.expert_hidden", "moe.output"),
         does="experts on 4 ranks of 2 nodes: combined in float32, rounded, added by node, rounded, and added"),
+    Way(id="rounded_parts_moe_tp4", engines="Megatron, two nodes of 2", dtypes=BF16,
+        **experts_on_ranks(4, added_by_node, rounded_terms=False, rounded_parts=True),
+        plan=("moe.expert_hidden", "moe.output"),
+        does="experts on 4 ranks of 2 nodes: each product rounded, combined in float32, rounded, added by node"),
     Way(id="gpt_fast_int8", engines="gpt-fast", dtypes=BF16, **scaled_afterwards(),
         does="int8 values multiplied in bf16, each group's rounded result scaled and rounded",
         plan=("attention.query", "attention.key", "attention.value", "attention.output", "dense.activation",

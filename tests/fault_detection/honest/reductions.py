@@ -10,8 +10,10 @@ from torch import Tensor
 from tests.fault_detection.honest.products import (
     BF16,
     OUTPUT,
+    PROJECTIONS,
     ROW_PARALLEL,
     Product,
+    at_once,
     bf16,
     halves,
     summing,
@@ -20,6 +22,8 @@ from tests.fault_detection.honest.products import (
 from tests.fault_detection.honest.way import Way
 
 PLAN = ("attention.output",)
+
+FEW_TOKENS = 8
 
 
 def on_two_nodes(num_ranks: int) -> Product:
@@ -76,6 +80,20 @@ def scattered_ring(num_ranks: int, *, whole_tokens: bool) -> Product:
     return product
 
 
+def in_small_calls(split: Product) -> Product:
+    """Split the products of calls of at most so many tokens, as libraries choose kernels by the size of a product."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        return split(x, w) if x[..., 0].numel() <= FEW_TOKENS else x @ w
+
+    return product
+
+
+def while_decoding(split: Product) -> Product:
+    """Split the products of calls of one token a row."""
+    return lambda x, w: split(x, w) if x.shape[-2] == 1 else x @ w
+
+
 WAYS = (
     Way(id="tp8_two_nodes_o", engines="NCCL, two nodes of 4", dtypes=BF16, plan=PLAN,
         does="8 partial sums added in float32 by node, rounded, and added", **summing(on_two_nodes(8), OUTPUT)),
@@ -87,6 +105,12 @@ WAYS = (
     Way(id="tp8_flat_ring_o", engines="NCCL ring", dtypes=BF16, plan=PLAN,
         does="8 partial sums around a ring whose chunks are stretches of the flattened result",
         **summing(scattered_ring(8, whole_tokens=False), OUTPUT)),
+    Way(id="splitk3_small_calls", engines="cuBLAS", dtypes=BF16, plan=(*PROJECTIONS, *PLAN),
+        does="3 partial sums of attention's products in calls of at most 8 tokens",
+        **summing(in_small_calls(at_once(3)), "query/w", "key/w", "value/w", OUTPUT)),
+    Way(id="splitk4_decoding_o", engines="vLLM's kernels for decoding", dtypes=BF16, plan=PLAN,
+        does="4 partial sums of the attention output while decoding",
+        **summing(while_decoding(at_once(4)), OUTPUT)),
     Way(id="tp12_tree_o", engines="NCCL tree", dtypes=BF16, plan=PLAN,
         does="12 partial sums added pairwise", **summing(tree(12), OUTPUT)),
     Way(id="tp3_tree_rows", engines="NCCL tree", dtypes=BF16,
