@@ -57,8 +57,8 @@ def experts_on_ranks(
     def combine_experts(outputs: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
         if dtype != torch.bfloat16:
             return original_combine(outputs, gate, dtype)
-        ranks = torch.chunk(outputs, num_ranks, -1)  # side by side, until they are combined
-        ranks = [bf16(rank) for rank in ranks] if rounded_parts else ranks
+        parts = torch.chunk(outputs, num_ranks, -1)  # side by side, until they are combined
+        ranks = [bf16(part) if rounded_parts else part for part in parts]
         gated = [bf16(rank * gate[..., None]) if rounded_terms else rank * gate[..., None] for rank in ranks]
         return reduce([bf16(each.sum(-2)) for each in gated]).to(dtype)
 
