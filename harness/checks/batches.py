@@ -17,7 +17,7 @@ def runs_at_once(values: Iterable[Array], plans: Plans, num_runs: int) -> int:
     """Return how many noisy runs are rows of one batch, by the values of one; one where a plan hangs on the batch."""
     if any(plan.hangs_on_the_batch for plan in plans.values()):
         return 1
-    return max(1, min(num_runs, MAX_BATCH_ELEMENTS // max(x.size for x in values)))
+    return max(1, min(num_runs, MAX_BATCH_ELEMENTS // max((x.size for x in values), default=1)))
 
 
 def copies(x: Array | None, times: int) -> Array | None:

@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.local import Local, fails, of_row
+from grok_conformance.harness.checks.local import Local, fails, of_row, telling
+from grok_conformance.harness.checks.rivals import faulty
 from grok_conformance.harness.checks.search import Found, checked_in, search
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, Calls, RoundingPlan, size_of_call
 from grok_conformance.harness.graph.row import Operation
 
 DECODING = Calls("t", 1)
 
-KINDS = (DECODING, Calls("bt", sys.maxsize), Calls("t", sys.maxsize))
-"""The kinds of calls that ways may hang on, in the order in which they are tried, with the largest limit of each."""
+LARGEST = (DECODING, Calls("bt", sys.maxsize), Calls("t", sys.maxsize))
+"""The largest of the small calls that are thought of, along each axis, in the order in which they are tried."""
+
+Sizes = Mapping[tuple[str, int], int]
+"""The size of every call, by case id and number."""
 
 
 def by_size(
@@ -23,59 +27,67 @@ def by_size(
 ) -> Found:
     """Look for ways of a row in small calls, and for others in all that are larger: engines have kernels for both.
 
-    Where small calls end is told by what fails as published, or in the `whole` ways that are likeliest for all calls.
+    The border lies where calls begin to fail, or to pass: first as published, then in `whole`, the ways that are
+    likeliest for all calls. The side that passes so keeps these ways, for the other one ways are searched.
     """
     for base in (Ways(), whole) if whole != Ways() else (whole,):
-        checked = checked_in(row, own, base, local, num_elements)
-        for kind in KINDS:
-            shapes = {(one.case.id, call): each.tokens.shape for one in own for call, each in enumerate(one.case.calls)}
-            sizes = {at: size_of_call(shape, kind.axes) for at, shape in shapes.items()}
-            compared = [((one.case.id, c.call), c.passed) for one in own for c in of_row(row.name, one, checked)]
-            failing = {at for at, passed in compared if not passed}
-            for within, searched in partitions(kind, [sizes[at] for at in failing], list(sizes.values())):
-                parts = calls_of(own, sizes, within, inside=True), calls_of(own, sizes, within, inside=False)
+        checked, seen = checked_in(row, own, base, local, num_elements), set[Calls]()
+        for largest in LARGEST:
+            sizes, failing = sizes_of(row, own, checked, largest)
+            for small, sides in borders(largest, failing, list(sizes.values())):
+                if small in seen:
+                    continue
+                seen.add(small)
                 inner, outer = (
-                    part(row, some, local, num_elements, known) if is_searched else base
-                    for some, is_searched in zip(parts, searched, strict=True)
+                    ways_in_part(row, looking_at(own, sizes, small, inside=inside), local, num_elements, known)
+                    if fails_there
+                    else base
+                    for inside, fails_there in zip((True, False), sides, strict=True)
                 )
-                ways = None if inner is None or outer is None else joined(inner, outer, within)
+                ways = None if inner is None or outer is None else ways_by_size(inner, outer, small)
                 if ways is not None:
                     made = checked_in(row, own, ways, local, num_elements)
-                    if not fails(row.name, own, made):
+                    if not fails(row.name, own, made) and not faulty(row, ways, telling(row.name, own, local)):
                         return Found(ways, own, made)
     return Found(Ways(), own)
 
 
-def partitions(kind: Calls, failing: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[Calls, tuple[bool, bool]]]:
-    """Yield the calls of a kind within which, or beyond which, a row fails, and in which of both ways are searched.
+def sizes_of(row: Operation, own: Sequence[Exhibit], checked: Local, kind: Calls) -> tuple[Sizes, list[int]]:
+    """Return the size of every call in which a row was compared, and those of the calls in which it fails."""
+    compared = [(one, c) for one in own for c in of_row(row.name, one, checked) if c.num_elements and not c.problem]
+    sizes = {(one.case.id, c.call): size_of_call(one.case.calls[c.call].tokens.shape, kind.axes) for one, c in compared}
+    failing = {(one.case.id, c.call) for one, c in compared if not c.passed}
+    return sizes, [sizes[at] for at in failing]
 
-    Of the calls on that side, whose sizes are given, at least half must fail: in some few values may be right by
-    chance. Between decoding and all else both are searched where both fail.
+
+def borders(largest: Calls, failing: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[Calls, tuple[bool, bool]]]:
+    """Yield borders between small and larger calls, and whether a row fails on either side, by the sizes of calls.
+
+    Of the calls on a side that fails at least half must fail: where few values are compared they may pass by chance.
+    Between decoding and all else both sides may fail.
     """
     if not failing:
         return
     first, last, enough = min(failing), max(failing), 2 * len(failing)
     below = max((size for size in sizes if size < first), default=0)
-    if last < max(sizes) and last <= kind.limit and enough >= sum(size <= last for size in sizes):
-        yield Calls(kind.axes, last), (True, False)
-    if 0 < below <= kind.limit and enough >= sum(size >= first for size in sizes):
-        yield Calls(kind.axes, below), (False, True)
-    if kind == DECODING and first <= kind.limit < last and enough >= len(sizes):
-        yield kind, (True, True)
+    if last < max(sizes) and last <= largest.limit and enough >= sum(size <= last for size in sizes):
+        yield Calls(largest.axes, last), (True, False)
+    if 0 < below <= largest.limit and enough >= sum(size >= first for size in sizes):
+        yield Calls(largest.axes, below), (False, True)
+    if largest == DECODING and first <= largest.limit < last and enough >= len(sizes):
+        yield largest, (True, True)
 
 
-def calls_of(
-    own: Sequence[Exhibit], sizes: Mapping[tuple[str, int], int], within: Calls, *, inside: bool
-) -> list[Exhibit]:
-    """Return the cases that have calls inside or outside of some, of which nothing else is looked at."""
-    calls = {
-        one.case.id: [at for at in range(len(one.case.calls)) if (sizes[one.case.id, at] <= within.limit) == inside]
-        for one in own
-    }
+def looking_at(own: Sequence[Exhibit], sizes: Sizes, small: Calls, *, inside: bool) -> list[Exhibit]:
+    """Return the cases that have small calls, or larger ones, of which nothing else is looked at."""
+    calls: dict[str, list[int]] = {one.case.id: [] for one in own}
+    for (case, call), size in sizes.items():
+        if (size <= small.limit) == inside:
+            calls[case].append(call)
     return [replace(one, calls=calls[one.case.id]) for one in own if calls[one.case.id]]
 
 
-def part(
+def ways_in_part(
     row: Operation, own: Sequence[Exhibit], local: Local, num_elements: int, known: Sequence[RoundingPlan]
 ) -> Ways | None:
     """Return the ways of a row in the calls of some cases that are looked at, None where none pass."""
@@ -85,17 +97,17 @@ def part(
     return None if found.checked is None else found.ways
 
 
-def joined(inner: Ways, outer: Ways, within: Calls) -> Ways | None:
-    """Return the ways that are one thing within some calls and another beyond, None if both read inputs otherwise.
+def ways_by_size(inner: Ways, outer: Ways, small: Calls) -> Ways | None:
+    """Return the ways that are one thing in small calls and another in larger ones, None if both read inputs otherwise.
 
-    Programs are compiled for one token and for several: what these read may differ.
+    Only at the border of decoding may readings differ: programs are compiled for one token and for several.
     """
     readings = {edge: read for ways, phase in ((inner, "decode"), (outer, "prefill"))
                 for edge, read in ways.readings.items() if edge[0] == phase}  # fmt: skip
-    if within != DECODING and inner.readings != outer.readings:
+    if small != DECODING and inner.readings != outer.readings:
         return None
     plans: dict[str, RoundingPlan] = {}
     for name in {**inner.plans, **outer.plans}:
         one, other = (ways.plans.get(name, AS_PUBLISHED) for ways in (inner, outer))
-        plans[name] = one if one == other else RoundingPlan(one.choices, within, other.choices)
+        plans[name] = one if one == other else RoundingPlan(one.choices, small, other.choices)
     return Ways(plans, inner.readings if inner.readings == outer.readings else readings)

@@ -26,6 +26,7 @@ from grok_conformance.harness.graph.rounding import ACCUMULATOR, AS_PUBLISHED, P
 from grok_conformance.harness.graph.row import Operation
 
 NUM_ROUNDS = 3
+"""How often the cases that tell are added to, and the rows gone through."""
 
 LEAST_USED = 0.1
 """The least worst error over its fence of an honest approximation: one that is used to its documented end has 0.58."""
@@ -169,12 +170,13 @@ def likeliest_by(
 def promising(
     row: Operation, told: Sequence[Exhibit], evaluator: Evaluator, ways: Ways, changed: Sequence[Ways]
 ) -> Sequence[Ways]:
-    """Return those of many changed ways that are likeliest in the first case, hidden rows as noisy as in `ways`."""
+    """Return those of many changed ways that are likeliest in the case that is worst in `ways`, as noisy as there."""
     if len(changed) <= MANY:
         return changed
-    first = told[:1]
-    noise = [noise_before(row.name, with_ways(one, ways), evaluator) for one in first]
-    scores = [score(row.name, [with_ways(one, each) for one in first], evaluator, noise) for each in changed]
+    noisy = [(one, noise_before(row.name, with_ways(one, ways), evaluator)) for one in told]
+    worst_of = [score(row.name, [with_ways(one, ways)], evaluator, [noise]).worst for one, noise in noisy]
+    worst_one, noise = noisy[worst_of.index(max(worst_of))]
+    scores = [score(row.name, [with_ways(worst_one, each)], evaluator, [noise]) for each in changed]
     order = sorted(range(len(changed)), key=lambda i: (not scores[i].explained, scores[i].surprise))
     return [changed[i] for i in order[:MANY]]
 

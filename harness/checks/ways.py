@@ -75,9 +75,8 @@ def choose_way(
     if told and score(row.name, told).relative > COARSEST:  # more is wrong than any way can make
         return own, local
     first = search(row, own, local, num_elements, known)
-    found = first if first.checked is not None else by_size(row, own, local, num_elements, known, first.ways)
-    if found.checked is not None:
-        return [with_ways(one, found.ways) for one in own], found.checked
+    if first.checked is not None:
+        return [with_ways(one, first.ways) for one in own], first.checked
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.
     told = list(first.told)
     used = [
@@ -89,4 +88,5 @@ def choose_way(
         checked = checked_in(row, own, unknown, local, num_elements)
         if not fails(row.name, own, checked) and not faulty(row, unknown, told):
             return [with_ways(one, unknown) for one in own], checked
-    return own, local
+    found = by_size(row, own, local, num_elements, known, first.ways)
+    return (own, local) if found.checked is None else ([with_ways(one, found.ways) for one in own], found.checked)

@@ -12,7 +12,7 @@ WORDS: Mapping[str, str] = {
     ),
     "rounding plan": (
         "the choice that a port makes at each point of an operation; "
-        "identified over all data, named, never a wider fence"
+        "identified over all data, or over small calls and over larger ones, named, never a wider fence"
     ),
     "candidate": "an adapter between an engine and the harness; a port under test",
     "carried": "an edge's reading: the consumer used the producer's unrounded value, which the tap does not show",
@@ -39,7 +39,8 @@ WORDS: Mapping[str, str] = {
     "preset": "a configuration and its weights",
     "published quirk": (
         "something odd that the published model does with pads inside a prompt, or decoded, which no engine is used "
-        "for; a port that does otherwise is told so, and fails only where `--require NAME:quirks` asks for it"
+        "for; a port that does otherwise in the rows that hold it is told so, and fails only where "
+        "`--require NAME:quirks` asks for it"
     ),
     "reading": ("what a consumer really used of an input: the tap as shown (rounded), carried, or unknown (recorded)"),
     "shown, hidden": (
@@ -51,8 +52,8 @@ WORDS: Mapping[str, str] = {
     "tap": "a named value inside the model, such as `layers.03.router.logits`",
     "trigger": "the circumstances in which a fault shows: a long context, padding, a second call, a full cache",
     "way, plan": (
-        "how a port computes an operation: its alternative and readings, one for all data of a compute "
-        "dtype, always reported"
+        "how a port computes an operation: its alternative and readings, one for all data of a compute dtype and form "
+        "of the weights, or for small calls and for larger ones, always reported"
     ),
 }
 """Every word, or several that are told together, and its meaning."""

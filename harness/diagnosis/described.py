@@ -23,7 +23,7 @@ def described(
 
     `comparisons` are the local checks of each exhibit. Where nothing can be said what was found comes back as it is.
     """
-    told = described_by(found or UNEXPLAINED, shown_taps(operation, telling(exhibits, comparisons)))
+    told = described_by(found or UNEXPLAINED, shown_taps(operation, telling(exhibits, comparisons, {operation})))
     return None if found is None and told == UNEXPLAINED else told
 
 

@@ -122,7 +122,7 @@ def evenly(length: int, num_parts: int) -> list[slice]:
 
 
 def spread(length: int, num_parts: int) -> list[slice]:
-    """Share a length out by cutting it at the nearest whole number below each share."""
+    """Share a length out by cutting it at ⌊i · length / n⌋."""
     return parts_between([i * length // num_parts for i in range(num_parts + 1)])
 
 

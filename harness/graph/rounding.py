@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -43,7 +43,7 @@ CallAxes = Literal["t", "bt"]
 
 @dataclass(frozen=True)
 class Calls:
-    """Calls of at most so many tokens, in a row or in all: engines have kernels of their own for few."""
+    """Calls of at most so many tokens, in a row or in all, pads too: engines have kernels of their own for few."""
 
     axes: CallAxes
     limit: int
@@ -56,7 +56,7 @@ class Calls:
     def words(self) -> str:
         """Which calls these are."""
         if self.axes == "bt":
-            return f"in calls of at most {self.limit} tokens"
+            return f"in calls of at most {self.limit} tokens" if self.limit > 1 else "in calls of one token"
         return f"in calls of at most {self.limit} tokens a row" if self.limit > 1 else "in calls of one token a row"
 
 
@@ -84,7 +84,7 @@ class RoundingPlan:
     def but(self, point: Point, choice: str) -> RoundingPlan:
         """Return the plan with another choice at one point."""
         others = {name: made for name, made in self.choices.items() if name != point.name}
-        return RoundingPlan(others if choice == point.published else {**others, point.name: choice})
+        return replace(self, choices=others if choice == point.published else {**others, point.name: choice})
 
     def in_call(self, shape: tuple[int, ...]) -> RoundingPlan:
         """Return the plan that holds in a call of tokens [b, t]."""
@@ -95,9 +95,9 @@ class RoundingPlan:
     @property
     def hangs_on_the_batch(self) -> bool:
         """Whether what is done to a row of a batch hangs on how many there are."""
-        return self.within is not None or any(
-            order in choice for choice in self.choices.values() for order in SCATTERED
-        )
+        made = (*self.choices.values(), *self.beyond.values())
+        scattered = any(order in choice for choice in made for order in SCATTERED)
+        return scattered or (self.within is not None and self.within.axes == "bt")
 
     def adds_an_error(self, points: Sequence[Point]) -> bool:
         """Return whether a choice allows a range of values, as an approximation and an unknown order do."""
@@ -218,8 +218,7 @@ EVENLY = ", evenly"
 which the last is shorter, but so that no two parts differ by more than one."""
 
 SPREAD = ", spread"
-"""Ends the choices that cut such a length at the nearest whole number below each share, so that longer parts lie
-anywhere."""
+"""Ends the choices that cut such a length at ⌊i · length / n⌋, so that the longer parts lie anywhere."""
 
 IN_BLOCKS = ", in blocks of "
 """Ends the choices that share out whole blocks of so many, as tiled kernels do, with the size of a block."""

@@ -123,10 +123,8 @@ def judge_candidate(
                 continue
             one = exhibits[case.id]
             comparisons = waive_known(one, found.local[case.id], waived, found.diagnoses, num_elements)
-            known_values = group.expected(case.id)
-            verdicts.append(
-                judge_case(one, answer[case.id], comparisons, known_values, honest_runs, num_elements, waived)
-            )
+            golden = group.expected(case.id)
+            verdicts.append(judge_case(one, answer[case.id], comparisons, golden, honest_runs, num_elements, waived))
         results.append(judged_group(group, verdicts, found, words[group.fprop_dtype]))
     return results
 
@@ -203,8 +201,9 @@ def judge_case(
     failing = [comparison for comparison in comparisons if not comparison.passed]
     quirks = quirks_among(exhibit, failing)
     if status == "fail" and quirks and len(quirks) == len(failing):  # what else fails is as wrong as anywhere
-        wrong = wrong_in_other_rows(exhibit, failing, num_elements)
-        status, reason = ("fail", f"beside rows with pads: {wrong}") if wrong else ("quirk", reason)
+        evaluator = emulating(used) if used else evaluate
+        wrong = wrong_in_other_rows(exhibit, failing, num_elements, evaluator)
+        status, reason = ("fail", f"rows without pads are wrong too: {wrong}") if wrong else ("quirk", reason)
     return CaseVerdict(
         case=case.id,
         status=status,

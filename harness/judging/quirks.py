@@ -9,6 +9,7 @@ from dataclasses import replace
 from grok_conformance.harness.cases.case import rows_with_quirk
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.words import times
 
@@ -26,8 +27,13 @@ def quirks_among(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Compar
     return [c for c in failing if c in masked or (not c.is_finite and c.call >= since)]
 
 
-def wrong_in_other_rows(exhibit: Exhibit, failing: Sequence[Comparison], num_elements: int) -> str:
-    """Return what fails in the rows of a batch that have no pads of a published quirk, empty if nothing does."""
+def wrong_in_other_rows(
+    exhibit: Exhibit, failing: Sequence[Comparison], num_elements: int, evaluator: Evaluator = evaluate
+) -> str:
+    """Return the first of some failing taps that fails in rows without a quirk too, with its error; empty if none.
+
+    `evaluator` has the known deviations of the candidate.
+    """
     other = ~rows_with_quirk(exhibit.case, exhibit.evidence.config.pad_token)
     if other.all() or not other.any():
         return ""
@@ -38,5 +44,7 @@ def wrong_in_other_rows(exhibit: Exhibit, failing: Sequence[Comparison], num_ele
     }
     apart = replace(exhibit, evidence=replace(exhibit.evidence, masks=masks))
     rows = {exhibit.row_of(comparison) for comparison in failing}
-    wrong = [c for c in check_case(apart, num_elements=num_elements, only=rows) if not c.passed]
+    keys = {(comparison.call, comparison.tap) for comparison in failing}
+    checked = check_case(apart, num_elements=num_elements, only=rows, evaluator=evaluator)
+    wrong = [c for c in checked if not c.passed and (c.call, c.tap) in keys]
     return f"{wrong[0].tap}: {wrong[0].problem or f'{times(wrong[0].ratio)} times the fence'}" if wrong else ""

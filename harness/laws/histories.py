@@ -123,7 +123,7 @@ def check_histories(candidate: Candidate, num_histories: int = NUM_HISTORIES, se
 def answering_of(candidate: Candidate) -> Answering:
     """Return how a candidate answers a job."""
     if candidate.serves_many:
-        return lambda job, out: python_runner.main(candidate.command[-1], job, out)
+        return lambda job, out: python_runner.main(candidate.command[-1], job, out, anew=True)
     return lambda job, out: run_jobs(candidate, [(job, out)], Limits())
 
 

@@ -40,8 +40,11 @@ FPROP_DTYPES = ("float32", "bfloat16")
 """The compute dtypes of the cases, and hence of a candidate."""
 
 
-def main(module: str, job_dir: Path, out_dir: Path) -> int:
-    """Run a candidate module over a job folder, write the answers, and return the exit status."""
+def main(module: str, job_dir: Path, out_dir: Path, *, anew: bool = False) -> int:
+    """Run a candidate module over a job folder, write the answers, and return the exit status.
+
+    What the module keeps from one job to the next stays, unless it is to be imported `anew`.
+    """
     try:
         job = read_job(job_dir)
     except FileError as error:
@@ -49,7 +52,7 @@ def main(module: str, job_dir: Path, out_dir: Path) -> int:
         return FAILED
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
-        candidate = import_candidate(module)
+        candidate = import_candidate(module, anew=anew)
         info = info_of(candidate, module)
         write_json(out_dir / "info.json", asdict(info))
         if job.fprop_dtype not in info.fprop_dtypes:
@@ -90,20 +93,16 @@ def run_cases(model: Any, job: Job, job_dir: Path, declared: Collection[str], ou
             write_json(said, result)
 
 
-VERSION = "__grok_conformance_version__"
-"""The name under which an imported file keeps from which path, and as of when, it was."""
-
-
-def import_candidate(module: str) -> ModuleType:
+def import_candidate(module: str, *, anew: bool = True) -> ModuleType:
     """Import a candidate, `package.module` or a file ending in .py, which may import the files beside it.
 
-    A process imports a file once, as long as it does not change: what a port keeps between models stays.
+    A file is imported `anew`, since it or one beside it may have changed, or once in a process.
     """
     if not module.endswith(".py"):
         return importlib.import_module(module)
     path = Path(module).resolve()
-    name, version = f"candidate_{path.stem}", (str(path), path.stat().st_mtime_ns if path.exists() else 0)
-    if name in sys.modules and vars(sys.modules[name]).get(VERSION) == version:
+    name = f"candidate_{path.stem}"
+    if not anew and name in sys.modules and vars(sys.modules[name]).get("__file__") == str(path):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -112,7 +111,6 @@ def import_candidate(module: str) -> ModuleType:
     sys.modules[name] = loaded
     sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(loaded)
-    setattr(loaded, VERSION, version)
     return loaded
 
 

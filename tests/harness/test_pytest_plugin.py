@@ -199,6 +199,6 @@ def test_judging_imports_no_engine(tmp_path: Path) -> None:
 def test_sweeps_are_drawn_alike_in_all_workers_and_a_failure_says_how_to_repeat_it(folder: Path) -> None:
     options = ("-p", "xdist", "-n", "2", "--conformance-case", "sweep_deep/*", "-k", "sweep_deep or moe.norm")
     status, words = run_pytest(folder, *options, "--conformance-candidate", "my_port")
-    assert (status, "2 passed" in words) == (0, True), words
+    assert (status, "3 passed" in words) == (0, True), words  # in both dtypes, and the operation
     status, words = run_pytest(folder, *options, "--conformance-candidate", "wrong_port", "--conformance-seed", "7")
-    assert (status, "2 failed" in words, "--conformance-seed 7 draws it again" in words) == (1, True, True), words
+    assert (status, "3 failed" in words, "--conformance-seed 7 draws it again" in words) == (1, True, True), words

@@ -7,7 +7,7 @@ import pytest
 
 from grok_conformance.harness.checks.batches import MAX_BATCH_ELEMENTS, copies, runs_at_once
 from grok_conformance.harness.checks.by_size import DECODING
-from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.rounding import Calls, RoundingPlan
 
 FLAT = RoundingPlan({"sums": "4 as flat ring"})
 
@@ -17,10 +17,12 @@ def test_as_many_runs_go_together_as_the_largest_tap_allows(size: int, expected:
     assert runs_at_once([np.zeros(1), np.zeros(size, np.int8)], {}, 16) == expected
 
 
-@pytest.mark.parametrize("plan", [FLAT, RoundingPlan({}, DECODING, {"sums": "3 at once"})])
+@pytest.mark.parametrize("plan", [FLAT, RoundingPlan({}, Calls("bt", 8), {"sums": "3 at once"})])
 def test_runs_stay_apart_where_a_plan_hangs_on_the_size_of_the_batch(plan: RoundingPlan) -> None:
     assert runs_at_once([np.zeros(8)], {"attention.output": plan}, 16) == 1
-    assert runs_at_once([np.zeros(8)], {"attention.output": RoundingPlan({"sums": "4 as ring"})}, 16) == 16
+    for other in (RoundingPlan({"sums": "4 as ring"}), RoundingPlan({}, DECODING, {"sums": "3 at once"})):
+        assert runs_at_once([np.zeros(8)], {"attention.output": other}, 16) == 16
+    assert runs_at_once([], {}, 16) == 16
 
 
 def test_copies_lie_one_behind_the_other() -> None:

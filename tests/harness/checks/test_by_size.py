@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from grok_conformance.harness.checks.by_size import DECODING, joined, partitions
+from grok_conformance.harness.checks.by_size import DECODING, borders, ways_by_size
 from grok_conformance.harness.checks.exhibit import Ways
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, Calls, RoundingPlan
 from tests.harness.checks.plan_ports import CASE, DECODE, choose, passed, shown
 
 SPLIT = {"sums": "3 at once"}
 WHOLE = "unequal/chunked/two_chunks.bfloat16"
+SMALL = "square/prefill/padded_batch.bfloat16"
+ONE_ROW = "realistic/prefill/near_ties.bfloat16"
 
 PLANS = {
     "split where one token is decoded": RoundingPlan(SPLIT, DECODING),
     "split in all but decoding": RoundingPlan({}, DECODING, SPLIT),
     "split otherwise in all but decoding": RoundingPlan({"sums": "4 in turn"}, DECODING, SPLIT),
 }
+
+
+def test_a_kernel_for_few_tokens_in_all_is_told_by_their_number() -> None:
+    plans = {"attention.query": RoundingPlan(SPLIT, Calls("bt", 10))}
+    exhibits, local = choose(*(shown(case, plans) for case in (SMALL, CASE, DECODE, ONE_ROW)))
+    assert passed(local)
+    assert {one.ways.plans["attention.query"].words([SUMS]) for one in exhibits} == {
+        "3 partial sums, each rounded, added in float32 in calls of at most 10 tokens"
+    }
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -53,8 +64,8 @@ def test_a_plan_for_some_calls_says_for_which() -> None:
 
 def test_ways_that_read_otherwise_are_joined_only_by_phase() -> None:
     read = Ways(readings={("decode", "moe.norm", "attention.residual"): "carried"})
-    assert joined(read, Ways(), DECODING) == read
-    assert joined(read, Ways(), Calls("bt", 8)) is None
+    assert ways_by_size(read, Ways(), DECODING) == read
+    assert ways_by_size(read, Ways(), Calls("bt", 8)) is None
 
 
 EVERY = Calls("bt", 1000)
@@ -78,4 +89,4 @@ EVERY = Calls("bt", 1000)
 def test_small_and_large_calls_are_parted_where_most_of_one_side_fails_and_nothing_of_the_other(
     kind: Calls, failing: list[int], passing: list[int], told: list[tuple[Calls, tuple[bool, bool]]]
 ) -> None:
-    assert list(partitions(kind, failing, [*failing, *passing])) == told
+    assert list(borders(kind, failing, [*failing, *passing])) == told

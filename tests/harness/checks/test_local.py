@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
@@ -46,7 +45,6 @@ def test_cases_in_which_a_row_fails_tell_before_larger_ones_in_which_it_passes()
     tap = "layers.00.attention.logits"
     local = {CASE: [of_ratio(0, tap, 0.5)] * 3, DECODE: [of_ratio(0, tap, 7.0)]}
     assert [one.case.id for one in telling("attention.logits", ports, local)] == [DECODE, CASE]
-    assert np.isfinite(local[CASE][0].ratio)
 
 
 def test_a_row_is_compared_in_the_calls_that_are_looked_at() -> None:

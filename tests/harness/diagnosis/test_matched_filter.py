@@ -8,7 +8,16 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, Residual, describe, diagnose, fit, name_fault
+from grok_conformance.harness.diagnosis.matched_filter import (
+    NUM_EXHIBITS,
+    Diagnosis,
+    Residual,
+    describe,
+    diagnose,
+    fit,
+    name_fault,
+    telling,
+)
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from grok_conformance.harness.measure.comparison import Comparison
 from tests.harness.honest_port import at_fault, check, evidence_of, exact_weights, golden_case, honest_taps
@@ -116,6 +125,18 @@ def test_a_fault_between_hidden_taps_is_named_at_the_next_one_shown(dtype: str) 
     patterns = ("*.norm", "*.residual", "*.router.*", "*.moe.expert_*", "*.output", "logits")
     found = diagnosed(case_id, with_fault(case_id, "attention_scale_missing"), patterns=patterns)
     assert {x.faults for x in found.values()} == {("attention_scale_missing",)}
+
+
+def test_cases_in_which_an_operation_fails_tell_of_it_though_many_others_fail_elsewhere() -> None:
+    preset, case = golden_case(f"{PREFILL}.float32")
+    evidence = evidence_of(case.id, honest_taps(case.id, 1), ("*",))
+    one = Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype))
+    cases = [replace(one, case=replace(case, id=f"case {i}")) for i in range(NUM_EXHIBITS + 8)]
+    gelu, norm = (Comparison(0, f"layers.00.{name}", 1, tail=9.0) for name in ("moe.expert_hidden", "moe.norm"))
+    found = [*([gelu] for _ in cases[1:]), [gelu, norm]]
+    told = telling(cases, found, {"moe.norm"})
+    assert told[0].case.id == cases[-1].case.id
+    assert len(told) == NUM_EXHIBITS
 
 
 def test_the_standard_error_is_robust_against_unequal_noise() -> None:

@@ -1,4 +1,3 @@
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -156,14 +155,20 @@ def test_an_adapter_may_import_the_files_beside_it(tmp_path: Path) -> None:
     assert answers[FIRST].status == "answered"
 
 
-def test_a_process_imports_a_file_once_until_it_changes(tmp_path: Path) -> None:
+def test_a_process_imports_a_file_once_or_anew(tmp_path: Path) -> None:
     path = tmp_path / "counting.py"
     path.write_text("BEGUN = []")
     first = python_runner.import_candidate(str(path))
-    assert python_runner.import_candidate(str(path)) is first
-    path.write_text("BEGUN = [1]")
-    os.utime(path, ns=(0, 0))
-    assert python_runner.import_candidate(str(path)).BEGUN == [1]
+    assert python_runner.import_candidate(str(path), anew=False) is first
+    assert python_runner.import_candidate(str(path)) is not first
+
+
+def test_what_a_port_keeps_between_jobs_stays(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    adapter = write_adapter(tmp_path, at_load="BEGUN.append(1); assert len(BEGUN) < 2")
+    adapter.write_text(f"{adapter.read_text()}\nBEGUN = []\n")
+    assert {answer.status for answer in answers_of(adapter, tmp_path, job).values()} == {"answered"}
+    assert {answer.status for answer in answers_of(adapter, tmp_path, job, 2).values()} == {"error"}
 
 
 @pytest.mark.parametrize(
