@@ -1,7 +1,8 @@
 """What a candidate module has: `INFO`, what it says of itself, and `load`, which returns the model that is asked.
 
 A candidate imports this module, NumPy and its own engine, and nothing else of the harness.
-The contract on taps is data: `golden/schema/taps.json`.
+The contract on taps is data: `golden/schema/taps.json`. A process may import a candidate once and load many models, one
+after the other: what its module keeps must not pass from one to the next.
 """
 
 from __future__ import annotations

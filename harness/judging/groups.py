@@ -255,7 +255,7 @@ def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tup
 
 
 def with_one_sweep(groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Return groups with one sweep in one dtype, by turns that the seed decides; sweeps alone are returned as they are."""
+    """Return groups with one sweep in one dtype, by turns that the seed decides; sweeps alone all stay."""
     sweeps_asked = [group for group in groups if group.preset.name.startswith(SWEEP)]
     drawn = drawn_as(sweeps_asked[0].cases[0].id) if len(sweeps_asked) < len(groups) and sweeps_asked else None
     if drawn is None:
