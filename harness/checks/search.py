@@ -93,6 +93,12 @@ def found_in(row: Operation, told: Sequence[Exhibit], known: Sequence[RoundingPl
             yield slower
 
 
+def is_used(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
+    """Return whether ways with an approximation explain what was shown in some cases, and come near what they allow."""
+    found = score(row.name, [with_ways(one, ways) for one in told])
+    return found.explained and least_used(row, ways, found.worst)
+
+
 def least_used(row: Operation, ways: Ways, worst_used: float) -> bool:
     """Return whether what was shown strays as far as an approximation does somewhere, or nothing could hide in it."""
     plan = ways.plans.get(row.name, AS_PUBLISHED)
@@ -193,7 +199,7 @@ def approximated(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Ways:
     explaining = [
         (found.surprise, i)
         for i, (found, each) in enumerate(scored)
-        if found.worst <= 1 and least_used(row, each, found.worst)
+        if found.explained and least_used(row, each, found.worst)
     ]
     return scored[min(explaining)[1]][1] if explaining else ways
 

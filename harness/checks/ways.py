@@ -19,7 +19,7 @@ from grok_conformance.harness.checks.moves import (
     with_ways,
 )
 from grok_conformance.harness.checks.rivals import faulty
-from grok_conformance.harness.checks.search import COARSEST, NUM_ROUNDS, checked_in, least_used, search
+from grok_conformance.harness.checks.search import COARSEST, LARGEST_SEGMENT, NUM_ROUNDS, checked_in, is_used, search
 from grok_conformance.harness.graph.rounding import (
     RoundingPlan,
 )
@@ -79,14 +79,12 @@ def choose_way(
         return [with_ways(one, first.ways) for one in own], first.checked
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.
     told = list(first.told)
-    used = [
-        each
-        for each in approximations(row, first.ways, told)
-        if least_used(row, each, score(row.name, [with_ways(one, each) for one in told]).worst)
-    ]
+    used = [each for each in approximations(row, first.ways, told) if is_used(row, each, told)]
     for unknown in (*used, *only_recorded(row, first.ways, told)):
         checked = checked_in(row, own, unknown, local, num_elements)
         if not fails(row.name, own, checked) and not faulty(row, unknown, told):
             return [with_ways(one, unknown) for one in own], checked
+    if len(own[0].needed([row.name])) > LARGEST_SEGMENT:
+        return own, local
     found = by_size(row, own, local, num_elements, known, first.ways)
     return (own, local) if found.checked is None else ([with_ways(one, found.ways) for one in own], found.checked)
