@@ -218,7 +218,8 @@ def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[W
         edges += [stream, [*stream, *(edge for edge in added if carriable(edge[1], told))]]
     for edge in edges:
         summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
-        kinds: tuple[Reading, ...] = ("rounded", "carried", *summed)
+        measured: tuple[Reading, ...] = ("measured",) if row.measures and edge[0][0] == row.name else ()
+        kinds: tuple[Reading, ...] = ("rounded", "carried", *summed, *measured)
         for pair in sorted(itertools.product(kinds, repeat=len(PHASES)), key=lambda pair: len(set(pair))):
             changed: Readings = {
                 (phase, *at): _reading_of(at[1], reading)

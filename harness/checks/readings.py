@@ -17,15 +17,21 @@ from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.noise import fence_of
 
-Reading = Literal["rounded", "carried", "summed", "recorded"]
+Reading = Literal["rounded", "carried", "summed", "measured", "recorded"]
 """What an operation used of an input.
 
 The tap as it was shown; what the producer computed before it was rounded, recomputed from what the producer itself
-used ("carried"; "summed" where that holds of sums of the residual stream, and not of the embedding); or a value of
+used ("carried"; "summed" where that holds of sums of the residual stream, and not of the embedding; "measured" where an
+operation took its statistic of that, and all else of the tap); or a value of
 which the tap is no more than a record, so that its rounding is unknown.
 """
 
-WORDS = {"carried": "carried", "summed": "carried but for the embedding", "recorded": "recorded"}
+WORDS = {
+    "carried": "carried",
+    "summed": "carried but for the embedding",
+    "measured": "carried for its mean of squares",
+    "recorded": "recorded",
+}
 
 Edge = tuple[str, str, str]
 """The phase of the call (`prefill`, for chunks too, or `decode`), the row that consumes, and the name of its input."""
@@ -63,7 +69,9 @@ def producers(
     hidden: Collection[str] = (),
 ) -> frozenset[str]:
     """Return the rows that must be worked out for some: themselves, what was carried to them, and what is hidden."""
-    carried = {(row, source) for (_, row, source), reading in readings.items() if reading in ("carried", "summed")}
+    carried = {
+        (row, source) for (_, row, source), reading in readings.items() if reading in ("carried", "summed", "measured")
+    }
     needed: set[str] = set()
     following = set(operations)
     while following:
@@ -104,6 +112,8 @@ def reader(
             if reading == "carried" or (reading == "summed" and not begins):
                 used[source] = carried[source].value
                 noise[source] = fence_of(carried[source], "float32", 1.0).deviation
+            elif reading == "measured":
+                scope = replace(scope, measured=carried[source].value)
             elif reading == "recorded":
                 roundoff = UNIT_ROUNDOFF[recorded[split_tap(source)[1]]]
                 noise[source] = roundoff / math.sqrt(3) * np.abs(values[source])

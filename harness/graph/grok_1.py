@@ -48,6 +48,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=(RESIDUAL_STREAM,),
         weights=(stored.GAINS[0],),
         points=(norm.NORMALISED, norm.ROOT),
+        measures=True,
     ),
     Operation(
         name="attention.query",
@@ -146,6 +147,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.output",),
         weights=(stored.GAINS[1],),
         points=(norm.NORMALISED, norm.ROOT),
+        measures=True,
     ),
     Operation(
         name="attention.residual",
@@ -161,6 +163,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.residual",),
         weights=(stored.GAINS[2],),
         points=(norm.NORMALISED, norm.ROOT),
+        measures=True,
     ),
     Operation(
         name="router.logits",
@@ -280,6 +283,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("moe.output",),
         weights=(stored.GAINS[3],),
         points=(norm.NORMALISED, norm.ROOT),
+        measures=True,
     ),
     Operation(
         name="output",
@@ -295,6 +299,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=(LAST_OUTPUT,),
         weights=(f"/{stored.LAST_GAIN}",),
         points=(norm.NORMALISED, norm.ROOT),
+        measures=True,
     ),
     Operation(
         name="logits",

@@ -41,7 +41,8 @@ class Scope:
     tokens int32 [b, t]; steps int32 [b], the cache steps before the call; visible bool [b, t, s], the keys that each
     query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way. `form` is
     how the logits are shown; `multiply` is how a fault multiplies by stored matrices, None for what is right. `scales`
-    [.., G, n] are those of the matrix at hand where a plan scales its sums and not its values, else None.
+    [.., G, n] are those of the matrix at hand where a plan scales its sums and not its values, else None. `measured` is
+    what an operation takes its statistic of where that is not the input that it divides.
     """
 
     config: LanguageModelConfig
@@ -52,6 +53,7 @@ class Scope:
     form: LogitForm = ALL_LOGITS
     multiply: Multiply | None = None
     scales: Array | None = None
+    measured: Array | None = None
 
     @property
     def rounds(self) -> bool:
@@ -81,7 +83,8 @@ class Operation:
 
     Traits: it adds to the residual stream, its first input (`is_stream`); it `chooses` experts by the scores that
     another row, which `scores`, gives; it `copies`, so that nothing may round; in layer 0 it depends on the
-    `token_alone`; it reads one row of its weights per token (`looks_up`).
+    `token_alone`; it divides its input by a statistic of it (`measures`); it reads one row of its weights per
+    token (`looks_up`).
     """
 
     name: str
@@ -100,6 +103,7 @@ class Operation:
     scores: bool = False
     copies: bool = False
     token_alone: bool = False
+    measures: bool = False
     looks_up: bool = False
 
     @property

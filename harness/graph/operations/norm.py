@@ -23,8 +23,12 @@ NORMALISED = rounding_point("normalised", "kept", "normalised value rounded befo
 
 
 def rms_norm(x: Array, gain: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
-    """Return x · rsqrt(mean(x²) + 1e-5) · gain for x [..., d] and gain [d] (SPEC §4)."""
-    squares = x * x
+    """Return x · rsqrt(mean(x²) + 1e-5) · gain for x [..., d] and gain [d] (SPEC §4).
+
+    A kernel may take the squares of an unrounded x and scale the one that it stored.
+    """
+    measured = x if scope.measured is None else scope.measured
+    squares = measured * measured
     total = squares.sum(-1, keepdims=True)
     mean = total / x.shape[-1] + EPSILON
     normalised = x / np.sqrt(mean)

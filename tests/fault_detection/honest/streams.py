@@ -78,6 +78,22 @@ def norm_of_sums(x: Tensor, scale: Tensor) -> Tensor:
     return (wide * inverse(wide) * scale).to(x.dtype)
 
 
+def norm_of_stored(x: Tensor, scale: Tensor) -> Tensor:
+    return (x.float() * inverse(wide_of(x)) * scale).to(x.dtype)
+
+
+def embed_remembered(table: Tensor, tokens: Tensor, multiplier: float) -> Tensor:
+    wide = table[tokens].float() * torch.tensor(multiplier, dtype=table.dtype).float()
+    return with_wide(wide.to(table.dtype), wide) if narrow(table) else wide
+
+
+def sum_remembered(x: Tensor, update: Tensor) -> Tensor:
+    if not narrow(x):
+        return x + update
+    wide = x.float() + update.float()
+    return with_wide(wide.to(x.dtype), wide)
+
+
 def add_unrounded(x: Tensor, update: Tensor) -> Tensor:
     return (x.float() + wide_of(update)).to(x.dtype)
 
@@ -172,6 +188,10 @@ WAYS = (
     Way(id="stream_and_updates_f32_norm_rounded", engines="DeepSpeed", dtypes=BF16,
         does="float32 residual stream that adds unrounded norms, the next norms read it rounded",
         operations={"residual": all_kept, "rms_norm": norm_kept}, plan=("attention.residual", "output")),
+    Way(id="squares_of_unrounded_sum", engines="torch.compile on CPUs", dtypes=BF16,
+        plan=("attention.norm", "moe.norm", "final_norm"),
+        does="norms take their squares of the unrounded sum, and scale the stored one",
+        operations={"embed": embed_remembered, "residual": sum_remembered, "rms_norm": norm_of_stored}),
     Way(id="stream_within_layer", engines="fused layers", dtypes=BF16, plan=("moe.norm", "output"),
         does="the sum after attention kept in float32 until the layer ends",
         operations={"residual": stream_kept_in_layer, "rms_norm": norm_of_sums}),

@@ -13,10 +13,13 @@ from grok_conformance.harness.checks.readings import Readings, producers
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, split_tap
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.operations.norm import rms_norm
 from grok_conformance.harness.graph.oracle import walk
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.judge import Judged, judge_candidate
 from grok_conformance.harness.measure.noise import USED_SHARE, computed
+from tests.harness.graph.operations.drawn_values import scope_of
 from tests.harness.honest_port import NUM_ELEMENTS, answered, exact_weights, golden_case, group_of, honest_taps
 
 CASE = "unequal/decode/unequal_lengths.bfloat16"
@@ -118,3 +121,19 @@ def test_a_carried_input_asks_for_its_producers_and_theirs() -> None:
     assert producers(["router.logits"], readings, GROK_1, config) == {"router.logits", "moe.norm", "attention.residual"}
     assert producers(["attention.norm"], readings, GROK_1, config) == {"attention.norm", "embedding", "output"}
     assert producers(["logits"], readings, GROK_1, config) == {"logits"}
+
+
+def test_a_norm_may_take_its_squares_of_what_was_carried_and_scale_what_was_shown() -> None:
+    x, wide, gain = np.array([[1.0, 2.0]]), np.array([[1.001, 1.998]]), np.ones(2)
+    scope = scope_of("bfloat16")
+    plain, measured = (rms_norm(x, gain, scope=one, plan=AS_PUBLISHED).value
+                       for one in (scope, replace(scope, measured=wide)))  # fmt: skip
+    ratio = np.sqrt((np.square(x).mean() + 1e-5) / (np.square(wide).mean() + 1e-5))
+    assert np.allclose(measured, plain * ratio, rtol=1e-12)
+    assert not np.allclose(measured, plain, rtol=1e-6)
+
+
+def test_what_a_norm_measured_is_worked_out_before_it() -> None:
+    measured: Readings = {("prefill", "moe.norm", "attention.residual"): "measured"}
+    config = golden_case(CASE)[0].config
+    assert "attention.residual" in producers(["moe.norm"], measured, GROK_1, config)
