@@ -97,19 +97,25 @@ def steps_before(case: Case, call: int) -> Array:
 
 def repeated(case: Case, times: int) -> Case:
     """Return a case that asks the same of so many copies of its batch, one behind the other."""
-
-    def copies(x: Array) -> Array:
-        return np.concatenate([x] * times)
-
     calls = tuple(
-        Call(call.kind, copies(call.tokens), copies(call.lengths), None if call.steps is None else copies(call.steps))
+        Call(
+            call.kind,
+            copies(call.tokens, times),
+            copies(call.lengths, times),
+            None if call.steps is None else copies(call.steps, times),
+        )
         for call in case.calls
     )
     preload = case.preload
     if preload is not None:
         keys, values = (np.concatenate([x] * times, axis=1) for x in (preload.keys, preload.values))
-        preload = Cache(keys, values, copies(preload.steps))
+        preload = Cache(keys, values, copies(preload.steps, times))
     return replace(case, calls=calls, preload=preload)
+
+
+def copies(x: Array, times: int) -> Array:
+    """Return so many copies of what belongs to a batch, one behind the other along its first axis."""
+    return np.concatenate([x] * times)
 
 
 def tap_key(call: int, tap: str) -> str:

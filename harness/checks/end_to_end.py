@@ -8,13 +8,13 @@ then goes on along the port's own route.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, repeated, tap_key
-from grok_conformance.harness.checks.batches import copies, runs_at_once
+from grok_conformance.harness.checks.batches import runs_at_once, shown_to_all
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
@@ -95,7 +95,11 @@ def honest_run(
     the median, or with another evaluator than the mean, over its tap.
     """
     random = np.random.default_rng(0)
-    once = walk(preset, case, along(route, 1), weights=weights, plans=plans, evaluator=evaluator)
+
+    def along(call: int, tap: str) -> Array | None:
+        return route.get((call, tap))
+
+    once = walk(preset, case, along, weights=weights, plans=plans, evaluator=evaluator)
     exact = {(call, tap): value for call, tap, _, value in once}
     squares: dict[Key, Array] = {}
     # Another evaluator may have a fault that mixes the rows of a batch: its runs are made one by one.
@@ -106,7 +110,7 @@ def honest_run(
         noisy = walk(
             preset,
             repeated(case, runs),
-            along(route, runs),
+            shown_to_all(along, runs),
             weights=weights,
             plans=plans,
             evaluator=evaluator,
@@ -117,11 +121,6 @@ def honest_run(
             error = per_token(errors, ("run", *weights.graph.specs[split_tap(tap)[1]].axes))
             squares[call, tap] = squares.get((call, tap), 0.0) + np.square(error) * (runs / num_runs)
     return Honest(exact, {key: np.sqrt(np.maximum(x, floor(x))) for key, x in squares.items()})
-
-
-def along(route: Mapping[Key, Array], runs: int) -> Callable[[int, str], Array | None]:
-    """Return what a route shows of every tap to so many runs of a case walked as one batch."""
-    return lambda call, tap: copies(route.get((call, tap)), runs)
 
 
 def route_of(evidence: Evidence) -> dict[Key, Array]:

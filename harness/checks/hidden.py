@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from grok_conformance.harness.cases.case import repeated
-from grok_conformance.harness.checks.batches import copies, runs_at_once
+from grok_conformance.harness.checks.batches import runs_at_once, shown_to_all
 from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import (
@@ -77,13 +77,9 @@ def simulate(
     squares: dict[Key, Array] = {}
     for first in range(0, num_draws, at_once):
         times = min(at_once, num_draws - first)
-
-        def forced_in_all(call: int, tap: str, times: int = times) -> Array | None:
-            return copies(forced(call, tap), times)
-
         noisy = in_its_ways(
             repeated(case, times),
-            forced_in_all,
+            shown_to_all(forced, times),
             perturb=lambda tap, result: strayed(result, evidence.recorded[split_tap(tap)[1]], random),
         )
         for call, tap, result, _ in noisy:

@@ -13,16 +13,10 @@ from grok_conformance.harness.checks.by_size import by_size
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.likelihood import score
 from grok_conformance.harness.checks.local import Local, fails, telling
-from grok_conformance.harness.checks.moves import (
-    approximations,
-    only_recorded,
-    with_ways,
-)
+from grok_conformance.harness.checks.moves import approximations, only_recorded, with_ways
 from grok_conformance.harness.checks.rivals import faulty
 from grok_conformance.harness.checks.search import COARSEST, LARGEST_SEGMENT, NUM_ROUNDS, checked_in, is_used, search
-from grok_conformance.harness.graph.rounding import (
-    RoundingPlan,
-)
+from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Operation
 
 

@@ -201,7 +201,8 @@ RINGS = {
 }
 """How a reduce-scatter adds, by what it scatters: features, tokens, or the elements of the flattened result."""
 
-SCATTERED = ("as ring by token", "as flat ring")
+SCATTERED = tuple(order for order in RINGS if order != "as ring")
+"""Those in which what is added first hangs on how many tokens there are."""
 
 ORDERS = {
     "at once": "added in float32",

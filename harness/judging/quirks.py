@@ -10,8 +10,8 @@ from grok_conformance.harness.cases.case import rows_with_quirk
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
+from grok_conformance.harness.judging.verdict import case_status
 from grok_conformance.harness.measure.comparison import Comparison
-from grok_conformance.harness.measure.words import times
 
 
 def quirks_among(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Comparison]:
@@ -47,4 +47,4 @@ def wrong_in_other_rows(
     keys = {(comparison.call, comparison.tap) for comparison in failing}
     checked = check_case(apart, num_elements=num_elements, only=rows, evaluator=evaluator)
     wrong = [c for c in checked if not c.passed and (c.call, c.tap) in keys]
-    return f"{wrong[0].tap}: {wrong[0].problem or f'{times(wrong[0].ratio)} times the fence'}" if wrong else ""
+    return case_status(wrong, (), (), None)[1] if wrong else ""

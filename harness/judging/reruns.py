@@ -49,7 +49,6 @@ def with_reruns(
         return judge_candidate(some, given, num_elements, honest_runs, waivers, known=Known(ways, searched))
 
     passed = {verdict.case for each in judged for verdict in each.verdicts if verdict.status in PASSING}
-
     found: dict[str, list[RunVerdict]] = {}
     for rerun in RERUNS:
         wrong = any(each.status not in PASSING for runs in found.values() for each in runs)

@@ -11,7 +11,7 @@ from torch import Tensor
 from grok_conformance.candidates.torch_eager import model, operations, parameters
 from tests.fault_detection.honest.experts import tanh_gelu
 from tests.fault_detection.honest.products import BF16, bf16, halves
-from tests.fault_detection.honest.streams import combine_remembering, normed, wide_of, with_wide
+from tests.fault_detection.honest.streams import combine_remembering, embed_remembered, normed, wide_of, with_wide
 from tests.fault_detection.honest.way import Way, narrow
 
 
@@ -93,15 +93,11 @@ def scaled_afterwards() -> dict[str, Any]:
 def fused_chains() -> dict[str, Any]:
     """Return the replacements of a compiler that rounds what it stores, and reads on in float32 within a kernel."""
 
-    def embed(table: Tensor, tokens: Tensor, multiplier: float) -> Tensor:
-        wide = table[tokens].float() * torch.tensor(multiplier, dtype=table.dtype).float()
-        return with_wide(wide.to(table.dtype), wide) if narrow(table) else wide
-
     def residual(x: Tensor, update: Tensor) -> Tensor:
         wide = x.float() + wide_of(update)
         return with_wide(wide.to(x.dtype), wide) if narrow(x) else wide
 
-    return {"operations": {"embed": embed, "residual": residual, "rms_norm": normed,
+    return {"operations": {"embed": embed_remembered, "residual": residual, "rms_norm": normed,
                            "combine_experts": combine_remembering}}  # fmt: skip
 
 

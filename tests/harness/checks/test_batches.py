@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grok_conformance.harness.checks.batches import MAX_BATCH_ELEMENTS, copies, runs_at_once
+from grok_conformance.harness.checks.batches import MAX_BATCH_ELEMENTS, runs_at_once, shown_to_all
 from grok_conformance.harness.checks.by_size import DECODING
 from grok_conformance.harness.graph.rounding import Calls, RoundingPlan
 
@@ -25,6 +25,7 @@ def test_runs_stay_apart_where_a_plan_hangs_on_the_size_of_the_batch(plan: Round
     assert runs_at_once([], {}, 16) == 16
 
 
-def test_copies_lie_one_behind_the_other() -> None:
-    assert copies(np.arange(2), 2).tolist() == [0, 1, 0, 1]  # type: ignore[union-attr]
-    assert copies(None, 2) is None
+def test_what_is_shown_to_all_runs_lies_one_behind_the_other() -> None:
+    shown = shown_to_all(lambda _call, tap: np.arange(2) if tap == "shown" else None, 2)
+    assert np.array_equal(np.arange(2).tolist() * 2, shown(0, "shown"))  # type: ignore[arg-type]
+    assert shown(0, "hidden") is None
