@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
 from grok_conformance.harness.checks.evidence import Evidence, gather
-from grok_conformance.harness.checks.readings import Readings, describe, phase_of, producers
+from grok_conformance.harness.checks.readings import PHASES, Readings, describe, phase_of, producers
 from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
@@ -31,6 +31,14 @@ class Ways:
                 yield replace(self, plans={**others, name: RoundingPlan(kept)} if kept else others)
         for edge in dict.fromkeys((row, name) for _, row, name in self.readings):
             yield replace(self, readings={at: read for at, read in self.readings.items() if at[1:] != edge})
+
+    def with_one_alike(self) -> Iterator[Ways]:
+        """Yield these ways with one reading of an input in all phases, where it differs between them."""
+        for _, row, name in self.readings:
+            read = {self.readings.get((phase, row, name), "rounded") for phase in PHASES}
+            for reading in sorted(read - {"rounded"} if len(read) > 1 else ()):
+                alike: Readings = {(phase, row, name): reading for phase in PHASES}
+                yield replace(self, readings={**self.readings, **alike})
 
     def describe(self, row: Operation) -> str:
         """Return in words how a row is computed, an empty string for the published way."""

@@ -109,7 +109,7 @@ def telling(
 ) -> list[Exhibit]:
     """Return the exhibits from which operations are diagnosed: where they fail, then others; few where taps are hidden.
 
-    There every fault takes a walk through the model, and every fence sixteen.
+    There every fault takes a walk through the model, and every fence many.
     """
     failing = [
         x

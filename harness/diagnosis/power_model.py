@@ -46,7 +46,7 @@ def power_of_case(
     """Return the power of each fault in one case for a candidate that shows some taps (globs).
 
     `inputs` are the golden values by `call0/TAP`, `num_elements` is the size of the run. Golden values are the inputs
-    of every draw where taps are hidden, since every fence then takes sixteen walks through the model, and of a fault
+    of every draw where taps are hidden, since every fence then takes many walks through the model, and of a fault
     that chooses other experts, since modelled noise would break the exact ties. A fault that changes nothing in the
     case has no entry.
     """

@@ -30,7 +30,7 @@ NUM_RUNS = 8
 NUM_DEVIATING_RUNS = 64
 """As many for an oracle with known deviations: a coarse inner rounding that goes the other way is large and rare."""
 
-NUM_SIMULATIONS = 16
+NUM_SIMULATIONS = 32
 """Noisy walks from which the fence of a segment (operations around hidden taps) is measured."""
 
 FLIP_ALARM_RATE = 1e-6

@@ -34,3 +34,10 @@ def test_ways_are_told_in_words_and_the_published_way_in_none() -> None:
     ways = Ways(readings={("decode", "moe.output", "moe.expert_gate"): "carried"})
     assert ways.describe(GROK_1.by_name["moe.output"]) == "moe.expert_gate carried in decode"
     assert ways.describe(GROK_1.by_name["moe.norm"]) == ""
+
+
+def test_what_was_read_in_one_phase_alone_may_have_been_read_in_all() -> None:
+    edge = ("moe.norm", "attention.residual")
+    (alike,) = Ways(readings={("prefill", *edge): "measured"}).with_one_alike()
+    assert alike.readings == {("prefill", *edge): "measured", ("decode", *edge): "measured"}
+    assert not list(alike.with_one_alike())

@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grok_conformance.harness.checks.readings import Readings, producers
+from grok_conformance.harness.checks.exhibit import Ways, exhibit_of
+from grok_conformance.harness.checks.likelihood import score
+from grok_conformance.harness.checks.moves import with_ways
+from grok_conformance.harness.checks.readings import PHASES, Readings, producers
+from grok_conformance.harness.checks.search import alike
 from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, split_tap
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -137,3 +141,18 @@ def test_what_a_norm_measured_is_worked_out_before_it() -> None:
     measured: Readings = {("prefill", "moe.norm", "attention.residual"): "measured"}
     config = golden_case(CASE)[0].config
     assert "attention.residual" in producers(["moe.norm"], measured, GROK_1, config)
+
+
+def test_calls_that_tell_nothing_are_taken_to_read_as_those_that_do() -> None:
+    row = GROK_1.by_name["output"]
+    (source,) = [name for name in row.inputs if name == "moe.output_norm"]
+    preset, case = golden_case(CASE)
+    info = replace(UNFUSED, taps=("*",))
+    port = exhibit_of(preset, case, info, fused_taps(CASE, source), exact_weights(preset.name, case.fprop_dtype))
+    both: Readings = {(phase, row.name, source): "carried" for phase in PHASES}
+    found = Ways(readings={("prefill", row.name, source): "carried"})
+    silent = replace(port, calls=(0,))
+    assert alike(row, found, score(row.name, [with_ways(silent, found)]), [silent]) == Ways(readings=both)
+    rounding = exhibit_of(preset, case, info, honest_taps(CASE, 5), exact_weights(preset.name, case.fprop_dtype))
+    best = score(row.name, [with_ways(rounding, found)])
+    assert alike(row, found, best, [rounding]) == found
