@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
@@ -18,6 +18,9 @@ DECODING = Calls("t", 1)
 LARGEST = (DECODING, Calls("bt", sys.maxsize), Calls("t", sys.maxsize))
 """The largest of the small calls that are thought of, along each axis, in the order in which they are tried."""
 
+WaysIn = Callable[[Sequence[Exhibit]], Ways | None]
+"""Looks for ways of a row in some cases, of which it looks at some calls; None where no ways explain them."""
+
 Sizes = Mapping[tuple[str, int], int]
 """The size of every call, by case id and number."""
 
@@ -30,6 +33,7 @@ def by_size(
     The border lies where calls begin to fail, or to pass: first as published, then in `whole`, the ways that are
     likeliest for all calls. The side that passes so keeps these ways, for the other one ways are searched.
     """
+    ways_in = remembering_failures(lambda part: ways_in_part(row, part, local, num_elements, known))
     for base in (Ways(), whole) if whole != Ways() else (whole,):
         checked, seen = checked_in(row, own, base, local, num_elements), set[Calls]()
         for largest in LARGEST:
@@ -39,9 +43,7 @@ def by_size(
                     continue
                 seen.add(small)
                 inner, outer = (
-                    ways_in_part(row, looking_at(own, sizes, small, inside=inside), local, num_elements, known)
-                    if fails_there
-                    else base
+                    ways_in(looking_at(own, sizes, small, inside=inside)) if fails_there else base
                     for inside, fails_there in zip((True, False), sides, strict=True)
                 )
                 ways = None if inner is None or outer is None else ways_by_size(inner, outer, small)
@@ -50,6 +52,22 @@ def by_size(
                     if not fails(row.name, own, made) and not faulty(row, ways, telling(row.name, own, local)):
                         return Found(ways, own, made)
     return Found(Ways(), own)
+
+
+def remembering_failures(search_in: WaysIn) -> WaysIn:
+    """Return a search for ways in some calls that does not look again where no ways explain a part of them."""
+    unexplained: list[frozenset[tuple[str, int]]] = []
+
+    def found(part: Sequence[Exhibit]) -> Ways | None:
+        calls = frozenset((one.case.id, call) for one in part for call in one.calls or ())
+        if any(calls >= each for each in unexplained):
+            return None
+        ways = search_in(part)
+        if ways is None:
+            unexplained.append(calls)
+        return ways
+
+    return found
 
 
 def sizes_of(row: Operation, own: Sequence[Exhibit], checked: Local, kind: Calls) -> tuple[Sizes, list[int]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
-from grok_conformance.harness.checks.by_size import DECODING, borders, ways_by_size
-from grok_conformance.harness.checks.exhibit import Ways
+from grok_conformance.harness.checks.by_size import DECODING, borders, remembering_failures, ways_by_size
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, Calls, RoundingPlan
 from tests.harness.checks.plan_ports import CASE, DECODE, choose, passed, shown
 
@@ -90,3 +93,16 @@ def test_small_and_large_calls_are_parted_where_most_of_one_side_fails_and_nothi
     kind: Calls, failing: list[int], passing: list[int], told: list[tuple[Calls, tuple[bool, bool]]]
 ) -> None:
     assert list(borders(kind, failing, [*failing, *passing])) == told
+
+
+def test_where_no_ways_explain_some_calls_none_are_looked_for_in_more_of_them() -> None:
+    port, asked = shown(WHOLE), list[int]()
+
+    def search_in(part: Sequence[Exhibit]) -> Ways | None:
+        asked.append(len(part[0].calls or ()))
+        return Ways() if asked[-1] == 1 and part[0].looks_at(0) else None
+
+    found = remembering_failures(search_in)
+    looking = [[replace(port, calls=calls)] for calls in ((0,), (1,), (0, 1), (0,))]
+    assert [found(part) for part in looking] == [Ways(), None, None, Ways()]
+    assert asked == [1, 1, 1]
