@@ -13,7 +13,7 @@ import numpy as np
 
 from grok_conformance.harness.checks.end_to_end import Honest
 from grok_conformance.harness.checks.evidence import Evidence
-from grok_conformance.harness.checks.hidden import TIED
+from grok_conformance.harness.checks.undecided import TIED
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,35 +12,30 @@ from grok_conformance.harness.cases.case import repeated
 from grok_conformance.harness.checks.batches import runs_at_once, shown_to_all
 from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.contract import (
-    Array,
-    LanguageModelConfig,
-    split_tap,
-    tap_name,
-)
+from grok_conformance.harness.checks.undecided import Open, decided, open_to_choice
+from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.noise import (
     NUM_SIMULATIONS,
     Fence,
-    closed_by,
     disturb,
 )
-
-TIED = 1e-12
-"""Exact scores closer than this are one score: which comes first is the port's to choose unless the tie rule binds."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Measured noise of what hidden operations pass on: the deviation per element, and where routing is undecided.
+    """Measured noise of what hidden operations pass on: the deviation per element, and what a hidden choice decides.
 
-    `undecided` holds for each call the first position of every row from which a hidden choice of experts may honestly
-    go either way, int [b] (t where none does).
+    `hanging` is what of every tap hangs on a hidden choice of experts that may honestly go either way (`undecided`).
     """
 
     deviation: Mapping[Key, Array]
-    undecided: Mapping[int, Array]
+    hanging: Open
+
+    def decided(self, key: Key, x: Array, axes: tuple[str, ...]) -> Array:
+        """Return the mask of a tap x, by its axes, that leaves out what hangs on an undecided choice."""
+        return decided(self.hanging.get(key), x, axes)
 
 
 def simulate(
@@ -87,8 +81,8 @@ def simulate(
             difference = np.square(result.value.reshape(times, *value.shape) - value).sum(0)
             squares[call, tap] = squares.get((call, tap), 0.0) + difference / num_draws
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
-    undecided = {call: undecided_from(exhibit, call, exact, deviation) for call in range(len(case.calls))}
-    return Segments(deviation, undecided)
+    scores = {key: value for key, (_, value) in exact.items() if split_tap(key[1])[1] == evidence.graph.scores}
+    return Segments(deviation, open_to_choice(exhibit, scores, deviation))
 
 
 def strayed(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
@@ -97,41 +91,6 @@ def strayed(exact: Exact, recorded: str, random: np.random.Generator) -> Array:
     return value + exact.jump * random.integers(-1, 2, value.shape) if np.any(exact.jump) else value
 
 
-def undecided_from(
-    exhibit: Exhibit, call: int, exact: Mapping[Key, tuple[Exact, Array]], deviation: Mapping[Key, Array]
-) -> Array:
-    """Return for each row the first position whose hidden choice of experts lies within honest noise, int [b]."""
-    config, graph = exhibit.evidence.config, exhibit.evidence.graph
-    b, t = exhibit.case.calls[call].tokens.shape
-    undecided = np.zeros((b, t), bool)
-    for layer in range(config.model.num_layers if graph.choice and not config.dense else 0):
-        key = (call, tap_name(layer, graph.scores))
-        if (call, tap_name(layer, graph.choice)) in exhibit.evidence.observed or key not in deviation:
-            continue
-        gap, fence = boundary_gap(exact[key][1], config), closed_by(deviation[key].max(-1))
-        undecided |= (gap <= fence) & ~(exhibit.case.tie_rule & (gap <= TIED))
-    first: Array = np.where(undecided.any(-1), undecided.argmax(-1), t)
-    return first
-
-
-def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:
-    """Return how far the last chosen expert is ahead of the first one left out, [b, t] from probabilities [b, t, e]."""
-    ordered: Array = -np.sort(-probabilities, axis=-1)
-    k = config.model.num_selected_experts
-    if k == ordered.shape[-1]:
-        return np.full(ordered.shape[:-1], math.inf)
-    gap: Array = ordered[..., k - 1] - ordered[..., k]
-    return gap
-
-
 def widened(fence: Fence, deviation: Array, factor: float) -> Fence:
     """Add the measured noise of hidden operations to a fence; it is correlated in ways that nothing is known of."""
     return Fence(fence.allowed + factor * deviation, np.hypot(fence.deviation, deviation), None, factor)
-
-
-def before(undecided: Array, steps: Array, x: Array, axes: tuple[str, ...]) -> Array:
-    """Return the mask of query positions, of cache slots in a cache x, before a row's first undecided position."""
-    letter, first = ("t", undecided) if "t" in axes else ("s", steps + undecided)
-    kept: Array = np.arange(x.shape[axes.index(letter)]) < first[:, None]  # [b, t] or [b, s]
-    reshaped: Array = kept.reshape([kept.shape[("b", letter).index(a)] if a in ("b", letter) else 1 for a in axes])
-    return reshaped

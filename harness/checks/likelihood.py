@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
+from grok_conformance.harness.checks.hidden import Segments, simulate, widened
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
@@ -154,8 +153,7 @@ def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) ->
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
         deviation = None if segments is None else segments.deviation.get(key)
         if segments is not None:
-            steps = steps_before(case, call)
-            mask = mask & before(segments.undecided[call], steps, seen.raw, graph.specs[operation].axes)
+            mask = mask & segments.decided(key, seen.raw, graph.specs[operation].axes)
         yield (
             split_tap(tap)[0],
             _score_tap(exact, seen.raw, seen.recorded, np.broadcast_to(mask, seen.raw.shape), deviation),

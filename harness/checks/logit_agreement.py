@@ -10,7 +10,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, steps_before, tap_key
 from grok_conformance.harness.checks.end_to_end import Honest
 from grok_conformance.harness.checks.evidence import Evidence
-from grok_conformance.harness.checks.hidden import boundary_gap
+from grok_conformance.harness.checks.undecided import boundary_gap
 from grok_conformance.harness.contract import LOGITS, Array, split_tap
 from grok_conformance.harness.graph.forms import log_softmax
 from grok_conformance.harness.measure.histogram import histogram

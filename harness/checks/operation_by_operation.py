@@ -10,7 +10,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
+from grok_conformance.harness.checks.hidden import Segments, simulate, widened
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.checks.shown_logits import with_order
 from grok_conformance.harness.contract import (
@@ -60,7 +60,6 @@ def check_case(
     if segments is None and exhibit.hides_taps:
         segments = simulate(exhibit, read, only=needed, rows_apart=evaluator is evaluate)
     results = dict(evidence.problems)
-    steps = [steps_before(case, call) for call in range(len(case.calls))]
     scores: dict[Key, tuple[Array, Array]] = {}
     for call, tap, exact, value in walk(
         exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans,
@@ -77,7 +76,7 @@ def check_case(
         seen, mask = evidence.observed[key], evidence.masks[call, operation]
         if operation == graph.choice:
             if segments is not None:
-                mask = mask & before(segments.undecided[call], steps[call], seen.raw, graph.specs[operation].axes)
+                mask = mask & segments.decided(key, seen.raw, graph.specs[operation].axes)
             found = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
             # Sums of tied experts may differ by a rounding: they are tied only where the port's own scores are equal.
             binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], graph.scores)) in evidence.observed
@@ -87,7 +86,7 @@ def check_case(
         copied = unchanged_below(exhibit, call) if operation in graph.copies else None
         fencing = fencing_of(exact, seen.recorded, factor, config, deviation, copied)
         if segments is not None and deviation is not None:
-            mask = mask & before(segments.undecided[call], steps[call], seen.raw, graph.specs[operation].axes)
+            mask = mask & segments.decided(key, seen.raw, graph.specs[operation].axes)
         result = compare(key, graph.specs[operation].axes, exact, fencing, seen.raw, mask, seen.recorded)
         if tap == LOGITS and call in evidence.named:
             fence = fence_of(exact, seen.recorded, factor)
@@ -102,9 +101,8 @@ def check_case(
 def decided(case: Case, call: int, segments: Segments | None) -> Array:
     """Return which tokens of a call bool [b, t] are real and hang on no hidden choice that may go either way."""
     asked = case.calls[call]
-    ends = asked.lengths if segments is None else np.minimum(asked.lengths, segments.undecided[call])
-    before_end: Array = np.arange(asked.tokens.shape[1]) < ends[:, None]
-    return before_end
+    real: Array = np.arange(asked.tokens.shape[1]) < asked.lengths[:, None]
+    return real if segments is None else real & segments.decided((call, LOGITS), real, ("b", "t"))
 
 
 def slack_of(exact: Exact, deviation: Array | float | None, factor: float) -> Array:

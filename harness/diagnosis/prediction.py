@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.evidence import Key, safe
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
+from grok_conformance.harness.checks.hidden import Segments, simulate, widened
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.faults import Fault, change_of, mutant
 from grok_conformance.harness.graph.oracle import DEFAULT_MARGIN, Evaluator, ExactWeights, evaluate, walk
@@ -117,7 +116,7 @@ def fenced(exhibit: Exhibit, key: Key, exact: Exact, segments: Segments | None, 
     if segments is None:
         return fence, mask
     axes, noise = evidence.graph.specs[operation].axes, segments.deviation.get(key)
-    decided = before(segments.undecided[call], steps_before(exhibit.case, call), exact.value, axes)
+    decided = segments.decided(key, exact.value, axes)
     return fence if noise is None else widened(fence, noise, factor), mask & decided
 
 

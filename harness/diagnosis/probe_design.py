@@ -15,8 +15,9 @@ from grok_conformance.harness.cases.case import Case, Preset, tap_key
 from grok_conformance.harness.cases.probes import PROBES
 from grok_conformance.harness.cases.recipes import Recipe, draw
 from grok_conformance.harness.checks.exhibit import exhibit_of
-from grok_conformance.harness.checks.hidden import TIED, Segments, simulate
+from grok_conformance.harness.checks.hidden import Segments, simulate
 from grok_conformance.harness.checks.operation_by_operation import check_case
+from grok_conformance.harness.checks.undecided import TIED
 from grok_conformance.harness.contract import (
     ALL_LOGITS,
     DTYPES,

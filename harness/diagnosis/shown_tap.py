@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grok_conformance.harness.cases.case import steps_before
 from grok_conformance.harness.checks.evidence import safe
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.hidden import Segments, before, simulate, widened
+from grok_conformance.harness.checks.hidden import Segments, simulate, widened
 from grok_conformance.harness.checks.likelihood import FACTOR, NUM_DRAWS
 from grok_conformance.harness.checks.operation_by_operation import fence_of_copy, unchanged_below
 from grok_conformance.harness.checks.readings import reader
@@ -177,7 +176,7 @@ def _compared(
         fence = fence_of_copy(exact, fence, seen.recorded, unchanged_below(exhibit, call), evidence.config)
     if segments is not None:
         noise, axes = segments.deviation.get(key), graph.specs[operation].axes
-        mask = mask & before(segments.undecided[call], steps_before(exhibit.case, call), seen.raw, axes)
+        mask = mask & segments.decided(key, seen.raw, axes)
         fence = fence if noise is None else widened(fence, noise, FACTOR)
     if operation == graph.choice:
         wrong = other_choice(exact.value, seen.raw, values.get(tap_name(layer, graph.scores)))

@@ -6,19 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.cases.case import Case, tap_key
-from grok_conformance.harness.cases.drawn import drawn_as
-from grok_conformance.harness.checks.end_to_end import Drift, Flip, Honest, drifts, flips, honest_run, route_of
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
-from grok_conformance.harness.checks.flips import FlipCount, count_flips
-from grok_conformance.harness.checks.logit_agreement import (
-    LogitAgreement,
-    RoutingMargins,
-    logit_agreements,
-    routing_margins,
-)
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
-from grok_conformance.harness.checks.shown_logits import golden_in_form
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
@@ -28,7 +18,6 @@ from grok_conformance.harness.judging.emulation import (
     covering,
     diagnosed,
     emulating,
-    taken_as_they_are,
     unmasked,
     unseen,
     waive,
@@ -41,15 +30,17 @@ from grok_conformance.harness.judging.operations import (
     judge_operations,
     ways_in_words,
 )
-from grok_conformance.harness.judging.quirks import quirks_among, wrong_in_other_rows
+from grok_conformance.harness.judging.quirks import (
+    apart_from_quirks,
+    quirks_among,
+    strayed,
+    wrong_in_other_rows,
+)
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
+from grok_conformance.harness.judging.whole_run import HonestRuns, WholeRun, needs_whole_run, whole_run
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.running.answers import Answer
-
-HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]], Honest]
-"""Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
-
 
 OPTIONAL = "a call that the contract leaves open"
 """What excuses a candidate that declines an optional case."""
@@ -199,10 +190,11 @@ def judge_case(
     whole = whole_run(exhibit, expected, used, honest_runs) if needs_whole_run(exhibit, used) else WholeRun(expected)
     status, reason = case_status(comparisons, whole.drifts, whole.flips, whole.routing)
     failing = [comparison for comparison in comparisons if not comparison.passed]
-    quirks = quirks_among(exhibit, failing)
-    if status == "fail" and quirks and len(quirks) == len(failing):  # what else fails is as wrong as anywhere
-        evaluator = emulating(used) if used else evaluate
-        wrong = wrong_in_other_rows(exhibit, failing, num_elements, evaluator)
+    blamed = failing or strayed(comparisons, whole.drifts, whole.flips, exhibit.evidence.graph.choice)
+    quirks = quirks_among(exhibit, blamed)
+    if status == "fail" and quirks and len(quirks) == len(blamed):  # what else fails is as wrong as anywhere
+        apart = apart_from_quirks(exhibit)
+        wrong = "" if apart is None else wrong_beside(apart, failing, expected, used, honest_runs, num_elements)
         status, reason = ("fail", f"rows without pads are wrong too: {wrong}") if wrong else ("quirk", reason)
     return CaseVerdict(
         case=case.id,
@@ -220,58 +212,21 @@ def judge_case(
     )
 
 
-@dataclass(frozen=True)
-class WholeRun:
-    """What the end-to-end check says of a case; nothing but the golden values, if any, where it was not made."""
-
-    expected: Mapping[str, Array]
-    drifts: tuple[Drift, ...] = ()
-    flips: tuple[Flip, ...] = ()
-    routing: FlipCount | None = None
-    logits: tuple[LogitAgreement, ...] = ()
-    margins: tuple[RoutingMargins, ...] = ()
-
-
-def needs_whole_run(exhibit: Exhibit, used: Sequence[Waiver]) -> bool:
-    """Return whether a case is held end to end against honest runs of it, which cost as much as all other checks.
-
-    Where a drawn case shows every value, each operation is checked from what the one before it gave, down to the
-    tokens. What adds up within the fences is seen in the stored cases of the same kind.
-    """
-    return drawn_as(exhibit.case.id) is None or exhibit.hides_taps or bool(used) or bool(exhibit.ways.readings)
-
-
-def whole_run(
-    exhibit: Exhibit, expected: Mapping[str, Array], used: Sequence[Waiver], honest_runs: HonestRuns
-) -> WholeRun:
-    """Hold a case end to end against honest runs along the port's own route, with the known deviations it showed."""
-    case, evidence = exhibit.case, exhibit.evidence
-    names = tuple(waiver.name for waiver in used)
-    route = {**route_of(evidence), **taken_as_they_are(used, evidence)}
-    taken = b"".join(route[key].tobytes() for key in sorted(route))
-    plans = tuple(f"{row}: {exhibit.ways.plans[row]}" for row in sorted(exhibit.ways.plans))
-    signature = (case.id, taken, tuple(evidence.recorded.items()), names, plans)
-    if signature not in honest_runs:
-        honest_runs[signature] = honest_run(
-            exhibit.preset,
-            case,
-            route,
-            exhibit.weights,
-            evidence.recorded,
-            emulating(used) if used else evaluate,
-            exhibit.ways.plans,
-        )
-    honest = honest_runs[signature]
-    expected = golden_in_form(expected or {tap_key(*key): x for key, x in honest.exact.items()}, case.form)
-    routed = flips(evidence, honest, evidence.config)
-    return WholeRun(
-        expected,
-        drifts=tuple(drifts(evidence, honest, expected)),
-        flips=tuple(routed),
-        routing=count_flips(len(routed), evidence, honest),
-        logits=logit_agreements(case, evidence, honest, expected),
-        margins=routing_margins(evidence, honest),
-    )
+def wrong_beside(
+    apart: Exhibit,
+    failing: Sequence[Comparison],
+    expected: Mapping[str, Array],
+    used: Sequence[Waiver],
+    honest_runs: HonestRuns,
+    num_elements: int,
+) -> str:
+    """Return what is wrong in the rows of a case that are `apart` from its quirks, empty if nothing is."""
+    wrong = wrong_in_other_rows(apart, failing, num_elements, emulating(used) if used else evaluate)
+    if wrong or not needs_whole_run(apart, used):
+        return wrong
+    beside = whole_run(apart, expected, used, honest_runs)
+    status, reason = case_status((), beside.drifts, beside.flips, None)
+    return reason if status == "fail" else ""
 
 
 def with_expected(comparison: Comparison, expected: Mapping[str, Array]) -> Comparison:

@@ -16,7 +16,6 @@ from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.judging.agreement import Agree, in_agreement, with_agreement
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import (
-    HonestRuns,
     Judged,
     judge_candidate,
     judged_group,
@@ -27,6 +26,7 @@ from grok_conformance.harness.judging.judge import (
 from grok_conformance.harness.judging.operations import judge_operations, ways_in_words
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.running.answers import Answer
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.cases.case import rows_with_quirk
+from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
@@ -27,24 +28,42 @@ def quirks_among(exhibit: Exhibit, failing: Sequence[Comparison]) -> list[Compar
     return [c for c in failing if c in masked or (not c.is_finite and c.call >= since)]
 
 
-def wrong_in_other_rows(
-    exhibit: Exhibit, failing: Sequence[Comparison], num_elements: int, evaluator: Evaluator = evaluate
-) -> str:
-    """Return the first of some failing taps that fails in rows without a quirk too, with its error; empty if none.
+def strayed(
+    comparisons: Sequence[Comparison], drifts: Sequence[Drift], flips: Sequence[Flip], choice: str
+) -> list[Comparison]:
+    """Return the comparisons of the taps that stray too far end to end, or choose other experts than they may.
 
-    `evaluator` has the known deviations of the candidate.
+    `choice` is the tap of chosen experts.
     """
+    choices = [(flip.call, flip.layer) for flip in flips if not flip.excused]
+    taps = {(drift.call, drift.tap) for drift in drifts if not drift.ratio <= 1}
+    return [
+        c for c in comparisons if (c.call, c.tap) in taps or (c.operation == choice and (c.call, c.layer) in choices)
+    ]
+
+
+def apart_from_quirks(exhibit: Exhibit) -> Exhibit | None:
+    """Return a case of which only the rows without a quirk are compared, None where it has no such row or no other."""
     other = ~rows_with_quirk(exhibit.case, exhibit.evidence.config.pad_token)
     if other.all() or not other.any():
-        return ""
+        return None
     specs = exhibit.evidence.graph.specs
     masks = {
         (call, operation): mask & other.reshape(-1, *[1] * (len(specs[operation].axes) - 1))
         for (call, operation), mask in exhibit.evidence.masks.items()
     }
-    apart = replace(exhibit, evidence=replace(exhibit.evidence, masks=masks))
+    return replace(exhibit, evidence=replace(exhibit.evidence, masks=masks))
+
+
+def wrong_in_other_rows(
+    exhibit: Exhibit, failing: Sequence[Comparison], num_elements: int, evaluator: Evaluator = evaluate
+) -> str:
+    """Return the first of some failing taps that fails in rows without a quirk too, with its error; empty if none.
+
+    `exhibit` is the case apart from its quirks; `evaluator` has the known deviations of the candidate.
+    """
     rows = {exhibit.row_of(comparison) for comparison in failing}
     keys = {(comparison.call, comparison.tap) for comparison in failing}
-    checked = check_case(apart, num_elements=num_elements, only=rows, evaluator=evaluator)
+    checked = check_case(exhibit, num_elements=num_elements, only=rows, evaluator=evaluator)
     wrong = [c for c in checked if not c.passed and (c.call, c.tap) in keys]
     return case_status(wrong, (), (), None)[1] if wrong else ""

@@ -15,9 +15,10 @@ from grok_conformance.harness.cases.reruns import RERUNS, Rerun
 from grok_conformance.harness.contract import select_taps
 from grok_conformance.harness.formats.tensors import digest
 from grok_conformance.harness.judging.groups import Group
-from grok_conformance.harness.judging.judge import HonestRuns, Judged, Known, judge_candidate
+from grok_conformance.harness.judging.judge import Judged, Known, judge_candidate
 from grok_conformance.harness.judging.verdict import PASSING, CaseVerdict, RunVerdict, Status, worst_status
 from grok_conformance.harness.judging.waivers import Waiver
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import Answer, unrepeated
 
 UNPROVEN = "history or randomness"

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 from grok_conformance.harness.judging.agreement import Agree, in_agreement
 from grok_conformance.harness.judging.groups import Group
-from grok_conformance.harness.judging.judge import HonestRuns, Judged
+from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked
 from grok_conformance.harness.judging.reruns import with_reruns
 from grok_conformance.harness.judging.waivers import Waiver
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import Answer
 
 

@@ -19,8 +19,9 @@ from typing import IO, Any
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.judging.agreement import Told, in_agreement
-from grok_conformance.harness.judging.judge import HonestRuns, Judged
+from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.submission import Submission, judge_submission, together
+from grok_conformance.harness.judging.whole_run import HonestRuns
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.groups import Group, group_of_job, job_pairs, run_size, with_optional
-from grok_conformance.harness.judging.judge import HonestRuns
 from grok_conformance.harness.judging.memory import with_memory
 from grok_conformance.harness.judging.narrowing import Narrow, narrowed
 from grok_conformance.harness.judging.reruns import need_replay, with_causes
@@ -19,6 +18,7 @@ from grok_conformance.harness.judging.submission import Submission
 from grok_conformance.harness.judging.summary import judge_weights, summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import read_answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job, write_job

@@ -11,7 +11,7 @@ import pytest
 from grok_conformance.harness.cases.case import Case, steps_before
 from grok_conformance.harness.cases.suite import CASES, LARGE, PRESETS, UNEQUAL, make_preset, suite_cases
 from grok_conformance.harness.cases.synthesis import Statistics, synthesize
-from grok_conformance.harness.checks.hidden import boundary_gap
+from grok_conformance.harness.checks.undecided import boundary_gap
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.tensors import digest
 from grok_conformance.harness.golden.audit import input_problems

@@ -19,7 +19,7 @@ from grok_conformance.harness.checks.end_to_end import (
     per_token,
     route_of,
 )
-from grok_conformance.harness.checks.hidden import boundary_gap
+from grok_conformance.harness.checks.undecided import boundary_gap
 from grok_conformance.harness.contract import Array, tap_name
 from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.measure.noise import NUM_RUNS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.end_to_end import flips, honest_run, route_of
 from grok_conformance.harness.checks.flips import FlipCount, chance_of_at_least, count_flips, flip_chances
-from grok_conformance.harness.checks.hidden import TIED
+from grok_conformance.harness.checks.undecided import TIED
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.measure.noise import FLIP_ALARM_RATE, MODEL_FACTOR
 from tests.harness.honest_port import check, evidence_of, exact_weights, golden_case, golden_taps, honest_taps

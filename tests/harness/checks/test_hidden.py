@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.exhibit import exhibit_of
-from grok_conformance.harness.checks.hidden import before, boundary_gap, simulate, widened
+from grok_conformance.harness.checks.hidden import simulate, widened
 from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.measure.noise import Fence
 from tests.harness.honest_port import golden_case, golden_taps
 
 CASE = "unequal/prefill/padded_batch.float32"
-
-
-def test_the_gap_is_that_between_the_last_chosen_expert_and_the_first_left_out() -> None:
-    probabilities = np.array([[[0.4, 0.1, 0.3, 0.15, 0.05]]])
-    k = UNEQUAL.model.num_selected_experts
-    ordered = np.sort(probabilities[0, 0])[::-1]
-    assert math.isclose(boundary_gap(probabilities, UNEQUAL)[0, 0], ordered[k - 1] - ordered[k])
-
-
-def test_where_all_experts_are_chosen_no_gap_is_too_small() -> None:
-    k = UNEQUAL.model.num_selected_experts
-    assert np.isinf(boundary_gap(np.full((1, 2, k), 1 / k), UNEQUAL)).all()
-
-
-def test_queries_and_slots_count_up_to_the_first_undecided_position_of_their_row() -> None:
-    undecided, steps = np.array([2, 0]), np.array([1, 3])
-    queries = before(undecided, steps, np.zeros((2, 4, 5)), ("b", "t", "d"))
-    assert queries[..., 0].tolist() == [[True, True, False, False], [False] * 4]
-    slots = before(undecided, steps, np.zeros((2, 5, 1, 1)), ("b", "s", "g", "h"))
-    assert slots[..., 0, 0].tolist() == [[True] * 3 + [False] * 2, [True] * 3 + [False] * 2]
 
 
 def test_a_fence_grows_by_the_noise_that_is_passed_on() -> None:
@@ -51,7 +28,6 @@ def test_noise_of_a_hidden_norm_reaches_the_taps_behind_it_and_none_before() -> 
     reached = {tap for _, tap in segments.deviation}
     assert "layers.00.router.logits" in reached
     assert not [tap for tap in reached if ".attention." in tap]
-    assert set(segments.undecided) == {0}
 
 
 def test_draws_that_are_rows_of_one_batch_stray_as_far_as_those_made_one_by_one() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.cases.case import rows_with_quirk
+from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.judging.quirks import quirks_among, wrong_in_other_rows
+from grok_conformance.harness.judging.quirks import apart_from_quirks, quirks_among, strayed, wrong_in_other_rows
+from grok_conformance.harness.measure.comparison import Comparison
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps, taps_of
 
 CASE = "unequal/decode/pad_token.float32"
@@ -40,4 +42,14 @@ def test_what_fails_in_the_row_with_the_pad_alone_is_a_quirk() -> None:
         port = wrong_in(at)
         failing = [c for c in check_case(port, num_elements=NUM_ELEMENTS) if not c.passed]
         assert quirks_among(port, failing)
-        assert bool(wrong_in_other_rows(port, failing, NUM_ELEMENTS)) == wrong
+        apart = apart_from_quirks(port)
+        assert apart is not None
+        assert bool(wrong_in_other_rows(apart, failing, NUM_ELEMENTS)) == wrong
+
+
+def test_what_strays_end_to_end_or_chooses_other_experts_is_blamed() -> None:
+    near, far = (Drift(0, tap, ratio, (0, 0), 1.0, 1.0, 1.0) for tap, ratio in (("logits", 0.5), ("final_norm", 2.0)))
+    excused, wrong = (Flip(1, 0, (0, 0), gap, 0.1) for gap in (0.05, 0.2))
+    made = [Comparison(0, "logits", 1), Comparison(0, "final_norm", 1), Comparison(1, "layers.00.moe.expert_index", 1)]
+    assert strayed(made, [near], [excused], "moe.expert_index") == []
+    assert strayed(made, [near, far], [wrong], "moe.expert_index") == made[1:]

@@ -9,9 +9,10 @@ import pytest
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, mutant
-from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.judging.judge import Judged, judge_candidate
 from grok_conformance.harness.judging.reruns import FIRST, need_replay, with_causes, with_reruns
 from grok_conformance.harness.judging.verdict import CaseVerdict
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import Answer, Repeated
 from tests.harness.honest_port import INFO, NUM_ELEMENTS, answered, group_of, honest_taps
 
