@@ -16,6 +16,8 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, Preset, repeated, tap_key
 from grok_conformance.harness.checks.batches import runs_at_once, shown_to_all
 from grok_conformance.harness.checks.evidence import Evidence, Key
+from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.undecided import Open, decided, open_to_choice, undecided_choices
 from grok_conformance.harness.contract import Array, LanguageModelConfig, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans, evaluate, walk
 from grok_conformance.harness.measure.noise import NUM_DEVIATING_RUNS, NUM_RUNS, SAFETY, closed_by, disturb
@@ -130,15 +132,26 @@ def route_of(evidence: Evidence) -> dict[Key, Array]:
     }
 
 
-def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array]) -> list[Drift]:
-    """Return the end-to-end error of every tap shown, at its worst token; `expected` holds the golden `call0/TAP`s."""
+def open_end_to_end(exhibit: Exhibit, honest: Honest) -> Open:
+    """Return what of every tap hangs on a choice that is not shown and that honest noise leaves undecided."""
+    graph = exhibit.evidence.graph
+    scores = {key: value for key, value in honest.exact.items() if split_tap(key[1])[1] == graph.scores}
+    return open_to_choice(exhibit, undecided_choices(exhibit, scores, honest.error), ())
+
+
+def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array], hanging: Open) -> list[Drift]:
+    """Return the end-to-end error of every tap shown, at its worst token; `expected` holds the golden `call0/TAP`s.
+
+    Tokens that are `hanging` on an undecided choice tell nothing.
+    """
     found = []
     for (call, tap), seen in evidence.observed.items():
         operation = split_tap(tap)[1]
         if operation == evidence.graph.choice:
             continue
         spec, key = evidence.graph.specs[operation], (call, tap)
-        mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
+        told = decided(hanging.get(key), seen.raw, spec.axes)
+        mask = np.broadcast_to(evidence.masks[call, operation] & told, seen.raw.shape)
         tokens = per_token(mask.astype(np.float64), spec.axes) > 0
         exact = honest.exact[key]
         observed_error = per_token(np.where(mask, seen.cleaned - exact, 0.0), spec.axes)

@@ -12,7 +12,7 @@ from grok_conformance.harness.cases.case import repeated
 from grok_conformance.harness.checks.batches import runs_at_once, shown_to_all
 from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.undecided import Open, decided, open_to_choice
+from grok_conformance.harness.checks.undecided import Open, decided, open_to_choice, undecided_choices
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
@@ -82,7 +82,8 @@ def simulate(
             squares[call, tap] = squares.get((call, tap), 0.0) + difference / num_draws
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
     scores = {key: value for key, (_, value) in exact.items() if split_tap(key[1])[1] == evidence.graph.scores}
-    return Segments(deviation, open_to_choice(exhibit, scores, deviation))
+    undecided = undecided_choices(exhibit, scores, deviation)
+    return Segments(deviation, open_to_choice(exhibit, undecided, evidence.observed))
 
 
 def strayed(exact: Exact, recorded: str, random: np.random.Generator) -> Array:

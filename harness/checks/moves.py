@@ -21,6 +21,7 @@ from grok_conformance.harness.graph.rounding import (
     SHARDS,
     SPREAD,
     SUMS,
+    WEIGHTS,
     Point,
     RoundingPlan,
 )
@@ -48,6 +49,27 @@ def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways
     """Yield ways with one change more: a rounding other than of partial sums, or what was read of an input."""
     yield from _at_points(row, ways, told, lambda point, _choice: is_coarse(point))
     yield from _of_edges(row, ways, told)
+    yield from weights_alike(row, ways, told)
+
+
+def weights_alike(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways in which a row and all hidden ones before it read weights in one form, as one loader makes them."""
+    graph, settled = told[0].evidence.graph, told[0].ways.plans
+    rows = [
+        name
+        for name in sorted(told[0].needed([row.name]))
+        if WEIGHTS in graph.by_name[name].points and name not in settled
+        if name == row.name or name in told[0].hidden
+    ]
+    for choice in WEIGHTS.choices if len(rows) > 1 else ():
+        plans = {
+            name: ways.plans.get(name, AS_PUBLISHED).but(WEIGHTS, choice)
+            for name in rows
+            if permitted(WEIGHTS, choice, name, told)
+        }
+        kept = {name: plan for name, plan in {**ways.plans, **plans}.items() if plan != AS_PUBLISHED}
+        if kept != ways.plans:
+            yield replace(ways, plans=kept)
 
 
 def all_at_once(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:

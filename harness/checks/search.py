@@ -18,6 +18,7 @@ from grok_conformance.harness.checks.moves import (
     coarse,
     coarse_again,
     slow,
+    weights_alike,
     with_ways,
 )
 from grok_conformance.harness.checks.rivals import explained_by_a_fault, faulty
@@ -134,13 +135,13 @@ def identify(
 
 
 def alone(row: Operation, told: Sequence[Exhibit]) -> Ways:
-    """Return the likeliest change at one point of a row itself, none if that is not decisively likelier.
+    """Return the likeliest change at one point of a row itself, or of all weights, none if none is decisively likelier.
 
     What the hidden rows before it pass on is as noisy as ever.
     """
     noise = [noise_before(row.name, one) for one in told]
     changes = [each for kind in (coarse, FIRST_SUMS[0]) for each in kind(row, Ways(), told)]
-    tried = [Ways(), *(each for each in changes if each.plans.keys() == {row.name})]
+    tried = [Ways(), *(each for each in changes if each.plans.keys() == {row.name}), *weights_alike(row, Ways(), told)]
     scores = [score(row.name, [with_ways(one, each) for one in told], noise=noise) for each in tried]
     best = min(range(len(tried)), key=lambda i: scores[i].surprise)
     return tried[best] if scores[best].beats(scores[0]) else Ways()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -21,12 +21,12 @@ Open = Mapping[Key, Array]
 entry."""
 
 
-def open_to_choice(exhibit: Exhibit, scores: Mapping[Key, Array], deviation: Mapping[Key, Array]) -> Open:
+def open_to_choice(exhibit: Exhibit, undecided: Open, known: Collection[Key]) -> Open:
     """Return what of every tap hangs on a hidden choice that honest noise leaves undecided.
 
-    `scores` are the exact ones [b, t, e] by (call, tap), `deviation` is their noise. A choice reaches the taps that
-    are computed from it, and through the caches tokens behind its own, in this call and in later ones; what is shown
-    passes nothing on, since the checks go on from there.
+    `undecided` are the tokens bool [b, t] of such choices, by (call, tap). A choice reaches the taps that are computed
+    from it, and through the caches tokens behind its own, in this call and in later ones; what is `known` passes
+    nothing on, since a check goes on from there.
     """
     case, evidence, graph = exhibit.case, exhibit.evidence, exhibit.evidence.graph
     found: dict[Key, Array] = {}
@@ -34,12 +34,12 @@ def open_to_choice(exhibit: Exhibit, scores: Mapping[Key, Array], deviation: Map
         b, t = asked.tokens.shape
         steps = steps_before(case, call)
         for tap in graph.tap_names(evidence.config):
-            layer, operation = split_tap(tap)
+            operation = split_tap(tap)[1]
             reached = np.zeros((b, evidence.config.sequence_len if operation in graph.copies else t), bool)
             for source in graph.input_taps(tap, evidence.config):
                 earlier = source.startswith("previous:")
                 key = (call - earlier, source.removeprefix("previous:"))
-                if key in evidence.observed or key not in found:
+                if key in known or key not in found:
                     continue
                 if earlier:
                     reached |= found[key] & (np.arange(reached.shape[1]) < steps[:, None])
@@ -49,20 +49,27 @@ def open_to_choice(exhibit: Exhibit, scores: Mapping[Key, Array], deviation: Map
                     reached |= seen_by(found[key], steps, t)
                 else:
                     reached |= found[key]
-            if operation == graph.choice and (call, tap) not in evidence.observed:
-                reached |= undecided(exhibit, (call, tap_name(layer, graph.scores)), scores, deviation)
+            reached |= undecided.get((call, tap), False)
             if reached.any():
                 found[call, tap] = reached
     return found
 
 
-def undecided(exhibit: Exhibit, key: Key, scores: Mapping[Key, Array], deviation: Mapping[Key, Array]) -> Array:
-    """Return for which tokens bool [b, t] the choice by some scores may go either way, those of the tie rule apart."""
-    if key not in scores or key not in deviation:
-        return np.zeros(exhibit.case.calls[key[0]].tokens.shape, bool)
-    gap, fence = boundary_gap(scores[key], exhibit.evidence.config), closed_by(deviation[key].max(-1))
-    either: Array = (gap <= fence) & ~(exhibit.case.tie_rule & (gap <= TIED))
-    return either
+def undecided_choices(exhibit: Exhibit, scores: Mapping[Key, Array], deviation: Mapping[Key, Array]) -> Open:
+    """Return for which tokens bool [b, t] a choice that is not shown may go either way, those of the tie rule apart.
+
+    `scores` are the exact ones [b, t, e] by (call, tap), `deviation` is their noise, [b, t] or for every expert.
+    """
+    evidence, found = exhibit.evidence, dict[Key, Array]()
+    for (call, tap), exact in scores.items():
+        chosen = (call, tap_name(split_tap(tap)[0], evidence.graph.choice))
+        if chosen in evidence.observed or (call, tap) not in deviation:
+            continue
+        noise = deviation[call, tap]
+        gap = boundary_gap(exact, evidence.config)
+        closed = closed_by(noise.max(-1) if noise.ndim == exact.ndim else noise)
+        found[chosen] = (gap <= closed) & ~(exhibit.case.tie_rule & (gap <= TIED))
+    return found
 
 
 def boundary_gap(probabilities: Array, config: LanguageModelConfig) -> Array:

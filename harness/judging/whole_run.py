@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.cases.drawn import drawn_as
-from grok_conformance.harness.checks.end_to_end import Drift, Flip, Honest, drifts, flips, honest_run, route_of
+from grok_conformance.harness.checks.end_to_end import (
+    Drift,
+    Flip,
+    Honest,
+    drifts,
+    flips,
+    honest_run,
+    open_end_to_end,
+    route_of,
+)
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.flips import FlipCount, count_flips
 from grok_conformance.harness.checks.logit_agreement import (
@@ -72,7 +81,7 @@ def whole_run(
     routed = flips(evidence, honest, evidence.config)
     return WholeRun(
         expected,
-        drifts=tuple(drifts(evidence, honest, expected)),
+        drifts=tuple(drifts(evidence, honest, expected, open_end_to_end(exhibit, honest))),
         flips=tuple(routed),
         routing=count_flips(len(routed), evidence, honest),
         logits=logit_agreements(case, evidence, honest, expected),

@@ -16,9 +16,11 @@ from grok_conformance.harness.checks.end_to_end import (
     drifts,
     flips,
     honest_run,
+    open_end_to_end,
     per_token,
     route_of,
 )
+from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.undecided import boundary_gap
 from grok_conformance.harness.contract import Array, tap_name
 from grok_conformance.harness.graph.oracle import walk
@@ -38,14 +40,14 @@ def honest_of(case_id: str, taps: Mapping[str, Array], dtypes: Mapping[str, str]
 def measured(case_id: str, taps: Mapping[str, Array]) -> tuple[list[Drift], list[Flip]]:
     """Return the drifts and flips of a run, which share one honest run."""
     evidence, honest = evidence_of(case_id, taps), honest_of(case_id, taps)
-    return drifts(evidence, honest, golden_taps(case_id)), flips(evidence, honest, evidence.config)
+    return drifts(evidence, honest, golden_taps(case_id), {}), flips(evidence, honest, evidence.config)
 
 
 def drifts_of(
     case_id: str, taps: Mapping[str, Array], dtypes: Mapping[str, str] | None = None
 ) -> dict[tuple[int, str], Drift]:
     evidence = evidence_of(case_id, taps, dtypes=dtypes)
-    found = drifts(evidence, honest_of(case_id, taps, dtypes), golden_taps(case_id))
+    found = drifts(evidence, honest_of(case_id, taps, dtypes), golden_taps(case_id), {})
     return {(drift.call, drift.tap): drift for drift in found}
 
 
@@ -153,6 +155,16 @@ def rerouted(case_id: str, *, closest: bool) -> tuple[dict[str, Array], tuple[in
     tap = tap_name(0, "moe.expert_index")
     changed = honest_taps(case_id, 11, shown=lambda _call, name: index if name == tap else None)
     return changed, tuple(int(i) for i in place)
+
+
+def test_what_hangs_on_a_hidden_choice_that_may_go_either_way_tells_nothing() -> None:
+    taps, _ = rerouted(NEAR_TIES, closest=True)
+    preset, case = golden_case(NEAR_TIES)
+    evidence = evidence_of(NEAR_TIES, taps, ("layers.00.output", "logits"))
+    exhibit = Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype))
+    honest, golden = honest_run(preset, case, {}, exhibit.weights, evidence.recorded), golden_taps(NEAR_TIES)
+    assert max(drift.ratio for drift in drifts(evidence, honest, golden, {})) > 1
+    assert max(drift.ratio for drift in drifts(evidence, honest, golden, open_end_to_end(exhibit, honest))) <= 1
 
 
 @pytest.mark.parametrize("closest", [True, False])

@@ -10,7 +10,14 @@ import numpy as np
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.undecided import boundary_gap, decided, in_slots, open_to_choice, seen_by
+from grok_conformance.harness.checks.undecided import (
+    boundary_gap,
+    decided,
+    in_slots,
+    open_to_choice,
+    seen_by,
+    undecided_choices,
+)
 from grok_conformance.harness.contract import Array
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps
 
@@ -42,7 +49,9 @@ def hanging(at: tuple[int, int, int, int], shows: Collection[str] = ("logits",))
             deviation[key] = np.full(scores[key].shape, 1e-9)
             if (call, layer) == at[:2]:
                 deviation[key][at[2], at[3]] = 1.0
-    return {key: np.argwhere(x).tolist() for key, x in open_to_choice(exhibit, scores, deviation).items()}
+    undecided = undecided_choices(exhibit, scores, deviation)
+    found = open_to_choice(exhibit, undecided, exhibit.evidence.observed)
+    return {key: np.argwhere(x).tolist() for key, x in found.items()}
 
 
 def test_a_choice_reaches_later_tokens_of_its_row_and_later_calls_through_the_caches() -> None:

@@ -11,7 +11,7 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.moves import as_elsewhere, coarse, numbers_of_sums, permitted, with_ways
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import Plans
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, LIKE_THE_CACHE, SUMS, RoundingPlan
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, LIKE_THE_CACHE, SUMS, WEIGHTS, RoundingPlan
 from tests.harness.checks.plan_ports import CASE, DECODE, KEPT, STRESS, WIDE, WIDE_SCALES, choose, passed, shown
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, honest_taps, taps_of
 
@@ -161,3 +161,17 @@ def test_an_expert_output_rounded_under_float32_scales_is_no_fault_of_products()
     exhibits, local = choose(shown(WIDE_SCALES, rounded))
     assert passed(local)
     assert exhibits[0].ways.plans == rounded
+
+
+@pytest.mark.parametrize("shows", [("attention.heads",), ("logits",)])
+def test_the_form_in_which_a_loader_keeps_all_weights_is_found_though_only_what_follows_is_shown(
+    shows: tuple[str, ...],
+) -> None:
+    rows = [row.name for row in GROK_1.operations if WEIGHTS in row.points and row.block != "dense"]
+    plans = dict.fromkeys(rows, RoundingPlan({"weights": "rounded"}))
+    hides = [spec.operation for spec in GROK_1.taps if spec.operation not in shows]
+    exhibits, local = choose(shown(WIDE, plans, hides))
+    assert passed(local)
+    found = list(exhibits[0].ways.plans.values())
+    assert found
+    assert found == [RoundingPlan({"weights": "rounded"})] * len(found)
