@@ -52,7 +52,8 @@ def apart_from_quirks(exhibit: Exhibit) -> Exhibit | None:
         (call, operation): mask & other.reshape(-1, *[1] * (len(specs[operation].axes) - 1))
         for (call, operation), mask in exhibit.evidence.masks.items()
     }
-    return replace(exhibit, evidence=replace(exhibit.evidence, masks=masks))
+    named = {call: tokens & other[:, None, None] for call, tokens in exhibit.evidence.named.items()}
+    return replace(exhibit, evidence=replace(exhibit.evidence, masks=masks, named=named))
 
 
 def wrong_in_other_rows(

@@ -14,44 +14,15 @@ from grok_conformance.harness.checks.shown_logits import lay_out
 from grok_conformance.harness.contract import ALL_LOGITS, Array, CandidateInfo, LogitForm
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.measure.comparison import Comparison
+from tests.harness.checks.logit_forms import FORMS, logits_of
 from tests.harness.honest_port import NUM_ELEMENTS, exact_weights, golden_case, honest_taps
 
-FORMS = {
-    "all logits": ALL_LOGITS,
-    "last position": LogitForm(positions="last"),
-    "log probabilities": LogitForm(kind="log_probabilities"),
-    "last log probabilities": LogitForm(kind="log_probabilities", positions="last"),
-    "top 5": LogitForm(kind="log_probabilities", top=5),
-    "more than there are": LogitForm(kind="log_probabilities", top=500),
-    "greedy tokens": LogitForm(kind="tokens"),
-    "last greedy token": LogitForm(kind="tokens", positions="last"),
-}
 CASES = [
     f"{name}.{dtype}"
     for name in ("dense/decode/dense_block", "square/decode/unequal_lengths")
     for dtype in ("float32", "bfloat16")
 ]
 WRONG = "stress/prefill/saturated_cap.float32"
-
-
-def shown(logits: Array, lengths: Array, form: LogitForm) -> Array:
-    """Return what a port that computed these logits gives in a form."""
-    x = logits.astype(np.float32)
-    if form.kind != "logits":
-        x -= x.max(-1, keepdims=True)
-        x = (x - np.log(np.exp(x).sum(-1, keepdims=True), dtype=np.float32)).astype(np.float32)
-    if form.positions == "last":
-        x = x[np.arange(len(x)), lengths - 1][:, None]
-    if form.kind == "tokens":
-        return x.argmax(-1).astype(np.int32)
-    if form.top is not None and form.top < x.shape[-1]:
-        x = np.where(x >= np.sort(x, -1)[..., -form.top, None], x, np.float32(-np.inf))
-    return x if form.kind != "logits" else x.astype(logits.dtype)
-
-
-def logits_of(case_id: str, taps: Mapping[str, Array], form: LogitForm) -> dict[str, Array]:
-    _, case = golden_case(case_id)
-    return {f"call{i}/logits": shown(taps[f"call{i}/logits"], call.lengths, form) for i, call in enumerate(case.calls)}
 
 
 def checked(case_id: str, taps: Mapping[str, Array], form: LogitForm) -> list[Comparison]:
