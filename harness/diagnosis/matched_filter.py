@@ -124,10 +124,14 @@ def telling(
 
 @dataclass(frozen=True)
 class Residual:
-    """One tap: observed − exact, and faulty − exact by fault, both in standard deviations, where compared: [n]."""
+    """One tap: observed − exact, and faulty − exact by fault, both in standard deviations, where compared: [n].
+
+    `tokens` int [n] says which values share a token whose hidden noise they share, None where their noise is their own.
+    """
 
     observed: Array
     faulty: Mapping[str, Array]
+    tokens: Array | None = None
 
 
 def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
@@ -149,9 +153,20 @@ def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
             return weighted
 
     fits = {name: x.value for name, x in prediction.faulty.items() if x.value.shape == mask.shape}
-    return Residual(
-        measured(seen.raw) - measured(exact), {name: measured(x) - measured(exact) for name, x in fits.items()}
+    made = {name: measured(x) - measured(exact) for name, x in fits.items()}
+    observed = measured(seen.raw) - measured(exact)
+    rows = (
+        None if prediction.noise is None else tokens_of(mask, exhibit.evidence.graph.specs[prediction.operation].axes)
     )
+    return Residual(observed, made, None if rows is None else np.repeat(rows, observed.size // rows.size))
+
+
+def tokens_of(mask: Array, axes: tuple[str, ...]) -> Array:
+    """Return of every value that a mask lets through, by its axes, which token it belongs to, or which cache slot."""
+    along = axes.index("t" if "t" in axes else "s")
+    places = np.nonzero(mask)
+    found: Array = places[axes.index("b")] * mask.shape[along] + places[along]
+    return found
 
 
 def deviation_of(fence: Fence, observed: Array, recorded: str) -> Array:
@@ -174,15 +189,21 @@ class Fit:
     remainder: float
 
 
-def fit(observed: Array, faulty: Array) -> Fit:
+def fit(observed: Array, faulty: Array, tokens: Array | None = None) -> Fit:
     """Fit observed [n] = c · faulty [n] + noise by least squares, with White's standard error (HC0).
 
-    The remainder is the sum of squares of observed − faulty, the fault as it is: c = 1.
+    Where values share the noise of their `tokens` int [n] the standard error is that of so many independent ones
+    (Liang and Zeger, 1986), if it is larger. The remainder is the sum of squares of observed − faulty, the fault as it
+    is: c = 1.
     """
     square = float(faulty @ faulty)
     coefficient = float(observed @ faulty) / square
     left = observed - coefficient * faulty
     standard_error = math.sqrt(float(np.square(faulty) @ np.square(left))) / square
+    if tokens is not None:
+        sums = np.bincount(np.unique(tokens, return_inverse=True)[1], faulty * left)
+        shared = math.sqrt(float(sums @ sums) * sums.size / max(sums.size - 1, 1)) / square
+        standard_error = max(standard_error, shared)
     return Fit(coefficient, standard_error, float(np.square(observed - faulty).sum()))
 
 
@@ -191,7 +212,8 @@ def name_fault(residuals: Sequence[Residual]) -> Diagnosis:
     observed = np.concatenate([residual.observed for residual in residuals])
     names = [name for name in residuals[0].faulty if all(name in residual.faulty for residual in residuals)]
     faulty = {name: np.concatenate([residual.faulty[name] for residual in residuals]) for name in names}
-    fits = {name: fit(observed, d) for name, d in faulty.items() if d.any()}
+    tokens = tokens_of_all(residuals)
+    fits = {name: fit(observed, d, tokens) for name, d in faulty.items() if d.any()}
     total = float(observed @ observed)
     if not fits or not total:
         return UNEXPLAINED
@@ -220,6 +242,18 @@ def name_fault(residuals: Sequence[Residual]) -> Diagnosis:
         log10_ratio=log10_ratio(others[runner_up]),
         runner_up=runner_up,
     )
+
+
+def tokens_of_all(residuals: Sequence[Residual]) -> Array | None:
+    """Return which values of all residuals share a token, None where the noise of each is its own."""
+    if all(residual.tokens is None for residual in residuals):
+        return None
+    found, first = [], 0
+    for residual in residuals:
+        tokens = np.arange(residual.observed.size) if residual.tokens is None else residual.tokens
+        found.append(first + tokens)
+        first += int(tokens.max(initial=0)) + 1
+    return np.concatenate(found)
 
 
 def name_shape(candidates: Sequence[frozenset[str]]) -> Diagnosis:
