@@ -1,7 +1,8 @@
-"""The torch port compiled by inductor: what surrounds the experts is fused, and weights are dequantised once, at load.
+"""The torch port compiled by inductor for the CPU: what surrounds the experts is fused.
 
-The functions are those of `torch_eager`; the compiler is told to round wherever eager execution does. The experts stay
-eager: their shapes depend on the data, and they are products that a library does best.
+Weights are dequantised once, at load. The functions are those of `torch_eager`; the compiler is told to round wherever
+eager execution does. The experts stay eager: their shapes depend on the data, and they are products that a library
+does best.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Grok-1 in eager PyTorch on the CPU: prefill, chunked prefill and decoding with a cache (SPEC §2-§5).
+"""Grok-1 in eager PyTorch: prefill, chunked prefill and decoding with a cache (SPEC §2-§5), on a GPU if there is one.
 
 Eager execution rounds wherever the specification says bf16. Weights stay as they are stored: an int8 matrix is
 dequantized when it is used, and an expert only when a token chose it.
@@ -10,7 +10,14 @@ import torch
 
 from grok_conformance.candidates.torch_eager import operations
 from grok_conformance.candidates.torch_eager.model import TorchModel
-from grok_conformance.candidates.torch_eager.parameters import check_config, load_params, to_numpy, to_torch
+from grok_conformance.candidates.torch_eager.parameters import (
+    check_config,
+    device_here,
+    load_params,
+    placed,
+    to_numpy,
+    to_torch,
+)
 from grok_conformance.harness.contract import Array, CandidateInfo, LanguageModelConfig, Weights
 
 __all__ = ["INFO", "dequantize", "load"]
@@ -19,14 +26,15 @@ INFO = CandidateInfo(name="torch_eager", version=str(torch.__version__))
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> TorchModel:
-    """Return a model with the stored weights (SPEC §2); float32 products are pinned to full precision (SPEC §4).
+    """Return a model with the stored weights (SPEC §2); products are pinned to float32 sums, without TF32 (SPEC §4).
 
     Raises Unsupported for a compute dtype other than float32 and bfloat16, ValueError for a configuration or weights
     that cannot be run.
     """
     check_config(config)
     torch.set_float32_matmul_precision("highest")
-    return TorchModel(config, load_params(config, weights))
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # partial sums would be rounded on a GPU
+    return TorchModel(config, placed(load_params(config, weights), device_here()))
 
 
 def dequantize(weight: Array, scales: Array) -> Array:

@@ -161,11 +161,11 @@ def forward(config: LanguageModelConfig, params: Params, tokens: Tensor, memory:
     return tuple(updated)
 
 
-def init_memory(config: LanguageModelConfig, batch_size: int) -> Memory:
+def init_memory(config: LanguageModelConfig, batch_size: int, device: torch.device) -> Memory:
     """Return empty caches of sequence_len slots in the compute dtype, at step 0 (SPEC §5)."""
     shape = (batch_size, config.sequence_len, config.model.num_kv_heads, config.model.key_size)
-    empty = torch.zeros(shape, dtype=FPROP_DTYPES[config.fprop_dtype])
-    cache = KVMemory(empty, empty, torch.zeros(batch_size, dtype=torch.int64))
+    empty = torch.zeros(shape, dtype=FPROP_DTYPES[config.fprop_dtype], device=device)
+    cache = KVMemory(empty, empty, torch.zeros(batch_size, dtype=torch.int64, device=device))
     return (cache,) * config.model.num_layers
 
 
@@ -200,6 +200,7 @@ class TorchModel:
         """Keep the parameters; there is no cache until `prefill` or `preload`."""
         self.config = config
         self.params = params
+        self.device = next(iter(params.values())).device
         self.memory: Memory | None = None
 
     def loaded_weights(self) -> dict[str, Array]:
@@ -208,7 +209,7 @@ class TorchModel:
 
     def prefill(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run int32 [b, t], padded beyond lengths [b], from an empty cache; steps become lengths (SPEC §5)."""
-        return self._run(tokens, lengths, init_memory(self.config, len(tokens)), taps)
+        return self._run(tokens, lengths, init_memory(self.config, len(tokens), self.device), taps)
 
     def extend(self, tokens: Array, lengths: Array, taps: Collection[str]) -> dict[str, Array]:
         """Run a further chunk int32 [b, t] at each row's step; steps grow by lengths [b] (SPEC §4.4)."""
@@ -233,8 +234,8 @@ class TorchModel:
         if steps.min() < 0 or steps.max() > self.config.sequence_len:
             raise ValueError(f"steps are {steps.tolist()}; they must lie in 0..{self.config.sequence_len}")
         dtype = FPROP_DTYPES[self.config.fprop_dtype]
-        step = to_torch(steps).to(torch.int64)
-        layers = zip(to_torch(keys).to(dtype), to_torch(values).to(dtype), strict=True)
+        step = self._integers(steps)
+        layers = zip(*(to_torch(x).to(self.device, dtype) for x in (keys, values)), strict=True)
         self.memory = tuple(KVMemory(k, v, step) for k, v in layers)
 
     def truncate(self, steps: Array) -> None:
@@ -244,7 +245,7 @@ class TorchModel:
         """
         if self.memory is None:
             raise ValueError("there is no cache to cut back; call prefill or preload first")
-        cut, own = to_torch(steps).to(torch.int64), self.memory[0].step
+        cut, own = self._integers(steps), self.memory[0].step
         if bool(((cut < 0) | (cut > own)).any()):
             raise ValueError(f"steps are {cut.tolist()}; they must lie in 0..{own.tolist()}")
         self.memory = tuple(replace(cache, step=cut) for cache in self.memory)
@@ -259,6 +260,10 @@ class TorchModel:
                 shown[name] = to_numpy(value)
             return value
 
-        updated = forward(self.config, self.params, to_torch(tokens).to(torch.int64), memory, tap)
-        self.memory = advance(updated, to_torch(lengths).to(torch.int64))
+        updated = forward(self.config, self.params, self._integers(tokens), memory, tap)
+        self.memory = advance(updated, self._integers(lengths))
         return shown
+
+    def _integers(self, array: Array) -> Tensor:
+        """Return tokens, lengths or steps as int64 where the model computes."""
+        return to_torch(array).to(self.device, torch.int64)

@@ -1,7 +1,7 @@
 """The operations of the graph, one function each, on plain tensors (SPEC §3, §4).
 
 A product of bf16 operands is summed in float32 and rounded once; that is what torch does on the CPU, and a test holds
-it to that.
+it to that. What a function makes anew lies where its inputs lie.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def residual(x: Tensor, update: Tensor) -> Tensor:
 
 def query_positions(step: Tensor, num_tokens: int) -> Tensor:
     """Return the positions [b, t] of a call's tokens, counted from the start of each row's cache (SPEC §4.4)."""
-    return step[:, None] + torch.arange(num_tokens)
+    return step[:, None] + torch.arange(num_tokens, device=step.device)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -74,8 +74,9 @@ def rotate_half(x: Tensor) -> Tensor:
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Apply the rotary embedding to heads [b, t, n, h] at positions [b, t], in float32 and cast back (SPEC §4.4)."""
     head_width = x.shape[-1]
+    # Made on the CPU: the powers of a GPU err by several units in the last place, times the position.
     inverse_frequencies = 1.0 / ROPE_BASE ** (torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
-    phase = positions[:, :, None].float() * inverse_frequencies  # [b, t, h / 2]
+    phase = positions[:, :, None].float() * inverse_frequencies.to(positions.device)  # [b, t, h / 2]
     phase = torch.cat((phase, phase), dim=-1)[:, :, None]  # [b, t, 1, h]
     wide = x.float()
     return (wide * phase.cos() + rotate_half(wide) * phase.sin()).to(x.dtype)
@@ -83,7 +84,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 def update_cache(cache: Tensor, new: Tensor, positions: Tensor) -> Tensor:
     """Return the cache [b, s, g, h] with new keys or values [b, t, g, h] at positions [b, t] (SPEC §4.4, §5)."""
-    rows = torch.arange(len(positions))[:, None]
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
     return cache.index_put((rows, positions), new)
 
 
@@ -92,19 +93,21 @@ def visible_keys(mask_in: Tensor, positions: Tensor, num_slots: int) -> Tensor:
 
     mask_in bool [b, t] masks keys of this call, never those of earlier calls. A single token masks its whole row.
     """
-    causal = torch.arange(num_slots) <= positions[:, :, None]  # [b, t, s]
+    device = positions.device
+    causal = torch.arange(num_slots, device=device) <= positions[:, :, None]  # [b, t, s]
     if positions.shape[1] == 1:
         return causal & mask_in[:, :, None]
-    rows = torch.arange(len(positions))[:, None]
-    real = torch.ones(len(positions), num_slots, dtype=torch.bool).index_put((rows, positions), mask_in)  # [b, s]
+    rows = torch.arange(len(positions), device=device)[:, None]
+    every = torch.ones(len(positions), num_slots, dtype=torch.bool, device=device)
+    real = every.index_put((rows, positions), mask_in)  # [b, s]
     return causal & real[:, None]
 
 
 def attended_slots(positions: Tensor, num_slots: int) -> Tensor:
     """Return the slots that the softmax runs over, bool [b, s]: below step + t, or all for one token (SPEC §4.4)."""
     if positions.shape[1] == 1:
-        return torch.ones(len(positions), num_slots, dtype=torch.bool)
-    return torch.arange(num_slots) <= positions[:, -1:]
+        return torch.ones(len(positions), num_slots, dtype=torch.bool, device=positions.device)
+    return torch.arange(num_slots, device=positions.device) <= positions[:, -1:]
 
 
 def attention_logits(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:

@@ -26,7 +26,8 @@ def to_torch(array: Array) -> Tensor:
 
 
 def to_numpy(tensor: Tensor) -> Array:
-    """Copy a tensor into an array of the same dtype."""
+    """Copy a tensor of any device into an array of the same dtype."""
+    tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:
         return np.array(tensor.contiguous().view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
     return np.array(tensor.numpy())
@@ -119,6 +120,16 @@ def load_params(config: LanguageModelConfig, weights: Weights) -> Params:
     check_weights(parameter_shapes(config), weights)
     fprop = FPROP_DTYPES[config.fprop_dtype]
     return {name: cast(name, to_torch(array), fprop) for name, array in weights.items()}
+
+
+def device_here() -> torch.device:
+    """Return where the port computes: a GPU if torch sees one (CUDA_VISIBLE_DEVICES= hides it), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def placed(params: Params, device: torch.device) -> Params:
+    """Return parameters on a device."""
+    return {name: parameter.to(device) for name, parameter in params.items()}
 
 
 def matrix(params: Params, name: str, expert: int | None = None) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from grok_conformance.candidates.torch_eager import model as wiring
 from grok_conformance.candidates.torch_eager.model import TorchModel
+from grok_conformance.candidates.torch_eager.parameters import device_here, placed
 from grok_conformance.harness.contract import (
     DTYPES,
     Array,
@@ -207,6 +208,46 @@ def test_loading_pins_float32_products_to_full_precision() -> None:
     torch.set_float32_matmul_precision("medium")
     load("plain")
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+# On another device: torch's "meta", which computes no value, but refuses operands on two devices
+
+
+def choose_first_experts(params: Any, path: str, x: torch.Tensor, index: torch.Tensor, _: int) -> wiring.ExpertValues:
+    """Stand in for the grouping by expert, which must read what the router chose."""
+    values = [wiring.expert(params, path, i, x) for i in range(index.shape[-1])]
+    return wiring.ExpertValues(*(torch.stack(parts, -2) for parts in zip(*values, strict=True)))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_on_another_device_computes_there_alone(
+    name: str, num_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, devices = load(name), set()
+
+    def tap(_name: str, value: torch.Tensor) -> torch.Tensor:
+        devices.add(value.device.type)
+        return value
+
+    monkeypatch.setattr(wiring, "run_experts", choose_first_experts)
+    there = TorchModel(model.config, placed(model.params, torch.device("meta")))
+    tokens = torch.ones((2, num_tokens), dtype=torch.int64, device=there.device)
+    memory = wiring.init_memory(model.config, 2, there.device)
+    updated = wiring.advance(wiring.forward(model.config, there.params, tokens, memory, tap), tokens[:, 0])
+    assert devices == {value.device.type for cache in updated for value in (cache.k, cache.v, cache.step)} == {"meta"}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_port_computes_on_a_gpu_where_there_is_one(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a case
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert device_here().type == ("cuda" if there else "cpu")
+
+
+def test_loading_lets_no_gpu_round_partial_sums() -> None:
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    load("plain")
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
 
 
 # Errors
