@@ -174,6 +174,21 @@ def large(session: nox.Session) -> None:
     session.run("python", "-m", "tests.conformance.large_local", *session.posargs)
 
 
+@nox.session(python="3.12")
+def gpu_rehearsal(session: nox.Session) -> None:
+    """Run what a GPU is to show, dry: with the versions of a machine that has one, and carried wheels (tests/gpu).
+
+    Where no CPU wheel of torch 2.11 is at hand, torch brings 3 GB of CUDA libraries along, as it does on that machine.
+    """
+    session.install("jax==0.11.*", "jaxlib==0.11.*", "numpy==2.5.*", "torch==2.11.*", "pip", "pytest", "rich")
+    wheels = Path("build") / "gpu" / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    download = ("python", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), *TESTED)
+    session.run(*download, "absl-py", "dm-haiku", "fastjsonschema", "jmp", "tabulate")
+    rehearsal = ("python", "-m", "tests.gpu.session", "--cpu", "--wheels", str(wheels))
+    session.run(*rehearsal, *(session.posargs or ("--budget", "3600")))
+
+
 @nox.session
 @nox.parametrize(("python", "jax"), [("3.11", "0.10"), ("3.12", "0.12")])
 def recapture(session: nox.Session, jax: str) -> None:

@@ -1,4 +1,4 @@
-"""Judges one candidate: `python -m tests.gpu.conformance NAME --folder DIR`, a step of `tests.gpu.session`."""
+"""Judges one candidate: `python -m tests.gpu.conformance NAME GLOB --folder DIR`, a step of `tests.gpu.session`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ SEED = "1"
 
 
 def main() -> int:
-    """Judge a candidate over all cases; exit status 0 if it conforms."""
+    """Judge a candidate over the cases that match; exit status 0 if it conforms."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu.conformance", description=__doc__)
     parser.add_argument("name", metavar="NAME")
+    parser.add_argument("cases", metavar="GLOB")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
-    status, candidate = judge(options.name, options.folder)
+    status, candidate = judge(options.name, options.folder, ("--case", options.cases, "--quiet"))
     write_figures(options.folder, figures_of(candidate) if candidate else {})
     return status
 
 
-def judge(name: str, folder: Path, more: Sequence[str] = ()) -> tuple[int, Mapping[str, Any]]:
+def judge(name: str, folder: Path, more: Sequence[str]) -> tuple[int, Mapping[str, Any]]:
     """Judge a candidate; return the exit status and its row of the report, which stays in the folder."""
     path = folder / "report.json"
     path.unlink(missing_ok=True)

@@ -59,9 +59,8 @@ def main() -> int:
 
 def others(versions: Mapping[str, str], meant: Mapping[str, str] = MEANT) -> list[str]:
     """Return what is of another version than meant."""
-    return [
-        f"{name} {versions[name]}" for name, start in meant.items() if not f"{versions[name]}.".startswith(f"{start}.")
-    ]
+    wrong = [name for name, start in meant.items() if not f"{versions[name]}.".startswith(f"{start}.")]
+    return [f"{name} {versions[name]}" for name in wrong]
 
 
 def driver() -> str:

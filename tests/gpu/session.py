@@ -1,10 +1,10 @@
 """What is to be shown on a GPU, in one run of at most 8 minutes: `python -m tests.gpu.session`.
 
 For a bare machine with one GPU: a checkout, Python 3.12, jax 0.11, torch 2.11, numpy 2.5, no network. What else the
-harness imports (dm-haiku, jmp, fastjsonschema) is carried as wheels, in the folder that `--wheels` names; whoever has a
-network fills it with
+harness imports is carried as wheels, in the folder that `--wheels` names; whoever has a network fills it with
 
-    python -m pip download --no-deps --dest wheels --constraint constraints.txt dm-haiku jmp fastjsonschema
+    python -m pip download --no-deps --dest wheels --constraint constraints.txt \\
+        absl-py dm-haiku fastjsonschema jmp tabulate
 
 Then, in the checkout on that machine: `python -m tests.gpu.session --wheels wheels --out build/gpu`. The steps are the
 table in `tests/gpu/steps.py`, the cheap and telling ones first. Each runs in a process of its own and within its time;
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MissingError as error:
         say(str(error), sys.stderr)
         return WRONG_USAGE
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a step ends with the session
     steps = [step for step in STEPS if not options.step or step.name in options.step]
     results = run_steps(
         scaled(steps, options.budget / BUDGET_SECONDS),
@@ -88,20 +90,17 @@ def run_steps(
     cpu: bool,
     run_command: Run = run,
 ) -> list[Result]:
-    """Run steps one after the other, each within its time, and write the results after each; end where there is no GPU."""
+    """Run steps one after the other, each within its time; write the results after each; end where there is no GPU."""
     results: list[Result] = []
     for number, step in enumerate(steps):
         left = seconds_left()
         seconds = allowance([each.seconds for each in steps[number:]], left)
-        result = Result(
-            step.name, step.shows, "left out", note=f"{left:.0f} s were left of {step.seconds:.0f} s needed"
-        )
+        place = f"[{number + 1}/{len(steps)}] {step.name}"
+        result = Result(step.name, step.shows, "left out", note=f"{left:.0f} s were left, {step.seconds:.0f} s needed")
         if seconds is not None:
-            say(f"[{number + 1}/{len(steps)}] {step.name}: {step.shows}; {seconds:.0f} s of the {left:.0f} s left")
+            say(f"{place}: {step.shows}; {seconds:.0f} s of the {left:.0f} s left")
             result = run_step(step, out / step.name, seconds, environ, run_command, cpu=cpu)
-        say(
-            f"[{number + 1}/{len(steps)}] {step.name}: {result.status}, {result.seconds:.1f} s{result.note and '; '}{result.note}"
-        )
+        say(f"{place}: {result.status}, {result.seconds:.1f} s{result.note and '; '}{result.note}")
         results.append(result)
         write_results(out, results, cpu=cpu)
         if result.exit_code == NO_GPU:

@@ -31,9 +31,11 @@ def main() -> int:
         return 1
     words = ["--conformance", str(judged), "--folder", str(folder), "--dtype", "bfloat16", "--rounds", ROUNDS]
     said: list[str] = []
-    with mock.patch.object(throughput, "record", lambda _title, text, write: said.append(text)):  # noqa: ARG005 - as it is called
-        with mock.patch.object(sys, "argv", ["throughput", *words]):
-            status = throughput.main()
+    with (
+        mock.patch.object(throughput, "record", lambda _title, text, write: said.append(text)),  # noqa: ARG005 - as it is called
+        mock.patch.object(sys, "argv", ["throughput", *words]),
+    ):
+        status = throughput.main()
     tables = dict(zip(("throughput", "times", "load"), said[0].split("\n\n"), strict=True))
     write_figures(folder, tables)
     return status

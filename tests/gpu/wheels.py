@@ -51,7 +51,7 @@ def install_missing(wheels: Path | None, site: Path, needed: Mapping[str, str] =
     shutil.rmtree(site, ignore_errors=True)
     ended = subprocess.run(pip_command(wheels, site, missing), capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode:
-        said = next((line for line in reversed(ended.stderr.splitlines()) if line.startswith("ERROR")), "pip failed")
+        said = next(iter(reversed(ended.stderr.splitlines())), "pip failed")
         raise MissingError(f"{wheels}: {said}: carry a wheel of each of {names}")
     return site
 
