@@ -1,7 +1,7 @@
 """Captures golden v1 here and compares it with the committed set: `python -m tests.gpu.golden --folder DIR`.
 
-A step of `tests.gpu.session`. The cases are captured preset by preset, the telling ones first, each preset a set of its
-own, so that what was reached when the time is over has been compared; the step fails then all the same.
+A step of `tests.gpu.session`. Each preset is captured as a set of its own, the telling ones first and several at a time,
+so that what was reached when the time is over has been compared; the step fails then all the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,14 @@ from grok_conformance.harness.golden.reading import Golden, open_golden
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.sessions.capture import capture, suite_groups
 from grok_conformance.harness.sessions.differences import Move, golden_moves
+from tests.gpu.conformance import at_once
 from tests.gpu.results import write_figures
 
 FIRST = ("unequal", "realistic", "square", "ties", "stress")
 """The presets that tell most, in this order; then the others."""
+
+PROCESSORS = 2
+"""What one capture keeps busy: the model, and then its checks."""
 
 GOOD = ("identical", "within fences")
 
@@ -37,25 +41,41 @@ def main() -> int:
     folder = parser.parse_args().folder / "captured"
     shutil.rmtree(folder, ignore_errors=True)
     old = open_golden(GOLDEN_DIR / "v1")
-    moves: list[Move] = []
-    problems: list[str] = []
-    num_cases, changed = 0, ""
-    for name, groups in by_preset(suite_groups()):
-        try:
-            capture(folder / name, groups)
-        except FileError as error:  # the checks that a port must pass: nothing was written
-            problems.append(str(error))
-            continue
-        new = open_golden(folder / name)
-        found, notes = golden_moves(only(old, new), new)
-        moves += found
-        problems += notes
-        num_cases += len(new.manifest.cases)
-        changed = toolchains(old, new)
-        write_figures(folder.parent, figures_of(moves, problems, f"{num_cases} of {len(old.manifest.cases)}", changed))
-    good = num_cases == len(old.manifest.cases) and not problems and all(move.reading in GOOD for move in moves)
-    print("every case lies within its fences" if good else f"{len(problems)} problems; {beyond(moves)}")  # noqa: T201
+    found: list[Captured] = []
+    parts = by_preset(suite_groups())
+    for captured in at_once(lambda part: captured_and_compared(old, folder / part[0], part[1]), parts, PROCESSORS):
+        found.append(captured)
+        write_figures(folder.parent, figures_of(found, len(old.manifest.cases)))
+    good = is_good(found, len(old.manifest.cases))
+    print("every case is within its fences" if good else "not every case is within its fences")  # noqa: T201
     return 0 if good else 1
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a part of the set that was captured anew has come to."""
+
+    num_cases: int = 0
+    moves: tuple[Move, ...] = ()
+    problems: tuple[str, ...] = ()
+    programs: str = ""
+
+
+def captured_and_compared(old: Golden, folder: Path, groups: Sequence[Group]) -> Captured:
+    """Capture some groups into a new folder, and compare them with the same cases of the committed set."""
+    try:
+        capture(folder, groups)
+    except FileError as error:  # a check that a port must pass: nothing was written
+        return Captured(problems=(str(error),))
+    new = open_golden(folder)
+    moves, notes = golden_moves(only(old, new), new)
+    return Captured(len(new.manifest.cases), tuple(moves), tuple(notes), toolchains(old, new))
+
+
+def is_good(found: Sequence[Captured], num_cases: int) -> bool:
+    """Whether all cases were captured and none moved beyond its fences."""
+    whole = sum(part.num_cases for part in found) == num_cases and not any(part.problems for part in found)
+    return whole and all(move.reading in GOOD for part in found for move in part.moves)
 
 
 def by_preset(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
@@ -71,17 +91,20 @@ def only(old: Golden, new: Golden) -> Golden:
     return replace(old, manifest=replace(old.manifest, cases=cases))
 
 
-def figures_of(moves: Sequence[Move], problems: Sequence[str], cases: str, changed: str) -> dict[str, Any]:
+def figures_of(found: Sequence[Captured], num_cases: int) -> dict[str, Any]:
     """Return how many operations moved how far."""
+    moves = [move for part in found for move in part.moves]
     readings = [move.reading for move in moves]
-    farthest = max(moves, key=lambda move: move.distance)
+    farthest = max(moves, key=lambda move: move.distance, default=None)
     return {
-        "cases captured": cases,
+        "cases captured": f"{sum(part.num_cases for part in found)} of {num_cases}",
         "operations, preset by preset": ", ".join(f"{readings.count(each)} {each}" for each in dict.fromkeys(readings)),
-        "farthest move / what two honest runs may differ by": f"{farthest.distance:.3g}, {farthest.where}",
+        "farthest move / what two honest runs may differ by": f"{farthest.distance:.3g}, {farthest.where}"
+        if farthest
+        else "none",
         "beyond fences": beyond(moves),
-        "problems": "; ".join(problems) or "none",
-        "other programs": changed,
+        "problems": "; ".join(problem for part in found for problem in part.problems) or "none",
+        "other programs": found[-1].programs,
     }
 
 

@@ -33,7 +33,7 @@ class Step:
 JUDGE = "tests.gpu.conformance"
 
 STEPS = (
-    Step("machine", "both engines, and the torch port, compute on the GPU", 25, "tests.gpu.machine"),
+    Step("machine", "both engines, and the torch port, compute on the GPU", 40, "tests.gpu.machine"),
     Step("torch_eager", "the torch port conforms", 55, JUDGE, ("torch_eager", "*")),
     Step("tf32", "a port that allows TF32 products fails", 60, "tests.gpu.tf32", (), QUICKLY_COMPILED),
     Step(
@@ -46,8 +46,8 @@ STEPS = (
     ),
     Step("jax_grouped", "the fast JAX port conforms", 65, JUDGE, ("jax_grouped", NO_SWEEPS), QUICKLY_COMPILED),
     Step("reference", "the canonical model conforms", 55, JUDGE, ("reference", NO_SWEEPS), QUICKLY_COMPILED),
-    Step("streaming", "full-size layers are captured as fast as disk or copy allow", 90, "tests.gpu.streaming"),
-    Step("throughput", "prefill and decode of the ports that conform, side by side", 50, "tests.gpu.throughput"),
+    Step("streaming", "full-size layers are captured as fast as disk or copy allow", 80, "tests.gpu.streaming"),
+    Step("throughput", "prefill and decode of the ports that conform, side by side", 45, "tests.gpu.throughput"),
 )
 """The cheap and telling ones first; `reference` finds what `golden` compiled. Together they leave time to begin."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from grok_conformance.candidates.torch_eager.parameters import device_here
-from tests.gpu.conformance import failing, judge
+from tests.gpu.conformance import at_once, failing, judge
 from tests.gpu.results import write_figures
 from tests.gpu.steps import NOT_SHOWN
 
 PORTS = ("tf32_torch", "tf32_jax")
-CASES = ("--case", "unequal/prefill/*", "--dtype", "float32", "--quiet")
+CASES = "unequal/prefill/*"
 
 SIZES = ((16, 40, 40), (64, 1024, 1024))
 """Rows, inner and outer width of the matrices: those of the golden presets, and larger ones."""
@@ -40,44 +40,56 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cpu", action="store_true")
     folder = parser.parse_args().folder
-    errors = {f"{engine}, {size}": pair for engine, size, pair in measured_errors()}
+    errors = dict(measured_errors())
     figures: dict[str, Any] = {
-        f"relative error of a product, {name}": f"{allowed:.2g} with TF32 allowed, {refused:.2g} without"
-        for name, (allowed, refused) in errors.items()
+        f"relative error of a product, {engine}, {size}": f"{allowed:.2g} with TF32 allowed, {refused:.2g} without"
+        for (engine, size), (allowed, refused) in errors.items()
     }
-    in_effect = all(
-        any(pair[0] > IN_EFFECT > pair[1] for name, pair in errors.items() if name.startswith(engine))
-        for engine in ("torch", "JAX")
-    )
+    paths = [Path(__file__).with_name(f"{port}.py") for port in PORTS]
+    judged = at_once(lambda path: judge(str(path), folder / f"{path.stem}.json", CASES, "float32"), paths)
     refused = []
-    for port in PORTS:
-        own = folder / port
-        own.mkdir(exist_ok=True)
-        status, candidate = judge(str(Path(__file__).with_name(f"{port}.py")), own, CASES)
+    for port, (status, candidate) in zip(PORTS, judged, strict=True):
         found = failing(candidate["operations"]) if candidate else []
         refused.append(status == 1 and bool(found))
         figures[f"{port} fails at"] = ", ".join(found) or "nothing"
         figures[f"{port} is told"] = candidate.get("summary", "nothing")
-    figures["TF32"] = "in effect" if in_effect else "not in effect here: emulated by rounded operands"
+    figures["TF32 in effect"] = is_in_effect(errors)
     write_figures(folder, figures)
+    status, told = outcome(refused, in_effect=is_in_effect(errors))
+    print(told)  # noqa: T201
+    return status
+
+
+def is_in_effect(errors: Mapping[tuple[str, str], tuple[float, float]]) -> bool:
+    """Whether allowing TF32 changed a product in every engine, and refusing it left none of them changed."""
+    engines = {engine for engine, _ in errors}
+    changed = {engine for (engine, _), (allowed, _) in errors.items() if allowed > IN_EFFECT}
+    return changed == engines and all(refused < IN_EFFECT for _, refused in errors.values())
+
+
+def outcome(refused: Sequence[bool], *, in_effect: bool) -> tuple[int, str]:
+    """Return the exit status, and what was seen in a line."""
     if not all(refused):
-        print("a port that allows TF32 passed")  # noqa: T201
-        return 1
-    print("both fail" if in_effect else "both fail, of operands rounded to TF32: this machine has no TF32 to allow")  # noqa: T201
-    return 0 if in_effect else NOT_SHOWN
+        return 1, "a port that allows TF32 does not fail"
+    if not in_effect:
+        return (
+            NOT_SHOWN,
+            "both ports fail, of operands rounded to TF32: none was in effect here",
+        )
+    return 0, "both ports that allow TF32 fail"
 
 
-def measured_errors() -> Iterator[tuple[str, str, tuple[float, float]]]:
-    """Yield the engine, the size and the errors of a float32 product: with TF32 allowed, and without."""
+def measured_errors() -> Iterator[tuple[tuple[str, str], tuple[float, float]]]:
+    """Yield the engine and the size of a float32 product, and its errors: with TF32 allowed, and without."""
     for rows, inner, outer in SIZES:
         random = np.random.default_rng(0)
         x, w = (random.standard_normal(shape).astype(np.float32) for shape in ((rows, inner), (inner, outer)))
         exact = x.astype(np.float64) @ w.astype(np.float64)
         size = f"{rows} × {inner} × {outer}"
         made = [np.asarray(jnp.dot(x, w, precision=p)) for p in (jax.lax.Precision.DEFAULT, jax.lax.Precision.HIGHEST)]
-        yield "JAX", size, (relative(made[0], exact), relative(made[1], exact))
+        yield ("JAX", size), (relative(made[0], exact), relative(made[1], exact))
         made = [torch_product(x, w, precision) for precision in ("high", "highest")]
-        yield "torch", size, (relative(made[0], exact), relative(made[1], exact))
+        yield ("torch", size), (relative(made[0], exact), relative(made[1], exact))
 
 
 def torch_product(x: np.ndarray, w: np.ndarray, precision: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from tests.gpu.results import write_figures
 
 PORTS = ("torch_eager", "jax_grouped", "reference")
 ROUNDS = "3"
+DTYPE = "bfloat16"
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     if judged is None:
         print("no port has conformed: nothing is measured")  # noqa: T201
         return 1
-    words = ["--conformance", str(judged), "--folder", str(folder), "--dtype", "bfloat16", "--rounds", ROUNDS]
+    words = ["--conformance", str(judged), "--folder", str(folder), "--dtype", DTYPE, "--rounds", ROUNDS]
     said: list[str] = []
     with (
         mock.patch.object(throughput, "record", lambda _title, text, write: said.append(text)),  # noqa: ARG005 - as it is called
@@ -43,7 +44,7 @@ def main() -> int:
 
 def merged(folder: Path) -> Path | None:
     """Write the reports of the earlier steps as one, of the candidates that conform; None where there is none."""
-    paths = [folder.parent / port / "report.json" for port in PORTS]
+    paths = [folder.parent / port / f"{DTYPE}.json" for port in PORTS]
     reports = [read_report(path) for path in paths if path.is_file()]
     candidates = [each for report in reports for each in report["candidates"] if each["status"] == "pass"]
     if not candidates:
