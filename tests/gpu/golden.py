@@ -1,6 +1,6 @@
 """Captures golden v1 here and compares it with the committed set: `python -m tests.gpu.golden --folder DIR`.
 
-A step of `tests.gpu.session`. Each preset is captured as a set of its own, the telling ones first and several at a time,
+A step of `tests.gpu.session`. Each preset is captured as a set of its own, the telling ones first, several at a time,
 so that what was reached when the time is over has been compared; the step fails then all the same.
 """
 
