@@ -19,7 +19,8 @@ from grok_conformance.harness.report.files import read_report
 from grok_conformance.harness.sessions.differences import measured
 from tests.gpu.results import write_figures
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 SEED = "1"
 """What is drawn is the same in every session, so that two machines can be compared."""

@@ -30,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from tests.gpu.child import Ended, run
 from tests.gpu.results import Result, exit_status, read_figures, status_of, verdict_line, write_results
@@ -141,9 +142,9 @@ def environment(site: Path | None, out: Path, *, cpu: bool) -> dict[str, str]:
     }
 
 
-def say(text: str, stream: object = None) -> None:
+def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line at once."""
-    print(text, file=stream or sys.stdout, flush=True)  # type: ignore[call-overload]
+    print(text, file=stream or sys.stdout, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
