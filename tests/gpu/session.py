@@ -144,7 +144,7 @@ def environment(site: Path | None, out: Path, *, cpu: bool) -> dict[str, str]:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line at once."""
-    print(text, file=stream or sys.stdout, flush=True)  # noqa: T201
+    print(text, file=stream or sys.stdout, flush=True)
 
 
 if __name__ == "__main__":
