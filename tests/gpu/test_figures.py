@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import GOLDEN_DIR
@@ -10,11 +11,12 @@ from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.report.files import read_report, report_of, write_report_json
 from grok_conformance.harness.sessions.capture import suite_groups
 from grok_conformance.harness.sessions.differences import Move
+from tests.gpu import streaming
 from tests.gpu.conformance import failing
 from tests.gpu.golden import FIRST, Captured, beyond, by_preset, figures_of, is_good, only
 from tests.gpu.machine import others
 from tests.gpu.steps import NOT_SHOWN
-from tests.gpu.tf32 import is_in_effect, outcome
+from tests.gpu.tf32 import is_in_effect, named, outcome
 from tests.gpu.throughput import DTYPE, PORTS, merged
 from tests.harness.honest_port import golden
 from tests.harness.report.verdicts import FAILING, PASSING, verdict
@@ -60,6 +62,27 @@ def test_a_port_that_passes_fails_the_step_and_an_emulation_shows_nothing_of_a_g
     assert outcome([True, False], in_effect=False)[0] == 1
     assert outcome([True, True], in_effect=True)[0] == 0
     assert outcome([True, True], in_effect=False)[0] == NOT_SHOWN
+
+
+def test_only_what_fails_is_named_and_by_its_likeliest_fault() -> None:
+    rows = [
+        {"status": "fail", "diagnosis": {"likeliest": "router_tf32"}},
+        {"status": "fail", "diagnosis": {"likeliest": ""}},
+        {"status": "fail", "diagnosis": None},
+        {"status": "pass", "diagnosis": {"likeliest": "gelu_erf"}},
+    ]
+    assert named(rows) == ["router_tf32"]
+
+
+# The ceilings of streaming
+
+
+@pytest.mark.parametrize("num_bytes", [1, 10, 11, 20, 25])
+def test_a_copy_moves_as_many_bytes_as_it_is_held_for(num_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    monkeypatch.setattr(streaming.jax, "device_put", lambda x, **_: moved.append(x.nbytes))
+    streaming.copy(np.ones(10, np.int8), num_bytes)
+    assert sum(moved) == num_bytes
 
 
 # Golden v1

@@ -52,12 +52,18 @@ def main() -> int:
         found = failing(candidate["operations"]) if candidate else []
         refused.append(status == 1 and bool(found))
         figures[f"{port} fails at"] = ", ".join(found) or "nothing"
-        figures[f"{port} is told"] = candidate.get("summary", "nothing")
+        figures[f"{port} is named"] = ", ".join(named(candidate["operations"]) if candidate else []) or "nothing"
     figures["TF32 in effect"] = is_in_effect(errors)
     write_figures(folder, figures)
     status, told = outcome(refused, in_effect=is_in_effect(errors))
     print(told)  # noqa: T201
     return status
+
+
+def named(operations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the likeliest faults of the operations that fail, each once, as the diagnosis names them."""
+    diagnoses = [row["diagnosis"] for row in operations if row["status"] == "fail" and row["diagnosis"]]
+    return sorted({diagnosis["likeliest"] for diagnosis in diagnoses if diagnosis["likeliest"]})
 
 
 def is_in_effect(errors: Mapping[tuple[str, str], tuple[float, float]]) -> bool:
