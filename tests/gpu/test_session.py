@@ -134,7 +134,7 @@ def test_a_dry_run_is_told_to_every_step_and_figures_of_an_earlier_run_are_forgo
 
 def test_steps_share_the_gpu_and_jax_may_not_fall_back_to_the_cpu(tmp_path: Path) -> None:
     there, dry = (environment(None, tmp_path, cpu=cpu) for cpu in (False, True))
-    assert there["JAX_PLATFORMS"].split(",")[0] == "cuda"
+    assert there["JAX_PLATFORMS"] == "cuda"  # with a second one after it, JAX does
     assert (dry["JAX_PLATFORMS"], dry["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
     assert there["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert str(tmp_path / "site") in environment(tmp_path / "site", tmp_path, cpu=True)["PYTHONPATH"].split(os.pathsep)

@@ -61,9 +61,9 @@ def main() -> int:
 
 
 def named(operations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the likeliest faults of the operations that fail, each once, as the diagnosis names them."""
+    """Return the faults that the harness asserts of the operations that fail, each once; not what is merely likeliest."""
     diagnoses = [row["diagnosis"] for row in operations if row["status"] == "fail" and row["diagnosis"]]
-    return sorted({diagnosis["likeliest"] for diagnosis in diagnoses if diagnosis["likeliest"]})
+    return sorted({fault for diagnosis in diagnoses for fault in diagnosis["faults"]})
 
 
 def is_in_effect(errors: Mapping[tuple[str, str], tuple[float, float]]) -> bool:
