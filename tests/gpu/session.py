@@ -125,8 +125,8 @@ def run_step(
 def environment(site: Path | None, out: Path, *, cpu: bool) -> dict[str, str]:
     """Return the environment of every step: where packages lie, which device computes, what is kept that was compiled.
 
-    JAX falls back to the CPU without a word unless `cuda` alone is named (with `cuda,cpu` it does too); and it takes most of the
-    memory of a GPU at once unless it is told not to, while several processes share one here.
+    JAX falls back to the CPU without a word unless `cuda` alone is named: with `cuda,cpu` it does so too. And it takes
+    most of the memory of a GPU at once unless it is told not to, while several processes share one here.
     """
     paths = [str(ROOT), *([str(site)] if site else []), *filter(None, [os.environ.get("PYTHONPATH")])]
     device = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if cpu else {"JAX_PLATFORMS": "cuda"}

@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def named(operations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the faults that the harness asserts of the operations that fail, each once; not what is merely likeliest."""
+    """Return the faults that the harness asserts of operations that fail, each once; not what is merely likeliest."""
     diagnoses = [row["diagnosis"] for row in operations if row["status"] == "fail" and row["diagnosis"]]
     return sorted({fault for diagnosis in diagnoses for fault in diagnosis["faults"]})
 
