@@ -139,6 +139,7 @@ def bench(session: nox.Session) -> None:
     session.run(*throughput, *large, env=environment)
     session.run(*throughput, "--sweep", "--candidate", "jax_grouped", "--rounds", "5", env=environment)
     session.run("python", "-m", "pytest", *harness, "--write", env=environment)
+    session.run("python", "-m", "tests.benchmarks.scaling", "--write", env=environment)
 
 
 @nox.session
