@@ -15,7 +15,7 @@ from grok_conformance.candidates.llama_cpp.model import LlamaModel
 from grok_conformance.harness.contract import CandidateInfo, LanguageModelConfig, Unsupported, Weights
 from grok_conformance.harness.contract.gguf_file import write_gguf
 
-__all__ = ["INFO", "LlamaModel", "load", "load_with_cache"]
+__all__ = ["INFO", "LlamaModel", "load", "load_in_format", "load_with_cache"]
 
 INFO = CandidateInfo(name="llama_cpp", version=binding.version())
 
@@ -26,12 +26,17 @@ def load(config: LanguageModelConfig, weights: Weights) -> LlamaModel:
 
 
 def load_with_cache(config: LanguageModelConfig, weights: Weights, cache_dtype: str) -> LlamaModel:
-    """Load stored weights into llama.cpp, with a cache of float32 or float16."""
+    """Load stored weights into llama.cpp as matrices of the compute dtype, with a cache of float32 or float16."""
+    return load_in_format(config, weights, cache_dtype, config.fprop_dtype)
+
+
+def load_in_format(config: LanguageModelConfig, weights: Weights, cache_dtype: str, precision: str) -> LlamaModel:
+    """Load stored weights into llama.cpp as matrices of a precision that `write_gguf` knows."""
     check_config(config)
     library = binding.open_library()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "grok.gguf"
-        write_gguf(path, config, weights, config.fprop_dtype)
+        write_gguf(path, config, weights, precision)
         return LlamaModel(library, binding.load_model(library, path), config, cache_dtype)
 
 

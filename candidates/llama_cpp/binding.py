@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,13 +193,19 @@ def open_context(library: ctypes.CDLL, model: int, *, num_slots: int, num_sequen
     params = library.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = num_slots
     params.n_seq_max, params.kv_unified, params.flash_attn_type = num_sequences, True, 0
-    params.n_threads = params.n_threads_batch = 1
+    params.n_threads = params.n_threads_batch = num_threads()
     params.type_k = params.type_v = CACHE_TYPES[cache_dtype]
     params.cb_eval = hook
     handle: int | None = library.llama_init_from_model(model, params)
     if handle is None:
         raise ValueError("llama.cpp gives no context")
     return Context(library, handle, hook, seen, failures, wanted)
+
+
+def num_threads() -> int:
+    """Return how many threads compute: what OMP_NUM_THREADS says, as other engines take it, else one per core."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) else len(os.sched_getaffinity(0))
 
 
 def decode(context: Context, tokens: Array, positions: Array, sequences: Array, wanted: set[str]) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +45,74 @@ def dequantized(weights: Weights, name: str) -> Array:
 
 
 def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precision: str) -> None:
-    """Write a GGUF file; norms and the router stay float32. Raises ImportError without the package gguf."""
+    """Write a GGUF file; norms and the router stay float32. Raises ImportError without the package gguf.
+
+    In memory there is one tensor at a time as it is written, and one expert of it in float32.
+    """
     import gguf  # noqa: PLC0415 - an optional extra
 
     writer = gguf.GGUFWriter(path, "grok")
     write_configuration(writer, config)
     write_tokenizer(writer, config)
-    for pattern, stored in TENSORS.items():
-        for layer in range(config.model.num_layers) if "{}" in pattern else (None,):
-            below = "" if layer is None else grok_1.LAYER.format(layer=layer)
-            x = dequantized(weights, below + stored)
-            weight = grok_1.OF_THE_MODEL.get(stored) or grok_1.OF_A_LAYER[stored]
-            x = np.ascontiguousarray(x if weight.kind in ("table", "gain") else np.swapaxes(x, -1, -2))  # [.., out, in]
-            wide = precision == "float32" or weight.kind in ("gain", "router")
-            kind = gguf.GGMLQuantizationType.F32 if wide else kind_of(precision)
-            writer.add_tensor(f"{pattern.format(layer)}.weight", gguf.quants.quantize(x, kind), raw_dtype=kind)
+    tensors = [
+        (
+            f"{pattern.format(layer)}.weight",
+            ("" if layer is None else grok_1.LAYER.format(layer=layer)) + stored,
+            weight,
+        )
+        for pattern, stored in TENSORS.items()
+        for weight in [grok_1.OF_THE_MODEL.get(stored) or grok_1.OF_A_LAYER[stored]]
+        for layer in (range(config.model.num_layers) if "{}" in pattern else (None,))
+    ]
+    for name, stored, weight in tensors:
+        shape, kind = written_shape(weights, stored, weight), kind_of_weight(weight, precision)
+        quantised = kind != gguf.GGMLQuantizationType.F32
+        shape, dtype = (gguf.quant_shape_to_byte_shape(shape, kind), "uint8") if quantised else (shape, "float32")
+        writer.add_tensor_info(name, shape, np.dtype(dtype), math.prod(shape) * np.dtype(dtype).itemsize, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for _, stored, weight in tensors:
+        writer.write_tensor_data(as_written(weights, stored, weight, kind_of_weight(weight, precision)))
     writer.close()
+
+
+def is_matrix(weight: grok_1.StoredWeight) -> bool:
+    """Return whether a weight is written [.., out, in], the other way round than it is stored."""
+    return weight.kind not in ("table", "gain")
+
+
+def written_shape(weights: Weights, name: str, weight: grok_1.StoredWeight) -> tuple[int, ...]:
+    """Return the shape in which a stored weight is written."""
+    shape = weights[name if name in weights else f"{name}.weight"].shape
+    return (*shape[:-2], shape[-1], shape[-2]) if is_matrix(weight) else shape
+
+
+def as_written(weights: Weights, name: str, weight: grok_1.StoredWeight, kind: Any) -> Array:
+    """Return a stored weight as it is written, experts one after the other."""
+    import gguf  # noqa: PLC0415 - an optional extra
+
+    def made(part: Weights) -> Array:
+        x = dequantized(part, name)
+        x = gguf.quants.quantize(np.ascontiguousarray(np.swapaxes(x, -1, -2) if is_matrix(weight) else x), kind)
+        return np.asarray(x)
+
+    own = {part: weights[part] for part in (name, f"{name}.weight", f"{name}.scales") if part in weights}
+    if weight.kind != "expert":
+        return made(own)
+    first = made({part: x[0] for part, x in own.items()})
+    whole = np.empty((len(next(iter(own.values()))), *first.shape), first.dtype)
+    for expert in range(len(whole)):
+        whole[expert] = made({part: x[expert] for part, x in own.items()}) if expert else first
+    return whole
+
+
+def kind_of_weight(weight: grok_1.StoredWeight, precision: str) -> Any:
+    """Return GGUF's type of a weight in a precision."""
+    import gguf  # noqa: PLC0415 - an optional extra
+
+    wide = precision == "float32" or weight.kind in ("gain", "router")
+    return gguf.GGMLQuantizationType.F32 if wide else kind_of(precision)
 
 
 def kind_of(precision: str) -> Any:

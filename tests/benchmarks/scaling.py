@@ -134,8 +134,8 @@ def caption(at_base: Mapping[str, float]) -> str:
     return (
         f"At the base: {BASE.tokens} tokens that fill the cache, {BASE.layers} layer, width {BASE.width}, "
         f"{BASE.config.model.num_experts} experts, float32, all {len(BASE.taps)} taps shown: {seconds} s. Seconds are "
-        f"those of the processor, the least of {NUM_ROUNDS} rounds in which all sizes take turns. Where any tap is hidden, "
-        "what hidden operations pass on is simulated, which costs the same however many there are. "
+        f"those of the processor, the least of {NUM_ROUNDS} rounds in which all sizes take turns. Where a tap is "
+        "hidden, what it passes on is simulated, which costs the same however many there are. "
         f"Machine: {machine()}."
     )
 
