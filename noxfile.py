@@ -18,8 +18,11 @@ nox.options.sessions = ["conformance", "tests", "lint", "types"]
 
 TESTED = ("--constraint", "constraints.txt")
 GROUPS = nox.project.load_toml("pyproject.toml")
-BENCHED = ("jax_grouped", "jax_grouped_dequantized", "reference", "torch_compiled", "torch_eager")
+BENCHED = ("jax_grouped", "jax_grouped_dequantized", "llama_cpp", "reference", "torch_compiled", "torch_eager")
+PEERS = ("--peer", "tests/benchmarks/llama_cpp_q8_0.py")
 BENCHED_WHERE_INSTALLABLE = ("iree", "mlx", "onnx_runtime")
+ONE_LAYER = ("jax_grouped", "llama_cpp", "torch_eager")
+"""Who is measured on one layer of full size: with their weights as wide as they keep them, pairs fit into 23 GB."""
 EXTRAS = nox.project.load_toml("candidates/extras.toml")
 
 if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through which CPU wheels of torch may come
@@ -121,7 +124,7 @@ def screenshot(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure throughput, into README.md and RESULTS.md, and what the harness costs; `-- --gate`: its limits only."""
-    session.install(*TESTED, "--editable", ".[reference,torch]", *_group("tests"))
+    session.install(*TESTED, "--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     environment = compiled_once(session)
     harness = ("-p", "no:xdist", "-o", "python_files=bench_*.py", "tests/benchmarks")
     if "--gate" in session.posargs:
@@ -134,9 +137,10 @@ def bench(session: nox.Session) -> None:
     limits = ("--time-limit", "900", "--quiet", "--json", report)
     session.run("python", "-m", "grok_conformance", "run", *judged, *limits, env=environment, success_codes=[0, 1])
     throughput = ("python", "-m", "tests.benchmarks.throughput", "--write", "--conformance", report)
-    session.run(*throughput, *session.posargs, env=environment)
-    large = ("--load", "grok-1-layer", "--candidate", "jax_grouped", "--dtype", "bfloat16", "--rounds", "3")
-    session.run(*throughput, *large, env=environment)
+    session.run(*throughput, *PEERS, *session.posargs, env=environment)
+    large = ("--load", "grok-1-layer", "--pairs", *PEERS, "--dtype", "bfloat16", "--rounds", "3")
+    beside = [word for name in ONE_LAYER for word in ("--candidate", name)]
+    session.run(*throughput, *large, *beside, env=environment)
     session.run(*throughput, "--sweep", "--candidate", "jax_grouped", "--rounds", "5", env=environment)
     session.run("python", "-m", "pytest", *harness, "--write", env=environment)
     session.run("python", "-m", "tests.benchmarks.scaling", "--write", env=environment)

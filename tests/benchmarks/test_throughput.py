@@ -13,18 +13,24 @@ from grok_conformance.harness.report.files import report_of, write_report_json
 from tests.benchmarks import throughput
 from tests.benchmarks.presets import LOADS
 from tests.benchmarks.throughput import (
+    FAST,
     FEWEST_ROUNDS,
     NUM_DIGITS,
     SLOW,
     YARDSTICK,
     Entry,
     Times,
+    both,
+    companies,
     conformance_entries,
+    fast_beside,
     main,
     measure,
+    merged,
     ratio,
     speed,
     spread_of,
+    table,
 )
 from tests.harness.honest_port import golden
 from tests.harness.report.verdicts import FAILING, PASSING, verdict
@@ -147,3 +153,52 @@ def test_who_was_not_judged_is_not_measured_and_nothing_is_written(
         main()
     assert stopped.value.code == 2
     assert f"run.json: has no {words[1]}" in capsys.readouterr().err
+
+
+def test_a_known_deviation_is_measured_and_named(tmp_path: Path) -> None:
+    known = ("moe.expert_gate: gates_renormalised (*)",)
+    shown = replace(case("float32", "waived"), waived=known)
+    declined = replace(shown, case="dense/decode/dense_block.float32", status="unsupported")
+    each = entries(tmp_path, verdict(shown, declined))["float32"]
+    assert (each.verdict, each.deviations, each.is_measured) == (
+        "waived",
+        ("moe.expert_gate: gates_renormalised",),
+        True,
+    )
+
+
+def test_who_fails_is_measured_as_a_peer_alone() -> None:
+    assert not Entry("x", "float32", "caches", "fail", "").is_measured
+    assert Entry("x", "float32", "–", "fail", "–", peer=True).is_measured
+
+
+def entry(name: str, dtype: str = "float32") -> Entry:
+    return Entry(name, dtype, "caches", "pass", "")
+
+
+def test_all_of_one_dtype_run_together_or_each_beside_the_fast_port() -> None:
+    fast, slow, other = entry(FAST), entry("slow"), entry("other")
+    assert companies([fast, slow, other], pairs=False) == [[fast, slow, other]]
+    assert companies([slow, fast, other], pairs=True) == [[fast, slow], [fast, other]]
+    assert companies([slow, entry(FAST, "bfloat16")], pairs=True) == []
+
+
+def test_rounds_of_pairs_are_joined_and_each_is_held_against_the_fast_port_of_its_own() -> None:
+    fast, slow, other = entry(FAST), entry("slow"), entry("other")
+    runs = [{fast: prefills(1.0, 1.0), slow: prefills(3.0, 3.0)}, {fast: prefills(2.0, 2.0), other: prefills(3.0, 3.0)}]
+    assert merged(runs)[fast].rounds["prefill"] == [1.0, 1.0, 2.0, 2.0]
+    assert {each.name: both(*times) for each, times in fast_beside(runs).items()} == {
+        "slow": "3.0 / 3.0",
+        "other": "1.5 / 1.5",
+    }
+
+
+def test_the_table_names_deviations_and_how_far_the_fast_port_is_ahead() -> None:
+    fast, peer = entry(FAST), replace(entry("tests/peer.py"), deviations=("moe.expert_hidden: gelu_fp16_table",))
+    run = {fast: prefills(1.0, 1.0), peer: prefills(3.0, 3.0)}
+    text = table([fast, peer], run, LOADS["bench"], fast_beside([run]))
+    assert (
+        "| `peer` | float32 | caches | pass; moe.expert_hidden: gelu_fp16_table | 85 | 0.3 | – | 3.0 / 3.0 | `` |"
+        in text
+    )
+    assert "| `jax_grouped` | float32 | caches | pass | 256 | 1.0 | – | – | `` |" in text

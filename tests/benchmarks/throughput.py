@@ -1,9 +1,11 @@
 """Prefill and decode throughput, side by side: `python -m tests.benchmarks.throughput --conformance FILE`.
 
 Every candidate × compute dtype runs in a process of its own, all take turns in every round, and a candidate is held
-against the yardstick (the published algorithm) round by round: where the quartiles of that ratio lie on both sides of 1
-the difference is noise. Who is slow in the first round runs the fewest rounds. Only who conforms has a throughput; the
-conformance run is identified by the digest of its report.
+against the yardstick (the published algorithm) and the fast port round by round: where the quartiles of that ratio lie
+on both sides of 1 the difference is noise. Who is slow in the first round runs the fewest rounds. Only who conforms,
+with known deviations at most, has a throughput; the conformance run is identified by the digest of its report.
+`--peer FILE` adds an engine that does not, with what it does otherwise. `--pairs` runs each beside the fast port alone,
+where all of them would not fit into memory.
 `--write` writes all that is measured into RESULTS.md beside this file, and the table of all ports on `bench` into
 README.md. Longer than most modules: it is one report, measured and written from top to bottom.
 """
@@ -17,15 +19,17 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.judging.verdict import Status, worst_status
+from grok_conformance.harness.judging.verdict import PASSING, UNCOUNTED, Status, worst_status
 from grok_conformance.harness.report.files import read_report
+from grok_conformance.harness.running.in_process import adapter_of
 from grok_conformance.harness.running.registry import find_candidate
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
 from tests.benchmarks.cost import Cost, call_cost
+from tests.benchmarks.peers import deviation_of
 from tests.benchmarks.presets import LOADS, Load, prompt, write_load
 from tests.benchmarks.results import markdown, record, say
 from tests.benchmarks.worker import read_load
@@ -33,7 +37,11 @@ from tests.written_block import README, write_block
 
 ROOT = Path(__file__).resolve().parents[2]
 YARDSTICK = "tests/benchmarks/published_style.py"
+FAST = "jax_grouped"
+"""The port that is to be ahead of all others."""
+
 BEGIN, END = "<!-- throughput: written by nox -s bench -->", "<!-- end of throughput -->"
+DTYPES = ("bfloat16", "float32")
 NUM_DIGITS = 12
 SLOW = 2.0
 """Who takes more than so many times the yardstick's seconds in the first round stops after FEWEST_ROUNDS."""
@@ -46,13 +54,23 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate in one compute dtype, with what its conformance run says of it, and the run's digest."""
+    """A candidate in one compute dtype, with what its conformance run says of it, and the run's digest.
+
+    `deviations` are what it is known to do otherwise. A `peer` is measured whatever its verdict.
+    """
 
     name: str
     dtype: str
     level: str
     verdict: str
     digest: str
+    deviations: tuple[str, ...] = ()
+    peer: bool = False
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has a throughput."""
+        return self.peer or self.verdict in PASSING
 
     @property
     def module(self) -> str:
@@ -120,11 +138,15 @@ def main() -> int:
     parser.add_argument("--candidate", action="append", default=[], help="only these; may be repeated")
     parser.add_argument("--dtype", action="append", default=[], help="only these compute dtypes; may be repeated")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--peer", action="append", default=[], metavar="FILE", help="also this one, which deviates")
+    parser.add_argument("--pairs", action="store_true", help=f"run each beside {FAST} alone")
     parser.add_argument("--sweep", action="store_true", help="lengths and batches instead of one prompt")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="where the weights are kept")
     parser.add_argument("--write", action="store_true", help="write what is measured into RESULTS.md and README.md")
     options = parser.parse_args()
     judged = conformance_entries(options.conformance)
+    deviating = {peer: deviation_of(adapter_of(peer)) for peer in options.peer}
+    judged += [Entry(peer, dtype, "–", "fail", "–", peer=True) for peer in deviating for dtype in DTYPES]
     if unknown := {*options.candidate, *options.dtype} - {word for x in judged for word in (x.name, x.dtype)}:
         parser.error(
             f"{options.conformance}: has no {', '.join(sorted(unknown))}: judge it first, by harness run --json"
@@ -132,21 +154,22 @@ def main() -> int:
     entries = [
         entry
         for entry in judged
-        if entry.name in (options.candidate or [entry.name]) and entry.dtype in (options.dtype or [entry.dtype])
+        if (entry.peer or entry.name in (options.candidate or [entry.name]))
+        and entry.dtype in (options.dtype or [entry.dtype])
     ]
     load = LOADS[options.load]
     folder = write_load(load, options.folder)
-    conforming = [entry for entry in entries if entry.verdict == "pass"]
+    measured = [entry for entry in entries if entry.is_measured]
     if options.sweep:
-        text = sweep(conforming, load, folder, options.rounds)
+        text = sweep(measured, load, folder, options.rounds)
         text += f"\n\nMedians of {options.rounds} rounds, and their quartiles. Machine: {machine()}."
         record(f"sweeps of {load.name}", text, write=options.write)
         return 0
-    times: dict[Entry, Times] = {}
-    for dtype in sorted({entry.dtype for entry in conforming}):  # one at a time: all of them would not fit into memory
-        times |= measure([entry for entry in conforming if entry.dtype == dtype], load, folder, options.rounds)
+    runs = [measure(each, load, folder, options.rounds) for each in companies(measured, options.pairs)]
+    times = merged(runs)
     ceilings = measure_ceilings()
-    summary, words = table(entries, times, load), caption(times, load, ceilings)
+    summary, words = table(entries, times, load, fast_beside(runs)), caption(times, load, ceilings)
+    words = "\n\n".join((words, *(f"`{short(peer)}`: {deviation}." for peer, deviation in deviating.items())))
     text = "\n\n".join((summary, details(times, load, folder, ceilings), words))
     record(f"throughput of {load.name}", text, write=options.write)
     if options.write and options.load == "bench" and entries == judged:
@@ -163,15 +186,26 @@ def conformance_entries(report: Path) -> list[Entry]:
             candidate["level"],
             verdict_in(dtype, candidate),
             candidate["digest"][:NUM_DIGITS],
+            deviations_in(dtype, candidate),
         )
         for candidate in read_report(report)["candidates"]
-        for dtype in ("bfloat16", "float32")
+        for dtype in DTYPES
     ]
+
+
+def deviations_in(dtype: str, candidate: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the known deviations that a candidate's cases in one compute dtype showed, each once."""
+    cases = [case for case in candidate["cases"] if case["case"].endswith(f".{dtype}") and case["status"] in PASSING]
+    return tuple(dict.fromkeys(name.partition(" (")[0] for case in cases for name in case["waived"]))
 
 
 def verdict_in(dtype: str, candidate: Mapping[str, Any]) -> Status:
     """Return the worst status of a candidate's weights, and of its cases and operations in one compute dtype."""
-    cases = [case["status"] for case in candidate["cases"] if case["case"].endswith(f".{dtype}")]
+    cases = [
+        case["status"]
+        for case in candidate["cases"]
+        if case["case"].endswith(f".{dtype}") and not (case["waived"] and case["status"] in UNCOUNTED)
+    ]
     operations = [row["status"] for row in candidate["operations"] if row["fprop_dtype"] == dtype]
     weights: list[Status] = ["fail"] if candidate["weights"] else []
     return worst_status([*cases, *operations, *weights] if cases else [])
@@ -200,6 +234,36 @@ def measure(entries: Sequence[Entry], load: Load, folder: Path, num_rounds: int)
         for worker in workers.values():
             worker.close()
     return times
+
+
+def companies(entries: Sequence[Entry], pairs: bool) -> list[list[Entry]]:  # noqa: FBT001 - an option's value
+    """Return who run together: one compute dtype, which fits into memory, or each one with the fast port alone."""
+    by_dtype = [[entry for entry in entries if entry.dtype == dtype] for dtype in sorted({x.dtype for x in entries})]
+    if not pairs:
+        return by_dtype
+    fast = {entry.dtype: entry for entry in entries if entry.name == FAST}
+    return [[fast[each.dtype], each] for own in by_dtype for each in own if each.name != FAST and each.dtype in fast]
+
+
+def merged(runs: Sequence[Mapping[Entry, Times]]) -> dict[Entry, Times]:
+    """Return the times of every entry over all runs in which it took part; the loading and first calls of one."""
+    found: dict[Entry, Times] = {}
+    for entry, times in (item for run in runs for item in run.items()):
+        before = found.get(entry)
+        rounds = {kind: [*(before.rounds[kind] if before else ()), *times.rounds[kind]] for kind in KINDS}
+        found[entry] = replace(before or times, rounds=rounds)
+    return found
+
+
+def fast_beside(runs: Sequence[Mapping[Entry, Times]]) -> dict[Entry, tuple[Times, Times]]:
+    """Return by entry its times and those of the fast port in one run, where both took part."""
+    return {
+        entry: (times, fast)
+        for run in runs
+        for other, fast in run.items()
+        for entry, times in run.items()
+        if other.name == FAST and entry is not other and entry.dtype == other.dtype
+    }
 
 
 KINDS = ("prefill", "decode")
@@ -246,29 +310,47 @@ def quartiles(values: Sequence[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
-def table(entries: Sequence[Entry], times: Mapping[Entry, Times], load: Load) -> str:
-    """Return the table of the README; ratios are those of one run to the published algorithm in the same dtype."""
-    header = ["candidate", "dtype", "level", "verdict", "prefill tokens/s", "decode tokens/s", "× published", "run"]
+def table(
+    entries: Sequence[Entry], times: Mapping[Entry, Times], load: Load, beside: Mapping[Entry, tuple[Times, Times]]
+) -> str:
+    """Return the table of the README; ratios are those of one run, to the published algorithm and of the fast port.
+
+    `beside` has an entry's times and the fast port's of the run in which they took turns.
+    """
+    header = ["candidate", "dtype", "level", "verdict", "prefill tokens/s", "decode tokens/s", "× published",
+              f"`{FAST}` ahead", "run"]  # fmt: skip
     rows = [header]
     for entry in sorted(entries, key=lambda entry: (entry.dtype, entry.name)):
-        figures = ["–", "–", "–"]
+        figures = ["–", "–", "–", "–"]
         if entry in times:
             yardstick = yardstick_of(entry, times)
             num_tokens = load.num_rows * load.num_tokens
             figures = [
                 f"{num_tokens / times[entry].median('prefill'):.0f}",
                 f"{load.num_rows / times[entry].median('decode'):.1f}",
-                "–" if yardstick is None else " / ".join(ratio(yardstick, times[entry], kind) for kind in KINDS),
+                "–" if yardstick is None else both(yardstick, times[entry]),
+                both(*beside[entry]) if entry in beside else "–",
             ]
-        name = "published algorithm" if entry.name == YARDSTICK else f"`{entry.name}`"
-        rows.append([name, entry.dtype, entry.level, entry.verdict, *figures, f"`{entry.digest}`"])
+        name = "published algorithm" if entry.name == YARDSTICK else f"`{short(entry.name)}`"
+        verdict = "; ".join(("pass" if entry.deviations else entry.verdict, *entry.deviations))
+        rows.append([name, entry.dtype, entry.level, verdict, *figures, f"`{entry.digest}`"])
     return markdown(rows)
+
+
+def short(name: str) -> str:
+    """Return a candidate's name, of a file its stem."""
+    return Path(name).stem
+
+
+def both(slow: Times, fast: Times) -> str:
+    """Return how many times faster the second is, in prefill and in decode."""
+    return " / ".join(ratio(slow, fast, kind) for kind in KINDS)
 
 
 def ratio(yardstick: Times, times: Times, kind: str) -> str:
     """Return how many times faster than the yardstick a call is, round by round: the median, or that it is noise."""
-    shared = yardstick.rounds[kind][: len(times.rounds[kind])]  # who is slow runs the first rounds only
-    ratios = [slow / fast for slow, fast in zip(shared, times.rounds[kind], strict=True)]
+    shared = zip(yardstick.rounds[kind], times.rounds[kind], strict=False)  # who is slow runs the first rounds only
+    ratios = [slow / fast for slow, fast in shared]
     if len(ratios) < 2 or yardstick is times:
         return f"{statistics.median(ratios):.1f}"
     low, middle, high = quartiles(ratios)
@@ -286,7 +368,7 @@ def details(times: Mapping[Entry, Times], load: Load, folder: Path, ceilings: Ce
             cost = call_cost(config, weights, load.num_rows, load.num_tokens if kind == "prefill" else 1)
             rows.append(
                 [
-                    entry.name,
+                    short(entry.name),
                     entry.dtype,
                     kind,
                     *spread_of(each, kind),
@@ -332,7 +414,8 @@ def caption(times: Mapping[Entry, Times], load: Load, ceilings: Ceilings) -> str
         f"prompt of {load.num_rows} × {load.num_tokens} tokens, then single tokens; medians of rounds in which all "
         f"take turns{slow}. "
         f"Machine: {machine()}; in the same run: {products}, memory {memory:.1f} GB/s, disk {disk:.1f} GB/s. "
-        f"{held}`run`: the digest of the conformance run."
+        f"{held}`{FAST}` ahead: prefill / decode, how many times faster it is, round by round. "
+        f"`run`: the digest of the conformance run."
     )
 
 
