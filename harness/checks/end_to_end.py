@@ -8,6 +8,7 @@ then goes on along the port's own route.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,6 +65,11 @@ class Honest:
 
     exact: Mapping[Key, Array]
     error: Mapping[Key, Array]
+
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        """The memory that it takes."""
+        return sum(x.nbytes for values in (self.exact, self.error) for x in values.values())
 
     def allowed(self, key: Key) -> Array:
         """Return how far each token of a tap may stray, the root mean square over its features, float64 [b, t]."""

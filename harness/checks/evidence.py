@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
+from grok_conformance.harness.checks.held import Held
 from grok_conformance.harness.checks.shown_logits import lay_out
 from grok_conformance.harness.contract import (
     ALL_LOGITS,
@@ -31,13 +32,50 @@ from grok_conformance.harness.measure.comparison import Comparison, Kind, clean,
 Key = tuple[int, str]
 
 
-@dataclass(frozen=True)
-class Observed:
-    """One tap as a candidate gave it: float64 as it is, and fit to be computed with (see `gather`)."""
+HELD = Held(2**26)
+"""Taps in float64, which take many times the memory of the answers: those of the cases looked at last."""
 
-    raw: Array
-    cleaned: Array
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One tap as a candidate gave it; in float64 as it is, and fit to be computed with (see `gather`), when asked for.
+
+    What `mask` leaves out is not compared, and is 0 in `cleaned`; `num_experts` is of a tap that names experts.
+    """
+
+    given: Array
     recorded: str
+    mask: Array | np.bool_ = np.True_
+    num_experts: int | None = None
+
+    @property
+    def raw(self) -> Array:
+        """The tap in float64."""
+        return widen(self.given)
+
+    @property
+    def cleaned(self) -> Array:
+        """The tap in float64, fit to be computed with."""
+        return HELD.get(self, lambda: safe(clean(self.given, self.mask), self.num_experts))
+
+
+@dataclass(frozen=True, eq=False)
+class Cleaned(Mapping[Key, Array]):
+    """The values of all taps, fit to be computed with, made when they are asked for."""
+
+    observed: Mapping[Key, Observed]
+
+    def __getitem__(self, key: Key) -> Array:
+        """Return one of them."""
+        return self.observed[key].cleaned
+
+    def __iter__(self) -> Iterator[Key]:
+        """Iterate over their keys."""
+        return iter(self.observed)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.observed)
 
 
 @dataclass(frozen=True)
@@ -60,10 +98,10 @@ class Evidence:
     named: Mapping[int, Array] = field(default_factory=dict)
     graph: ModelGraph = GROK_1
 
-    @functools.cached_property
+    @property
     def cleaned(self) -> Mapping[Key, Array]:
         """The values of all taps, fit to be computed with."""
-        return {key: seen.cleaned for key, seen in self.observed.items()}
+        return Cleaned(self.observed)
 
     @functools.cached_property
     def hidden(self) -> frozenset[str]:
@@ -136,7 +174,8 @@ def gather(
             # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
             # found at the weights alone.
             mask = np.True_ if operation in graph.copies else masks[call, operation]
-            observed[call, tap] = Observed(widen(x), safe(spec, clean(x, mask), config), recorded)
+            experts = config.model.num_experts if spec.dtype == "int32" else None
+            observed[call, tap] = Observed(x, recorded, mask, experts)
     caches = {
         name: recorded_dtype(tap_name(0, name), graph.specs[name], contract, info, config) for name in graph.copies
     }
@@ -145,11 +184,11 @@ def gather(
     )
 
 
-def safe(spec: TapSpec, x: Array, config: LanguageModelConfig) -> Array:
+def safe(x: Array, num_experts: int | None) -> Array:
     """Make a tap fit to compute with: no NaN or infinity, experts within range (both are judged elsewhere)."""
     if not np.isfinite(x).all():
         x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.clip(x, 0, config.model.num_experts - 1) if spec.dtype == "int32" else x
+    return x if num_experts is None else np.clip(x, 0, num_experts - 1)
 
 
 def recorded_dtype(
@@ -201,6 +240,8 @@ def fit_slots(x: Array, spec: TapSpec, num_slots: int) -> Array:
     if "s" not in spec.axes:
         return x
     axis = spec.axes.index("s")
+    if x.shape[axis] == num_slots:
+        return x
     x = np.take(x, np.arange(min(num_slots, x.shape[axis])), axis=axis)
     padding = [(0, num_slots - size if i == axis else 0) for i, size in enumerate(x.shape)]
     return np.pad(x, padding)

@@ -45,7 +45,7 @@ def dequantized(weights: Weights, name: str) -> Array:
 
 
 def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precision: str) -> None:
-    """Write a GGUF file; norms and the router stay float32. Raises ImportError without the package gguf.
+    """Write a GGUF file; norms and the router stay float32, see `kind_of_weight`. Raises ImportError without the package gguf.
 
     In memory there is one tensor at a time as it is written, and one expert of it in float32.
     """
@@ -65,7 +65,8 @@ def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precis
         for layer in (range(config.model.num_layers) if "{}" in pattern else (None,))
     ]
     for name, stored, weight in tensors:
-        shape, kind = written_shape(weights, stored, weight), kind_of_weight(weight, precision)
+        shape = written_shape(weights, stored, weight)
+        kind = kind_of_weight(weight, precision, shape[-1])
         quantised = kind != gguf.GGMLQuantizationType.F32
         shape, dtype = (gguf.quant_shape_to_byte_shape(shape, kind), "uint8") if quantised else (shape, "float32")
         writer.add_tensor_info(name, shape, np.dtype(dtype), math.prod(shape) * np.dtype(dtype).itemsize, kind)
@@ -73,7 +74,8 @@ def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precis
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for _, stored, weight in tensors:
-        writer.write_tensor_data(as_written(weights, stored, weight, kind_of_weight(weight, precision)))
+        kind = kind_of_weight(weight, precision, written_shape(weights, stored, weight)[-1])
+        writer.write_tensor_data(as_written(weights, stored, weight, kind))
     writer.close()
 
 
@@ -107,12 +109,17 @@ def as_written(weights: Weights, name: str, weight: grok_1.StoredWeight, kind: A
     return whole
 
 
-def kind_of_weight(weight: grok_1.StoredWeight, precision: str) -> Any:
-    """Return GGUF's type of a weight in a precision."""
+def kind_of_weight(weight: grok_1.StoredWeight, precision: str, row_size: int) -> Any:
+    """Return GGUF's type of a weight in a precision; rows that are no whole blocks of 8 bits stay in bfloat16.
+
+    llama.cpp's own converter leaves such matrices in 16 bits too.
+    """
     import gguf  # noqa: PLC0415 - an optional extra
 
     wide = precision == "float32" or weight.kind in ("gain", "router")
-    return gguf.GGMLQuantizationType.F32 if wide else kind_of(precision)
+    kind = gguf.GGMLQuantizationType.F32 if wide else kind_of(precision)
+    block, _ = gguf.GGML_QUANT_SIZES[kind]
+    return kind_of("bfloat16") if row_size % block else kind
 
 
 def kind_of(precision: str) -> Any:

@@ -53,9 +53,9 @@ def predict(
     jumps of inner roundings. A fault of a hidden operation is carried on to the taps that show it.
     """
     preset, case, evidence = exhibit.preset, exhibit.case, exhibit.evidence
-    graph, config, specs = evidence.graph, evidence.config, evidence.graph.specs
+    graph, config = evidence.graph, evidence.config
     # What no check compares is shown too: a fault may let a masked key or a pad in.
-    shown = {key: safe(specs[split_tap(key[1])[1]], seen.raw, config) for key, seen in evidence.observed.items()}
+    shown = {key: safe(seen.raw, seen.num_experts) for key, seen in evidence.observed.items()}
     names = graph.tap_names(config)
     segments = simulate(exhibit, rows_apart=True) if exhibit.hides_taps else None
     hidden = {tap for call in range(len(case.calls)) for tap in names if (call, tap) not in shown}

@@ -135,8 +135,7 @@ def _shown_in(operation: str, exhibit: Exhibit) -> Iterator[ShownTap]:
     read, needed = reader(exhibit.ways.readings, evidence.recorded, num_draws=NUM_DRAWS), exhibit.needed(rows)
     segments = None if exhibit.hidden.isdisjoint(needed) else simulate(exhibit, read, NUM_DRAWS, needed)
     # What no check compares is shown too: a fault may let a masked key or a pad in.
-    shown = {key: safe(graph.specs[split_tap(key[1])[1]], seen.raw, evidence.config)
-             for key, seen in evidence.observed.items()}  # fmt: skip
+    shown = {key: safe(seen.raw, seen.num_experts) for key, seen in evidence.observed.items()}
     cache = case.preload or empty_cache(evidence.config, len(case.calls[0].tokens))
     values = [dict(cached_taps(graph, cache)), *({} for _ in case.calls[1:])]
 

@@ -34,6 +34,9 @@ from grok_conformance.harness.judging.waivers import Waiver
 HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]], Honest]
 """Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
 
+MAX_HONEST_BYTES = 2**26
+"""The memory that honest runs may take; what comes when it is full is measured for each candidate anew."""
+
 
 @dataclass(frozen=True)
 class WholeRun:
@@ -66,17 +69,17 @@ def whole_run(
     taken = b"".join(route[key].tobytes() for key in sorted(route))
     plans = tuple(f"{row}: {exhibit.ways.plans[row]}" for row in sorted(exhibit.ways.plans))
     signature = (case.id, taken, tuple(evidence.recorded.items()), names, plans)
-    if signature not in honest_runs:
-        honest_runs[signature] = honest_run(
-            exhibit.preset,
-            case,
-            route,
-            exhibit.weights,
-            evidence.recorded,
-            emulating(used) if used else evaluate,
-            exhibit.ways.plans,
-        )
-    honest = honest_runs[signature]
+    honest = honest_runs.get(signature) or honest_run(
+        exhibit.preset,
+        case,
+        route,
+        exhibit.weights,
+        evidence.recorded,
+        emulating(used) if used else evaluate,
+        exhibit.ways.plans,
+    )
+    if sum(each.num_bytes for each in honest_runs.values()) + honest.num_bytes <= MAX_HONEST_BYTES:
+        honest_runs[signature] = honest
     expected = golden_in_form(expected or {tap_key(*key): x for key, x in honest.exact.items()}, case.form)
     routed = flips(evidence, honest, evidence.config)
     return WholeRun(

@@ -32,7 +32,7 @@ from grok_conformance.harness.graph.masks import masks_of, visible_keys
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate, walk
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan, single_choices
 from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Exact, Scope
-from grok_conformance.harness.measure.comparison import Comparison, clean, compare, compare_routing, widen
+from grok_conformance.harness.measure.comparison import Comparison, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import fence_of, margin, tail_factor
 from grok_conformance.harness.measure.scan import fenced
 from grok_conformance.harness.report.explanation import remedies
@@ -140,7 +140,7 @@ def check_operation(  # noqa: PLR0913 - all but the first three have defaults
     if mask is not None:
         places = [shape["bt".index(axis)] if axis in "bt" else 1 for axis in axes]
         compared = compared & np.asarray(mask, bool).reshape(places)
-    taken = Observed(widen(seen), clean(seen, compared), recorded)
+    taken = Observed(seen, recorded, compared)
     evidence = Evidence(config, {operation: recorded}, {(0, tap): taken}, {}, {(0, operation): compared})
     exhibit = Exhibit(Preset("own", config, exact_weights.stored), case, evidence, exact_weights)
     found, way = best_way(tap, scope, exhibit, values)
