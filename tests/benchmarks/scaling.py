@@ -122,9 +122,12 @@ def exponents(curves: Sequence[Curve]) -> str:
 def memory(peaks: Mapping[int, int], answer_bytes: int) -> str:
     """Return the table of the memory of judging, and what a case more takes, beside the answer to it."""
     rows = [("cases judged", "peak memory MB"), *((str(n), f"{peak / 1e6:.0f}") for n, peak in peaks.items())]
-    fewest, most = min(peaks), max(peaks)
-    each = (peaks[most] - peaks[fewest]) / (most - fewest)
-    told = f"A case more takes {each / 1e6:.2f} MB, and the answer to it has {answer_bytes / 1e6:.2f} MB."
+    *_, before, last = sorted(peaks)
+    each = (peaks[last] - peaks[before]) / (last - before)
+    told = (
+        f"From {before} to {last} cases one more takes {each / 1e6:.2f} MB; the answer to it, read whole so that nobody "
+        f"can change it, has {answer_bytes / 1e6:.2f} MB. What is made of answers is held within fixed bounds."
+    )
     return f"{markdown(rows)}\n\n{told}"
 
 
