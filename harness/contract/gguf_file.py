@@ -45,7 +45,7 @@ def dequantized(weights: Weights, name: str) -> Array:
 
 
 def write_gguf(path: Path, config: LanguageModelConfig, weights: Weights, precision: str) -> None:
-    """Write a GGUF file, each weight of its `kind_of_weight`. Raises ImportError without the package gguf.
+    """Write a GGUF file; norms and the router stay float32, see `kind_of_weight`. Raises ImportError without gguf.
 
     In memory there is one tensor at a time as it is written, and one expert of it in float32.
     """
