@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -65,7 +67,7 @@ def test_a_port_that_passes_fails_the_step_and_an_emulation_shows_nothing_of_a_g
 
 
 def test_only_what_fails_is_named_and_only_by_what_the_harness_asserts() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"status": "fail", "diagnosis": {"faults": ["router_tf32"], "likeliest": "router_tf32"}},
         {"status": "fail", "diagnosis": {"faults": [], "likeliest": "attention_cap_50"}},
         {"status": "fail", "diagnosis": None},
@@ -80,7 +82,7 @@ def test_only_what_fails_is_named_and_only_by_what_the_harness_asserts() -> None
 @pytest.mark.parametrize("num_bytes", [1, 10, 11, 20, 25])
 def test_a_copy_moves_as_many_bytes_as_it_is_held_for(num_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[int] = []
-    monkeypatch.setattr(streaming.jax, "device_put", lambda x, **_: moved.append(x.nbytes))
+    monkeypatch.setattr(jax, "device_put", lambda x, **_: moved.append(x.nbytes))
     streaming.copy(np.ones(10, np.int8), num_bytes)
     assert sum(moved) == num_bytes
 
