@@ -17,6 +17,7 @@ from grok_conformance.harness.graph.rounding import (
     BLOCKS,
     DEALT_BLOCKS,
     EVENLY,
+    HANDED_ON,
     ORDERS,
     SHARDS,
     SPREAD,
@@ -170,6 +171,7 @@ ROUNDINGS: tuple[Moves, ...] = (coarse, all_at_once, standing_alone, coarse_agai
 FIRST_SUMS: tuple[Moves, ...] = (
     numbers_of_sums("at once"),
     orders_of_sums,
+    *(numbers_of_sums(order + split) for split in ("", EVENLY) for order in HANDED_ON),
     numbers_of_sums("at once" + EVENLY),
     numbers_of_sums("at once" + SPREAD),
     orders_of_sums,
@@ -178,7 +180,7 @@ FIRST_SUMS: tuple[Moves, ...] = (
 """What is tried after those."""
 
 MORE_SUMS: tuple[Moves, ...] = tuple(
-    numbers_of_sums(order + split) for split in ("", EVENLY) for order in ORDERS if order != "at once"
+    numbers_of_sums(order + split) for split in ("", EVENLY, SPREAD) for order in ORDERS if order != "at once"
 )
 """What is tried after those where some number of partial sums is likelier than none, and does not explain all."""
 

@@ -16,6 +16,7 @@ from grok_conformance.harness.graph.rounding import (
     ATOMICS,
     DEALT,
     EVENLY,
+    HANDED_ON,
     IN_BLOCKS,
     PROMOTES,
     RESULT,
@@ -46,6 +47,9 @@ def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) 
     shards = share_out(x.shape[-1], int(count))
     if len(shards) == 1:  # one block holds all: nothing is split, and nothing rounds but the result
         return contract(x, w)
+    if order in HANDED_ON:
+        made = [contract(x[..., at], w[at]) for at in shards]
+        return handed_on(made if order == "handed on" else made[::-1], dtype, margin)
     parts = partial_sums(x, w, shards, dtype, margin)
     if order == "at once":
         total = np.sum([part.value for part in parts], axis=0)
@@ -85,6 +89,16 @@ def partial_sums(x: Array, w: Array, shards: Sequence[slice], dtype: str, margin
         made = rounded(made, dtype, margin)
         parts += [Exact(value, jump=jump) for value, jump in zip(made.value, np.asarray(made.jump), strict=True)]
     return parts
+
+
+def handed_on(parts: Sequence[Exact], dtype: str, margin: float) -> Exact:
+    """Add parts of a sum one after the other to a result that is rounded each time, but for the last."""
+    total = parts[0]
+    for part in parts[1:]:
+        kept = rounded(total, dtype, margin)
+        value = kept.value + part.value
+        total = Exact(value, bound=np.abs(value), spread=part.spread, jump=kept.jump)
+    return total
 
 
 def add_in_any_order(parts: Sequence[Exact], dtype: str) -> Exact:

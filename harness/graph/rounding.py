@@ -214,6 +214,15 @@ ORDERS = {
 }
 """How partial sums are added."""
 
+HANDED_ON = {
+    "handed on": "each added to the sum of those before, which is rounded",
+    "handed back": "from the last to the first, each added to the sum of those before, which is rounded",
+}
+"""How one part after the other adds what it has to one result in the compute dtype: serial split-K."""
+
+HANDS = range(2, 9)
+"""How many parts do so: more would be an accumulator in the compute dtype."""
+
 EVENLY = ", evenly"
 """Ends the choices that share out a length which the number of partial sums does not divide: not in equal tiles of
 which the last is shorter, but so that no two parts differ by more than one."""
@@ -250,6 +259,12 @@ SUMS = Point(
             f"{n} at once{blocks}": f"{n} partial sums{blocks}, each rounded, {ORDERS['at once']}"
             for blocks in (*BLOCKS, *DEALT_BLOCKS)
             for n in (2, 3, 4, 8)
+        },
+        **{
+            f"{n} {order}{split}": f"{n} partial sums{words}, {added}"
+            for split, words in (("", ""), (EVENLY, " of nearly equal length"))
+            for order, added in HANDED_ON.items()
+            for n in HANDS
         },
         **{
             f"{n} {ATOMICS}": f"{n} partial sums, each rounded, added by atomics in the compute dtype, in any order"

@@ -19,6 +19,7 @@ from grok_conformance.harness.graph.rounding import (
     BLOCKS,
     DEALT_BLOCKS,
     EVENLY,
+    HANDED_ON,
     ORDERS,
     SPREAD,
     SUMS,
@@ -49,7 +50,8 @@ def test_numbers_of_partial_sums_come_before_their_orders() -> None:
     orders = {ways.plans[ROW.name].at(SUMS) for ways in orders_of_sums(ROW, two, told())}
     added = {f"2 {order}{split}" for order in ORDERS for split in ("", EVENLY, SPREAD)}
     shared_out = {f"2 at once{blocks}" for blocks in (*BLOCKS, *DEALT_BLOCKS)}
-    assert orders == (added | shared_out) - {"2 at once"}
+    handed = {f"2 {order}{split}" for order in HANDED_ON for split in ("", EVENLY)}
+    assert orders == (added | shared_out | handed) - {"2 at once"}
 
 
 def test_what_is_settled_is_not_tried_again() -> None:

@@ -67,6 +67,15 @@ def test_parts_dealt_out_in_turn_have_every_so_manieth_block(count: int, size: i
     assert np.array_equal(made.value, np.sum([bf16(x[:, own] @ w[own]) for own in parts if own], 0))
 
 
+def test_a_result_that_is_handed_on_is_rounded_before_the_next_part_is_added() -> None:
+    random = np.random.default_rng(0)
+    x, w = random.standard_normal((3, 24)), random.standard_normal((24, 5))
+    first, second, third = (x[:, i : i + 8] @ w[i : i + 8] for i in (0, 8, 16))
+    on, back = (contract_in_parts(x, w, f"3 {order}", "bfloat16", 0.0) for order in ("handed on", "handed back"))
+    assert np.array_equal(on.value, bf16(bf16(first) + second) + third)
+    assert np.array_equal(back.value, bf16(bf16(third) + second) + first)
+
+
 def test_sums_in_any_order_lie_between_those_of_all_orders_and_nowhere_else() -> None:
     random = np.random.default_rng(0)
     x, w = random.standard_normal((4, 24)), random.standard_normal((24, 50))

@@ -7,6 +7,7 @@ from grok_conformance.harness.graph.rounding import (
     AS_PUBLISHED,
     BLOCKS,
     DEALT_BLOCKS,
+    HANDS,
     ORDERS,
     RESULT,
     SHARDS,
@@ -40,5 +41,5 @@ def test_choices_that_add_an_error_are_not_tried_without_more_data() -> None:
 def test_one_choice_or_two_and_of_partial_sums_no_more_than_one() -> None:
     plans = single_choices([GELU, RESULT, SUMS])
     assert AS_PUBLISHED.but(GELU, "kept").but(RESULT, "rounded") in plans
-    assert len(plans) == 2 + 3 * len(ORDERS) * len(SHARDS) + 4 * len((*BLOCKS, *DEALT_BLOCKS)) + 1
+    assert len(plans) == 2 + 3 * len(ORDERS) * len(SHARDS) + 4 * len((*BLOCKS, *DEALT_BLOCKS)) + 4 * len(HANDS) + 1
     assert max(len(plan.choices) for plan in plans) == 2
