@@ -160,7 +160,7 @@ def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Compa
 def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:
     """Return the evidence of a case with other values at some taps."""
     evidence = exhibit.evidence
-    observed = {key: replace(evidence.observed[key], raw=value, cleaned=value) for key, value in seen.items()}
+    observed = {key: replace(evidence.observed[key], given=value, mask=np.True_) for key, value in seen.items()}
     return replace(evidence, observed={**evidence.observed, **observed})
 
 

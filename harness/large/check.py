@@ -116,7 +116,8 @@ def _check_call(
         for tap in plan.taps(stage_name)
         if f"call{call}/{tap}" in shown
     }
-    values = {tap: safe(SPECS[split_tap(tap)[1]], clean(x, np.True_), config) for tap, x in raw.items()}
+    experts = {tap: None if GROK_1.is_real(tap) else config.model.num_experts for tap in raw}
+    values = {tap: safe(clean(x, np.True_), experts[tap]) for tap, x in raw.items()}
     values |= {f"previous:{tap}": x for tap, x in values.items() if split_tap(tap)[1] in GROK_1.copies}
     if call:
         yield from _check_earlier_slots(plan, stage, call, shown, steps)

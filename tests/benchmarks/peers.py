@@ -57,6 +57,6 @@ def deviation_of(adapter: Adapter) -> Deviation:
     expected: dict[str, Array] = {tap_key(*key): x for key, x in honest.exact.items()}
     return Deviation(
         tuple(dict.fromkeys(each.operation for each in failing)),
-        next(each.ratio for each in drifts(evidence, honest, expected) if each.tap == LOGITS),
+        next(each.ratio for each in drifts(evidence, honest, expected, {}) if each.tap == LOGITS),
         sum(not each.excused for each in flips(evidence, honest, preset.config)),
     )

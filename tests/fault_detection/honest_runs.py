@@ -20,9 +20,10 @@ import numpy as np
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.formats.files import write_json
 from grok_conformance.harness.judging.groups import run_size
-from grok_conformance.harness.judging.judge import HonestRuns, Judged, judge_candidate
+from grok_conformance.harness.judging.judge import Judged, judge_candidate
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from tests.fault_detection.honest_suites import NUM_CASES, PRESETS, answers_of, honest_group
 from tests.fault_detection.honest_variants import VARIANTS
 from tests.fault_detection.rates import Interval, clopper_pearson

@@ -10,9 +10,10 @@ from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 
 from grok_conformance.harness.judging.groups import Group, read_groups, run_size
-from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
+from grok_conformance.harness.judging.judge import judge_candidate
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import Answer
 from tests.fault_detection.honest.way import Way, taps_of
 from tests.fault_detection.honest_suites import NUM_CASES, PRESETS, honest_group

@@ -40,7 +40,7 @@ def test_an_approximation_is_named_only_where_it_explains_what_no_rounding_does(
     up = port.evidence.observed[0, "layers.00.moe.expert_up"].raw
     tanh = np.tanh(np.sqrt(2 / np.pi) * (activation + 0.044715 * activation**3))
     off = 0.5 * activation * up * tanh * 2.0**-11.5 * np.sign(np.sin(1e4 * activation))
-    observed = {**port.evidence.observed, key: replace(seen, raw=seen.raw + off, cleaned=seen.cleaned + off)}
+    observed = {**port.evidence.observed, key: replace(seen, given=seen.raw + off)}
     found = identify(row, [replace(port, evidence=replace(port.evidence, observed=observed))])
     assert found == Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
     assert identify(row, [port]) == Ways()

@@ -71,7 +71,7 @@ def test_a_fault_is_explained_by_no_plan_and_keeps_its_published_figures() -> No
     port = shown(CASE)
     key = (0, "layers.01.moe.expert_hidden")
     seen = port.evidence.observed[key]
-    wrong = replace(seen, raw=seen.raw * 1.01, cleaned=seen.cleaned * 1.01)
+    wrong = replace(seen, given=seen.raw * 1.01)
     exhibits, local = choose(
         replace(port, evidence=replace(port.evidence, observed={**port.evidence.observed, key: wrong}))
     )

@@ -109,7 +109,7 @@ def test_values_that_are_not_finite_have_no_likely_fault() -> None:
     seen = one.evidence.observed[key]
     raw = seen.raw.copy()
     raw[0, 0] = float("nan")
-    broken = replace(one.evidence, observed={**one.evidence.observed, key: replace(seen, raw=raw)})
+    broken = replace(one.evidence, observed={**one.evidence.observed, key: replace(seen, given=raw)})
     found = judge_operations([replace(one, evidence=broken)], NUM_ELEMENTS)
     assert "moe.expert_hidden" in found.failing
     assert "moe.expert_hidden" not in found.diagnoses

@@ -17,9 +17,10 @@ import pytest
 from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging.groups import Group, read_groups, run_size
-from grok_conformance.harness.judging.judge import HonestRuns, judge_candidate
+from grok_conformance.harness.judging.judge import judge_candidate
 from grok_conformance.harness.judging.reruns import with_reruns
 from grok_conformance.harness.judging.verdict import CaseVerdict
+from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import read_answer
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import write_job
