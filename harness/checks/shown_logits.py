@@ -47,7 +47,8 @@ def lay_out(x: Array, case: Case, call: int, num_tokens: int) -> ShownLogits:
         x = np.where(np.arange(num_tokens) == x[..., None], np.float32(0), np.float32(np.nan))
     positions = np.arange(t) == asked.lengths[:, None] - 1 if form.positions == "last" else np.ones((b, t), bool)
     values = np.zeros((b, t, num_tokens), x.dtype)
-    values[positions] = x.reshape(-1, num_tokens)
+    told = positions.any(-1) if form.positions == "last" else np.ones(b, bool)  # a row without a new token has no last
+    values[positions] = x[told].reshape(-1, num_tokens)
     return named_in(values, positions, asked.lengths, form)
 
 

@@ -14,7 +14,7 @@ from grok_conformance.harness.checks.shown_logits import lay_out
 from grok_conformance.harness.contract import ALL_LOGITS, Array, CandidateInfo, LogitForm
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.measure.comparison import Comparison
-from tests.harness.checks.logit_forms import FORMS, logits_of
+from tests.harness.checks.logit_forms import FORMS, logits_of, shown
 from tests.harness.honest_port import NUM_ELEMENTS, exact_weights, golden_case, honest_taps
 
 CASES = [
@@ -119,3 +119,16 @@ def test_where_the_last_position_is_declared_the_others_may_hold_anything() -> N
     assert not lay_out(full, asked, 0, full.shape[-1]).problem
     full[rows, last] = np.nan
     assert np.isnan(lay_out(full, asked, 0, full.shape[-1]).values[rows, last]).all()
+
+
+@pytest.mark.parametrize("form", ["last position", "last log probabilities", "last greedy token"])
+def test_a_row_without_a_new_token_has_no_last_position(form: str) -> None:
+    preset, case = golden_case(CASES[0])
+    call = replace(case.calls[0], lengths=np.where(np.arange(len(case.calls[0].tokens)) == 0, 0, case.calls[0].lengths))
+    empty = replace(case, calls=(call,), form=FORMS[form])
+    x = shown(
+        np.zeros((*call.tokens.shape, preset.config.vocab_size), np.float32), np.maximum(call.lengths, 1), FORMS[form]
+    )
+    laid_out = lay_out(x, empty, 0, preset.config.vocab_size)
+    assert not laid_out.problem
+    assert not laid_out.shown[0].any()
