@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import (
@@ -16,9 +16,11 @@ from grok_conformance.harness.checks.likelihood import (
     score_by_layer,
 )
 from grok_conformance.harness.checks.moves import with_ways
+from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, mutant
-from grok_conformance.harness.graph.oracle import Evaluator, evaluate
-from grok_conformance.harness.graph.row import Operation
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
+from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Operation, Scope
 
 Scores = Mapping[int | None, Score]
 """Scores of what was shown of a row: of all of it by None, or of what is shown in each layer."""
@@ -29,11 +31,12 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
 
     It must also be likelier than none: what a fault does not change is as likely as ever, and may be likelier than with
     an approximation, which allows more than most ports use. Since that may hide a fault of one layer, each is asked by
-    itself.
+    itself; of hidden rows whose layers are shown together, the faults of each layer alone.
     """
     by_name = told[0].evidence.graph.by_name
-    apart = any(plan.adds_an_error(by_name[name].points) for name, plan in ways.plans.items())
-    known = rivals(row, told, harmful(ALL_FAULTS)).values()
+    approximate = {name for name, plan in ways.plans.items() if plan.adds_an_error(by_name[name].points)}
+    apart = bool(approximate)
+    known = [*rivals(row, told, harmful(ALL_FAULTS)).values(), *in_one_layer(approximate - {row.name}, told)]
     tried = [with_ways(one, ways) for one in told]
     own, published = (scores_of(row, each, evaluate, apart=apart) for each in (tried, told))
     limits = {layer: min(own[layer], published[layer], key=lambda one: one.surprise) for layer in own}
@@ -98,6 +101,22 @@ def explained_by_a_fault(row: Operation, told: Sequence[Exhibit]) -> bool:
 def harmful(faults: Mapping[str, Fault]) -> dict[str, Fault]:
     """Return the faults that change what a model computes."""
     return {name: fault for name, fault in faults.items() if not fault.harmless}
+
+
+def in_one_layer(rows: Collection[str], told: Sequence[Exhibit]) -> list[Evaluator]:
+    """Return the evaluators of those faults that change one of some rows, in each layer alone."""
+    found = [fault for fault in harmful(ALL_FAULTS).values() if not set(rows).isdisjoint(fault.changes)]
+    num_layers = max(one.evidence.config.model.num_layers for one in told)
+    return [only_in(layer, mutant(fault)) for fault in found for layer in range(num_layers if num_layers > 1 else 0)]
+
+
+def only_in(layer: int, rival: Evaluator) -> Evaluator:
+    """Return an evaluator that is another one in one layer, and right in all others."""
+
+    def apply(tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan) -> Exact:
+        return (rival if split_tap(tap)[0] == layer else evaluate)(tap, scope, weights, values, plan)
+
+    return apply
 
 
 def rivals(row: Operation, told: Sequence[Exhibit], faults: Mapping[str, Fault]) -> dict[str, Evaluator]:

@@ -130,8 +130,12 @@ def _kept_coarser(trial: Trial) -> Iterator[Hypothesis]:
 
 
 def of_the_right_value(trial: Trial) -> Iterator[Hypothesis]:
-    """Yield that every value is a smooth function of the right one, whatever that is: neighbours tell it."""
-    del trial
+    """Yield that every value is a smooth function of the right one, whatever that is: neighbours tell it.
+
+    Behind hidden operations that says nothing of the function, since the operands may be wrong.
+    """
+    if trial.shown.is_behind_hidden:
+        return
 
     def make(one: ShownTap) -> tuple[Array, Array]:
         own = trial_of(one)

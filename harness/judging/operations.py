@@ -17,6 +17,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.rivals import rivals
 from grok_conformance.harness.checks.search import LARGEST_SEGMENT, identify
 from grok_conformance.harness.checks.ways import choose_ways
+from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.diagnosis.described import described
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
 from grok_conformance.harness.faults import ALL_FAULTS
@@ -237,7 +238,8 @@ def suspects(row: Operation, told: Sequence[Exhibit]) -> list[Evaluator]:
 def ways_in_words(exhibits: Sequence[Exhibit]) -> dict[str, str]:
     """Return by operation how it is computed in some cases, where it is not as published everywhere.
 
-    Where that depends on the form of its weights or on the block before it, those that have it are named.
+    Where that depends on the form of its weights or on the block before it, those that have it are named. Of what is
+    hidden it is told at the next operation that is shown.
     """
     words: dict[str, str] = {}
     for row in exhibits[0].evidence.graph.operations if exhibits else ():
@@ -255,4 +257,16 @@ def ways_in_words(exhibits: Sequence[Exhibit]) -> dict[str, str]:
         ]
         text = "; ".join(dict.fromkeys(parts))
         words[row.tap] = "; ".join(dict.fromkeys(part for part in (words.get(row.tap, ""), text) if part))
-    return {operation: text for operation, text in words.items() if text}
+    return where_shown({operation: text for operation, text in words.items() if text}, exhibits)
+
+
+def where_shown(words: Mapping[str, str], exhibits: Sequence[Exhibit]) -> dict[str, str]:
+    """Return words by operation with those of hidden ones beside the words of the next that is shown in some case."""
+    shown = {split_tap(tap)[1] for one in exhibits for _, tap in one.evidence.observed}
+    names = [spec.operation for spec in exhibits[0].evidence.graph.taps] if exhibits else []
+    told: dict[str, list[str]] = {}
+    for operation, text in words.items():
+        following = [name for name in names[names.index(operation) :] if name in shown]
+        place = following[0] if following else operation
+        told.setdefault(place, []).append(text if place == operation else f"{operation}, which is hidden: {text}")
+    return {operation: "; ".join(texts) for operation, texts in told.items()}

@@ -7,7 +7,7 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import Score
-from grok_conformance.harness.checks.rivals import explained_by_a_fault, faulty, harmful, likelier, rivals
+from grok_conformance.harness.checks.rivals import explained_by_a_fault, faulty, harmful, likelier, only_in, rivals
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -100,3 +100,15 @@ def test_an_approximation_of_few_values_is_not_beaten_by_a_fault_that_no_value_s
         assert not np.array_equal(taps[key], (gelu(activation) * up).astype(golden[key].dtype))
     row = GROK_1.by_name["dense.hidden"]
     assert not faulty(row, Ways({row.name: RoundingPlan({"tanh": "approximate"})}), [exhibit(DENSE, taps)])
+
+
+@pytest.mark.parametrize("layer", [1, None])
+def test_an_approximation_of_hidden_rows_hides_no_fault_of_one_layer(layer: int | None) -> None:
+    """Show nothing but logits of a port whose gelu is erf's in one layer, or that is honest."""
+    erf = only_in(-1 if layer is None else layer, mutant(FAULTS["gelu_erf"]))
+    case_id = "unequal/prefill/padded_batch.float32"
+    preset, case = golden_case(case_id)
+    evidence = evidence_of(case_id, honest_taps(case_id, 31, evaluator=erf), ("logits",))
+    told = [Exhibit(preset, case, evidence, exact_weights(preset.name, "float32"))]
+    approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
+    assert faulty(GROK_1.by_name["logits"], approximate, told) == (layer is not None)

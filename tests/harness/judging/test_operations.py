@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from grok_conformance.harness.cases.probes import make_probe, probe_cases
-from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
 from grok_conformance.harness.checks.local import Local
+from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
@@ -91,6 +92,15 @@ def test_a_port_that_rounds_elsewhere_passes_with_its_plan_in_words() -> None:
         "moe.expert_output": "result rounded to the compute dtype, as a bf16 GEMM gives",
         "attention.logits": "q·k not rounded before it is scaled",
     }
+
+
+def test_the_plan_of_a_hidden_operation_is_told_at_the_next_that_is_shown() -> None:
+    exhibit = port(plans={})
+    hidden = {key: seen for key, seen in exhibit.evidence.observed.items() if not key[1].endswith("moe.expert_hidden")}
+    blind = replace(exhibit, evidence=replace(exhibit.evidence, observed=hidden))
+    own = with_ways(blind, Ways({"moe.expert_hidden": RoundingPlan({"hidden": "rounded"})}))
+    words = "gated hidden rounded to the compute dtype"
+    assert ways_in_words([own]) == {"moe.expert_output": f"moe.expert_hidden, which is hidden: {words}"}
 
 
 @pytest.mark.parametrize(
