@@ -174,8 +174,7 @@ def gather(
             # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
             # found at the weights alone.
             mask = np.True_ if operation in graph.copies else masks[call, operation]
-            experts = config.model.num_experts if spec.dtype == "int32" else None
-            observed[call, tap] = Observed(x, recorded, mask, experts)
+            observed[call, tap] = Observed(x, recorded, mask, experts_named(spec, config))
     caches = {
         name: recorded_dtype(tap_name(0, name), graph.specs[name], contract, info, config) for name in graph.copies
     }
@@ -189,6 +188,11 @@ def safe(x: Array, num_experts: int | None) -> Array:
     if not np.isfinite(x).all():
         x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
     return x if num_experts is None else np.clip(x, 0, num_experts - 1)
+
+
+def experts_named(spec: TapSpec, config: LanguageModelConfig) -> int | None:
+    """Return how many experts there are that a tap may name, None where it names none."""
+    return config.model.num_experts if spec.dtype == "int32" else None
 
 
 def recorded_dtype(

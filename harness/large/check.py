@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from grok_conformance.harness.cases.case import steps_before
-from grok_conformance.harness.checks.evidence import safe
+from grok_conformance.harness.checks.evidence import experts_named, safe
 from grok_conformance.harness.checks.operation_by_operation import slack_of
 from grok_conformance.harness.contract import LOGITS, Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.contract.taps import SPECS
@@ -116,8 +116,7 @@ def _check_call(
         for tap in plan.taps(stage_name)
         if f"call{call}/{tap}" in shown
     }
-    experts = {tap: None if GROK_1.is_real(tap) else config.model.num_experts for tap in raw}
-    values = {tap: safe(clean(x, np.True_), experts[tap]) for tap, x in raw.items()}
+    values = {tap: safe(clean(x, np.True_), experts_named(SPECS[split_tap(tap)[1]], config)) for tap, x in raw.items()}
     values |= {f"previous:{tap}": x for tap, x in values.items() if split_tap(tap)[1] in GROK_1.copies}
     if call:
         yield from _check_earlier_slots(plan, stage, call, shown, steps)
