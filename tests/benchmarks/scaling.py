@@ -126,7 +126,8 @@ def memory(peaks: Mapping[int, int], answer_bytes: int) -> str:
     each = (peaks[last] - peaks[before]) / (last - before)
     told = (
         f"From {before} to {last} cases one more takes {each / 1e6:.2f} MB; the answer to it, read whole so that "
-        f"nobody can change it, has {answer_bytes / 1e6:.2f} MB. All else is held within fixed bounds."
+        f"nobody can change it, has {answer_bytes / 1e6:.2f} MB. What is made of "
+        "answers in float64 is held within fixed bounds."
     )
     return f"{markdown(rows)}\n\n{told}"
 
