@@ -15,9 +15,10 @@ from grok_conformance.harness.cases.drawn import drawn_as, stored_id
 from grok_conformance.harness.contract import DTYPES, split_tap, tap_names, tap_specs
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.golden.reading import Golden, open_golden
-from grok_conformance.harness.judging.groups import Group, asked_groups
+from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
+from grok_conformance.harness.judging.selection import EVERY, Patterns, asked_groups, each_once
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.judging.waivers import waivers_of
 from grok_conformance.harness.report.explanation import explain
@@ -77,12 +78,12 @@ def node_name(case_id: str) -> str:
     return f"{name}~redrawn" if drawn[0] == "redrawn" else f"reweighted[{dtype}]"
 
 
-def groups_of(golden: Golden, pattern: str, seed: int) -> tuple[Group, ...]:
-    """Return what is judged: what a pattern matches, and what a seed draws where that is everything."""
-    return asked_groups(golden, pattern, seed=seed, drawing=pattern == "*")
+def groups_of(golden: Golden, patterns: Patterns, seed: int) -> tuple[Group, ...]:
+    """Return what is judged: what patterns match, and what a seed draws where that is everything."""
+    return asked_groups(golden, patterns, seed=seed, drawing=EVERY in each_once(patterns))
 
 
-def checks(name: str, pattern: str, seed: int, waivers: Path | None) -> dict[str, Check]:
+def checks(name: str, patterns: Patterns, seed: int, waivers: Path | None) -> dict[str, Check]:
     """Return the check of every test by name: the cases that match, then their operations, per compute dtype.
 
     Where a file of waivers is given a last one asks whether all are still needed. Raises UnknownCandidateError for a
@@ -90,7 +91,7 @@ def checks(name: str, pattern: str, seed: int, waivers: Path | None) -> dict[str
     """
     find_candidate(name)
     golden = open_golden(GOLDEN)
-    groups = groups_of(golden, pattern, seed)
+    groups = groups_of(golden, patterns, seed)
     known_deviations(waivers, golden)
     operations = {(split_tap(tap)[1], group.fprop_dtype) for group in groups for tap in tap_names(group.preset.config)}
     rows = [(spec.operation, dtype) for spec in tap_specs() for dtype in DTYPES]
@@ -102,14 +103,14 @@ def checks(name: str, pattern: str, seed: int, waivers: Path | None) -> dict[str
     return found | ({"waivers": Check()} if waivers else {})
 
 
-def judge(name: str, pattern: str, seed: int, waivers: Path | None, asked: Collection[Check]) -> CandidateVerdict:
+def judge(name: str, patterns: Patterns, seed: int, waivers: Path | None, asked: Collection[Check]) -> CandidateVerdict:
     """Run and judge a candidate as far as some checks need it, its known deviations in a file of waivers.
 
     Raises UnknownCandidateError and FileError.
     """
     golden = open_golden(GOLDEN)
     candidate, known = find_candidate(name), known_deviations(waivers, golden)
-    groups, narrow = needed(groups_of(golden, pattern, seed), asked, whole=bool(waivers_of(known, name)))
+    groups, narrow = needed(groups_of(golden, patterns, seed), asked, whole=bool(waivers_of(known, name)))
     with tempfile.TemporaryDirectory() as scratch:
         (judgement,) = run_candidates(
             [candidate], groups, golden.manifest.suite, Path(scratch), Limits(), waivers=known, narrow=narrow

@@ -39,7 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="judge this port: its entry point, package.module, path/to/file.py or a program; may be repeated",
     )
-    group.addoption("--conformance-case", metavar="GLOB", help="only the golden cases that match")
+    group.addoption(
+        "--conformance-case",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="only the golden cases that match; may be repeated",
+    )
     group.addoption(
         "--conformance-waivers",
         type=Path,
@@ -50,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--conformance-seed", type=int, metavar="N", help="draw what an earlier session drew (default: something else)"
     )
     parser.addini("conformance_candidate", "ports that are judged whenever pytest runs here", type="args")
-    parser.addini("conformance_case", "as --conformance-case", default="*")
+    parser.addini("conformance_case", "as --conformance-case, several if need be", type="args", default=[])
     parser.addini("conformance_waivers", "as --conformance-waivers", default="")
 
 
@@ -116,12 +122,12 @@ class Port(pytest.Collector):
         for name, check in found.items():
             yield Test.from_parent(self, name=name, check=check)
 
-    def restrictions(self) -> tuple[str, int, Path | None]:
-        """Return the glob of cases, the seed of what is drawn, and the file of waivers."""
+    def restrictions(self) -> tuple[list[str], int, Path | None]:
+        """Return the globs of cases, none for all, the seed of what is drawn, and the file of waivers."""
         kept = self.config.getini("conformance_waivers")
         waivers = self.config.getoption("--conformance-waivers") or (self.config.rootpath / kept if kept else None)
-        pattern = self.config.getoption("--conformance-case") or self.config.getini("conformance_case")
-        return pattern, self.config.option.conformance_seed, waivers
+        patterns = self.config.getoption("--conformance-case") or self.config.getini("conformance_case")
+        return patterns, self.config.option.conformance_seed, waivers
 
     def verdict(self) -> CandidateVerdict:
         """Return the verdict on the candidate; a program that cannot be started ends the session."""

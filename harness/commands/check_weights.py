@@ -13,7 +13,8 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging import summary
-from grok_conformance.harness.judging.groups import Group, read_groups
+from grok_conformance.harness.judging.groups import Group
+from grok_conformance.harness.judging.selection import stored_groups
 from grok_conformance.harness.report.weights import grouped
 from grok_conformance.harness.running.answers import read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits
@@ -27,7 +28,8 @@ HOOKS = "give the model loaded_weights(), or the module dequantize(weight, scale
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("--candidate", required=True, metavar="NAME", help="as for run")
-    parser.add_argument("--case", default="*", metavar="GLOB", help="only presets and dtypes of matching cases")
+    parser.add_argument("--case", action="append", default=[], metavar="GLOB",
+                        help="only presets and dtypes of matching cases; repeatable")  # fmt: skip
     parser.add_argument("--golden", type=Path, default=GOLDEN, metavar="DIR", help="default: golden/v1")
 
 
@@ -35,7 +37,7 @@ def execute(options: argparse.Namespace) -> int:
     """Run a candidate over one case per preset and compute dtype, and look at nothing but the weights that it shows."""
     golden = open_golden(options.golden)
     candidate = find_candidate(options.candidate)
-    groups = read_groups(golden, options.case)
+    groups = stored_groups(golden, options.case)
     with scratch_folder() as scratch:
         outs, failures = load_everywhere(candidate, groups, golden.manifest.suite, scratch)
         problems = summary.judge_weights(groups, outs)

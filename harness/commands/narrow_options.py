@@ -16,7 +16,9 @@ LAST_FAILED = CACHE / "last_failed.json"
 def add_narrow_options(parser: argparse.ArgumentParser) -> None:
     """Add what narrows a run, and what runs it in this process."""
     narrow = parser.add_argument_group("narrowing", "what is left out is not judged, and the verdict says so")
-    narrow.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
+    narrow.add_argument(
+        "--case", action="append", default=[], metavar="GLOB", help="only the cases that match; repeatable"
+    )
     narrow.add_argument("--dtype", default="*", choices=("*", "float32", "bfloat16"), help="only one compute dtype")
     narrow.add_argument(
         "--operation", action="append", default=[], metavar="GLOB", help="only these operations, locally; repeatable"

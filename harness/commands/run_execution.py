@@ -37,15 +37,11 @@ from grok_conformance.harness.judging.baseline import (
     record_of,
     write_baseline,
 )
-from grok_conformance.harness.judging.groups import (
-    Group,
-    any_seed,
-    asked_groups,
-    ladder_groups,
-)
+from grok_conformance.harness.judging.groups import Group, any_seed
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.regression import Regression, compare_runs
+from grok_conformance.harness.judging.selection import asked_groups, asked_rungs
 from grok_conformance.harness.judging.summary import refuse
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
@@ -219,7 +215,7 @@ def groups_of(
     """Return what is judged, golden cases and drawn ones or the ladder, and what it is narrowed to."""
     seed = any_seed() if options.seed is None else options.seed
     if options.ladder:
-        groups = ladder_groups(seed, options.case)
+        groups = asked_rungs(seed, options.case)
         return groups, narrow_to(options.operation, options.layer, groups)
     # A server has one model, whose weights are not drawn again; a narrowed run is to be quick.
     quick = bool(options.operation or options.layer or is_in_process(options)) and options.seed is None

@@ -10,7 +10,8 @@ from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import any_seed, asked_groups
+from grok_conformance.harness.judging.groups import any_seed
+from grok_conformance.harness.judging.selection import asked_groups
 from grok_conformance.harness.running.answers import make_folders
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.sessions import run
@@ -19,7 +20,9 @@ from grok_conformance.harness.sessions import run
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("out", type=Path, metavar="DIR", help="a new folder, for jobs/NAME and answers/NAME")
-    parser.add_argument("--case", default="*", metavar="GLOB", help="only the cases that match")
+    parser.add_argument(
+        "--case", action="append", default=[], metavar="GLOB", help="only the cases that match; repeatable"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="draw what an earlier run drew (default: something else)")
     parser.add_argument(
         "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grok_conformance.harness.cases.case import Case, Preset, tap_key
-from grok_conformance.harness.cases.drawn import FPROP_DTYPES, drawn_as, random_of, redraw, reweight, stored_id
+from grok_conformance.harness.cases.drawn import drawn_as, random_of, redraw, reweight, stored_id
 from grok_conformance.harness.cases.ladder import rungs
 from grok_conformance.harness.cases.probes import PREFIX, PROBES, make_probe, probe_cases
 from grok_conformance.harness.cases.sweeps import PREFIX as SWEEP
@@ -31,7 +31,8 @@ from grok_conformance.harness.running.jobs import read_job
 class Group:
     """The cases of one preset in one compute dtype, with their golden taps: what one job holds.
 
-    `expected(case id)` gives the golden taps by `call0/TAP`, nothing for a case that has none.
+    `expected(case id)` gives the golden taps by `call0/TAP`, nothing for a case that has none. Of the groups `by_turns`
+    a candidate that compiles anew for every shape has one in each run.
     """
 
     preset: Preset
@@ -39,35 +40,7 @@ class Group:
     cases: tuple[Case, ...]
     expected: Callable[[str], Mapping[str, Array]]
     graph: ModelGraph = GROK_1
-
-
-def asked_groups(
-    golden: Golden, pattern: str = "*", dtype: str = "*", *, seed: int, drawing: bool = True
-) -> tuple[Group, ...]:
-    """Return what a glob pattern of cases asks for in some compute dtypes; raises FileError where that is nothing.
-
-    A pattern that begins with `sweep_` selects sweeps; the id of a case drawn earlier asks for that one again. With
-    stored cases come, when `drawing`, those that the seed draws from them, and with all of them every sweep.
-    """
-    if (earlier := drawn_as(pattern)) is not None:
-        return drawn_again(golden, pattern, earlier[1])
-    if pattern.startswith(SWEEP):
-        return sweep_groups(seed, pattern, dtype)
-    groups = read_groups(golden, pattern, dtype)
-    if not drawing:
-        return groups
-    return (*with_drawn(groups, seed), *(sweep_groups(seed, dtype=dtype) if pattern == "*" else ()))
-
-
-def drawn_again(golden: Golden, case_id: str, seed: int) -> tuple[Group, ...]:
-    """Return the case of that id, which an earlier run drew; raises FileError where the seed draws none of that id."""
-    name, _, dtype = stored_id(case_id).rpartition(".")
-    swept = name.startswith(SWEEP) and dtype in FPROP_DTYPES
-    found = sweep_groups(seed, f"{name}.*", dtype) if swept else asked_groups(golden, f"{name}.*", seed=seed)
-    kept = [replace(group, cases=tuple(case for case in group.cases if case.id == case_id)) for group in found]
-    if not any(group.cases for group in kept):
-        raise FileError(f"{case_id}: not drawn alone in {dtype}: run all cases with --seed {seed}")
-    return tuple(group for group in kept if group.cases)
+    by_turns: bool = False
 
 
 def read_groups(golden: Golden, pattern: str = "*", dtype: str = "*") -> tuple[Group, ...]:
@@ -255,13 +228,13 @@ def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tup
 
 
 def with_one_sweep(groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Return groups with one sweep in one dtype, by turns that the seed decides; sweeps alone all stay."""
-    sweeps_asked = [group for group in groups if group.preset.name.startswith(SWEEP)]
-    drawn = drawn_as(sweeps_asked[0].cases[0].id) if len(sweeps_asked) < len(groups) and sweeps_asked else None
+    """Return groups with one of the sweeps that came by themselves, by turns that the seed decides."""
+    sweeps_drawn = [group for group in groups if group.by_turns]
+    drawn = drawn_as(sweeps_drawn[0].cases[0].id) if sweeps_drawn else None
     if drawn is None:
         return tuple(groups)
-    turn = sweeps_asked[drawn[1] % len(sweeps_asked)]
-    return tuple(group for group in groups if group is turn or not group.preset.name.startswith(SWEEP))
+    turn = sweeps_drawn[drawn[1] % len(sweeps_drawn)]
+    return tuple(group for group in groups if group is turn or not group.by_turns)
 
 
 def name_of(case: Case) -> str:

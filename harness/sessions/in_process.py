@@ -17,8 +17,9 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.tap_map import TapSource
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.golden.reading import open_golden
-from grok_conformance.harness.judging.groups import Group, any_seed, asked_groups, run_size
+from grok_conformance.harness.judging.groups import Group, any_seed, run_size
 from grok_conformance.harness.judging.narrowing import Narrow, judge_as_asked, narrow_to, narrowed
+from grok_conformance.harness.judging.selection import EVERY, Patterns, asked_groups, each_once
 from grok_conformance.harness.judging.submission import Submission, judge_submission
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, OperationVerdict
@@ -112,7 +113,7 @@ class Report:
 
 def judge(
     candidate: Any,
-    cases: str = "*",
+    cases: Patterns = EVERY,
     *,
     taps: Sequence[TapSource] = (),
     operations: str | Sequence[str] = (),
@@ -121,7 +122,7 @@ def judge(
     golden: Path = GOLDEN,
     exit_first: bool = False,
 ) -> Report:
-    """Judge a candidate over the cases that a glob pattern matches, in this process.
+    """Judge a candidate over the cases that a glob pattern matches, or any of several, in this process.
 
     `candidate` is a name or a file as the command line takes it, a module (or another object) with INFO and load, or a
     function `load(config, weights)` that returns a model, a torch module or a function of tokens; then `taps` is the
@@ -132,7 +133,7 @@ def judge(
     """
     adapter = adapter_of(candidate, taps)
     names = (operations,) if isinstance(operations, str) else operations
-    whole = cases == "*" and not names and layers == ()
+    whole = EVERY in each_once(cases) and not names and layers == ()
     groups = asked_groups(open_golden(golden), cases, dtype, seed=any_seed(), drawing=whole)
     narrow = narrow_to(names, (layers,) if isinstance(layers, int) else layers, groups)
     return judge_adapter(adapter, groups, narrow, exit_first=exit_first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def job_names(groups: Sequence[Group]) -> list[str]:
     names: list[str] = []
     for group in groups:
         name = f"{group.preset.name}.{group.fprop_dtype}"
-        names.append(f"{name}.reweighted" if name in names else name)
+        numbered = (f"{name}.reweighted" + f".{number}" * (number > 1) for number in itertools.count(1))
+        names.append(name if name not in names else next(each for each in numbered if each not in names))
     return names
 
 

@@ -121,6 +121,15 @@ def test_what_is_always_judged_stands_in_the_configuration(folder: Path) -> None
     assert (status, "2 passed, 28 deselected" in words) == (0, True), words
 
 
+def test_several_patterns_ask_for_the_cases_of_all(folder: Path) -> None:
+    case = ("--conformance-case", "unequal/prefill/single_token.float32")
+    status, words = run_pytest(folder, "--conformance-candidate", "my_port", *CASES, *case, "-k", "prefill")
+    assert (status, "2 passed" in words) == (0, True), words
+    (folder / "pytest.ini").write_text(f"[pytest]\nconformance_case = {CASES[1]} {case[1]}\n")
+    status, words = run_pytest(folder, "--conformance-candidate", "my_port", "-k", "prefill")
+    assert (status, "2 passed" in words) == (0, True), words
+
+
 def test_what_a_candidate_does_not_show_is_skipped_and_its_case_passes(folder: Path) -> None:
     path = folder / "my_port.py"
     path.write_text(path.read_text() + "from dataclasses import replace\nINFO = replace(INFO, taps=('logits',))\n")

@@ -37,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", "--candidate", "torch_eagr"], "did you mean torch_eager"),
         (["run", "--candidate", "no_program"], "chmod +x no_program"),
         (["run", "--candidate", "my_port.py", "--case", "unequl/*"], "no case 'unequl/*'"),
+        ([*PORT, "--case", "unequl/*"], "no case 'unequl/*'"),
         ([*PORT, "--operation", "moe.expert_hiden"], "did you mean moe.expert_hidden"),
         ([*PORT, "--layer", "64"], "the cases have layers 0 to"),
         ([*PORT, "--dtype", "bfloat16"], "computes in bfloat16"),

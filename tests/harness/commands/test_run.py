@@ -25,8 +25,9 @@ def test_nothing_but_the_built_in_candidates_and_all_cases_unless_told_otherwise
     parser = argparse.ArgumentParser()
     run.add_options(parser)
     options = parser.parse_args([])
-    assert (options.candidate, options.case, options.require, options.properties) == (None, "*", [], False)
+    assert (options.candidate, options.case, options.require, options.properties) == (None, [], [], False)
     assert parser.parse_args(["--candidate", "a", "--candidate", "b"]).candidate == ["a", "b"]
+    assert parser.parse_args(["--case", "a", "--case", "b"]).case == ["a", "b"]
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999", "0", "-1", "1e7"])

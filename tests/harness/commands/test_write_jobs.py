@@ -25,6 +25,13 @@ def test_a_job_and_a_folder_for_its_answers_are_written_per_preset_and_dtype(
     assert lines[-1] == f"python -m grok_conformance judge {tmp_path}/run/jobs {tmp_path}/run/answers"
 
 
+def test_jobs_of_several_patterns_are_written_together(tmp_path: Path) -> None:
+    cases = ("stress/prefill/saturated_cap.float32", "unequal/prefill/single_token.float32")
+    assert main(["write-jobs", str(tmp_path / "run"), *(word for case in cases for word in ("--case", case))]) == 0
+    asked = [case.id for job in (tmp_path / "run" / "jobs").iterdir() for case in read_job(job).cases]
+    assert {case for case in asked if "~" not in case} == set(cases)
+
+
 def test_a_folder_that_is_there_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("kept")
     assert main(["write-jobs", str(tmp_path)]) == 2

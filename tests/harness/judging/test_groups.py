@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.drawn import drawn_as, stored_id
@@ -12,13 +11,11 @@ from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import FixtureError, case_ids
 from grok_conformance.harness.judging.groups import (
     any_seed,
-    asked_groups,
     group_again,
     ladder_groups,
     read_groups,
     run_size,
     with_drawn,
-    with_one_sweep,
 )
 from tests.harness.honest_port import golden, golden_taps
 
@@ -90,41 +87,3 @@ def test_a_port_that_only_prefills_need_not_decode_where_only_prefills_are_asked
 
 def test_a_port_that_decodes_stored_cases_must_decode_drawn_ones() -> None:
     assert optional("unequal/decode/pad_token.float32") == [False, False]
-
-
-def test_sweeps_are_asked_by_name_and_come_with_all_stored_cases_where_something_is_drawn() -> None:
-    def presets(pattern: str, *, drawing: bool = True) -> set[str]:
-        return {group.preset.name for group in asked_groups(golden(), pattern, seed=3, drawing=drawing)}
-
-    assert presets("sweep_deep/*", drawing=False) == {"sweep_deep"}
-    assert presets("*") > {"sweep_deep", "unequal"}
-    assert not any(name.startswith("sweep_") for name in presets("*", drawing=False) | presets("u*"))
-
-
-@pytest.mark.parametrize(
-    "name", ["sweep_deep/sweep/layers~redrawn-3.bfloat16", "unequal/prefill/padded_batch~redrawn-3"]
-)
-def test_the_id_of_a_drawn_case_asks_for_it_again_and_for_nothing_else(name: str) -> None:
-    every = {case.id: case for group in asked_groups(golden(), seed=3) for case in group.cases}
-    (case_id,) = (case_id for case_id in every if case_id.startswith(name))
-    ((case,),) = (group.cases for group in asked_groups(golden(), case_id, seed=8))
-    assert case.id == case_id
-    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(case.calls, every[case_id].calls, strict=True))
-    with pytest.raises(FileError, match="not drawn alone in float64"):
-        asked_groups(golden(), f"{case_id.rpartition('.')[0]}.float64", seed=8)
-
-
-def test_all_but_one_sweep_can_be_left_out_by_turns_that_hang_on_the_seed() -> None:
-    found = [with_one_sweep(asked_groups(golden(), "*", seed=seed)) for seed in range(2)]
-    kept = [
-        [(group.preset.name, group.fprop_dtype) for group in groups if group.preset.name.startswith("sweep_")]
-        for groups in found
-    ]
-    assert [len(names) for names in kept] == [1, 1]
-    assert kept[0] != kept[1]
-    assert {case.id for group in found[0] for case in group.cases} >= set(case_ids(golden()))
-
-
-def test_sweeps_that_are_asked_by_name_are_all_kept() -> None:
-    groups = asked_groups(golden(), "sweep_*", seed=3)
-    assert with_one_sweep(groups) == tuple(groups)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from grok_conformance.harness.judging.groups import asked_groups, read_groups
+from grok_conformance.harness.judging.groups import read_groups
+from grok_conformance.harness.judging.selection import asked_groups
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.asking import Question, ask_at_once, halves

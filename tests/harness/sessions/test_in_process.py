@@ -33,6 +33,12 @@ def test_an_honest_port_passes_as_a_module_and_by_name() -> None:
         assert report.verdict.level == "caches"
 
 
+def test_several_patterns_of_cases_are_judged_together() -> None:
+    asked = [CASE, "stress/prefill/saturated_cap.float32"]
+    report = gc.judge("numpy_float64", asked)
+    assert [case.case for case in report.verdict.cases] == asked
+
+
 def test_a_wrong_port_fails_at_its_operation_and_the_report_shows_it_everywhere() -> None:
     report = gc.judge(WRONG, CASE)
     assert not report.passed

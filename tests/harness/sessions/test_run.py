@@ -10,12 +10,13 @@ import pytest
 
 from grok_conformance.harness.formats.tensors import write_tensors
 from grok_conformance.harness.golden.reading import FixtureError
-from grok_conformance.harness.judging.groups import asked_groups, read_groups
+from grok_conformance.harness.judging.groups import read_groups
+from grok_conformance.harness.judging.selection import asked_groups
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.asking import answer_folders, groups_for
-from grok_conformance.harness.sessions.run import judge_folder, run_candidates, write_jobs
+from grok_conformance.harness.sessions.run import job_names, judge_folder, run_candidates, write_jobs
 from tests.harness.honest_port import golden, group_of, honest_taps
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"
@@ -31,6 +32,12 @@ def test_a_job_is_written_per_group_and_every_case_is_run_with_its_logits_alone_
     assert [(job.preset, job.fprop_dtype) for job in jobs] == [(g.preset.name, g.fprop_dtype) for g in groups]
     assert [[case.id for case in job.cases] for job in jobs] == [[case.id for case in g.cases] for g in groups]
     assert {case.untapped for job in jobs for case in job.cases} == {("logits",)}
+
+
+def test_jobs_of_one_model_with_several_weights_have_names_of_their_own() -> None:
+    (group,) = read_groups(golden(), STRESS)
+    names = ["stress.float32", "stress.float32.reweighted", "stress.float32.reweighted.2"]
+    assert job_names([group] * 3) == names
 
 
 def test_a_candidate_that_compiles_is_asked_one_sweep_of_those_that_others_are() -> None:
