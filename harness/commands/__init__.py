@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "diff": Command("tell which operations moved between two golden sets or two runs", "old.json new.json"),
     "list": Command("list cases, taps, candidates, faults or presets", "cases 'unequal/*'"),
-    "explain": Command("explain a fault, an operation or a verdict", "gelu_erf"),
+    "explain": Command("explain a fault, an operation, a verdict, a case or a word", "gelu_erf"),
     "design-probes": Command(
         "search for probes that show more faults in the logits alone",
         "probe_moe/prefill/rows.bfloat16 --faults gelu_erf router_tf32 --trials 20",

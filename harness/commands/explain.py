@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterator
 
 from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands.asked_names import all_names, explain_asked
 from grok_conformance.harness.commands.glossary import LEVELS, all_words, meaning_of
 from grok_conformance.harness.contract.taps import GOLDEN, GOLDEN_DIR, TapSpec, tap_specs
 from grok_conformance.harness.faults import ALL_FAULTS, Fault, faults_at
@@ -25,18 +26,20 @@ TAP = re.compile(r"^(call\d+/)?(layers\.(\d+|\*)\.)?")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument(
-        "name", metavar="NAME", help="a fault, an operation, a verdict, a level or a word of the reports"
+        "name",
+        metavar="NAME",
+        help="a fault, an operation, a verdict, a level, a case, a preset or a word of the reports",
     )
 
 
 def execute(options: argparse.Namespace) -> int:
     """Explain one name; raises FileError for a name that nothing has."""
-    sys.stdout.writelines(f"{line}\n" for line in explain(TAP.sub("", options.name)))
+    sys.stdout.writelines(f"{told}\n" for told in explain(TAP.sub("", options.name)))
     return PASS
 
 
 def explain(name: str) -> Iterator[str]:
-    """Yield the lines that explain a verdict, an operation or a fault."""
+    """Yield the lines that explain a verdict, an operation, a fault, a preset, a case, a level or a word."""
     operations = {operation.name: operation for operation in GROK_1.operations}
     if name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
@@ -46,6 +49,10 @@ def explain(name: str) -> Iterator[str]:
     elif meaning_of(name):
         yield f"{name}: a word of the reports"
         yield line("means", meaning_of(name))
+    elif asked := list(explain_asked(name)):
+        (head, kind), *rows = asked
+        yield f"{head}, {kind}"
+        yield from (line(word, text) for word, text in rows)
     elif name not in LEVELS:
         yield from explain_verdict(name, (*operations, *ALL_FAULTS))
     if name in LEVELS:
@@ -58,8 +65,8 @@ def explain_verdict(name: str, others: Collection[str]) -> Iterator[str]:
     from grok_conformance.harness.judging.verdict import MEANINGS, PASSING
 
     if name not in MEANINGS:
-        known = [*MEANINGS, *others, *LEVELS, *all_words()]
-        raise FileError(unknown("fault, operation, verdict, level or word", name, known))
+        known = [*MEANINGS, *others, *LEVELS, *all_words(), *all_names()]
+        raise FileError(unknown("fault, operation, verdict, level, case, preset or word", name, known))
     yield f"{name}: a verdict"
     yield line("means", MEANINGS[name])
     yield line("exit status", "0" if name in PASSING else "1")

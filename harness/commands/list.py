@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from grok_conformance.harness.commands import PASS
-from grok_conformance.harness.contract.configuration import LanguageModelConfig
 from grok_conformance.harness.contract.taps import GOLDEN, tap_specs
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.suggestions import unknown
@@ -45,25 +44,21 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def cases(golden: Path) -> dict[str, str]:
-    """Return every case of a golden set and why it exists."""
+    """Return every case of a golden set, of the probes and of the sweeps, and why it exists."""
+    from grok_conformance.harness.commands.asked_names import drawn_cases
     from grok_conformance.harness.golden.reading import open_golden, read_reason
 
     stored = open_golden(golden)
-    return {case: read_reason(stored, case) for case in sorted(stored.manifest.cases)}
+    return {case: read_reason(stored, case) for case in sorted(stored.manifest.cases)} | drawn_cases()
 
 
 def presets(golden: Path) -> dict[str, str]:
-    """Return every preset of a golden set and the sizes of its axes."""
+    """Return every preset of a golden set, every probe and sweep, and the sizes of its axes."""
+    from grok_conformance.harness.commands.asked_names import drawn_presets, sizes
     from grok_conformance.harness.golden.reading import open_golden, read_config
 
     stored = open_golden(golden)
-    return {name: sizes(read_config(stored, name)) for name in sorted(stored.manifest.presets)}
-
-
-def sizes(config: LanguageModelConfig) -> str:
-    """Return the sizes of a configuration by axis letter."""
-    letters = " ".join(f"{axis}={size}" for axis, size in config.axis_sizes.items())
-    return f"layers={config.model.num_layers} {letters}"
+    return {name: sizes(read_config(stored, name)) for name in sorted(stored.manifest.presets)} | drawn_presets()
 
 
 def taps(golden: Path) -> dict[str, str]:

@@ -3,8 +3,11 @@ from __future__ import annotations
 import pytest
 
 from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.cases.drawn import stored_id
+from grok_conformance.harness.commands.asked_names import drawn_cases, drawn_presets
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.faults import ALL_FAULTS
+from grok_conformance.harness.judging.selection import asked_groups
 from grok_conformance.harness.running.registry import builtin_names
 from tests.harness.honest_port import golden
 
@@ -17,8 +20,8 @@ def listed(what: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> di
 
 def test_everything_there_is_has_a_line_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     known = {
-        "cases": golden().manifest.cases,
-        "presets": golden().manifest.presets,
+        "cases": [*golden().manifest.cases, *drawn_cases()],
+        "presets": [*golden().manifest.presets, *drawn_presets()],
         "taps": [spec.name for spec in tap_specs()],
         "candidates": builtin_names(),
         "faults": ALL_FAULTS,
@@ -27,6 +30,16 @@ def test_everything_there_is_has_a_line_with_its_meaning(capsys: pytest.CaptureF
         found = listed(what, capsys)
         assert set(found) == set(names)
         assert all(found.values())
+
+
+@pytest.mark.parametrize("pattern", ["probe_*", "sweep_*"])
+def test_what_is_drawn_is_listed_under_the_names_that_run_knows(
+    pattern: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = asked_groups(golden(), pattern, seed=3)
+    cases = {stored_id(case.id): case.why for group in groups for case in group.cases}
+    assert listed("cases", capsys, pattern) == cases
+    assert set(listed("presets", capsys, pattern)) == {group.preset.name for group in groups}
 
 
 def test_a_pattern_lists_only_the_names_that_match(capsys: pytest.CaptureFixture[str]) -> None:
