@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from grok_conformance.harness.commands import PASS
 from grok_conformance.harness.commands.asked_names import all_names, explain_asked
-from grok_conformance.harness.commands.glossary import LEVELS, all_words, meaning_of
+from grok_conformance.harness.commands.glossary import LEVELS, all_words, as_known, meaning_of
 from grok_conformance.harness.contract.taps import GOLDEN, GOLDEN_DIR, TapSpec, tap_specs
 from grok_conformance.harness.faults import ALL_FAULTS, Fault, faults_at
 from grok_conformance.harness.formats.files import FileError, read_json
@@ -41,6 +41,7 @@ def execute(options: argparse.Namespace) -> int:
 def explain(name: str) -> Iterator[str]:
     """Yield the lines that explain a verdict, an operation, a fault, a preset, a case, a level or a word."""
     operations = {operation.name: operation for operation in GROK_1.operations}
+    name = as_known(name, (*operations, *ALL_FAULTS, *known_words()))
     if name in operations:
         specs = {spec.operation: spec for spec in tap_specs()}
         yield from explain_operation(operations[name], specs[operations[name].tap])
@@ -60,12 +61,19 @@ def explain(name: str) -> Iterator[str]:
         yield line("means", LEVELS[name])
 
 
+def known_words() -> list[str]:
+    """Return every name that is neither an operation's nor a fault's: verdicts, levels, words, presets and cases."""
+    from grok_conformance.harness.judging.verdict import MEANINGS
+
+    return [*MEANINGS, *LEVELS, *all_words(), *all_names()]
+
+
 def explain_verdict(name: str, others: Collection[str]) -> Iterator[str]:
     """Yield what a verdict means; raises FileError for a name that is neither one nor among the others."""
     from grok_conformance.harness.judging.verdict import MEANINGS, PASSING
 
     if name not in MEANINGS:
-        known = [*MEANINGS, *others, *LEVELS, *all_words(), *all_names()]
+        known = [*others, *known_words()]
         raise FileError(unknown("fault, operation, verdict, level, case, preset or word", name, known))
     yield f"{name}: a verdict"
     yield line("means", MEANINGS[name])

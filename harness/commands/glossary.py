@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from grok_conformance.harness.contract import LOGITS
 
@@ -11,50 +12,112 @@ WORDS: Mapping[str, str] = {
         "a value inside an operation that a port may keep otherwise than published: a constant, a product, partial sums"
     ),
     "rounding plan": (
-        "the choice that a port makes at each point of an operation; "
-        "identified over all data, or over small calls and over larger ones, named, never a wider fence"
+        "the choice that a port makes at each point of an operation; identified over all data, or over small "
+        "calls and over larger ones, named, never a wider fence"
     ),
+    "baseline": "a candidate's earlier run, kept in a folder by `--baseline`, with which later ones are compared",
+    "bulk": "the root mean square of all errors of a tap, in units of its own rounding: how far it strays as a whole",
     "candidate": "an adapter between an engine and the harness; a port under test",
     "carried": "an edge's reading: the consumer used the producer's unrounded value, which the tap does not show",
     "case": "a preset, inputs for one or more calls, and what is compared",
+    "certificate, exercised": "which sizes, borders and orders of calls a run asked for, and which not",
+    "change": "what to change in the port, of the likely fault",
     "class of faults": "faults that no data of a case can tell apart; the diagnosis names the class",
+    "concurrency": (
+        "what a failure hangs on: it comes where a server has several requests at once, and not where it has the "
+        "same ones one at a time"
+    ),
+    "contrast": "in how many of the cases that show an operation it fails, and what only those have in common",
+    "diagnosis, likely": (
+        "the known fault that the failing values bear out, with how much of them it explains; or what they are "
+        "right for"
+    ),
+    "drawn, redrawn, reweighted": (
+        "made from a seed and not stored: a case with other tokens, or with other weights too; `--seed` repeats it"
+    ),
+    "end to end": (
+        "the check of the whole run from the tokens, along the port's own choice of experts: its errors are held "
+        "to those of the oracle rerun with modelled noise"
+    ),
     "evidence": "what a candidate showed in one case: its usable taps, and what is wrong with the others",
     "exact, expected, observed": "the float64 oracle's value; the golden value; the candidate's value",
     "exhibit": "one answered case as all checks are given it: preset, case, evidence, exact weights, ways",
     "fault": "a row of the table of what ports really got wrong",
-    "fence": ("how far one element may honestly stray from exact; part of the noise model, never widened for a port"),
-    "flip": ("a token that the port sends to other experts than the exact scores would; excused only near a tie"),
+    "fence": "how far one element may honestly stray from exact; part of the noise model, never widened for a port",
+    "flip": "a token that the port sends to other experts than the exact scores would; excused only near a tie",
+    "follows": "that an earlier operation shows the same fault, so that one change should mend both",
     "golden": "stored values that the canonical model gave, known by their digests",
+    "hangs on, cause": (
+        "what sets a run of a case that fails apart from one that passes: tapping, history, randomness, memory "
+        "or concurrency"
+    ),
+    "history": (
+        "what a failure hangs on: what the process was asked before; a fresh one that is asked the same repeats it"
+    ),
+    "honest, honest rounding": (
+        "what a port may err that computes right: the roundings of its dtypes, and sums in any order"
+    ),
+    "in common, systematic": (
+        "what all errors of a tap share, such as a factor or an offset, too small to show in any one of them"
+    ),
     "job, answer": "the folder with what a candidate is asked; the folder with what it gave",
     "known deviation, waiver": (
         "what an engine is known to do otherwise; the file that accepts exactly that, with a reason and a date"
     ),
+    "known to be unsupported": "a case that the candidate may decline and does: it does not count",
+    "ladder, rung": "drawn models in which one size stands at a border of tiles or blocks; `run --ladder`",
     "law": "what must hold for every model and any weights, so that no golden is needed",
+    "left open": (
+        "of a case: every compared token hangs on a hidden choice of experts, and most other cases are decided; "
+        "it does not count"
+    ),
     "level": "how much a candidate shows: logits, routes, layers or caches; a pass names it",
+    "measured / allowed, ratio": (
+        "the largest of what is measured of a tap, as a share of what is allowed: beyond 1 it fails"
+    ),
+    "memory": (
+        "what a failure hangs on: the port gives the golden values of a stored case, and wrong ones for other tokens"
+    ),
     "mutant": "an implementation with one fault put in on purpose",
+    "narrowed": "of a run: restricted to some operations or layers, so that its verdict says nothing of the rest",
     "null": "an impostor, such as a port that returns noise, which must never pass",
     "operation, row": "one step of the model: a tap made from other taps and weights by a float64 function",
     "oracle": "the graph in float64, written from the specification and not from `reference/`",
     "power": "the chance that a run sees a fault, known before it begins",
     "preset": "a configuration and its weights",
-    "published quirk": (
-        "something odd that the published model does with pads inside a prompt, or decoded, which no engine is used "
-        "for; a port that does otherwise in the rows that hold it is told so, and fails only where "
+    "probe": "a small model drawn so that the logits alone show what an engine does; `--case 'probe_*'`",
+    "published quirk, quirks": (
+        "something odd that the published model does with pads inside a prompt, or decoded, which no engine is "
+        "used for; a port that does otherwise in the rows that hold it is told so, and fails only where "
         "`--require NAME:quirks` asks for it"
     ),
-    "reading": ("what a consumer really used of an input: the tap as shown (rounded), carried, or unknown (recorded)"),
+    "randomness": (
+        "what a failure hangs on: nothing that is known; a fresh process that is asked the same gives other values"
+    ),
+    "reading": "what a consumer really used of an input: the tap as shown (rounded), carried, or unknown (recorded)",
+    "repeatable": "of a candidate: its further runs gave the same bits; otherwise they are judged as the first one is",
+    "rerun, further run": (
+        "the same calls of a case once more, in a way that must not matter: at once, with less tapped, after all others"
+    ),
+    "resembles": "the nearest known fault to failing values that no known fault explains",
+    "rounds elsewhere": "of an operation: right, in a rounding plan other than the published one",
+    "seen, cannot see": "a known fault that a run would find with a chance of one half at least, or with less",
+    "segment": "operations around hidden taps, which are checked as one",
     "shown, hidden": (
         "a tap that a candidate gives, or does not; operations around hidden taps are checked as one segment"
     ),
-    "slack": (
-        "how uncertain the scores are by which a choice of experts is judged: within it a tie may fall either way"
-    ),
+    "slack": "how uncertain the scores are by which a choice of experts is judged: within it a tie may fall either way",
+    "sweep": "a drawn model and a few requests to it, which cross many borders at once; `--case 'sweep_*'`",
+    "tail": "the one error of a tap that is farthest out, as a share of its fence",
     "tap": "a named value inside the model, such as `layers.03.router.logits`",
+    "tapping": "what a failure hangs on: it comes where fewer taps are recorded, and not where all are",
+    "tie, near-tie": "scores of experts that are equal, or nearer to one another than honest rounding",
     "trigger": "the circumstances in which a fault shows: a long context, padding, a second call, a full cache",
     "way, plan": (
-        "how a port computes an operation: its alternative and readings, one for all data of a compute dtype and form "
-        "of the weights, or for small calls and for larger ones, always reported"
+        "how a port computes an operation: its alternative and readings, one for all data of a compute dtype and "
+        "form of the weights, or for small calls and for larger ones, always reported"
     ),
+    "where": "what the places have in common at which values are wrong",
 }
 """Every word, or several that are told together, and its meaning."""
 
@@ -75,3 +138,23 @@ def meaning_of(word: str) -> str:
 def all_words() -> list[str]:
     """Return every single word of the glossary."""
     return [word for words in WORDS for word in words.split(", ")]
+
+
+def plain_form(name: str) -> str:
+    """Return a name in small letters, with spaces for hyphens and underscores, and every word in the singular."""
+    return " ".join(map(singular, re.split(r"[\s_-]+", name.strip().lower())))
+
+
+def singular(word: str) -> str:
+    """Return what the singular and the plural of a word have in common; other words may lose a letter as well."""
+    for ending, other in (("sses", "ss"), ("ss", "ss"), ("ies", "i"), ("ie", "i"), ("y", "i"), ("s", "")):
+        if word.endswith(ending):
+            return word.removesuffix(ending) + other
+    return word
+
+
+def as_known(name: str, known: Iterable[str]) -> str:
+    """Return the known name that a name spells otherwise, the name itself where none does."""
+    known = list(known)
+    spelt = {plain_form(other): other for other in reversed(known)}
+    return name if name in known else spelt.get(plain_form(name), name)

@@ -18,7 +18,7 @@ ALIKE = 0.6
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
     """Return `no KIND 'NAME'`, with the names nearest to it, or the first few where none is near."""
-    name = name[:MAX_NAME]
+    name, known = name[:MAX_NAME], set(known)
     near = heapq.nlargest(MAX_SHOWN, (other for other in sorted(known) if likeness(name, other) >= ALIKE),
                           key=lambda other: likeness(name, other))  # fmt: skip
     if near:

@@ -69,6 +69,38 @@ def test_every_level_is_explained(level: str, capsys: pytest.CaptureFixture[str]
     assert f"{level}: a level\n  means        {MEANT[level]}\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["end to end", "left open", "history", "tapping", "randomness", "memory", "concurrency", "bulk", "contrast",
+     "power", "fence", "level", "quirk", "diagnosis", "resembles", "measured / allowed", "rounds elsewhere"],
+)  # fmt: skip
+def test_the_words_of_reports_are_explained(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", word]) == 0
+    assert capsys.readouterr().out.startswith(f"{word}: a ")
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("end-to-end", "end to end"), ("End_to_End", "end to end"), ("fences", "fence"),
+        ("known-deviations", "known deviation"),
+        ("Gelu-ERF", "gelu_erf"), ("classes of faults", "class of faults"), ("near ties", "near-tie"),
+        ("quirks", "quirks"),
+        ("inconclusives", "inconclusive"), ("PROBE-MOE", "probe_moe"),
+    ],
+)  # fmt: skip
+def test_a_name_is_found_however_it_is_written(written: str, known: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", written]) == 0
+    assert capsys.readouterr().out.startswith(f"{known}: a ")
+
+
+def test_a_suggestion_names_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "logits_last"]) == 2
+    (_, told) = capsys.readouterr().err.split("did you mean ")
+    names = told.rstrip("?\n").split(" or ")
+    assert len(set(names)) == len(names)
+
+
 def test_a_name_that_nothing_has_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "oracel"]) == 2
     assert "did you mean oracle" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from grok_conformance.harness.__main__ import main
-from grok_conformance.harness.commands.glossary import LEVELS, WORDS, all_words, meaning_of
+from grok_conformance.harness.commands.glossary import LEVELS, WORDS, all_words, as_known, meaning_of, plain_form
 from grok_conformance.harness.contract import GOLDEN_DIR
 from grok_conformance.harness.judging.verdict import MEANINGS
 
@@ -24,6 +24,15 @@ def test_the_site_has_a_page_of_every_word_verdict_and_level(title: str, table: 
     section = GLOSSARY.read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)[1:]
     assert dict(rows) == table
+
+
+def test_a_plain_form_is_in_small_letters_and_the_singular() -> None:
+    assert plain_form(" Known-Deviations ") == plain_form("known_deviation")
+    assert plain_form("classes") == plain_form("class")
+    assert plain_form("histories") == plain_form("history")
+    assert plain_form("ties") == plain_form("tie")
+    assert as_known("Fences", ["fence"]) == "fence"
+    assert as_known("fen", ["fence"]) == "fen"
 
 
 @pytest.mark.parametrize("word", all_words())
