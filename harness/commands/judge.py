@@ -26,6 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map", type=Path, metavar="FILE", help="a Python file with INFO and TAP_MAP, to read dumps by"
     )
+    parser.add_argument(
+        "--case", action="append", default=[], metavar="GLOB", help="only the cases that match; repeatable"
+    )
     add_report_options(parser)
 
 
@@ -40,5 +43,5 @@ def execute(options: argparse.Namespace) -> int:
         if options.map is not None:
             out = scratch / "answers"
             answers_from_dumps(options.job, options.out, options.format, options.map, out)
-        verdict = run.judge_folder(golden, options.job, out, waivers)
+        verdict = run.judge_folder(golden, options.job, out, waivers, options.case)
         return conclude([verdict], golden, options, waivers=waivers)

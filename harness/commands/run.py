@@ -9,6 +9,7 @@ from grok_conformance.harness.commands.narrow_options import add_narrow_options,
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
 from grok_conformance.harness.judging.shard import Shard
+from grok_conformance.harness.report.reproduction import SERVED
 from grok_conformance.harness.running.child_process import Limits
 
 MAX_SECONDS = 1e6
@@ -36,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="judge a running server with a completions API, which holds the preset asked for",
     )
-    parser.add_argument("--model", default="served", metavar="NAME", help="the model to ask of the endpoint")
+    parser.add_argument("--model", default=SERVED, metavar="NAME", help="the model to ask of the endpoint")
     parser.add_argument(
         "--top-logprobs", type=int, default=10**6, metavar="N", help="log probabilities it gives (default: all)"
     )

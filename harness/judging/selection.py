@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from grok_conformance.harness.cases.case import Case
 from grok_conformance.harness.cases.drawn import FPROP_DTYPES, drawn_as, stored_id
 from grok_conformance.harness.cases.probes import PREFIX
 from grok_conformance.harness.cases.sweeps import PREFIX as SWEEP
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.groups import Group, ladder_groups, read_groups, sweep_groups, with_drawn
 
@@ -77,6 +80,22 @@ def drawn_again(golden: Golden, case_id: str, seed: int) -> tuple[Group, ...]:
     if not any(group.cases for group in kept):
         raise FileError(f"{case_id}: not drawn alone in {dtype}: run all cases with --seed {seed}")
     return tuple(group for group in kept if group.cases)
+
+
+def matching(groups: Sequence[Group], patterns: Sequence[str]) -> tuple[Group, ...]:
+    """Return as many groups, each with the cases that one of some patterns matches, stored or drawn by their own ids.
+
+    Raises FileError for a pattern that matches none.
+    """
+    every = [case.id for group in groups for case in group.cases]
+    for pattern in patterns:
+        if not fnmatch.filter(every, pattern):
+            raise FileError(f"--case: {unknown('case', pattern, every)}")
+
+    def asked(case: Case) -> bool:
+        return any(fnmatch.fnmatchcase(case.id, pattern) for pattern in patterns)
+
+    return tuple(replace(group, cases=tuple(filter(asked, group.cases))) for group in groups)
 
 
 def union(groups: Iterable[Group]) -> tuple[Group, ...]:

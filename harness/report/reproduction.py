@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import sys
@@ -13,6 +14,12 @@ from grok_conformance.harness.cases.ladder import is_rung
 
 PYTEST, PROGRAM, MODULE = "pytest", "grok-conformance", "python -m grok_conformance"
 NOX = "nox -s conformance --"
+
+ENDPOINT = ("--endpoint", "--model", "--top-logprobs")
+"""The options of `run` that say which server is judged."""
+
+SERVED = "served"
+"""The model that is asked of a server unless `--model` names another."""
 
 
 def started_by(words: Sequence[str]) -> str:
@@ -38,6 +45,33 @@ def command_typed(words: Sequence[str], environment: Mapping[str, str]) -> str:
     return start and f"{start} {shlex.join(words[1:])}"
 
 
+def called(candidate: str, words: Sequence[str]) -> list[str]:
+    """Return the options by which a run names a candidate: those of the endpoint where a server goes by that name."""
+    given = {name: value for name in ENDPOINT for value in values_of(words, name)}
+    if "--endpoint" not in given or candidate != given.get("--model", SERVED):
+        return ["--candidate", candidate]
+    return [word for option in given.items() for word in option]
+
+
+def values_of(words: Sequence[str], option: str) -> list[str]:
+    """Return the values that the words of a command give to an option, in their order."""
+    pairs = itertools.pairwise([*words, ""])
+    return [
+        value if word == option else word.removeprefix(f"{option}=")
+        for word, value in pairs
+        if word == option or word.startswith(f"{option}=")
+    ]
+
+
+def without_option(words: Sequence[str], option: str) -> list[str]:
+    """Return the words of a command without an option and its values."""
+    return [
+        word
+        for other, word in itertools.pairwise(["", *words])
+        if option not in (word, other) and not word.startswith(f"{option}=")
+    ]
+
+
 def reproduce(
     candidate: str,
     case: str,
@@ -60,8 +94,8 @@ def reproduce(
         narrowed = ["--conformance-candidate", candidate, "--conformance-case", stored_id(case)]
         return f"{PYTEST} {shlex.join(narrowed)}"
     if start and rest[:1] == ["judge"]:
-        return f"{start} {shlex.join(rest)}"
-    narrowed = ["--candidate", candidate, "--case", stored_id(case), *seed]
+        return f"{start} {shlex.join([*without_option(rest, '--case'), '--case', case])}"
+    narrowed = [*called(candidate, rest), "--case", stored_id(case), *seed]
     narrowed += ["--operation", operation] if operation else []
     if start and in_nox(environment):
         return f"{NOX} {shlex.join(narrowed)}"

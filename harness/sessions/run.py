@@ -15,6 +15,7 @@ from grok_conformance.harness.judging.groups import Group, group_of_job, job_pai
 from grok_conformance.harness.judging.memory import with_memory
 from grok_conformance.harness.judging.narrowing import Narrow, narrowed
 from grok_conformance.harness.judging.reruns import need_replay, with_causes
+from grok_conformance.harness.judging.selection import matching
 from grok_conformance.harness.judging.submission import Submission
 from grok_conformance.harness.judging.summary import judge_weights, summarise
 from grok_conformance.harness.judging.verdict import CandidateVerdict
@@ -116,8 +117,12 @@ def run_candidates(
             yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence, submission.num_elements)
 
 
-def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence[Waiver] = ()) -> CandidateVerdict:
+def judge_folder(
+    golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence[Waiver] = (), patterns: Sequence[str] = ()
+) -> CandidateVerdict:
     """Judge answers written elsewhere; raises FixtureError for a job that is not of this golden set.
+
+    Where there are `patterns`, only the cases that one of them matches; raises FileError for one that matches none.
 
     `job_dir` is one job and `out_dir` the folder that a program left for it, or each holds one such folder per job,
     under the same names.
@@ -125,14 +130,22 @@ def judge_folder(golden: Golden, job_dir: Path, out_dir: Path, waivers: Sequence
     pairs = job_pairs(job_dir, out_dir)
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
     names = [answer.info.name for each in answers for answer in each.values() if answer.info is not None]
-    return judge_pairs(golden, pairs, names[0] if names else out_dir.name, waivers)
+    return judge_pairs(golden, pairs, names[0] if names else out_dir.name, waivers, patterns)
 
 
 def judge_pairs(
-    golden: Golden, pairs: Sequence[tuple[Path, Path]], name: str, waivers: Sequence[Waiver] = ()
+    golden: Golden,
+    pairs: Sequence[tuple[Path, Path]],
+    name: str,
+    waivers: Sequence[Waiver] = (),
+    patterns: Sequence[str] = (),
 ) -> CandidateVerdict:
     """Judge the answers of one candidate in (job, answers) folders; raises FixtureError as `judge_folder` does."""
     groups = with_optional([group_of_job(golden, job) for job, _ in pairs])
+    if patterns:
+        kept = matching(groups, patterns)
+        pairs = [pair for pair, group in zip(pairs, kept, strict=True) if group.cases]
+        groups = tuple(group for group in kept if group.cases)
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
     known = waivers_of(waivers, name)
     submission = Submission(tuple(groups), tuple(answers), run_size(groups), waivers=known)

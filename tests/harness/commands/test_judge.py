@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,28 @@ def folders(kept: Path) -> tuple[Path, Path]:
 def test_answers_of_an_honest_run_pass(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["judge", *map(str, folders(kept))]) == 0
     assert "pass (caches)" in capsys.readouterr().out
+
+
+def test_a_failure_is_shown_again_in_its_case_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("kept")
+    cases = (CASE, "stress/prefill/saturated_cap.bfloat16")
+    asked = [word for case in cases for word in ("--case", case)]
+    assert main(["run", "--candidate", "numpy_float64", *asked, "--keep", str(folder), "--quiet", "--seed", "1"]) == 0
+    out = folder / "answers" / "numpy_float64"
+    for path in (out / "stress.float32").rglob("taps.safetensors"):
+        path.unlink()
+    words = ["judge", str(folder / "jobs"), str(out)]
+    monkeypatch.setattr(sys, "argv", ["/bin/grok-conformance", *words])
+    assert main(words) == 1
+    (line,) = {line for line in capsys.readouterr().out.splitlines() if "first: " in line and CASE in line}
+    command = shlex.split(line.partition("first: ")[2])
+    assert command == ["grok-conformance", *words, "--case", CASE]
+    assert main(command[1:]) == 1
+    assert "0 of 1 cases" in capsys.readouterr().out
+    assert main([*words, "--case", cases[1]]) == 0
 
 
 def test_an_answer_that_is_gone_is_missing(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,14 @@ from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.judging.groups import Group, with_one_sweep
-from grok_conformance.harness.judging.selection import asked_groups, asked_rungs, each_once, stored_groups, union
+from grok_conformance.harness.judging.selection import (
+    asked_groups,
+    asked_rungs,
+    each_once,
+    matching,
+    stored_groups,
+    union,
+)
 from tests.harness.honest_port import golden, golden_taps
 
 STRESS, PREFILL = "stress/prefill/saturated_cap.float32", "unequal/prefill/single_token.float32"
@@ -68,6 +75,15 @@ def test_weights_and_rungs_are_asked_of_several_patterns_too() -> None:
     assert [group.preset.name for group in stored_groups(golden(), [STRESS, PREFILL])] == ["stress", "unequal"]
     rungs = asked_rungs(3, ["ladder_batch_2/*", "ladder_batch_1/*", "ladder_batch_2/*"])
     assert [group.preset.name for group in rungs] == ["ladder_batch_2", "ladder_batch_1"]
+
+
+def test_groups_are_cut_to_the_cases_that_patterns_match() -> None:
+    groups = stored_groups(golden(), ["stress/*", "unequal/prefill/*"])
+    kept = matching(groups, [PREFILL, STRESS])
+    assert sorted(ids(kept)) == [STRESS, PREFILL]
+    assert len(kept) == len(groups)
+    with pytest.raises(FileError, match="no case 'strees"):
+        matching(groups, [PREFILL, "strees/*"])
 
 
 def test_no_pattern_asks_for_all_cases() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from grok_conformance.harness.cases.drawn import redraw
-from grok_conformance.harness.report.reproduction import command_typed, reproduce
+from grok_conformance.harness.report.reproduction import SERVED, command_typed, reproduce
 from tests.harness.honest_port import golden_case
 
 NOX = {"NOX_CURRENT_SESSION": "conformance"}
@@ -18,7 +18,8 @@ MODULE = "/somewhere/grok_conformance/__main__.py"
         ([MODULE, "run"], NOX, "nox -s conformance -- --candidate my_port.py --case 'a/*' --operation logits"),
         (["/bin/pytest", "-q"], {}, "pytest --conformance-candidate my_port.py --conformance-case 'a/*'"),
         (["/x/pytest/__main__.py"], NOX, "pytest --conformance-candidate my_port.py --conformance-case 'a/*'"),
-        (["/bin/grok-conformance", "judge", "jobs", "my out"], {}, "grok-conformance judge jobs 'my out'"),
+        (["/bin/grok-conformance", "judge", "jobs", "my out"], {}, "grok-conformance judge jobs 'my out' --case 'a/*'"),
+        (["/b/grok-conformance", "judge", "--case", "b", "j", "o"], {}, "grok-conformance judge j o --case 'a/*'"),
         (["/bin/ipykernel_launcher.py"], {}, "grok_conformance.judge('my_port.py', 'a/*', operations='logits')"),
         ([], {}, "grok_conformance.judge('my_port.py', 'a/*', operations='logits')"),
     ],
@@ -27,6 +28,28 @@ def test_a_command_is_told_as_it_is_typed_where_the_run_was_started(
     words: list[str], environment: dict[str, str], command: str
 ) -> None:
     assert reproduce("my_port.py", "a/*", "logits", words=words, environment=environment) == command
+
+
+URL = "http://127.0.0.1:8080"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--endpoint", URL, "--model", "my_port.py"], f"--endpoint {URL} --model my_port.py"),
+        ([f"--endpoint={URL}", "--top-logprobs", "20", "--model=my_port.py"],
+         f"--endpoint {URL} --model my_port.py --top-logprobs 20"),
+        (["--endpoint", URL, "--model", "other", "--candidate", "my_port.py"], "--candidate my_port.py"),
+    ],
+)  # fmt: skip
+def test_a_server_is_named_by_its_address_and_other_candidates_are_not(words: list[str], named: str) -> None:
+    command = reproduce("my_port.py", "a/*", words=[MODULE, "run", *words], environment={})
+    assert command == f"python -m grok_conformance run {named} --case 'a/*'"
+
+
+def test_a_server_without_a_model_is_named_by_its_address_alone() -> None:
+    command = reproduce(SERVED, "a/*", words=[MODULE, "run", "--endpoint", URL], environment={})
+    assert command == f"python -m grok_conformance run --endpoint {URL} --case 'a/*'"
 
 
 def test_a_drawn_case_is_told_by_the_stored_one_and_its_seed() -> None:
