@@ -1,6 +1,6 @@
 """A running server as a candidate: `python -m THIS_MODULE URL MODEL TOP JOB_DIR OUT_DIR`.
 
-The server has an OpenAI-compatible completions API that takes token ids: llama.cpp's, vLLM's. It is stateless: of every
+The server takes prompts of token ids (`running.completions`): llama.cpp's, vLLM's, SGLang's. It is stateless: of every
 position of a prompt it is asked for the next token's log probabilities, by a request for the prompt up to there. The
 first time prompts come one after the other, each with the last one's as its prefix, which a prefix cache must bear; the
 second time, which is judged too, `NUM_PARALLEL` at once in another order, which batches of unequal lengths must bear.
@@ -9,15 +9,11 @@ The server must hold the weights of the job's preset (`python -m grok_conformanc
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +23,13 @@ from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo, LanguageModelConfig, LogitForm
 from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.tensors import digest, open_tensors, write_tensors
+from grok_conformance.harness.running.completions import Endpoint, EndpointError, ask
 from grok_conformance.harness.running.jobs import JobCase, read_config, read_job
 
 NUM_PARALLEL = 8
 """Requests at a time, when a case is asked again."""
 
-NUM_TRIES = 4
-TIMEOUT_SECONDS = 120.0
-TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
-
-LARGEST = float(np.finfo(np.float32).max)
-
 FAILED = 2
-
-
-class EndpointError(Exception):
-    """Raised for a server that cannot be reached or answers something else; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A server, the model asked of it, and how many log probabilities it is asked for."""
-
-    url: str
-    model: str
-    top: int
 
 
 def main(url: str, model: str, top: int, job_dir: Path, out_dir: Path) -> int:
@@ -122,51 +100,6 @@ def ask_calls(
             history + tokens[row, :n].tolist() for row, (history, n) in enumerate(zip(histories, lengths, strict=True))
         ]
     return answers
-
-
-def ask(endpoint: Endpoint, prompt: Sequence[int]) -> dict[int, float]:
-    """Return the log probabilities of the token after a prompt, by token id; raises EndpointError."""
-    body = {
-        "model": endpoint.model,
-        "prompt": list(prompt),
-        "max_tokens": 1,
-        "temperature": 0,
-        "logprobs": endpoint.top,
-        "return_tokens_as_token_ids": True,  # vLLM's name for them; others pass it over
-    }
-    answer = post(f"{endpoint.url}/v1/completions", body)
-    try:
-        shown = parse(answer["choices"][0]["logprobs"])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise EndpointError(f"{endpoint.url}: no log probabilities in the answer ({error!a})") from None
-    if odd := [value for value in shown.values() if not (abs(value) <= LARGEST or value == -math.inf)]:
-        raise EndpointError(f"{endpoint.url}: {odd[0]} is no log probability")
-    return shown
-
-
-def parse(logprobs: Mapping[str, Any]) -> dict[int, float]:
-    """Return the log probabilities by token id, from an answer of llama.cpp's server or of vLLM's."""
-    if "content" in logprobs:  # llama.cpp: rows of id and logprob
-        return {int(row["id"]): float(row["logprob"]) for row in logprobs["content"][0]["top_logprobs"]}
-    rows = logprobs["top_logprobs"][0]  # vLLM: {"token_id:17": logprob}
-    return {int(name.removeprefix("token_id:")): float(value) for name, value in rows.items()}
-
-
-def post(url: str, body: Mapping[str, Any]) -> Any:
-    """Return the JSON that a server answers, tried again while it is busy; raises EndpointError."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - the user's own server
-    for attempt in range(NUM_TRIES):
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - likewise
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            reason = f"HTTP {error.code}: {error.read(200).decode(errors='replace')}"
-            if error.code != TOO_MANY_REQUESTS and error.code < SERVER_ERROR:
-                break
-        except (OSError, RecursionError, ValueError) as error:
-            reason = str(error)
-        time.sleep(0.2 * 2**attempt)
-    raise EndpointError(f"{url}: {' '.join(reason.split())[:300]}")
 
 
 if __name__ == "__main__":
