@@ -19,6 +19,7 @@ class Rerun:
 
     `sentence` completes "the case" in a message. A rerun `after_all` is made on the same loaded model once every case
     of the job has run, in reverse order. One that `needs_two_calls` shows in the last call what the calls before left.
+    One `by_server` is made by a running server alone (`running.endpoint`).
     """
 
     name: str
@@ -27,6 +28,7 @@ class Rerun:
     last_taps: tuple[str, ...] = EVERYTHING
     after_all: bool = False
     needs_two_calls: bool = False
+    by_server: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -42,6 +44,7 @@ RERUNS = (
     Rerun("again", "run a second time"),
     Rerun("untapped", "run with only its logits tapped", (LOGITS,), (LOGITS,)),
     Rerun("silent", "run without a tap until its last call", (), needs_two_calls=True),
+    Rerun("parallel", "run with several requests at a time", by_server=True),
     Rerun("later", "run again after all others, in another order", after_all=True),
 )
 """Every rerun, in the order in which they are made."""
@@ -53,5 +56,9 @@ def reruns_of(num_calls: int) -> tuple[Rerun, ...]:
 
 
 def reruns_named(names: tuple[str, ...], *, after_all: bool) -> Iterator[Rerun]:
-    """Yield the reruns of some names that are made at once, or after all cases; unknown names are passed over."""
-    yield from (rerun for rerun in RERUNS if rerun.name in names and rerun.after_all == after_all)
+    """Yield the reruns of some names that an engine in a process makes at once, or after all cases.
+
+    Unknown names, and those of a server, are passed over.
+    """
+    own = (rerun for rerun in RERUNS if rerun.name in names and not rerun.by_server)
+    yield from (rerun for rerun in own if rerun.after_all == after_all)

@@ -157,7 +157,7 @@ def coverage(groups: Sequence[Group], answers: Sequence[Mapping[str, Answer]]) -
     return (
         *(of_sizes(trigger, by_dtype(trigger, asked)) for trigger in TRIGGERS),
         of_names("orders of calls", ORDERS, pairs),
-        of_names("further runs", [rerun.name for rerun in RERUNS], runs),
+        of_names("further runs", [rerun.name for rerun in RERUNS if rerun.name in runs or not rerun.by_server], runs),
     )
 
 

@@ -2,7 +2,7 @@
 
 A case that passes in one run and fails in another hangs on something that must not matter. It is named as far as it is
 proven: `tapping` where only runs with fewer taps fail, `history` where the same requests in a fresh process give the
-same values, `randomness` where they give others.
+same values, `randomness` where they give others; `concurrency` where a server fails only while it has several.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import Answer, unrepeated
 
 UNPROVEN = "history or randomness"
+
+CONCURRENCY = "concurrency"
+
+BY_SERVER = frozenset(rerun.name for rerun in RERUNS if rerun.by_server)
 
 FIRST = "first"
 
@@ -161,7 +165,15 @@ def failing_apart(verdict: CaseVerdict) -> set[str]:
 
 def need_replay(judged: Sequence[Judged]) -> bool:
     """Return whether some case passes in one run and fails in another, so that its cause is to be found."""
-    return any(failing_apart(verdict) for each in judged for verdict in each.verdicts)
+    verdicts = [verdict for each in judged for verdict in each.verdicts]
+    return any(failing_apart(verdict) and not hangs_on_concurrency(verdict) for verdict in verdicts)
+
+
+def hangs_on_concurrency(verdict: CaseVerdict) -> bool:
+    """Return whether a server fails where it has several requests at a time, and gave the same bits one at a time."""
+    alone = [run.bitwise for run in verdict.runs if run.name in WHOLE - BY_SERVER]
+    failed = failing_apart(verdict)
+    return bool(failed) and failed <= BY_SERVER and bool(alone) and all(alone)
 
 
 def with_causes(judged: Sequence[Judged], answers: Answers, replayed: Answers | None) -> list[Judged]:
@@ -177,7 +189,9 @@ def with_causes(judged: Sequence[Judged], answers: Answers, replayed: Answers | 
     def caused(verdict: CaseVerdict) -> CaseVerdict:
         if not failing_apart(verdict):
             return verdict
-        if replayed is None:
+        if hangs_on_concurrency(verdict):
+            cause = CONCURRENCY
+        elif replayed is None:
             cause = "tapping" if only_tapping else UNPROVEN
         elif again.get(verdict.case) != same[verdict.case]:
             cause = "randomness"

@@ -74,9 +74,9 @@ class CaseVerdict:
     how close the routing was.
     `runs` are the first run and the further ones; `repeatable` tells whether those with the same taps were bit for bit
     the first, None if there were none. `cause` says what the failure of some of them hangs on, as far as it is proven:
-    `tapping`, `history` or `randomness`; of a drawn case `memory`. `waived` names the known deviations that it showed,
-    or why the case need not count. `quirks` are the taps, as `call0/TAP`, in which a port sees other keys
-    than the published model does in a case of pads. `seconds` is the candidate's own time.
+    `tapping`, `history`, `randomness`, `concurrency`; of a drawn case `memory`. `waived` names the known deviations
+    that it showed, or why the case need not count. `quirks` are the taps, as `call0/TAP`, in which a port sees other
+    keys than the published model does in a case of pads. `seconds` is the candidate's own time.
     """
 
     case: str

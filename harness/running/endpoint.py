@@ -4,6 +4,7 @@ The server takes prompts of token ids (`running.completions`): llama.cpp's, vLLM
 position of a prompt it is asked for the next token's log probabilities, by a request for the prompt up to there. The
 first time prompts come one after the other, each with the last one's as its prefix, which a prefix cache must bear; the
 second time, which is judged too, `NUM_PARALLEL` at once in another order, which batches of unequal lengths must bear.
+Where that gives other bits, they come one after the other once more, which tells whether it hangs on concurrency.
 The server must hold the weights of the job's preset (`python -m grok_conformance export`).
 """
 
@@ -59,15 +60,27 @@ def main(url: str, model: str, top: int, job_dir: Path, out_dir: Path) -> int:
 def run_case(
     endpoint: Endpoint, config: LanguageModelConfig, case: JobCase, inputs: Mapping[str, Array], folder: Path
 ) -> dict[str, Any]:
-    """Ask a case in order and then again all at once, write both, and return its result.json; raises EndpointError."""
+    """Ask a case in order and then all at once, write both, and return its result.json; raises EndpointError.
+
+    Where the two differ it is asked in order once more.
+    """
     if case.preload:
         return {"status": "unsupported", "reason": "a server takes prompts, not caches"}
     began = time.perf_counter()
-    write_tensors(folder / "taps.safetensors", ask_calls(endpoint, config, case, inputs, num_parallel=1))
+    first = ask_calls(endpoint, config, case, inputs, num_parallel=1)
     seconds = time.perf_counter() - began
-    again = ask_calls(endpoint, config, case, inputs, num_parallel=NUM_PARALLEL)
-    write_tensors(folder / "again.safetensors", again)
-    return {"status": "answered", "seconds": seconds, "repeat": {key: digest(x) for key, x in again.items()}}
+    given = {"taps": first, "parallel": ask_calls(endpoint, config, case, inputs, num_parallel=NUM_PARALLEL)}
+    if digests(given["parallel"]) != digests(first):
+        given["again"] = ask_calls(endpoint, config, case, inputs, num_parallel=1)
+    for name, taps in given.items():
+        write_tensors(folder / f"{name}.safetensors", taps)
+    reruns = {name: digests(taps) for name, taps in given.items() if name != "taps"}
+    return {"status": "answered", "seconds": seconds, "reruns": reruns}
+
+
+def digests(taps: Mapping[str, Array]) -> dict[str, str]:
+    """Return the sha256 of every tap."""
+    return {key: digest(x) for key, x in taps.items()}
 
 
 def ask_calls(

@@ -10,7 +10,7 @@ def test_a_rerun_without_taps_records_in_its_last_call_alone_what_the_first_run_
 
 
 def test_only_runs_with_all_taps_are_whole() -> None:
-    assert {rerun.name for rerun in RERUNS if rerun.is_whole} == {"again", "later"}
+    assert {rerun.name for rerun in RERUNS if rerun.is_whole} == {"again", "parallel", "later"}
 
 
 def test_what_the_next_call_shows_needs_a_next_call() -> None:

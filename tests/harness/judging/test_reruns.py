@@ -10,7 +10,7 @@ import pytest
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.judging.judge import Judged, judge_candidate
-from grok_conformance.harness.judging.reruns import FIRST, need_replay, with_causes, with_reruns
+from grok_conformance.harness.judging.reruns import FIRST, hangs_on_concurrency, need_replay, with_causes, with_reruns
 from grok_conformance.harness.judging.verdict import CaseVerdict
 from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.running.answers import Answer, Repeated
@@ -27,7 +27,7 @@ def judged(case_id: str, answer: Answer, replayed: Answer | None = None, *, caus
     group, runs = group_of(case_id), HonestRuns()
     first = judge_candidate([group], [{case_id: answer}], NUM_ELEMENTS, runs)
     found: Sequence[Judged] = with_reruns([group], [{case_id: answer}], first, NUM_ELEMENTS, runs)
-    assert need_replay(found) == causes
+    assert need_replay(found) == (causes and not any(map(hangs_on_concurrency, found[0].verdicts)))
     if causes:
         found = with_causes(found, [{case_id: answer}], None if replayed is None else [{case_id: replayed}])
     return found[0].verdicts[0]
@@ -72,6 +72,21 @@ def test_a_wrong_second_run_fails_by_history_if_a_fresh_process_gives_it_too_and
     verdict = judged(PREFILL, answer, fresh, causes=True)
     assert (verdict.status, verdict.cause) == ("fail", cause)
     assert verdict.reason.startswith(f"{cause}: run a second time: logits: ")
+
+
+@pytest.mark.parametrize(
+    ("alone", "cause"),
+    [("the same", "concurrency"), ("another", "history or randomness"), ("unknown", "history or randomness")],
+)
+def test_a_server_that_fails_with_several_requests_alone_hangs_on_concurrency(
+    tmp_path: Path, alone: str, cause: str
+) -> None:
+    taps = honest_taps(PREFILL, 31)
+    once_more = {"the same": {"again": taps}, "another": {"again": honest_taps(PREFILL, 32)}, "unknown": {}}[alone]
+    answer = answered(tmp_path, taps, reruns={"parallel": garbled(taps), **once_more})
+    verdict = judged(PREFILL, answer, causes=True, replayed=None)
+    assert (verdict.status, verdict.cause) == ("fail", cause)
+    assert verdict.reason.startswith(f"{cause}: run with several requests at a time: logits: ")
 
 
 def test_a_first_run_that_fails_where_a_later_one_passes_hangs_on_history_too(tmp_path: Path) -> None:

@@ -106,9 +106,13 @@ def test_a_server_that_mixes_up_requests_in_parallel_fails_the_second_time(
 ) -> None:
     monkeypatch.setattr(Stub, "mixes_up", True)
     _, folder = answered(stub, "served", 2, tmp_path, two_calls())
-    first, again = (open_tensors(folder / f"{name}.safetensors") for name in ("taps", "again"))
+    first, again = (open_tensors(folder / f"{name}.safetensors") for name in ("taps", "parallel"))
     assert np.nanargmax(np.array(first["call0/logits"])[0], -1).tolist() == [6, 7, 8]
     assert np.nanargmax(np.array(again["call0/logits"])[0], -1).tolist() != [6, 7, 8]
+    alone = open_tensors(folder / "again.safetensors")
+    assert all(np.array_equal(alone[key], first[key], equal_nan=True) for key in first)
+    reruns = json.loads((folder / "result.json").read_text())["reruns"]
+    assert set(reruns) == {"parallel", "again"}
 
 
 def test_a_server_that_refuses_is_an_error_in_one_line(stub: str, tmp_path: Path) -> None:

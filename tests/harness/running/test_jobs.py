@@ -50,18 +50,18 @@ def test_a_job_wants_every_tap_of_the_configuration_unless_told_which(tmp_path: 
     asked = [case("tiny/a", call("prefill", [1]))]
     (row,) = write_job(tmp_path / "all", "1.0.0", PRESET, asked).cases
     assert row.taps == tap_names(CONFIG)
-    assert (row.untapped, row.reruns) == (("logits",), ("again", "untapped", "later"))
+    assert (row.untapped, row.reruns) == (("logits",), ("again", "untapped", "parallel", "later"))
     (row,) = write_job(tmp_path / "some", "1.0.0", PRESET, asked, ("*.router.*",)).cases
     assert row.taps == ("layers.00.router.logits", "layers.00.router.probabilities")
-    assert (row.untapped, row.reruns) == ((), ("again", "later"))
+    assert (row.untapped, row.reruns) == ((), ("again", "parallel", "later"))
 
 
 def test_a_case_is_run_again_in_every_way_that_its_calls_allow_or_only_as_asked(tmp_path: Path) -> None:
     asked = [case("tiny/a", call("prefill", [1])), case("tiny/b", call("prefill", [1]), call("decode", [2]))]
     job = write_job(tmp_path / "all", "1.0.0", PRESET, asked, ("logits",))
     assert [row.reruns for row in job.cases] == [
-        ("again", "untapped", "later"),
-        ("again", "untapped", "silent", "later"),
+        ("again", "untapped", "parallel", "later"),
+        ("again", "untapped", "silent", "parallel", "later"),
     ]
     job = write_job(tmp_path / "some", "1.0.0", PRESET, asked, ("logits",), ("silent",))
     assert [(row.untapped, row.reruns) for row in job.cases] == [((), ()), ((), ("silent",))]
