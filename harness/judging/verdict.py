@@ -199,6 +199,8 @@ class CandidateVerdict:
             return f"{self.status}, of {self.narrowed} alone"
         if not self.passed:
             return self.status
+        if self.status == "quirk":
+            return "quirk, of nothing but published quirks, which it does not reproduce"
         num_deviations = sum(bool(waiver.tap) for waiver in self.waivers)
         known = f" with {num_deviations} known deviation{'s' * (num_deviations > 1)}" if num_deviations else ""
         places = list(dict.fromkeys(row.operation for row in self.rounding_elsewhere))
@@ -260,10 +262,9 @@ def by_operation(
     `diagnoses` its likely fault. Published quirks that a port does not reproduce do not count.
     """
     pooled: dict[tuple[str, str], list[tuple[str, Comparison]]] = {}
-    for case in [case for case in cases if case.status != "quirk"] or cases:
-        for comparison in case.comparisons:
-            if case.status == "quirk" or tap_key(comparison.call, comparison.tap) not in case.quirks:
-                pooled.setdefault((comparison.operation, dtypes[case.case]), []).append((case.case, comparison))
+    for case in (case for case in cases if case.status != "quirk"):
+        for comparison in (c for c in case.comparisons if tap_key(c.call, c.tap) not in case.quirks):
+            pooled.setdefault((comparison.operation, dtypes[case.case]), []).append((case.case, comparison))
     names = [spec.operation for spec in graph.taps]
     rows = []
     for (operation, dtype), found in sorted(pooled.items(), key=lambda item: (names.index(item[0][0]), item[0][1])):

@@ -65,3 +65,10 @@ def test_a_published_quirk_that_a_port_does_not_reproduce_is_told_and_is_no_fail
     assert verdict.passed
     assert set(verdict.missed_quirks) == {"unequal/decode/pads_in_cache.float32", "unequal/decode/pad_token.float32"}
     assert all(row.status == "pass" for row in verdict.operations)
+
+
+def test_a_run_of_nothing_but_published_quirks_is_no_failure_either() -> None:
+    verdict = verdict_of(ZOO["mask_by_length"], groups_of("unequal/decode/pad_token.*", "float32"))
+    assert (verdict.status, verdict.passed, verdict.operations) == ("quirk", True, ())
+    assert verdict.summary == "quirk, of nothing but published quirks, which it does not reproduce"
+    assert verdict.missed_quirks == ("unequal/decode/pad_token.float32",)

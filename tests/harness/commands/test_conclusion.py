@@ -18,7 +18,7 @@ from tests.harness.report.verdicts import FAILING, PASSING, verdict
 GOOD, BAD = verdict(PASSING, name="good"), verdict(FAILING, name="bad")
 
 
-def options(**files: Path) -> argparse.Namespace:
+def options(**files: Path | str) -> argparse.Namespace:
     usual = {"json": None, "html": None, "junit": None, "detail": "quiet", "strict": False}
     return argparse.Namespace(**{**usual, **files})
 
@@ -53,6 +53,18 @@ def test_published_quirks_count_only_where_they_are_required(capsys: pytest.Capt
     assert conclude([quirky], golden(), options(), [("good", "quirks")]) == NONCONFORMING
     assert "quirks of unequal/decode/pad_token.float32" in capsys.readouterr().err
     assert conclude([GOOD], golden(), options(), [("good", "quirks")]) == PASS
+
+
+def test_nothing_but_published_quirks_passes_and_is_told_unless_they_are_required(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = replace(GOOD, cases=(CaseVerdict(case="unequal/decode/pad_token.float32", status="quirk"),), operations=())
+    files = {name: tmp_path / f"run.{name}" for name in ("json", "html", "junit")}
+    assert conclude([only], golden(), options(**files, detail="normal")) == PASS
+    told = capsys.readouterr().out
+    assert "quirk, of nothing but published quirks, which it does not reproduce" in told
+    assert "likely" not in told
+    assert conclude([only], golden(), options(), [("good", "quirks")]) == NONCONFORMING
 
 
 def test_every_file_that_was_asked_for_is_written(tmp_path: Path) -> None:
