@@ -23,6 +23,7 @@ from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnos
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
+from grok_conformance.harness.judging.marks import marked
 from grok_conformance.harness.measure.comparison import Comparison, Kind
 
 
@@ -57,7 +58,7 @@ def judge_operations(
     made = local or {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in core}
     found = judge_core(core, {one.case.id: made[one.case.id] for one in core}, num_elements)
     if not found.failing and only is None:
-        found = by_logits_alone(found, num_elements)
+        found = by_marks(by_logits_alone(found, num_elements))
     known = {one.preset.name: one.ways for one in found.exhibits}
     apart = [with_ways(one, known.get(one.preset.name, Ways())) for one in quirks]
     told = {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in apart}
@@ -132,6 +133,20 @@ def by_logits_alone(found: JudgedOperations, num_elements: int) -> JudgedOperati
         failing=again.failing,
         diagnoses={**found.diagnoses, **again.diagnoses},
     )  # fmt: skip
+
+
+def by_marks(found: JudgedOperations) -> JudgedOperations:
+    """Look for the marks of known faults where nothing fails."""
+    if found.failing:
+        return found
+    local, diagnoses = marked(found.exhibits, found.local)
+    return replace(
+        found,
+        local=local,
+        failing=frozenset(diagnoses),
+        noted=found.noted - frozenset(diagnoses),
+        diagnoses={**found.diagnoses, **diagnoses},
+    )
 
 
 def resembling(operation: str, exhibits: Sequence[Exhibit], local: Local) -> bool:

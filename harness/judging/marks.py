@@ -1,0 +1,82 @@
+"""Known faults that hide below the noise of single values, where taps are hidden: what all values show together.
+
+Around hidden operations every single value may stray far, in a narrow compute dtype most of all. What a known fault
+would have done to all of them is known to the last digit, though, and no honest rounding does the same: the matched
+filter that names a fault finds it too (ARCHITECTURE: class of faults).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.local import Local
+from grok_conformance.harness.diagnosis.matched_filter import NUM_WHERE_HIDDEN, Diagnosis, diagnose
+from grok_conformance.harness.faults import ALL_FAULTS, Fault
+from grok_conformance.harness.measure.systematic import Systematic
+
+CERTAIN = 15.0
+"""Standard errors from 0 at which a fault's coefficient, which must be 1, is none of an honest port: few tokens may
+make them, so that their distribution has wide tails."""
+
+ROUNDINGS = ("precision",)
+"""Kinds of faults that honest roundings may resemble, those apart that quantise."""
+
+QUANTISATIONS = (
+    "activations_*", "all_reduce_fp8", "attention_weights_fp8", "cache_*", "query_key_int8", "weights_fp8",
+    "weights_int*", "weights_requantised",
+)  # fmt: skip
+
+
+def marking(faults: dict[str, Fault]) -> dict[str, Fault]:
+    """Return the faults that leave a mark which no honest rounding leaves."""
+    return {
+        name: fault
+        for name, fault in faults.items()
+        if not fault.harmless
+        and (fault.kind not in ROUNDINGS or any(fnmatch.fnmatchcase(name, glob) for glob in QUANTISATIONS))
+    }
+
+
+def marked(exhibits: Sequence[Exhibit], local: Local) -> tuple[Local, dict[str, Diagnosis]]:
+    """Return the local checks with what the marks of known faults add to them, and the faults by operation.
+
+    Only cases that hide taps and compute in a narrow dtype are looked at, the largest few of them; every other fault
+    shows in single values.
+    """
+    blind = [
+        one for one in exhibits if one.hides_taps and not one.quirk and one.evidence.config.fprop_dtype != "float32"
+    ]
+    told = sorted(blind, key=lambda one: -sum(c.num_elements for c in local[one.case.id]))[:NUM_WHERE_HIDDEN]
+    found: dict[str, Diagnosis] = {}
+    for operation in sorted({c.operation for one in told for c in local[one.case.id] if is_behind_hidden(one, c.tap)}):
+        try:
+            made = diagnose(told, [local[one.case.id] for one in told], {operation}, marking(dict(ALL_FAULTS)))
+        except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
+            continue
+        diagnosis = made.get(operation)
+        if diagnosis is not None and diagnosis.faults and diagnosis.coefficient >= CERTAIN * diagnosis.standard_error:
+            found[operation] = diagnosis
+    for operation, diagnosis in found.items():
+        local = with_mark(told, local, operation, diagnosis)
+    return local, found
+
+
+def is_behind_hidden(exhibit: Exhibit, tap: str) -> bool:
+    """Return whether a tap is computed from what is not shown."""
+    row = exhibit.evidence.graph.operation_of(tap, exhibit.evidence.config)
+    return not exhibit.hidden.isdisjoint(exhibit.needed([row.name]) - {row.name})
+
+
+def with_mark(told: Sequence[Exhibit], local: Local, operation: str, diagnosis: Diagnosis) -> Local:
+    """Return the local checks with the mark of a fault at the largest tap of an operation."""
+    taps = [(c.num_elements, one.case.id, i) for one in told
+            for i, c in enumerate(local[one.case.id]) if c.operation == operation]  # fmt: skip
+    _, case, place = max(taps)
+    error = diagnosis.standard_error
+    mark = Systematic(f"mark of {diagnosis.likeliest}", diagnosis.coefficient, error, 0.0, error**-2, CERTAIN)
+    made = list(local[case])
+    made[place] = replace(made[place], systematic=(*made[place].systematic, mark))
+    return {**local, case: made}
