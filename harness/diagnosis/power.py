@@ -32,13 +32,15 @@ class Power:
     """What one run could see in one compute dtype, at the level of a candidate.
 
     `probability` is the chance that a known fault is found, by its id; the faults below one half are `invisible`, and
-    `not_asked` those for which no case of the run is meant.
+    `not_asked` those for which no case of the run is meant. `probes` is the form in which probes are shown, empty of
+    other cases (`diagnosis.probe_power`).
     """
 
     fprop_dtype: str
     probability: Mapping[str, float]
     invisible: tuple[str, ...]
     not_asked: tuple[str, ...]
+    probes: str = ""
 
 
 def taps_of_level(level: str) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ def power_of_run(level: str, cases: Iterable[tuple[str, str]], table: Table | No
     powers = (table or power_table()).get(level, {})
     by_dtype: dict[str, list[str]] = {}
     for case, dtype in cases:
-        if case.startswith(PREFIX):  # of probes the rates are told in tests/fault_detection/PROBES.md
+        if case.startswith(PREFIX):  # `diagnosis.probe_power` tells of these
             continue
         by_dtype.setdefault(dtype, []).append(case)
     return tuple(_power(dtype, ids, powers) for dtype, ids in sorted(by_dtype.items()))
@@ -87,5 +89,6 @@ def _power(dtype: str, cases: Sequence[str], powers: Mapping[str, Mapping[str, f
 def describe(power: Power) -> str:
     """Return a power statement in one line."""
     seen = len(power.probability) - len(power.invisible)
-    text = f"{power.fprop_dtype}: {seen} of {len(power.probability)} known faults would be seen"
+    shown = f", by probes of which it shows {power.probes}" if power.probes else ""
+    text = f"{power.fprop_dtype}{shown}: {seen} of {len(power.probability)} known faults would be seen"
     return text + (f"; cannot see {', '.join(power.invisible)}" if power.invisible else "")

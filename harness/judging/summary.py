@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from grok_conformance.harness.checks.loaded_weights import WeightProblem, check_partition_specs, check_weights
-from grok_conformance.harness.contract import LEVELS
-from grok_conformance.harness.diagnosis.power import power_of_run
+from grok_conformance.harness.contract import LEVELS, CandidateInfo
+from grok_conformance.harness.diagnosis.power import Power, power_of_run
+from grok_conformance.harness.diagnosis.probe_power import power_of_probes
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.coverage import coverage
 from grok_conformance.harness.judging.groups import Group
@@ -85,9 +86,18 @@ def summarise(
         operations=suspected(by_operation(cases, dtypes, chosen, diagnoses, groups[0].graph), groups[0].graph),
         seconds=seconds,
         coverage=coverage(groups, answers),
-        powers=() if level == "none" else power_of_run(level, dtypes.items()),
+        powers=powers_of(infos[0], level, dtypes) if infos and level != "none" else (),
         waivers=tuple(each for each in waivers if any(each.name in case.waived for case in cases)),
     )
+
+
+def powers_of(info: CandidateInfo, level: str, dtypes: Mapping[str, str]) -> tuple[Power, ...]:
+    """Return what a run over cases, whose compute dtypes are given, can see: by golden cases, and by probes.
+
+    Of a candidate that shows every operation it is not told of probes, which are for those that show less.
+    """
+    by_probes = power_of_probes(info, dtypes.items()) if level in LEVELS[: LEVELS.index("layers")] else ()
+    return (*power_of_run(level, dtypes.items()), *by_probes)
 
 
 def refuse(name: str, groups: Sequence[Group], reason: str) -> CandidateVerdict:

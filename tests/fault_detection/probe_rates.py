@@ -3,6 +3,7 @@
 Predicted is the emulated port with a fault, observed the torch port with the fault patched in by hand. Both are judged
 by the local check on what is shown, as in a run; a fault is detected if it fails in any case of the probes. A case that
 was measured already is measured again only if its probe has changed, and asked only for what no earlier one shows.
+What is predicted is what a run tells of its power (`harness/faults/probe_power.json`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ from grok_conformance.harness.cases.case import Case, Preset
 from grok_conformance.harness.cases.probes import PROBES, make_probe, probe_cases
 from grok_conformance.harness.contract import ALL_LOGITS, LogitForm
 from grok_conformance.harness.diagnosis.probe_design import HONEST, Shown, prepare, strength, strengths
+from grok_conformance.harness.diagnosis.probe_power import (
+    ALL,
+    FILE,
+    HIDDEN,
+    HIDDEN_STATES,
+    LAST,
+    NUM_TOP,
+    TOKENS,
+    TOP,
+    ProbePower,
+)
 from grok_conformance.harness.faults import FAULTS, Fault
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
@@ -33,14 +45,12 @@ class Showing:
     taps: tuple[str, ...] = ("logits",)
 
 
-HIDDEN_STATES = ("embedding", "layers.*.output", "layers.*.router.logits", "layers.*.kv.*", "final_norm", "logits")
-
 FORMS: Mapping[str, Showing] = {
-    "all logits": Showing(ALL_LOGITS),
-    "last position": Showing(LogitForm(positions="last")),
-    "top 20 log probabilities": Showing(LogitForm(kind="log_probabilities", top=20)),
-    "greedy tokens": Showing(LogitForm(kind="tokens")),
-    "hidden states, router logits, cache": Showing(ALL_LOGITS, HIDDEN_STATES),
+    ALL: Showing(ALL_LOGITS),
+    LAST: Showing(LogitForm(positions="last")),
+    TOP: Showing(LogitForm(kind="log_probabilities", top=NUM_TOP)),
+    TOKENS: Showing(LogitForm(kind="tokens")),
+    HIDDEN: Showing(ALL_LOGITS, HIDDEN_STATES),
 }
 RESULTS = Path(__file__).with_name("probe_rates.json")
 PAGE = Path(__file__).with_name("PROBES.md")
@@ -129,10 +139,28 @@ def strongest(found: Rates, side: Side, dtype: str, form: int) -> dict[str, floa
     alone = showing.index(Showing(showing[form].logits))
     best: dict[str, float] = {}
     for case, measured in found.items():
-        if case.endswith(f".{dtype}"):
+        if case.endswith(dtype):
             for name, each in getattr(measured, side).items():
                 best[name] = max(best.get(name, 0.0), each[form], each[alone])
     return best
+
+
+def shipped(found: Rates) -> ProbePower:
+    """Return what a run is to tell: by case the faults that were asked of it, and those predicted to be seen."""
+    forms = {
+        name: [strongest({case: each}, "predicted", "", i) for case, each in found.items()]
+        for i, name in enumerate(FORMS)
+    }
+    return ProbePower(
+        measured={case: sorted(set(each.predicted) - {HONEST}) for case, each in found.items()},
+        seen={
+            name: {
+                case: sorted(fault for fault, ratio in best.items() if ratio > DETECTED and fault != HONEST)
+                for case, best in zip(found, each, strict=True)
+            }
+            for name, each in forms.items()
+        },
+    )
 
 
 def page(found: Rates) -> str:
@@ -196,9 +224,10 @@ def main(patterns: list[str]) -> None:
             known = recorded()
             found = known | {case.id: measure(case, unseen(known, case.fprop_dtype))}
             RESULTS.write_text(json.dumps(found, default=asdict, indent=1, sort_keys=True) + "\n")
-            PAGE.write_text(page(found))
             sys.stdout.write(f"{case.id}\n")
             sys.stdout.flush()
+    PAGE.write_text(page(recorded()))
+    FILE.write_text(json.dumps(asdict(shipped(recorded())), indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

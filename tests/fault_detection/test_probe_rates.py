@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from grok_conformance.harness.diagnosis.probe_design import HONEST
-from tests.fault_detection.probe_rates import DETECTED, FORMS, KNOWN, PAGE, SIDES, Side, page, recorded, strongest
+from grok_conformance.harness.diagnosis.probe_power import FILE
+from tests.fault_detection.probe_rates import (
+    DETECTED,
+    FORMS,
+    KNOWN,
+    PAGE,
+    SIDES,
+    Side,
+    page,
+    recorded,
+    shipped,
+    strongest,
+)
 
 FOUND = recorded()
 OF_THE_EXPERTS = (
@@ -17,6 +32,10 @@ BY_NUMBERS = [i for i, form in enumerate(FORMS.values()) if form.logits.kind != 
 
 def test_the_page_is_what_was_measured() -> None:
     assert PAGE.read_text() == page(FOUND)
+
+
+def test_the_power_that_a_run_tells_is_what_was_predicted() -> None:
+    assert json.loads(FILE.read_text()) == json.loads(json.dumps(asdict(shipped(FOUND))))
 
 
 def test_an_honest_port_passes_in_every_case_and_form() -> None:

@@ -26,6 +26,7 @@ from grok_conformance.harness.judging.waivers import read_waivers
 from grok_conformance.harness.large import canonical, capture, lock
 from grok_conformance.harness.report.files import report_of, write_report_json
 from grok_conformance.harness.running import endpoint
+from grok_conformance.harness.running.completions import Endpoint, EndpointError
 from grok_conformance.harness.running.jobs import JobCase, write_job
 from grok_conformance.reference import checkpoint
 from grok_conformance.reference.checkpoint.__main__ import main as checkpoint_main
@@ -72,7 +73,7 @@ def refusing(read: Callable[[Path], object]) -> Command:
     def command(words: Sequence[str]) -> int:
         try:
             read(Path(words[0]))
-        except (FileError, endpoint.EndpointError) as error:
+        except (FileError, EndpointError) as error:
             return refused(str(error))
         return 0
 
@@ -168,6 +169,7 @@ def write_served(folder: Path) -> None:
     write_json(folder / "llama.json", {"choices": [{"logprobs": {"content": [{"top_logprobs": rows}]}}]})
     vllm = {"choices": [{"logprobs": {"top_logprobs": [{"token_id:3": -1.0, "token_id:4": -2.0}]}}]}
     write_json(folder / "vllm.json", vllm)
+    write_json(folder / "sglang.json", {"meta_info": {"output_top_logprobs": [[[-0.5, 3, None], [-0.9, 4, None]]]}})
 
 
 def read_served(folder: Path) -> None:
@@ -180,7 +182,8 @@ def read_served(folder: Path) -> None:
             mock.patch("urllib.request.urlopen", lambda *_a, p=path, **_k: p.open("rb")),
             mock.patch("time.sleep"),
         ):
-            endpoint.ask_calls(endpoint.Endpoint("http://127.0.0.1:1", "m", 7), tiny_job.CONFIG, case, inputs, 1)
+            asked = Endpoint("http://127.0.0.1:1", "m", 7, native=path.stem == "sglang")
+            endpoint.ask_calls(asked, tiny_job.CONFIG, case, inputs, 1)
 
 
 def write_tap_files(folder: Path) -> None:

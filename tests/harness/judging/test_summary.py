@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Ways
+from grok_conformance.harness.contract import LogitForm
 from grok_conformance.harness.judging.judge import Judged
-from grok_conformance.harness.judging.summary import summarise, without_open
+from grok_conformance.harness.judging.summary import powers_of, summarise, without_open
 from grok_conformance.harness.judging.verdict import CaseVerdict
 from grok_conformance.harness.running.answers import Answer
 from tests.harness.honest_port import INFO, group_of
@@ -38,6 +39,13 @@ def test_a_candidate_that_never_says_who_it_is_has_no_level() -> None:
     refused = Judged((CaseVerdict(case=STRESS, status="unsupported"),), Ways())
     found = summarise("port", [group], [{STRESS: Answer(status="unsupported")}], [refused], 1.0)
     assert (found.level, found.status) == ("none", "unsupported")
+
+
+def test_power_is_told_of_golden_cases_and_of_probes_to_those_that_show_little() -> None:
+    tokens = replace(INFO, taps=("logits",), logits=LogitForm(kind="tokens"))
+    dtypes = {STRESS: "float32", "probe_moe/prefill/rows.float32": "float32"}
+    assert [power.probes for power in powers_of(tokens, "logits", dtypes)] == ["", "greedy tokens"]
+    assert [power.probes for power in powers_of(INFO, "caches", dtypes)] == [""]
 
 
 def test_cases_that_stay_open_do_not_count_where_most_others_pass() -> None:
