@@ -189,7 +189,10 @@ def run_broken(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> 
         (["lst"], "no command 'lst'; did you mean list?"),
         (["list", "casse"], "no list 'casse'; did you mean cases?"),
         (["list", "cases", "strees/*"], "no case 'strees/*'; did you mean stress/prefill/saturated_cap.bfloat16"),
-        (["explain", "embeding"], "no fault, operation, verdict, level or word 'embeding'; did you mean embedding"),
+        (
+            ["explain", "embeding"],
+            "no fault, operation, verdict, level, case, preset or word 'embeding'; did you mean embedding",
+        ),
         (["run", "--quiet", "--verbose"], "not allowed with"),
         (["run", "--golden", "no/such/golden"], "no/such/golden: no such folder"),
         (["run", "--case", "strees/*", "--candidate", "numpy_float64"], "no case 'strees/*'"),
