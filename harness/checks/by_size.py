@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
+from grok_conformance.harness.checks.likelihood import score
 from grok_conformance.harness.checks.local import Local, fails, of_row, telling
+from grok_conformance.harness.checks.moves import permitted, with_ways
 from grok_conformance.harness.checks.rivals import faulty
-from grok_conformance.harness.checks.search import Found, checked_in, search
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, Calls, RoundingPlan, size_of_call
+from grok_conformance.harness.checks.search import Found, checked_in, promising, search
+from grok_conformance.harness.graph.oracle import evaluate
+from grok_conformance.harness.graph.rounding import (
+    AS_PUBLISHED,
+    EVENLY,
+    RESULT,
+    SUMS,
+    Calls,
+    RoundingPlan,
+    size_of_call,
+)
 from grok_conformance.harness.graph.row import Operation
 
 DECODING = Calls("t", 1)
 
 LARGEST = (DECODING, Calls("bt", sys.maxsize), Calls("t", sys.maxsize))
 """The largest of the small calls that are thought of, along each axis, in the order in which they are tried."""
+
+FEW_TOKENS = (1, 2, 3, 4, 8, 16)
+"""Tokens of an expert up to which libraries may take another kernel."""
+
+FEW_SUMS = (2, 3, 4, 8)
+"""Partial sums into which such a kernel splits a product."""
 
 WaysIn = Callable[[Sequence[Exhibit]], Ways | None]
 """Looks for ways of a row in some cases, of which it looks at some calls; None where no ways explain them."""
@@ -52,6 +70,37 @@ def by_size(
                     if not fails(row.name, own, made) and not faulty(row, ways, telling(row.name, own, local)):
                         return Found(ways, own, made)
     return Found(Ways(), own)
+
+
+def by_tokens_of_expert(row: Operation, own: Sequence[Exhibit], local: Local, num_elements: int, whole: Ways) -> Found:
+    """Look for partial sums in experts of few tokens alone, or of more: a loop over experts has a GEMM for each."""
+    told = telling(row.name, own, local)
+    for base in (Ways(), whole) if whole != Ways() else (whole,):
+        tried = promising(row, told, evaluate, base, list(sums_by_tokens_of_expert(row, base, told)))
+        scores = [score(row.name, [with_ways(one, ways) for one in told]) for ways in tried]
+        for place in sorted((i for i, each in enumerate(scores) if each.explained), key=lambda i: scores[i].surprise):
+            made = checked_in(row, own, tried[place], local, num_elements)
+            if not fails(row.name, own, made) and not faulty(row, tried[place], told):
+                return Found(tried[place], own, made)
+    return Found(Ways(), own)
+
+
+def sums_by_tokens_of_expert(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with partial sums in the experts of few tokens, or in those of more, the result rounded or not."""
+    found = ways.plans.get(row.name, AS_PUBLISHED)
+    if not told or SUMS not in row.points or found.within is not None:
+        return
+    whole = found.but(SUMS, SUMS.published)
+    results = [
+        choice for choice in RESULT.choices if RESULT in row.points and permitted(RESULT, choice, row.name, told)
+    ]
+    sums = [f"{n} at once{split}" for split in ("", EVENLY) for n in FEW_SUMS]
+    for plan in [whole.but(RESULT, result) for result in results] or [whole]:
+        for limit, choice in itertools.product(FEW_TOKENS, sums):
+            if permitted(SUMS, choice, row.name, told):
+                split, few = plan.but(SUMS, choice).choices, Calls("e", limit)
+                yield replace(ways, plans={**ways.plans, row.name: RoundingPlan(split, few, plan.choices)})
+                yield replace(ways, plans={**ways.plans, row.name: RoundingPlan(plan.choices, few, split)})
 
 
 def remembering_failures(search_in: WaysIn) -> WaysIn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from grok_conformance.harness.checks.by_size import by_size
+from grok_conformance.harness.checks.by_size import by_size, by_tokens_of_expert
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.likelihood import score
 from grok_conformance.harness.checks.local import Local, fails, telling
@@ -81,4 +81,6 @@ def choose_way(
     if len(own[0].needed([row.name])) > LARGEST_SEGMENT:
         return own, local
     found = by_size(row, own, local, num_elements, known, first.ways)
+    if found.checked is None and own[0].evidence.graph.reads_experts(row):
+        found = by_tokens_of_expert(row, own, local, num_elements, first.ways)
     return (own, local) if found.checked is None else ([with_ways(one, found.ways) for one in own], found.checked)

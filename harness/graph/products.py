@@ -260,6 +260,6 @@ def product_by_expert(x: Array, w: Array, index: Array, scope: Scope, plan: Roun
     for expert in np.unique(index):
         chosen = index == expert
         own = scope if scope.scales is None else replace(scope, scales=scope.scales[expert])
-        made = product(x[chosen], w[expert], own, plan)  # [rows, n]
+        made = product(x[chosen], w[expert], own, plan.in_expert(int(chosen.sum())))  # [rows, n]
         value[chosen], bound[chosen], spread[chosen], jump[chosen] = made.value, made.bound, made.spread, made.jump
     return Exact(value, bound=bound if bound.any() else 0.0, spread=spread, jump=jump if jump.any() else 0.0)

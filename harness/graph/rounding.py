@@ -37,8 +37,8 @@ class Point:
         return next(iter(self.choices))
 
 
-CallAxes = Literal["t", "bt"]
-"""Along which axes of its tokens [b, t] the size of a call is told."""
+CallAxes = Literal["t", "bt", "e"]
+"""Along which axes of its tokens [b, t] the size of a call is told; "e" are the tokens of each expert by itself."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Calls:
     @property
     def words(self) -> str:
         """Which calls these are."""
+        if self.axes == "e":
+            return f"in experts of at most {self.limit} tokens" if self.limit > 1 else "in experts of one token"
         if self.axes == "bt":
             return f"in calls of at most {self.limit} tokens" if self.limit > 1 else "in calls of one token"
         return f"in calls of at most {self.limit} tokens a row" if self.limit > 1 else "in calls of one token a row"
@@ -88,16 +90,22 @@ class RoundingPlan:
 
     def in_call(self, shape: tuple[int, ...]) -> RoundingPlan:
         """Return the plan that holds in a call of tokens [b, t]."""
-        if self.within is None:
+        if self.within is None or self.within.axes == "e":
             return self
         return RoundingPlan(self.choices if self.within.hold(shape) else self.beyond)
+
+    def in_expert(self, num_tokens: int) -> RoundingPlan:
+        """Return the plan that holds in an expert of so many tokens."""
+        if self.within is None or self.within.axes != "e":
+            return self
+        return RoundingPlan(self.choices if num_tokens <= self.within.limit else self.beyond)
 
     @property
     def hangs_on_the_batch(self) -> bool:
         """Whether what is done to a row of a batch hangs on how many there are."""
         made = (*self.choices.values(), *self.beyond.values())
         scattered = any(order in choice for choice in made for order in SCATTERED)
-        return scattered or (self.within is not None and self.within.axes == "bt")
+        return scattered or (self.within is not None and self.within.axes != "t")
 
     def adds_an_error(self, points: Sequence[Point]) -> bool:
         """Return whether a choice allows a range of values, as an approximation and an unknown order do."""
@@ -115,7 +123,8 @@ class RoundingPlan:
         )
         if self.within is None:
             return told
-        parts = [f"{told} {self.within.words}" if told else "", f"{others} in larger calls" if others else ""]
+        larger = "experts" if self.within.axes == "e" else "calls"
+        parts = [f"{told} {self.within.words}" if told else "", f"{others} in larger {larger}" if others else ""]
         return ", ".join(part for part in parts if part)
 
 

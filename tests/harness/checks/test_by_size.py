@@ -41,6 +41,20 @@ def test_a_kernel_for_few_tokens_is_told_from_that_for_many(name: str) -> None:
     assert [one.ways for one in exhibits] == [Ways(plans)] * 3
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        RoundingPlan({"sums": "2 at once", "result": "rounded"}, Calls("e", 2), {"result": "rounded"}),
+        RoundingPlan({}, Calls("e", 1), {"sums": "3 at once"}),
+    ],
+)
+def test_a_kernel_for_experts_of_few_tokens_is_told_by_their_number(plan: RoundingPlan) -> None:
+    plans = {"moe.expert_output": plan}
+    exhibits, local = choose(*(shown(case, plans) for case in (CASE, DECODE, WHOLE)))
+    assert passed(local)
+    assert [one.ways for one in exhibits] == [Ways(plans)] * 3
+
+
 def test_a_kernel_that_hangs_on_nothing_but_chance_is_not_explained() -> None:
     exhibits, local = choose(shown(CASE, {"attention.query": RoundingPlan(SPLIT)}), shown(WHOLE))
     assert not passed(local)
@@ -52,6 +66,16 @@ def test_calls_are_told_by_their_tokens_in_a_row_or_in_all() -> None:
     assert not DECODING.hold((1, 2))
     assert Calls("bt", 8).hold((4, 2))
     assert not Calls("bt", 8).hold((3, 3))
+
+
+def test_a_plan_for_experts_of_few_tokens_holds_in_every_call() -> None:
+    plan = RoundingPlan(SPLIT, Calls("e", 2))
+    assert plan.in_call((1, 1)) == plan
+    assert plan.in_expert(2) == RoundingPlan(SPLIT)
+    assert plan.in_expert(3) == AS_PUBLISHED
+    assert plan.hangs_on_the_batch
+    assert plan.words([SUMS]) == "3 partial sums, each rounded, added in float32 in experts of at most 2 tokens"
+    assert RoundingPlan(SPLIT, DECODING).in_expert(1) == RoundingPlan(SPLIT, DECODING)
 
 
 def test_a_plan_for_some_calls_says_for_which() -> None:
