@@ -56,7 +56,8 @@ class Diagnosis:
 
     `place` says in words where in the data the operation fails, empty where it fails throughout or nothing is clear.
     `resembles` says what the failing values are right for, which is told where no known fault explains them, and
-    `remedy` what to change then; it `relabels` where the right values merely stand in another order.
+    `remedy` what to change then; it `relabels` where the right values merely stand in another order. `num_tokens` is by
+    how many tokens of equal weight the coefficient is told, where they share hidden noise.
     """
 
     faults: tuple[str, ...]
@@ -70,6 +71,7 @@ class Diagnosis:
     resembles: str = ""
     remedy: str = ""
     relabels: bool = False
+    num_tokens: float = math.inf
 
 
 def diagnose(
@@ -182,11 +184,15 @@ def deviation_of(fence: Fence, observed: Array, recorded: str) -> Array:
 
 @dataclass(frozen=True)
 class Fit:
-    """How one fault fits a residual: coefficient, its standard error, and what the fault as it is leaves over."""
+    """How one fault fits a residual: coefficient, its standard error, and what the fault as it is leaves over.
+
+    `num_tokens` is by how many tokens of equal weight the coefficient is told; few may agree by chance.
+    """
 
     coefficient: float
     standard_error: float
     remainder: float
+    num_tokens: float = math.inf
 
 
 def fit(observed: Array, faulty: Array, tokens: Array | None = None) -> Fit:
@@ -200,11 +206,13 @@ def fit(observed: Array, faulty: Array, tokens: Array | None = None) -> Fit:
     coefficient = float(observed @ faulty) / square
     left = observed - coefficient * faulty
     standard_error = math.sqrt(float(np.square(faulty) @ np.square(left))) / square
+    num_tokens = math.inf
     if tokens is not None:
-        sums = np.bincount(np.unique(tokens, return_inverse=True)[1], faulty * left)
+        places = np.unique(tokens, return_inverse=True)[1]
+        sums, weights = np.bincount(places, faulty * left), np.bincount(places, np.square(faulty))
         shared = math.sqrt(float(sums @ sums) * sums.size / max(sums.size - 1, 1)) / square
-        standard_error = max(standard_error, shared)
-    return Fit(coefficient, standard_error, float(np.square(observed - faulty).sum()))
+        standard_error, num_tokens = max(standard_error, shared), square**2 / float(weights @ weights)
+    return Fit(coefficient, standard_error, float(np.square(observed - faulty).sum()), num_tokens)
 
 
 def name_fault(residuals: Sequence[Residual]) -> Diagnosis:
@@ -241,6 +249,7 @@ def name_fault(residuals: Sequence[Residual]) -> Diagnosis:
         explained=1 - best.remainder / total,
         log10_ratio=log10_ratio(others[runner_up]),
         runner_up=runner_up,
+        num_tokens=best.num_tokens,
     )
 
 

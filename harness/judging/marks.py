@@ -21,6 +21,9 @@ CERTAIN = 15.0
 """Standard errors from 0 at which a fault's coefficient, which must be 1, is none of an honest port: few tokens may
 make them, so that their distribution has wide tails."""
 
+FEWEST_TOKENS = 8.0
+"""Tokens of equal weight that must tell a mark: 15 is beyond one in a million of Student's t with 7 degrees of freedom."""
+
 ROUNDINGS = ("precision",)
 """Kinds of faults that honest roundings may resemble, those apart that quantise."""
 
@@ -57,11 +60,17 @@ def marked(exhibits: Sequence[Exhibit], local: Local) -> tuple[Local, dict[str, 
         except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
             continue
         diagnosis = made.get(operation)
-        if diagnosis is not None and diagnosis.faults and diagnosis.coefficient >= CERTAIN * diagnosis.standard_error:
+        if diagnosis is not None and is_certain(diagnosis):
             found[operation] = diagnosis
     for operation, diagnosis in found.items():
         local = with_mark(told, local, operation, diagnosis)
     return local, found
+
+
+def is_certain(diagnosis: Diagnosis) -> bool:
+    """Return whether enough tokens tell a fault that explains what they show, and none of an honest port does."""
+    told = diagnosis.coefficient >= CERTAIN * diagnosis.standard_error and diagnosis.num_tokens >= FEWEST_TOKENS
+    return told and bool(diagnosis.faults)
 
 
 def is_behind_hidden(exhibit: Exhibit, tap: str) -> bool:
