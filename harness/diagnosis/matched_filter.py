@@ -15,6 +15,7 @@ import numpy as np
 
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis.fit import Fit, fit, tokens_of
 from grok_conformance.harness.diagnosis.prediction import Prediction, predict
 from grok_conformance.harness.faults import ALL_FAULTS, Fault
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
@@ -163,14 +164,6 @@ def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
     return Residual(observed, made, None if rows is None else np.repeat(rows, observed.size // rows.size))
 
 
-def tokens_of(mask: Array, axes: tuple[str, ...]) -> Array:
-    """Return of every value that a mask lets through, by its axes, which token it belongs to, or which cache slot."""
-    along = axes.index("t" if "t" in axes else "s")
-    places = np.nonzero(mask)
-    found: Array = places[axes.index("b")] * mask.shape[along] + places[along]
-    return found
-
-
 def deviation_of(fence: Fence, observed: Array, recorded: str) -> Array:
     """Return the standard deviation of honest noise, the rounding of what was observed included.
 
@@ -180,39 +173,6 @@ def deviation_of(fence: Fence, observed: Array, recorded: str) -> Array:
     rounding = max(UNIT_ROUNDOFF[recorded], UNIT_ROUNDOFF["float32"]) * np.abs(observed) / math.sqrt(3)
     deviation: Array = np.maximum(fence.deviation, rounding) + np.finfo(np.float32).tiny
     return deviation
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How one fault fits a residual: coefficient, its standard error, and what the fault as it is leaves over.
-
-    `num_tokens` is by how many tokens of equal weight the coefficient is told; few may agree by chance.
-    """
-
-    coefficient: float
-    standard_error: float
-    remainder: float
-    num_tokens: float = math.inf
-
-
-def fit(observed: Array, faulty: Array, tokens: Array | None = None) -> Fit:
-    """Fit observed [n] = c · faulty [n] + noise by least squares, with White's standard error (HC0).
-
-    Where values share the noise of their `tokens` int [n] the standard error is that of so many independent ones
-    (Liang and Zeger, 1986), if it is larger. The remainder is the sum of squares of observed − faulty, the fault as it
-    is: c = 1.
-    """
-    square = float(faulty @ faulty)
-    coefficient = float(observed @ faulty) / square
-    left = observed - coefficient * faulty
-    standard_error = math.sqrt(float(np.square(faulty) @ np.square(left))) / square
-    num_tokens = math.inf
-    if tokens is not None:
-        places = np.unique(tokens, return_inverse=True)[1]
-        sums, weights = np.bincount(places, faulty * left), np.bincount(places, np.square(faulty))
-        shared = math.sqrt(float(sums @ sums) * sums.size / max(sums.size - 1, 1)) / square
-        standard_error, num_tokens = max(standard_error, shared), square**2 / float(weights @ weights)
-    return Fit(coefficient, standard_error, float(np.square(observed - faulty).sum()), num_tokens)
 
 
 def name_fault(residuals: Sequence[Residual]) -> Diagnosis:

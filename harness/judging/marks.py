@@ -22,7 +22,7 @@ CERTAIN = 15.0
 make them, so that their distribution has wide tails."""
 
 FEWEST_TOKENS = 8.0
-"""Tokens of equal weight that must tell a mark: 15 is beyond one in a million of Student's t with 7 degrees of freedom."""
+"""Tokens of equal weight that must tell a mark: 15 is beyond one in a million of a t with 7 degrees of freedom."""
 
 ROUNDINGS = ("precision",)
 """Kinds of faults that honest roundings may resemble, those apart that quantise."""
