@@ -173,8 +173,7 @@ def gather(
             x = fit_slots(x, spec, config.sequence_len)
             # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
             # found at the weights alone.
-            # So do the experts of pads: how many tokens an expert has may decide how it computes.
-            mask = np.True_ if operation in (*graph.copies, graph.choice) else masks[call, operation]
+            mask = np.True_ if operation in graph.copies else masks[call, operation]
             observed[call, tap] = Observed(x, recorded, mask, experts_named(spec, config))
     caches = {
         name: recorded_dtype(tap_name(0, name), graph.specs[name], contract, info, config) for name in graph.copies

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
 from grok_conformance.harness.checks.evidence import Evidence, gather
 from grok_conformance.harness.checks.readings import PHASES, Readings, describe, phase_of, producers
-from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo
+from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo, split_tap
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from grok_conformance.harness.graph.row import Operation
@@ -101,7 +103,12 @@ class Exhibit:
     def look(self) -> Callable[[int, str], Array | None]:
         """The value of a tap (call, name) as it was shown, fit to be computed with; None where it was not."""
         cleaned = self.evidence.cleaned
-        return lambda call, tap: cleaned.get((call, tap))
+        if not any(plan.hangs_on_experts for plan in self.ways.plans.values()):
+            return lambda call, tap: cleaned.get((call, tap))
+        # How many tokens an expert has then decides how it computes, and pads are among them.
+        chosen = {key: replace(seen, mask=np.True_).cleaned for key, seen in self.evidence.observed.items()
+                  if split_tap(key[1])[1] == self.evidence.graph.choice}  # fmt: skip
+        return lambda call, tap: chosen.get((call, tap), cleaned.get((call, tap)))
 
     def row_of(self, comparison: Comparison) -> str:
         """Return the row of the graph that made a comparison's tap."""

@@ -9,7 +9,7 @@ from grok_conformance.harness.commands.narrow_options import add_narrow_options,
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
 from grok_conformance.harness.judging.shard import Shard
-from grok_conformance.harness.report.reproduction import SERVED
+from grok_conformance.harness.running import SERVED
 from grok_conformance.harness.running.child_process import Limits
 
 MAX_SECONDS = 1e6

@@ -90,15 +90,20 @@ class RoundingPlan:
 
     def in_call(self, shape: tuple[int, ...]) -> RoundingPlan:
         """Return the plan that holds in a call of tokens [b, t]."""
-        if self.within is None or self.within.axes == "e":
+        if self.within is None or self.hangs_on_experts:
             return self
         return RoundingPlan(self.choices if self.within.hold(shape) else self.beyond)
 
     def in_expert(self, num_tokens: int) -> RoundingPlan:
         """Return the plan that holds in an expert of so many tokens."""
-        if self.within is None or self.within.axes != "e":
+        if self.within is None or not self.hangs_on_experts:
             return self
         return RoundingPlan(self.choices if num_tokens <= self.within.limit else self.beyond)
+
+    @property
+    def hangs_on_experts(self) -> bool:
+        """Whether what is done in an expert hangs on how many tokens it has."""
+        return self.within is not None and self.within.axes == "e"
 
     @property
     def hangs_on_the_batch(self) -> bool:

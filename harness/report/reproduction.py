@@ -11,15 +11,13 @@ from pathlib import Path
 
 from grok_conformance.harness.cases.drawn import drawn_as, stored_id
 from grok_conformance.harness.cases.ladder import is_rung
+from grok_conformance.harness.running import SERVED
 
 PYTEST, PROGRAM, MODULE = "pytest", "grok-conformance", "python -m grok_conformance"
 NOX = "nox -s conformance --"
 
 ENDPOINT = ("--endpoint", "--model", "--top-logprobs")
 """The options of `run` that say which server is judged."""
-
-SERVED = "served"
-"""The model that is asked of a server unless `--model` names another."""
 
 
 def started_by(words: Sequence[str]) -> str:
