@@ -180,7 +180,7 @@ FIRST_SUMS: tuple[Moves, ...] = (
 """What is tried after those."""
 
 MORE_SUMS: tuple[Moves, ...] = tuple(
-    numbers_of_sums(order + split) for split in ("", EVENLY, SPREAD) for order in ORDERS if order != "at once"
+    numbers_of_sums(order + split) for split in ("", EVENLY) for order in ORDERS if order != "at once"
 )
 """What is tried after those where some number of partial sums is likelier than none, and does not explain all."""
 

@@ -17,7 +17,7 @@ from grok_conformance.harness.checks.likelihood import (
 )
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, Fault, mutant
+from grok_conformance.harness.faults import ALL_FAULTS, Fault, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Operation, Scope
@@ -93,8 +93,8 @@ def likelier(rival: Score, limit: Score, *, exactly: bool) -> bool:
 
 
 def explained_by_a_fault(row: Operation, told: Sequence[Exhibit]) -> bool:
-    """Return whether a fault of the catalogue leaves nothing of a row to explain that is computed as published else."""
-    known = rivals(row, told, harmful(FAULTS)).values()
+    """Return whether a known fault leaves nothing of a row to explain that is computed as published else."""
+    known = rivals(row, told, harmful(ALL_FAULTS)).values()
     return any(explains(row.name, told, rival) for rival in known)
 
 

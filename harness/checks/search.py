@@ -35,6 +35,9 @@ LEAST_USED = 0.1
 COARSEST = 2.0**-6
 """The largest error, beside the values, that partial sums rounded to bfloat16 can make: 64 of them make 0.64 of it."""
 
+NO_NEARER = 0.95
+"""The share of the error that a number of partial sums leaves, added in some order, which is not the right number."""
+
 MANY = 16
 """Changes that are weighed in full at once; of more those are that one case shows to be likeliest."""
 
@@ -125,7 +128,10 @@ def identify(
     ways, best = likeliest_by((*ROUNDINGS, as_elsewhere(known)), row, told, evaluator, Ways())
     if best.relative > COARSEST or (not best.explained and explained_by_a_fault(row, told)):
         return Ways()
-    ways, best = likeliest_by(FIRST_SUMS, row, told, evaluator, ways)
+    whole, without = ways, best
+    ways, best = likeliest_by(FIRST_SUMS, row, told, evaluator, whole)
+    if not best.explained and best.relative > NO_NEARER * without.relative:  # some number fits anything a little better
+        ways, best = whole, without
     if any(SUMS.name in plan.choices for plan in ways.plans.values()):
         ways, best = likeliest_by(MORE_SUMS, row, told, evaluator, ways)
     elif not best.explained:
