@@ -72,6 +72,7 @@ WORDS: Mapping[str, str] = {
         "it does not count"
     ),
     "level": "how much a candidate shows: logits, routes, layers or caches; a pass names it",
+    "mark": "what a known fault does to all values together, found where taps are hidden and no single value shows it",
     "measured / allowed, ratio": (
         "the largest of what is measured of a tap, as a share of what is allowed: beyond 1 it fails"
     ),
