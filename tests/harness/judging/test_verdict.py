@@ -200,6 +200,7 @@ def test_a_case_of_a_quirk_says_nothing_of_operations() -> None:
     assert (row.status, row.worst) == ("pass", GOOD)
     assert by_operation([quirk], DTYPES, {}) == ()
     assert verdict(case("a", GOOD), quirk).missed_quirks == ("b",)
+    assert verdict(quirk).summary == "quirk, of nothing but published quirks, which it does not reproduce"
 
 
 def test_an_operation_that_was_nowhere_compared_is_inconclusive() -> None:
