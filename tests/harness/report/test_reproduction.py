@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from grok_conformance.harness.cases.drawn import redraw
-from grok_conformance.harness.report.reproduction import SERVED, command_typed, reproduce
+from grok_conformance.harness.report.reproduction import command_typed, reproduce
+from grok_conformance.harness.running import SERVED
 from tests.harness.honest_port import golden_case
 
 NOX = {"NOX_CURRENT_SESSION": "conformance"}
