@@ -94,6 +94,23 @@ def while_decoding(split: Product) -> Product:
     return lambda x, w: split(x, w) if x.shape[-2] == 1 else x @ w
 
 
+def handed_back(num_parts: int) -> Product:
+    """Add one part after the other, from the last, to a result that is kept in bf16."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        *others, total = halves(x, w, num_parts)
+        for part in reversed(others):
+            total = bf16(total) + part
+        return total
+
+    return product
+
+
+def in_few_rows(num_rows: int, split: Product) -> Product:
+    """Split the products of at most so many rows, of which an expert has one for each of its tokens."""
+    return lambda x, w: split(x, w) if x[..., 0].numel() <= num_rows else x @ w
+
+
 WAYS = (
     Way(id="tp8_two_nodes_o", engines="NCCL, two nodes of 4", dtypes=BF16, plan=PLAN,
         does="8 partial sums added in float32 by node, rounded, and added", **summing(on_two_nodes(8), OUTPUT)),
@@ -111,6 +128,11 @@ WAYS = (
     Way(id="splitk4_decoding_o", engines="vLLM's kernels for decoding", dtypes=BF16, plan=PLAN,
         does="4 partial sums of the attention output while decoding",
         **summing(while_decoding(at_once(4)), OUTPUT)),
+    Way(id="marlin_splitk3_o", engines="Marlin without a float32 reduction", dtypes=BF16, plan=PLAN,
+        does="3 partial sums, from the last, each added to a result kept in bf16", **summing(handed_back(3), OUTPUT)),
+    Way(id="splitk2_small_experts", engines="a loop over experts with cuBLAS", dtypes=BF16,
+        plan=("moe.expert_output", "moe.output"),
+        does="2 partial sums in experts of at most 2 tokens", **summing(in_few_rows(2, at_once(2)), "linear_1/w")),
     Way(id="tp12_tree_o", engines="NCCL tree", dtypes=BF16, plan=PLAN,
         does="12 partial sums added pairwise", **summing(tree(12), OUTPUT)),
     Way(id="tp3_tree_rows", engines="NCCL tree", dtypes=BF16,
