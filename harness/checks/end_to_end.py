@@ -140,9 +140,7 @@ def route_of(evidence: Evidence) -> dict[Key, Array]:
 
 def open_end_to_end(exhibit: Exhibit, honest: Honest) -> Open:
     """Return what of every tap hangs on a choice that is not shown and that honest noise leaves undecided."""
-    graph = exhibit.evidence.graph
-    scores = {key: value for key, value in honest.exact.items() if split_tap(key[1])[1] == graph.scores}
-    return open_to_choice(exhibit, undecided_choices(exhibit, scores, honest.error), ())
+    return open_to_choice(exhibit, undecided_choices(exhibit, honest.exact, honest.error), ())
 
 
 def drifts(evidence: Evidence, honest: Honest, expected: Mapping[str, Array], hanging: Open) -> list[Drift]:

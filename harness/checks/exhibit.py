@@ -90,6 +90,11 @@ class Exhibit:
         """The rows of which some tap is not shown."""
         return self.evidence.hidden
 
+    def is_behind_hidden(self, tap: str) -> bool:
+        """Return whether a tap is computed from what is not shown."""
+        name = self.evidence.graph.operation_of(tap, self.evidence.config).name
+        return not self.hidden.isdisjoint(self.needed([name]) - {name})
+
     def needed(self, rows: Collection[str]) -> frozenset[str]:
         """Return the rows that must be worked out for some rows: also what was carried to them, and what is hidden."""
         return producers(rows, self.ways.readings, self.evidence.graph, self.evidence.config, self.hidden)

@@ -81,8 +81,7 @@ def simulate(
             difference = np.square(result.value.reshape(times, *value.shape) - value).sum(0)
             squares[call, tap] = squares.get((call, tap), 0.0) + difference / num_draws
     deviation = {key: np.sqrt(np.maximum(x, x.mean(-1, keepdims=True))) for key, x in squares.items() if x.any()}
-    scores = {key: value for key, (_, value) in exact.items() if split_tap(key[1])[1] == evidence.graph.scores}
-    undecided = undecided_choices(exhibit, scores, deviation)
+    undecided = undecided_choices(exhibit, {key: value for key, (_, value) in exact.items()}, deviation)
     return Segments(deviation, open_to_choice(exhibit, undecided, evidence.observed))
 
 

@@ -55,15 +55,17 @@ def open_to_choice(exhibit: Exhibit, undecided: Open, known: Collection[Key]) ->
     return found
 
 
-def undecided_choices(exhibit: Exhibit, scores: Mapping[Key, Array], deviation: Mapping[Key, Array]) -> Open:
+def undecided_choices(exhibit: Exhibit, values: Mapping[Key, Array], deviation: Mapping[Key, Array]) -> Open:
     """Return for which tokens bool [b, t] a choice that is not shown may go either way, those of the tie rule apart.
 
-    `scores` are the exact ones [b, t, e] by (call, tap), `deviation` is their noise, [b, t] or for every expert.
+    `values` are the exact ones by (call, tap), scores of experts [b, t, e] among them; `deviation` is their noise, of
+    scores [b, t] or for every expert.
     """
     evidence, found = exhibit.evidence, dict[Key, Array]()
-    for (call, tap), exact in scores.items():
-        chosen = (call, tap_name(split_tap(tap)[0], evidence.graph.choice))
-        if chosen in evidence.observed or (call, tap) not in deviation:
+    for (call, tap), exact in values.items():
+        layer, operation = split_tap(tap)
+        chosen = (call, tap_name(layer, evidence.graph.choice))
+        if operation != evidence.graph.scores or chosen in evidence.observed or (call, tap) not in deviation:
             continue
         noise = deviation[call, tap]
         gap = boundary_gap(exact, evidence.config)

@@ -134,7 +134,7 @@ def of_the_right_value(trial: Trial) -> Iterator[Hypothesis]:
 
     Behind hidden operations that says nothing of the function, since the operands may be wrong.
     """
-    if trial.shown.is_behind_hidden:
+    if trial.shown.exhibit.is_behind_hidden(trial.shown.tap):
         return
 
     def make(one: ShownTap) -> tuple[Array, Array]:

@@ -89,12 +89,6 @@ class ShownTap:
         return self.graph.resolve_inputs(self.row.inputs, self.tap, self.scope.config)
 
     @property
-    def is_behind_hidden(self) -> bool:
-        """Whether some of what its operation reads is not shown."""
-        row = self.graph.operation_of(self.tap, self.scope.config)
-        return not self.exhibit.hidden.isdisjoint(self.exhibit.needed([row.name]) - {row.name})
-
-    @property
     def matrices(self) -> tuple[str, ...]:
         """The stored names of the weights that the row reads, in its order."""
         return self.graph.stored_names(self.row, self.tap)

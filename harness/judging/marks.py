@@ -8,7 +8,7 @@ filter that names a fault finds it too (ARCHITECTURE: class of faults).
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit
@@ -33,7 +33,7 @@ QUANTISATIONS = (
 )  # fmt: skip
 
 
-def marking(faults: dict[str, Fault]) -> dict[str, Fault]:
+def marking(faults: Mapping[str, Fault]) -> dict[str, Fault]:
     """Return the faults that leave a mark which no honest rounding leaves."""
     return {
         name: fault
@@ -53,10 +53,10 @@ def marked(exhibits: Sequence[Exhibit], local: Local) -> tuple[Local, dict[str, 
         one for one in exhibits if one.hides_taps and not one.quirk and one.evidence.config.fprop_dtype != "float32"
     ]
     told = sorted(blind, key=lambda one: -sum(c.num_elements for c in local[one.case.id]))[:NUM_WHERE_HIDDEN]
-    found: dict[str, Diagnosis] = {}
-    for operation in sorted({c.operation for one in told for c in local[one.case.id] if is_behind_hidden(one, c.tap)}):
+    found, asked = dict[str, Diagnosis](), marking(ALL_FAULTS)
+    for operation in sorted({c.operation for one in told for c in local[one.case.id] if one.is_behind_hidden(c.tap)}):
         try:
-            made = diagnose(told, [local[one.case.id] for one in told], {operation}, marking(dict(ALL_FAULTS)))
+            made = diagnose(told, [local[one.case.id] for one in told], {operation}, asked)
         except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
             continue
         diagnosis = made.get(operation)
@@ -71,12 +71,6 @@ def is_certain(diagnosis: Diagnosis) -> bool:
     """Return whether enough tokens tell a fault that explains what they show, and none of an honest port does."""
     told = diagnosis.coefficient >= CERTAIN * diagnosis.standard_error and diagnosis.num_tokens >= FEWEST_TOKENS
     return told and bool(diagnosis.faults)
-
-
-def is_behind_hidden(exhibit: Exhibit, tap: str) -> bool:
-    """Return whether a tap is computed from what is not shown."""
-    row = exhibit.evidence.graph.operation_of(tap, exhibit.evidence.config)
-    return not exhibit.hidden.isdisjoint(exhibit.needed([row.name]) - {row.name})
 
 
 def with_mark(told: Sequence[Exhibit], local: Local, operation: str, diagnosis: Diagnosis) -> Local:

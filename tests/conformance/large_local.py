@@ -21,6 +21,7 @@ import numpy as np
 
 from grok_conformance.harness.commands.capturing_large import choose_rows, draw_prompt
 from grok_conformance.harness.commands.check_large import describe
+from grok_conformance.harness.contract import LanguageModelConfig
 from grok_conformance.harness.large import canonical
 from grok_conformance.harness.large.capture import capture
 from grok_conformance.harness.large.check import Sample, check_stage
@@ -60,14 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plan_of(name: str, checkpoint: Path) -> Plan:
-    """Return a capture of the first layers by rows, of the default prompt."""
-    config = canonical.preset_config(name)
+    """Return a capture of the first layers of a preset by rows, of the default prompt."""
+    return plan_of_layers(name, canonical.preset_config(name), checkpoint, NUM_LAYERS)
+
+
+def plan_of_layers(name: str, config: LanguageModelConfig, checkpoint: Path, num_layers: int) -> Plan:
+    """Return a capture of the first layers of a model by rows, of the default prompt."""
     tokens = draw_prompt(config)
     return Plan(
         name=name,
         config=replace(config, sequence_len=tokens.shape[1]),
         weights=canonical.checkpoint_digest(checkpoint),
-        num_layers=NUM_LAYERS,
+        num_layers=num_layers,
         calls=make_calls(tokens, 0),
         form="rows",
         rows=choose_rows(None, tokens.shape[1]),

@@ -23,16 +23,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from grok_conformance.harness.commands.capturing_large import choose_rows, draw_prompt
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.large import canonical
 from grok_conformance.harness.large.capture import capture
 from grok_conformance.harness.large.check import Sample, check_stage
-from grok_conformance.harness.large.plan import Plan, make_calls
+from grok_conformance.harness.large.plan import Plan
 from grok_conformance.reference.checkpoint.arrays import NUM_THREADS
 from grok_conformance.reference.checkpoint.layout import find_leaves
 from grok_conformance.reference.checkpoint.synthesis import synthesize
 from tests.benchmarks.streaming import MAX_TIME_RATIO, read
+from tests.conformance.large_local import plan_of_layers
 from tests.gpu.results import write_figures
 from tests.gpu.steps import NOT_SHOWN
 
@@ -98,17 +98,7 @@ def written_plan(name: str, checkpoint: Path) -> tuple[Plan, float]:
         os.sync()  # pages that are not on the disk yet cannot be dropped: they would be read from memory
 
     made = seconds_of(make)
-    tokens = draw_prompt(config)
-    return Plan(
-        name=name,
-        config=replace(config, sequence_len=tokens.shape[1]),
-        weights=canonical.checkpoint_digest(checkpoint),
-        num_layers=NUM_LAYERS,
-        calls=make_calls(tokens, 0),
-        form="rows",
-        rows=choose_rows(None, tokens.shape[1]),
-        seed=0,
-    ), made
+    return plan_of_layers(name, config, checkpoint, NUM_LAYERS), made
 
 
 def files_of(plan: Plan, checkpoint: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Plans, evaluate
 from grok_conformance.harness.graph.rounding import RoundingPlan
-from grok_conformance.harness.judging.marks import is_behind_hidden, marked, marking
+from grok_conformance.harness.judging.marks import marked, marking
 from grok_conformance.harness.judging.operations import judge_operations
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps, taps_of
 
@@ -51,12 +51,12 @@ def test_marks_are_looked_for_behind_hidden_operations_in_narrow_dtypes_alone() 
     wide = ports("query_key_int8", dtype="float32")
     local = {one.case.id: [replace(c, tail=0.0) for c in check_case(one, num_elements=NUM_ELEMENTS)] for one in wide}
     assert marked(wide, local)[1] == {}
-    assert is_behind_hidden(wide[0], "layers.00.attention.heads")
-    assert not is_behind_hidden(wide[0], "layers.00.attention.output")
+    assert wide[0].is_behind_hidden("layers.00.attention.heads")
+    assert not wide[0].is_behind_hidden("layers.00.attention.output")
 
 
 def test_faults_that_honest_roundings_resemble_are_not_looked_for() -> None:
-    asked = marking(dict(ALL_FAULTS))
+    asked = marking(ALL_FAULTS)
     assert {"query_key_int8", "cache_int8", "gelu_erf", "gates_renormalised"} <= set(asked)
     assert not {"gelu_bf16", "rope_bf16", "scores_bf16", "accumulated_in_bf16_every_8"} & set(asked)
     assert not {name for name, fault in FAULTS.items() if fault.harmless} & set(asked)

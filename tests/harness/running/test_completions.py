@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 import pytest
 
 from grok_conformance.harness.running import completions
 from grok_conformance.harness.running.completions import Endpoint, EndpointError, NamedByTextError, ask, parse
+from tests.harness.running.loopback import serving
 
 
 class Texts(BaseHTTPRequestHandler):
@@ -42,10 +42,8 @@ class Texts(BaseHTTPRequestHandler):
 @pytest.fixture
 def texts() -> Iterator[str]:
     Texts.asked.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Texts) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with serving(Texts) as url:
+        yield url
 
 
 def test_a_server_that_names_tokens_by_text_is_asked_for_their_ids_and_remembered(texts: str) -> None:

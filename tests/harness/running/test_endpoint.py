@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +25,7 @@ from grok_conformance.harness.running import completions, endpoint
 from grok_conformance.harness.running.jobs import write_job
 from grok_conformance.harness.sessions.export import export
 from tests.fault_detection.trials import both
+from tests.harness.running.loopback import serving
 
 PRESET = make_probe("probe_moe")
 (CASE,) = probe_cases("probe_moe/prefill/rows.float32")
@@ -63,10 +63,8 @@ class Stub(BaseHTTPRequestHandler):
 @pytest.fixture
 def stub() -> Iterator[str]:
     Stub.busy.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with serving(Stub) as url:
+        yield url
 
 
 def answered(url: str, model: str, top: int, tmp_path: Path, case: Any = CASE) -> tuple[int, Path]:
