@@ -39,7 +39,8 @@ def choose_once(exhibits: Sequence[Exhibit], local: Local, num_elements: int) ->
     """Return the exhibits with the ways found for every row that fails, each tried once, and the comparisons then."""
     found = {one.case.id: one for one in exhibits}
     graph = exhibits[0].evidence.graph
-    for row in sorted(graph.operations, key=lambda row: not row.is_stream):
+    rounding = [row for row in graph.operations if row.name != graph.choice]  # no choice of experts is rounded
+    for row in sorted(rounding, key=lambda row: not row.is_stream):
         for form in dict.fromkeys(one.form_of(row) for one in exhibits):
             own = [one for one in found.values() if one.form_of(row) == form]
             if fails(row.name, own, local):

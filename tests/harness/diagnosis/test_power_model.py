@@ -51,3 +51,8 @@ def test_a_cache_strays_as_far_as_what_is_hidden_before_it_passes_on(dtype: str)
 
 def test_a_fault_that_changes_nothing_in_a_case_is_not_seen_in_it() -> None:
     assert power_at("unequal/prefill/padded_batch.float32", "decode_position_zero", "caches") == 0
+
+
+def test_a_wrong_choice_of_experts_is_seen_where_no_scores_are_shown() -> None:
+    shown = [tap for tap in ALL if not tap.startswith("router.")]
+    assert power_of_taps(f"{STRESS}.bfloat16", "top_k_off_by_one", shown, 1.0) == 1
