@@ -11,11 +11,20 @@ from grok_conformance.harness.contract import grok_1 as stored
 from grok_conformance.harness.contract import tap_specs
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.operations import attention, embedding, experts, norm, router
-from grok_conformance.harness.graph.rounding import ACCUMULATOR, LIKE_THE_CACHE, OPERANDS, RESULT, SCALES, SUMS, WEIGHTS
+from grok_conformance.harness.graph.rounding import (
+    ACCUMULATOR,
+    LIKE_THE_CACHE,
+    OPERANDS,
+    RESULT,
+    SCALES,
+    SUMS,
+    UNSIGNED,
+    WEIGHTS,
+)
 from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Operation
 from grok_conformance.harness.graph.tensor_cores import TENSOR_CORE
 
-PRODUCT = (WEIGHTS, OPERANDS, SCALES, SUMS, TENSOR_CORE, ACCUMULATOR)
+PRODUCT = (WEIGHTS, OPERANDS, SCALES, SUMS, TENSOR_CORE, UNSIGNED, ACCUMULATOR)
 """The points of a product with a stored matrix."""
 
 TABLE = f"/{stored.EMBEDDINGS}"

@@ -18,11 +18,14 @@ from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import visible_keys
 from grok_conformance.harness.graph.model_graph import ModelGraph
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, OPERANDS, SCALES, WEIGHTS, RoundingPlan
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, OPERANDS, SCALES, UNSIGNED, WEIGHTS, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 
 DEFAULT_MARGIN = 8 * 2.0**-24
 """λ·u(float32) for the jumps of inner roundings where no run has set its own λ."""
+
+ZERO_POINT = 128
+"""The unsigned byte that is 0 where int8 values are read as such."""
 
 Plans = Mapping[str, RoundingPlan]
 """The rounding plan in force, by row; as published where none is named."""
@@ -80,6 +83,13 @@ def dequantized(
     return product
 
 
+def offset_of(stored: Weights, name: str) -> Array:
+    """Return what unsigned bytes add to a stored matrix [.., k, n], float64: a zero point, in its scales."""
+    scales = stored[f"{name}.scales"].astype(np.float64)
+    length = stored[f"{name}.weight"].shape[-2] // scales.shape[-2]
+    return np.repeat(ZERO_POINT * scales, length, axis=-2)
+
+
 def evaluate(
     tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan = AS_PUBLISHED
 ) -> Exact:
@@ -93,6 +103,8 @@ def evaluate(
     if plan.at(SCALES) != SCALES.published and f"{stored[0]}.scales" in weights.stored:
         matrices = [weights.get(stored[0], "kept")]
         scope = replace(scope, scales=weights.stored[f"{stored[0]}.scales"].astype(np.float64))
+    if plan.at(UNSIGNED) != UNSIGNED.published and f"{stored[0]}.scales" in weights.stored:
+        scope = replace(scope, offset=offset_of(weights.stored, stored[0]))
     return as_shown(tap, operation.function(*inputs, *matrices, scope=scope, plan=plan), scope)
 
 

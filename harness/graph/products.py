@@ -10,7 +10,14 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.graph.arithmetic import add_rounded, contract, round_to, rounded
+from grok_conformance.harness.graph.arithmetic import (
+    add_rounded,
+    contract,
+    contraction_spread,
+    round_to,
+    rounded,
+    sum_of_squares,
+)
 from grok_conformance.harness.graph.rounding import (
     ACCUMULATOR,
     ATOMICS,
@@ -236,6 +243,20 @@ def accumulated(exact: Exact, num_terms: int, plan: RoundingPlan) -> Exact:
     return replace(exact, bound=exact.bound + 2 * num_blocks * size)
 
 
+def spread_of_both(x: Array, w: Array, offset: Array) -> Array:
+    """Return the spread of x [..., k] times w + offset [k, n], less x times the offset, each summed in float32.
+
+    Lanes that scale and compensate a few products each round every one of both sums twice more. A row shares the error
+    of what is taken away.
+    """
+    variance = 0.0
+    for matrix in (w + offset, offset):
+        squares = sum_of_squares(x, matrix)
+        variance = variance + np.square(contraction_spread(squares, x @ matrix, x.shape[-1])) + 2 * squares
+    spread: Array = np.sqrt(variance)
+    return spread
+
+
 def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
     """Multiply x [..., k] by w [k, n] as a plan says: partial sums, accumulator, and what becomes of the result."""
     dtype = scope.config.fprop_dtype
@@ -247,6 +268,8 @@ def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
         exact = contract_on_tensor_core(x, w, plan.at(TENSOR_CORE))
     else:
         exact = contract(x, w)
+    if scope.offset is not None:
+        exact = replace(exact, spread=spread_of_both(x, w, scope.offset), shared=True)
     if scope.multiply is not None:
         exact = replace(exact, value=scope.multiply(x, w))
     exact = accumulated(exact, x.shape[-1], plan)
@@ -259,7 +282,13 @@ def product_by_expert(x: Array, w: Array, index: Array, scope: Scope, plan: Roun
     bound, spread, jump = np.zeros_like(value), np.zeros_like(value), np.zeros_like(value)
     for expert in np.unique(index):
         chosen = index == expert
-        own = scope if scope.scales is None else replace(scope, scales=scope.scales[expert])
-        made = product(x[chosen], w[expert], own, plan.in_expert(int(chosen.sum())))  # [rows, n]
+        own = plan.in_expert(int(chosen.sum()))
+        made = product(x[chosen], w[expert], scope.of_expert(int(expert)), own)  # [rows, n]
         value[chosen], bound[chosen], spread[chosen], jump[chosen] = made.value, made.bound, made.spread, made.jump
-    return Exact(value, bound=bound if bound.any() else 0.0, spread=spread, jump=jump if jump.any() else 0.0)
+    return Exact(
+        value,
+        bound=bound if bound.any() else 0.0,
+        spread=spread,
+        jump=jump if jump.any() else 0.0,
+        shared=scope.offset is not None,
+    )

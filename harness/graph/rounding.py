@@ -205,6 +205,13 @@ ACCUMULATOR = Point(
     approximation=True,
 )
 
+UNSIGNED = Point(
+    "unsigned",
+    {"signed": "", "zero point": "int8 values as unsigned bytes, whose zero point is taken away again in float32"},
+    narrow=False,
+    approximation=True,
+)
+
 SHARDS = (*range(2, 17), 24, 32, 48, 64)
 """Numbers of partial sums: split-K and tensor parallelism."""
 

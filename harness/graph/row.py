@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from grok_conformance.harness.contract import ALL_LOGITS, Array, LanguageModelConfig, LogitForm
@@ -41,8 +41,9 @@ class Scope:
     tokens int32 [b, t]; steps int32 [b], the cache steps before the call; visible bool [b, t, s], the keys that each
     query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way. `form` is
     how the logits are shown; `multiply` is how a fault multiplies by stored matrices, None for what is right. `scales`
-    [.., G, n] are those of the matrix at hand where a plan scales its sums and not its values, else None. `measured` is
-    what an operation takes its statistic of where that is not the input that it divides.
+    [.., G, n] are those of the matrix at hand where a plan scales its sums and not its values, else None; `offset`
+    [.., k, n] is what a plan adds to that matrix and takes away again, else None. `measured` is what an operation takes
+    its statistic of where that is not the input that it divides.
     """
 
     config: LanguageModelConfig
@@ -53,7 +54,13 @@ class Scope:
     form: LogitForm = ALL_LOGITS
     multiply: Multiply | None = None
     scales: Array | None = None
+    offset: Array | None = None
     measured: Array | None = None
+
+    def of_expert(self, expert: int) -> Scope:
+        """Return the scope of the matrix of one expert, of those of all."""
+        scales, offset = (None if each is None else each[expert] for each in (self.scales, self.offset))
+        return replace(self, scales=scales, offset=offset)
 
     @property
     def rounds(self) -> bool:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from grok_conformance.candidates.torch_eager import model, operations, parameters
-from tests.fault_detection.honest.products import BF16, bf16
+from tests.fault_detection.honest.products import BF16, FLOAT32, bf16
 from tests.fault_detection.honest.way import Way, narrow
 
+EXPERT_PRODUCTS = ("moe.expert_activation", "moe.expert_up", "moe.expert_output")
 FACTOR = 0.7978845608028654
 OUTPUT = ("moe.expert_output",)
 Function = Callable[[Tensor], Tensor]
@@ -109,27 +110,47 @@ def sharded_combine(num_ranks: int) -> dict[str, Any]:
 original_expert, operations_combine = model.expert, operations.combine_experts
 
 
-def grouped(rows: Tensor, params: parameters.Params, name: str, index: int) -> Tensor:
-    """Multiply by int8 values, and each group's float32 sum by its scale."""
+Scaled = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Multiplies rows [m, k] by int8 values [k, n] of one group, and by its scales [n]."""
+
+
+def signed(rows: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    return (rows @ values) * scale
+
+
+def zero_point(rows: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    """Multiply by unsigned bytes, and take away what their zero point adds."""
+    return (rows @ (values + 128) - 128 * rows.sum(-1, keepdim=True)) * scale
+
+
+def affine(rows: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    """Scale the sums of 8 products with unsigned bytes each, and add a bias for the sum of 8 activations."""
+    parts = zip(rows.split(8, -1), (values + 128).split(8, 0), strict=True)
+    return torch.stack([(a @ b) * scale + a.sum(-1, keepdim=True) * (-128 * scale) for a, b in parts]).sum(0)
+
+
+def grouped(rows: Tensor, params: parameters.Params, name: str, index: int, product: Scaled) -> Tensor:
+    """Multiply by int8 values group by group, in float32."""
     if f"{name}.scales" not in params:
         return rows.float() @ parameters.matrix(params, name, index).float()
     weight, scales = params[f"{name}.weight"][index].float(), params[f"{name}.scales"][index].float()
     num_groups = scales.shape[0]
     parts = zip(rows.float().tensor_split(num_groups, -1), weight.tensor_split(num_groups, 0), scales, strict=True)
-    return torch.stack([(a @ b) * scale for a, b, scale in parts]).sum(0)
+    return torch.stack([product(a, b, scale) for a, b, scale in parts]).sum(0)
 
 
-def scaled_after(*, operand: bool, shown: bool) -> dict[str, Any]:
+def scaled_after(*, operand: bool, shown: bool, product: Scaled = signed) -> dict[str, Any]:
     """Return the replacements of int8 kernels that scale sums; the hidden is rounded as an operand, or shown so."""
 
     def run(params: parameters.Params, path: str, index: int, x: Tensor) -> model.ExpertValues:
         kind = torch.float32 if not narrow(x) else x.dtype
         scales = params.get(f"{path}/linear/w.scales")
         wide = kind if scales is None or scales.dtype != torch.float32 else torch.float32
-        first, second = (grouped(x, params, f"{path}/{name}/w", index).to(wide) for name in ("linear", "linear_v"))
+        both = (grouped(x, params, f"{path}/{name}/w", index, product) for name in ("linear", "linear_v"))
+        first, second = (each.to(wide) for each in both)
         hidden = tanh_gelu(first.float()) * second.float()
         rounded = hidden.to(kind).float() if operand else hidden
-        output = grouped(rounded, params, f"{path}/linear_1/w", index)
+        output = grouped(rounded, params, f"{path}/linear_1/w", index, product)
         return model.ExpertValues(first, second, rounded if shown else hidden, output)
 
     return {"model": {"expert": run}}
@@ -202,4 +223,9 @@ WAYS = (
         dtypes=BF16,
         **scaled_after(operand=False, shown=False), plan=("moe.expert_activation", "moe.expert_up",
         "moe.expert_output")),
+    Way(id="unsigned_bytes", engines="ONNX Runtime MLAS, LUT-GEMM", does="int8 values as unsigned bytes, a zero point",
+        dtypes=FLOAT32, **scaled_after(operand=False, shown=False, product=zero_point), plan=EXPERT_PRODUCTS,
+        untold=True),
+    Way(id="affine_bytes", engines="MLX", does="a scale and a bias for every 8 unsigned bytes of a lane",
+        dtypes=FLOAT32, **scaled_after(operand=False, shown=False, product=affine), plan=EXPERT_PRODUCTS, untold=True),
 )  # fmt: skip
