@@ -91,11 +91,10 @@ def check_operations(
 
 def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> JudgedOperations:
     """Return what cases say of the operations: the ways found, the checks then, and what fails, diagnosed."""
-    exhibits, local = choose_ways(exhibits, local, num_elements)
-    found = [comparison for comparisons in local.values() for comparison in comparisons]
-    failing = {one.operation for one in found if not one.passed} | failing_together(exhibits, local)
-    noted = {one.operation for one in found if one.note} - failing
-    shown = {one.operation for one in found if one.kind is not Kind.MISSING}
+    undiagnosed = seen_to_fail(exhibits, local, num_elements)
+    exhibits, local = undiagnosed.exhibits, undiagnosed.local
+    failing, noted = undiagnosed.failing, undiagnosed.noted
+    shown = {one.operation for found in local.values() for one in found if one.kind is not Kind.MISSING}
     diagnoses = diagnosed(exhibits, local, (failing | noted) & shown)
     for operation in sorted(failing & shown):
         if not (operation in diagnoses and diagnoses[operation].faults):
@@ -107,7 +106,16 @@ def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> 
             ):
                 exhibits, local, diagnoses = nearer, checked, {**diagnoses, **again}
     diagnoses = {**diagnoses, **with_places(exhibits, local, failing & shown, diagnoses)}
-    return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(noted), diagnoses)
+    return replace(undiagnosed, exhibits=tuple(exhibits), local=local, diagnoses=diagnoses)
+
+
+def seen_to_fail(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> JudgedOperations:
+    """Return the ways found in some cases, the checks then, and what fails, without a diagnosis."""
+    exhibits, local = choose_ways(exhibits, local, num_elements)
+    found = [comparison for comparisons in local.values() for comparison in comparisons]
+    failing = {one.operation for one in found if not one.passed} | failing_together(exhibits, local)
+    noted = {one.operation for one in found if one.note} - failing
+    return JudgedOperations(tuple(exhibits), local, frozenset(failing), frozenset(noted), {})
 
 
 def by_logits_alone(found: JudgedOperations, num_elements: int) -> JudgedOperations:

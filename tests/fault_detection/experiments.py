@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,17 @@ from grok_conformance.harness.diagnosis.power import taps_of_level
 from grok_conformance.harness.diagnosis.power_model import power_of_case
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from tests.conformance.impostors import CASES, NULLS, TARGETS
-from tests.fault_detection.trials import GOLDEN_DRAW, Judged, both, cases_of, drawn, emulated, in_torch, mutant_of
+from tests.fault_detection.trials import (
+    GOLDEN_DRAW,
+    Judged,
+    both,
+    cases_of,
+    drawn,
+    emulated,
+    in_torch,
+    is_detected,
+    mutant_of,
+)
 from tests.harness.honest_port import INFO, NUM_ELEMENTS, at_fault, check, golden_taps
 
 MAX_HALVINGS = 40
@@ -137,18 +147,16 @@ class Floor:
 
 
 def dose_response(fault: str, dtype: str) -> Floor:
-    """Halve a fault until it is found no more."""
-    case = cases_of(FAULTS[fault], dtype)[:1]
-    for halvings in range(MAX_HALVINGS):
-        weaker = replace(FAULTS[fault], dose=2.0**-halvings)
-        if not detected(weaker, case, seed=1):
-            return Floor(fault, dtype, halvings - 1)
-    return Floor(fault, dtype, MAX_HALVINGS)
-
-
-def detected(fault: Fault, cases: Sequence[str], seed: int) -> bool:
-    """Return whether the oracle with a fault fails."""
-    return emulated(mutant(fault), cases, GOLDEN_DRAW, seed).detected
+    """Look by bisection for a dose of a fault that is found, and half of which is not."""
+    case = cases_of(FAULTS[fault], dtype)[0]
+    found, missed = -1, MAX_HALVINGS + 1
+    while missed - found > 1:
+        halvings = (found + missed) // 2
+        if is_detected(replace(FAULTS[fault], dose=2.0**-halvings), case, seed=1):
+            found = halvings
+        else:
+            missed = halvings
+    return Floor(fault, dtype, found)
 
 
 @dataclass(frozen=True)
@@ -171,25 +179,36 @@ def power_checks(floor: Floor) -> list[PowerCheck]:
     """Compare predicted and observed power at the smallest dose found, at half and at a quarter of it."""
     smallest = max(floor.halvings, 0)
     return [
-        power_check(replace(FAULTS[floor.fault], dose=2.0**-halvings), floor.fprop_dtype, "caches", POWER_SEEDS)
+        power_check(
+            replace(FAULTS[floor.fault], dose=2.0**-halvings), floor.fprop_dtype, "caches", is_detected, POWER_SEEDS
+        )
         for halvings in range(smallest, smallest + 3)
     ]
 
 
 def blind_power_check(fault: str, dtype: str) -> PowerCheck:
     """Compare predicted and observed power of a whole fault in a port that shows nothing but its logits."""
-    return power_check(FAULTS[fault], dtype, "logits", POWER_SEEDS[:1])
+    return power_check(FAULTS[fault], dtype, "logits", is_detected_in_logits, POWER_SEEDS[:1])
 
 
-def power_check(fault: Fault, dtype: str, level: str, seeds: Sequence[int]) -> PowerCheck:
+Detect = Callable[[Fault, str, int], bool]
+"""Tells whether a fault is found in one case with one seed."""
+
+
+def is_detected_in_logits(fault: Fault, case_id: str, seed: int) -> bool:
+    """Return whether the oracle with a fault, nothing but the logits shown, fails in one case."""
+    info = replace(INFO, taps=taps_of_level("logits"))
+    return emulated(mutant(fault), (case_id,), GOLDEN_DRAW, seed, info).detected
+
+
+def power_check(fault: Fault, dtype: str, level: str, detect: Detect, seeds: Sequence[int]) -> PowerCheck:
     """Compare predicted and observed power in the first case that shows a fault."""
     case_id, taps = cases_of(fault, dtype)[0], taps_of_level(level)
     preset, case, weights = drawn(case_id, GOLDEN_DRAW)
     predicted = power_of_case(preset, case, golden_taps(case_id), taps, {fault.id: fault}, NUM_ELEMENTS, weights).get(
         fault.id, 0.0
     )
-    info = replace(INFO, taps=taps)
-    found = sum(emulated(mutant(fault), (case_id,), GOLDEN_DRAW, seed, info).detected for seed in seeds)
+    found = sum(detect(fault, case_id, seed) for seed in seeds)
     return PowerCheck(fault.id, dtype, level, fault.dose, predicted, found, len(seeds))
 
 

@@ -13,12 +13,13 @@ from grok_conformance.harness.cases.case import Call, Case, Preset
 from grok_conformance.harness.cases.suite import PRESETS
 from grok_conformance.harness.cases.synthesis import synthesize
 from grok_conformance.harness.checks.exhibit import exhibit_of
+from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, CandidateInfo
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans
-from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
+from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, seen_to_fail
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import torch_taps
@@ -125,6 +126,14 @@ def emulated(
             (preset, case, weights, noisy_taps(preset, case, weights, seed, evaluator=evaluator, plans=plans))
         )
     return judge(answers, info)
+
+
+def is_detected(fault: Fault, case_id: str, seed: int) -> bool:
+    """Return whether the oracle with a fault, all taps shown, fails in one case; what fails is not diagnosed."""
+    preset, case, weights = drawn(case_id, GOLDEN_DRAW)
+    shown = exhibit_of(preset, case, INFO, noisy_taps(preset, case, weights, seed, evaluator=mutant(fault)), weights)
+    local = {case_id: check_case(shown, num_elements=NUM_ELEMENTS)}
+    return Judged(seen_to_fail([shown], local, NUM_ELEMENTS)).detected
 
 
 def in_torch(name: str, dtype: str, draw: int) -> Judged:

@@ -125,7 +125,7 @@ def zero_point(rows: Tensor, values: Tensor, scale: Tensor) -> Tensor:
 
 def affine(rows: Tensor, values: Tensor, scale: Tensor) -> Tensor:
     """Scale the sums of 8 products with unsigned bytes each, and add a bias for the sum of 8 activations."""
-    parts = zip(rows.split(8, -1), (values + 128).split(8, 0), strict=True)
+    parts = zip(torch.split(rows, 8, -1), torch.split(values + 128, 8, 0), strict=True)
     return torch.stack([(a @ b) * scale + a.sum(-1, keepdim=True) * (-128 * scale) for a, b in parts]).sum(0)
 
 
