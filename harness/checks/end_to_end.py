@@ -9,8 +9,9 @@ then goes on along the port's own route.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,8 @@ def honest_run(
 
     `recorded` is the dtype in which each operation's result is kept. A route may hold other taps too, from whose values
     the model then goes on; `evaluator` applies the operations, by their `plans`. No token's honest error is less than
-    the median, or with another evaluator than the mean, over its tap.
+    the median over its tap, with another evaluator than the mean, and with a declared quantisation, in which a value
+    may fall on another step, than the largest.
     """
     random = np.random.default_rng(0)
 
@@ -111,7 +113,10 @@ def honest_run(
     exact = {(call, tap): value for call, tap, _, value in once}
     squares: dict[Key, Array] = {}
     # Another evaluator may have a fault that mixes the rows of a batch: its runs are made one by one.
-    num_runs, floor = (NUM_RUNS, np.median) if evaluator is evaluate else (NUM_DEVIATING_RUNS, np.mean)
+    num_runs = NUM_RUNS if evaluator is evaluate else NUM_DEVIATING_RUNS
+    floor: Callable[[Array], Any] = np.median if evaluator is evaluate else np.mean
+    floor = np.max if weights.graph.quantised else floor
+    over_runs = largest_square if weights.graph.quantised else mean_square
     at_once = runs_at_once(exact.values(), plans or {}, num_runs) if evaluator is evaluate else 1
     for first in range(0, num_runs, at_once):
         runs = min(at_once, num_runs - first)
@@ -126,9 +131,22 @@ def honest_run(
         )
         for call, tap, _, value in noisy:
             errors = value.reshape(runs, *exact[call, tap].shape) - exact[call, tap]
-            error = per_token(errors, ("run", *weights.graph.specs[split_tap(tap)[1]].axes))
-            squares[call, tap] = squares.get((call, tap), 0.0) + np.square(error) * (runs / num_runs)
+            own = np.square([per_token(error, weights.graph.specs[split_tap(tap)[1]].axes) for error in errors])
+            squares[call, tap] = over_runs(squares.get((call, tap), 0.0), own, num_runs)
     return Honest(exact, {key: np.sqrt(np.maximum(x, floor(x))) for key, x in squares.items()})
+
+
+def mean_square(so_far: Array | float, squares: Array, num_runs: int) -> Array:
+    """Add the squares of some runs [run, b, t] to what others have given of their mean over so many."""
+    added: Array = so_far + squares.sum(0) / num_runs
+    return added
+
+
+def largest_square(so_far: Array | float, squares: Array, num_runs: int) -> Array:
+    """Return the largest squares of some runs [run, b, t] and of others: flips to another step are rare, and large."""
+    del num_runs
+    largest: Array = np.maximum(so_far, squares.max(0))
+    return largest
 
 
 def route_of(evidence: Evidence) -> dict[Key, Array]:

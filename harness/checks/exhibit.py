@@ -12,6 +12,7 @@ from grok_conformance.harness.checks.evidence import Evidence, gather
 from grok_conformance.harness.checks.readings import PHASES, Readings, describe, phase_of, producers
 from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo, split_tap
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
+from grok_conformance.harness.graph.quantised import declared
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.measure.comparison import Comparison
@@ -152,5 +153,7 @@ def exhibit_of(
     `asked` are the glob patterns of the taps that each call was asked for, None for all.
     """
     made = weights or ExactWeights(replace(preset.config, fprop_dtype=case.fprop_dtype), preset.weights)
+    if info.quantised:
+        made = replace(made, graph=declared(made.graph, info.quantised))
     case = replace(case, form=info.logits)
     return Exhibit(preset, case, gather(preset, case, info, taps, made.graph, asked), made)

@@ -18,6 +18,7 @@ from grok_conformance.harness.graph.rounding import (
     DEALT_BLOCKS,
     EVENLY,
     HANDED_ON,
+    HARDWARE_TANH,
     ORDERS,
     SHARDS,
     SPREAD,
@@ -213,7 +214,7 @@ def _at_points(
 def permitted(point: Point, choice: str, row: str, told: Sequence[Exhibit]) -> bool:
     """Return whether a choice means anything: a narrow one in a narrow compute dtype, a dtype for such a cache.
 
-    A wide result is one that is recorded in float32.
+    A wide result is one that is recorded in float32. A tanh of 2⁻¹¹ in float32 is seen where it is shown, or not taken.
     """
     graph = told[0].evidence.graph
     made = graph.by_name[row]
@@ -225,21 +226,17 @@ def permitted(point: Point, choice: str, row: str, told: Sequence[Exhibit]) -> b
         return False
     if choice == point.published:
         return True
+    if choice == HARDWARE_TANH and all(one.evidence.config.fprop_dtype == "float32" for one in told):
+        return not any(row in one.hidden for one in told)
     if choice in UNIT_ROUNDOFF:
         return all(one.evidence.recorded[name] == choice for one in told for name in graph.copies[:1])
     return not point.narrow or all(one.evidence.config.fprop_dtype != "float32" for one in told)
 
 
 def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    config = told[0].evidence.config
-    if config.fprop_dtype == "float32":  # it leaves nothing to keep back
-        return
-    edges = [[(row.name, name)] for name in row.inputs if carriable(name, told)]
-    if row.is_stream:  # a stream that is kept in float32 flows unrounded through all of them, as what is added may
-        graph = told[0].evidence.graph
-        stream = [*graph.stream_edges]
-        added = [(name, graph.by_name[name].inputs[1]) for name, _ in stream]
-        edges += [stream, [*stream, *(edge for edge in added if carriable(edge[1], told))]]
+    edges = _of_caches(row, told)
+    if told[0].evidence.config.fprop_dtype != "float32":  # which leaves nothing else to keep back
+        edges += _of_taps(row, told)
     for edge in edges:
         summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
         measured: tuple[Reading, ...] = ("measured",) if row.measures and edge[0][0] == row.name else ()
@@ -254,6 +251,32 @@ def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[W
             kept: Readings = {at: reading for at, reading in readings.items() if reading != "rounded"}
             if kept != ways.readings:
                 yield replace(ways, readings=kept)
+
+
+def _of_caches(row: Operation, told: Sequence[Exhibit]) -> list[list[tuple[str, str]]]:
+    """Return the edges by which a row may read what a call has just stored as it was before it was stored.
+
+    As it is shown, where the cache is narrower, or as it was before that was rounded.
+    """
+    graph, recorded = told[0].evidence.graph, told[0].evidence.recorded
+    edges: list[list[tuple[str, str]]] = []
+    for cache in (name for name in row.inputs if name in graph.copies):
+        stored = graph.by_name[cache].inputs[1]
+        narrower = recorded[cache] != recorded[stored] or graph.by_name[cache].unquantised is not None
+        edges += [[(row.name, cache)]] if narrower else []
+        edges += [[(row.name, cache), (cache, stored)]] if carriable(stored, told) else []
+    return edges
+
+
+def _of_taps(row: Operation, told: Sequence[Exhibit]) -> list[list[tuple[str, str]]]:
+    """Return the edges by which a row, or all of the residual stream, may read more than is shown."""
+    edges = [[(row.name, name)] for name in row.inputs if carriable(name, told)]
+    if row.is_stream:  # a stream that is kept in float32 flows unrounded through all of them, as what is added may
+        graph = told[0].evidence.graph
+        stream = [*graph.stream_edges]
+        added = [(name, graph.by_name[name].inputs[1]) for name, _ in stream]
+        edges += [stream, [*stream, *(edge for edge in added if carriable(edge[1], told))]]
+    return edges
 
 
 def _reading_of(name: str, reading: Reading) -> Reading:

@@ -144,11 +144,12 @@ def unchanged_below(exhibit: Exhibit, call: int) -> Array:
 
 
 def fence_of_copy(exact: Exact, fence: Fence, recorded: str, steps: Array, config: LanguageModelConfig) -> Fence:
-    """Return the fence of a cache: earlier slots bitwise unchanged, new ones rounded only to a cache's own dtype.
+    """Return the fence of a cache: earlier slots bitwise unchanged, new ones rounded to a cache's own dtype or grid.
 
     Where more precise values than are shown were carried to it, it rounds those.
     """
     narrower = recorded not in ("float32", config.fprop_dtype)
     new = np.arange(exact.value.shape[1]) >= steps[:, None]  # [b, s]
-    may_round = (new & narrower)[..., None, None] | (np.asarray(exact.inherited) > 0)
+    quantised = np.any(exact.bound)
+    may_round = (new & (narrower | quantised))[..., None, None] | (np.asarray(exact.inherited) > 0)
     return Fence(np.where(may_round, fence.allowed, 0.0), np.where(may_round, fence.deviation, 0.0), None, fence.factor)

@@ -125,7 +125,9 @@ def reader(
                 other = evaluator(tap, scope, weights, {**used, **drawn}, plan)
                 squares += np.square(other.value - exact.value) / num_draws
             exact = replace(exact, inherited=np.sqrt(np.maximum(squares, squares.mean(-1, keepdims=True))))
-        carried[tap] = exact
+        before = row.unquantised if row.copies else None  # what is carried on was not stored yet
+        stored = [used[source] for source in weights.graph.input_taps(tap, scope.config)] if before else []
+        carried[tap] = before(*stored, scope=scope, plan=plan) if before else exact
         return exact
 
     return read

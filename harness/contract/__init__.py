@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from grok_conformance.harness.contract.candidate import (
         ALL_LOGITS,
         DTYPES,
+        QUANTISATIONS,
         Array,
         CandidateInfo,
         ExtendingModel,
@@ -41,6 +42,7 @@ __all__ = [
     "GOLDEN_DIR",
     "LEVELS",
     "LOGITS",
+    "QUANTISATIONS",
     "Array",
     "CandidateInfo",
     "ExtendingModel",

@@ -65,7 +65,9 @@ class CandidateInfo:
     of the contract. What experts compute may be shown in `fprop` without a word: its values say how it was rounded.
     `fprop_dtypes` are the compute dtypes it can run. `fused` says that a compiler fuses operations, so that taps
     may be mere records of what flowed; unrounded values that can be recomputed are found without it. `logits` is
-    the form in which it shows those. `tie_rule` claims that experts with equal scores come lowest index first.
+    the form in which it shows those. `quantised` maps globs of taps to how their operations quantise what they multiply
+    or, of a cache, keep (`QUANTISATIONS`), the first match winning: it is judged by that, and not as published.
+    `tie_rule` claims that experts with equal scores come lowest index first.
     """
 
     name: str
@@ -76,6 +78,16 @@ class CandidateInfo:
     fused: bool = False
     logits: LogitForm = ALL_LOGITS
     tie_rule: bool = False
+    quantised: Mapping[str, str] = field(default_factory=dict)
+
+
+QUANTISATIONS: Mapping[str, str] = {
+    "int8": "int8 with a scale per token, or per token and head",
+    "int8_block32": "int8 in blocks of 32, each with a float16 scale",
+    "fp8": "fp8 (e4m3) with a scale per token, or per token and head",
+    "fp8_unscaled": "fp8 (e4m3) without a scale",
+}
+"""What INFO may say of operands in fewer bits, and the words that reports have for it."""
 
 
 class Model(Protocol):

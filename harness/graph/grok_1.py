@@ -68,6 +68,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.QUERY,),
         points=PRODUCT,
         products="btdqh",
+        operands=(0,),
     ),
     Operation(
         name="attention.key",
@@ -78,6 +79,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.KEY,),
         points=PRODUCT,
         products="btdgh",
+        operands=(0,),
     ),
     Operation(
         name="attention.value",
@@ -88,6 +90,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.VALUE,),
         points=PRODUCT,
         products="btdgh",
+        operands=(0,),
     ),
     Operation(
         name="attention.query_rotated",
@@ -109,6 +112,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§5",
         function=attention.update_cache,
         inputs=("previous:kv.keys", "attention.key_rotated"),
+        operands=(1,),
     ),
     Operation(
         name="kv.values",
@@ -116,6 +120,7 @@ OPERATIONS: tuple[Operation, ...] = (
         section="§5",
         function=attention.update_cache,
         inputs=("previous:kv.values", "attention.value"),
+        operands=(1,),
     ),
     Operation(
         name="attention.logits",
@@ -124,6 +129,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.query_rotated", "kv.keys"),
         points=(LIKE_THE_CACHE, attention.SCALE, attention.QUERY_KEY, ACCUMULATOR, attention.CAP),
         products="btqsh",
+        operands=(0, 1),
     ),
     Operation(
         name="attention.weights",
@@ -139,6 +145,7 @@ OPERATIONS: tuple[Operation, ...] = (
         inputs=("attention.weights", "kv.values"),
         points=(LIKE_THE_CACHE, attention.SUMMED, attention.SPLITS, ACCUMULATOR),
         products="btqsh",
+        operands=(0,),
     ),
     Operation(
         name="attention.output",
@@ -148,6 +155,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.ATTENTION_OUT,),
         points=PRODUCT,
         products="btqhd",
+        operands=(0,),
     ),
     Operation(
         name="attention.output_norm",
@@ -210,6 +218,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.EXPERT_ACTIVATION,),
         points=(*PRODUCT, RESULT),
         products="btcdf",
+        operands=(0,),
     ),
     Operation(
         name="moe.expert_up",
@@ -219,6 +228,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.EXPERT_UP,),
         points=(*PRODUCT, RESULT),
         products="btcdf",
+        operands=(0,),
     ),
     Operation(
         name="moe.expert_hidden",
@@ -236,6 +246,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.EXPERT_OUT,),
         points=(*PRODUCT, RESULT),
         products="btcfd",
+        operands=(0,),
     ),
     Operation(
         name="dense.activation",
@@ -245,6 +256,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.DENSE_ACTIVATION,),
         points=PRODUCT,
         products="btdf",
+        operands=(0,),
     ),
     Operation(
         name="dense.up",
@@ -254,6 +266,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.DENSE_UP,),
         points=PRODUCT,
         products="btdf",
+        operands=(0,),
     ),
     Operation(
         name="dense.hidden",
@@ -284,6 +297,7 @@ OPERATIONS: tuple[Operation, ...] = (
         weights=(stored.DENSE_OUT,),
         points=PRODUCT,
         products="btfd",
+        operands=(0,),
     ),
     Operation(
         name="moe.output_norm",
@@ -326,6 +340,7 @@ OPERATIONS: tuple[Operation, ...] = (
             ACCUMULATOR,
         ),
         products="btdv",
+        operands=(0,),
     ),
 )
 

@@ -19,7 +19,8 @@ class ModelGraph:
 
     `taps` are the contract on what its operations make, `layer_path` the module path of a layer's weights. `stream`
     names what the residual stream is before the first layer and after every layer; `weights` says what is known of a
-    weight, under the names that the rows have for it. `nouns` say what lies along an axis.
+    weight, under the names that the rows have for it. `nouns` say what lies along an axis, `quantised` what a port has
+    declared of the operands of its operations.
     """
 
     operations: tuple[Operation, ...]
@@ -28,6 +29,7 @@ class ModelGraph:
     stream: tuple[str, str]
     weights: Mapping[str, StoredWeight] = field(default_factory=dict)
     nouns: Mapping[str, str] = field(default_factory=dict)
+    quantised: Mapping[str, str] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, object]:
         """What is passed on to another process, which works out anew what is kept here."""

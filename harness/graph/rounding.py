@@ -191,6 +191,9 @@ SCALES = Point(
     },
     alone=True,
 )
+HARDWARE_TANH = "tanh.approx"
+"""The choice of a tanh that errs by 2⁻¹¹: far more than float32 rounds, so that mistakes of a float32 port fit in."""
+
 PROMOTES = "promotes"
 """The choice of a truncating sum that errs by so few units of float32 that no mistake could hide in them."""
 

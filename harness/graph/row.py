@@ -84,7 +84,9 @@ class Operation:
     the layer's module. `points` are the values inside it that a port may keep otherwise than published: one plan is
     found per candidate, compute dtype and stored form of its weights, or of those at `stored_as` where it has none.
     `products` are the axes of a contraction, kept and summed ones: it multiplies and adds once per element of all of
-    them together. `through` is a point that splits it through a hidden row before it, and the row that then makes it
+    them together. `operands` are the inputs, by number, that a port may declare to multiply or keep in fewer bits, and
+    `unquantised` is its function where a port has.
+    `through` is a point that splits it through a hidden row before it, and the row that then makes it
     from what that one reads. `makes` is the tap it makes where that has another name, `block` the kind of model it is
     part of.
 
@@ -103,6 +105,8 @@ class Operation:
     through: tuple[Point, Operation] | None = None
     stored_as: str = ""
     products: str = ""
+    operands: tuple[int, ...] = ()
+    unquantised: Function | None = None
     makes: str = ""
     block: Literal["always", "moe", "dense"] = "always"
     is_stream: bool = False

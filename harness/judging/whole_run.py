@@ -25,14 +25,16 @@ from grok_conformance.harness.checks.logit_agreement import (
     logit_agreements,
     routing_margins,
 )
+from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.checks.shown_logits import golden_in_form
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.oracle import evaluate
 from grok_conformance.harness.judging.emulation import emulating, taken_as_they_are
 from grok_conformance.harness.judging.waivers import Waiver
 
-HonestRuns = dict[tuple[str, bytes, tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]], Honest]
-"""Honest runs already measured, by case, route, dtypes and deviations: candidates alike in these share them."""
+Pairs = tuple[tuple[str, str], ...]
+HonestRuns = dict[tuple[str, bytes, Pairs, tuple[str, ...], tuple[str, ...], Pairs], Honest]
+"""Honest runs already measured, by case, route, dtypes, deviations, plans and declared quantisations."""
 
 MAX_HONEST_BYTES = 2**26
 """The memory that honest runs may take; what comes when it is full is measured for each candidate anew."""
@@ -68,14 +70,18 @@ def whole_run(
     route = {**route_of(evidence), **taken_as_they_are(used, evidence)}
     taken = b"".join(route[key].tobytes() for key in sorted(route))
     plans = tuple(f"{row}: {exhibit.ways.plans[row]}" for row in sorted(exhibit.ways.plans))
-    signature = (case.id, taken, tuple(evidence.recorded.items()), names, plans)
+    quantised = tuple(evidence.graph.quantised.items())
+    # A step of a quantised value is more than honest noise, so that what was read instead of it is followed.
+    readings = exhibit.ways.readings if quantised else {}
+    plans = (*plans, *(f"{edge}: {reading}" for edge, reading in readings.items()))
+    signature = (case.id, taken, tuple(evidence.recorded.items()), names, plans, quantised)
     honest = honest_runs.get(signature) or honest_run(
         exhibit.preset,
         case,
         route,
         exhibit.weights,
         evidence.recorded,
-        emulating(used) if used else evaluate,
+        reader(readings, evidence.recorded, emulating(used) if used else evaluate),
         exhibit.ways.plans,
     )
     if sum(each.num_bytes for each in honest_runs.values()) + honest.num_bytes <= MAX_HONEST_BYTES:

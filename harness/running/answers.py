@@ -17,7 +17,16 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 
 from grok_conformance.harness.cases.reruns import RERUNS
-from grok_conformance.harness.contract import DTYPES, Array, CandidateInfo, LogitForm, select_taps, tap_name, tap_specs
+from grok_conformance.harness.contract import (
+    DTYPES,
+    QUANTISATIONS,
+    Array,
+    CandidateInfo,
+    LogitForm,
+    select_taps,
+    tap_name,
+    tap_specs,
+)
 from grok_conformance.harness.formats.files import ABSENT, FileError, plain_path, read_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
@@ -242,13 +251,17 @@ def _read_info(out_dir: Path) -> CandidateInfo:
         case {"name": str(name), "version": str(version), "taps": [*taps]} if all(isinstance(tap, str) for tap in taps):
             dtypes, logits = data.get("dtypes", {}), data.get("logits", {})
             fused, tie_rule = data.get("fused", False), data.get("tie_rule", False)
+            quantised = data.get("quantised", {})
         case _:
             raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
     if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
         raise FileError(f"{path}: dtypes must map globs of taps to {', '.join(DTYPES)} or fprop")
-    if len(taps) + len(dtypes) > MAX_GLOBS or max(map(len, (*taps, *dtypes)), default=0) > MAX_GLOB:
+    if not _is_strings(quantised) or not set(quantised.values()) <= set(QUANTISATIONS):
+        raise FileError(f"{path}: quantised must map globs of taps to {', '.join(QUANTISATIONS)}")
+    globs = (*taps, *dtypes, *quantised)
+    if len(globs) > MAX_GLOBS or max(map(len, globs), default=0) > MAX_GLOB:
         raise FileError(f"{path}: at most {MAX_GLOBS} globs of taps, of at most {MAX_GLOB} characters each")
-    for pattern in sorted({*taps, *dtypes} - _TAPS):
+    for pattern in sorted({*globs} - _TAPS):
         if not select_taps(_TAPS, [pattern]):
             raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
     if not (isinstance(fused, bool) and isinstance(tie_rule, bool)):
@@ -261,6 +274,7 @@ def _read_info(out_dir: Path) -> CandidateInfo:
         fused=fused,
         tie_rule=tie_rule,
         logits=_read_form(path, logits),
+        quantised=quantised,
     )
 
 

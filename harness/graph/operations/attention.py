@@ -21,7 +21,7 @@ from grok_conformance.harness.graph.arithmetic import (
     softmax,
 )
 from grok_conformance.harness.graph.products import accumulated, evenly, in_tiles, product
-from grok_conformance.harness.graph.rounding import EVENLY, Point, RoundingPlan, rounding_point
+from grok_conformance.harness.graph.rounding import EVENLY, HARDWARE_TANH, Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
 
 QUERY_KEY = rounding_point("query · key", "rounded", "q·k not rounded before it is scaled")
@@ -51,7 +51,7 @@ CAP = Point(
     {
         "exact": "",
         "sigmoid": "tanh of the cap as 2·sigmoid(2x) − 1",
-        "approximate": "tanh of the cap approximated to 2⁻¹¹ (tanh.approx)",
+        HARDWARE_TANH: "tanh of the cap approximated to 2⁻¹¹ (tanh.approx)",
     },
     narrow=False,
     approximation=True,
@@ -195,7 +195,7 @@ def capped(made: Exact, multiplier: float, plan: RoundingPlan) -> Exact:
     bound = 6 * np.abs(value) + (SIGMOID_UNITS if plan.at(CAP) == "sigmoid" else 0.0) + slope * made.bound
     # Where the product jumps the slope is not that of one place, but at most 1.
     jump = multiplier * made.jump
-    if plan.at(CAP) == "approximate":
+    if plan.at(CAP) == HARDWARE_TANH:
         bound = bound + approximation(TANH_APPROXIMATE_ERROR * np.abs(value))
     return Exact(value, bound=bound, spread=slope * made.spread, jump=jump, argument=value)
 

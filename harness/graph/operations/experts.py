@@ -19,6 +19,7 @@ from grok_conformance.harness.graph.arithmetic import (
 from grok_conformance.harness.graph.products import ADDITIONS, add_as_ring, evenly, product, product_by_expert
 from grok_conformance.harness.graph.rounding import (
     AS_PUBLISHED,
+    HARDWARE_TANH,
     ORDERS,
     RINGS,
     Point,
@@ -31,7 +32,7 @@ GELU_FACTOR = math.sqrt(2 / math.pi)
 
 TANH = Point(
     "tanh",
-    {"exact": "", "approximate": "tanh of gelu approximated to 2⁻¹¹ (tanh.approx)"},
+    {"exact": "", HARDWARE_TANH: "tanh of gelu approximated to 2⁻¹¹ (tanh.approx)"},
     narrow=False,
     approximation=True,
 )
@@ -123,7 +124,7 @@ def gated(activation: Array, up: Array, scope: Scope, plan: RoundingPlan, point:
     """
     dtype = scope.config.fprop_dtype
     off = 4 * np.abs(activation)
-    if plan.at(TANH) == "approximate":
+    if plan.at(TANH) == HARDWARE_TANH:
         off = off + approximation(TANH_APPROXIMATE_ERROR / 2 * np.abs(activation * np.tanh(gelu_argument(activation))))
     inner = Exact(gelu(activation), bound=off, argument=activation)
     if scope.rounds and plan.at(point) == "rounded":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -47,8 +48,36 @@ def keys_shown_wide(taps: dict[str, Array], preset: Preset, case: Case) -> dict[
     return {key: x.astype(np.float32) if operation_of(key) in values else x for key, x in shown.items()}
 
 
+INT8_CACHE = {"kv.*": "int8"}
 WIDE = {"rotate": rotate_wide, "update_cache": update_wide, "attention_logits": logits_wide,
         "attention_heads": heads_wide}  # fmt: skip
+
+
+def rotate_remembered(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotate in float32 and round, but keep what was rounded."""
+    wide = original_rotate(x.float(), positions)
+    rounded = wide.to(x.dtype)
+    rounded.wide = wide  # type: ignore[attr-defined]
+    return rounded
+
+
+def reading_fresh(update_cache: Callable[[Tensor, Tensor, Tensor], Tensor]) -> dict[str, Any]:
+    """Return the replacements of a kernel that attends what a call brings before it is stored by `update_cache`."""
+
+    def update(cache: Tensor, new: Tensor, positions: Tensor) -> Tensor:
+        stored = update_cache(cache, new, positions)
+        stored.fresh = original_update(stored.float(), getattr(new, "wide", new.float()), positions)  # type: ignore[attr-defined]
+        return stored
+
+    def attention_logits(query: Tensor, keys: Tensor, multiplier: float) -> Tensor:
+        made = scores(query.float(), vars(keys)["fresh"])
+        return (bf16(made) if narrow(query) else made) * multiplier
+
+    def attention_heads(weights: Tensor, values: Tensor) -> Tensor:
+        return heads_wide(weights, vars(values)["fresh"])
+
+    return {"rotate": rotate_remembered, "update_cache": update, "attention_logits": attention_logits,
+            "attention_heads": attention_heads}  # fmt: skip
 
 
 def read_in_fewer_bits(quantised: Any) -> dict[str, Any]:
@@ -87,15 +116,33 @@ def rotate_in_bf16(x: Tensor, positions: Tensor) -> Tensor:
     return x * cos + operations.rotate_half(x) * sin
 
 
+FRESH_INT8 = {**reading_fresh(cache_of(int8_per_token)["update_cache"]), "rotate": original_rotate}
+
 WAYS = (
     Way(id="kv_f32_shown_wide", engines="llama.cpp with --cache-type f32", dtypes=BF16, operations=WIDE,
         does="cache float32, rope kept; rotated keys and values shown in float32", showing=keys_shown_wide),
     Way(id="kv_f32_tapped_bf16_hidden", engines="llama.cpp with --cache-type f32", dtypes=BF16, operations=WIDE,
         does="the same, rotated keys and values hidden", showing=keys_shown_wide,
         hides=("attention.key_rotated", "attention.value")),
+    Way(id="fresh_keys", engines="FlashInfer, XLA", dtypes=BF16, operations=reading_fresh(original_update),
+        does="keys of this call multiplied as they are rotated, before they are rounded", plan=("attention.logits",
+        "kv.keys")),
+    Way(id="fresh_int8", mark="declared", engines="TensorRT-LLM", does="int8 cache; a call attends what it brings"
+        " as it was before", showing=cache_as_float32,
+        operations=FRESH_INT8, fault="cache_int8"),
+    Way(id="fresh_int8_declared", engines="TensorRT-LLM", does="the same, declared", info={"quantised": INT8_CACHE},
+        operations=FRESH_INT8, showing=cache_as_float32,
+        plan=("attention.logits", "attention.heads")),
     Way(id="kv_int8_f16", mark="declared", engines="LMDeploy", operations=cache_of(int8_per_token),
         does="int8 cache, one scale per head and token, shown as float32", showing=cache_as_float32,
         fault="cache_int8"),
+    Way(id="kv_int8_declared", engines="LMDeploy", does="the same, declared", operations=cache_of(int8_per_token),
+        showing=cache_as_float32, info={"quantised": INT8_CACHE}),
+    Way(id="qk_int8_declared", engines="SageAttention", does="q and k int8 per head and token, declared",
+        operations=read_in_fewer_bits(int8_per_token), info={"quantised": {"attention.logits": "int8"}},
+        plan=("attention.logits",), untold=True),
+    Way(id="p_fp8_declared", engines="FlashAttention 3 in fp8", does="weights fp8 in their product, declared",
+        operations=weights_in_fewer_bits(fp8), info={"quantised": {"attention.heads": "fp8_unscaled"}}),
     Way(id="qk_int8", mark="wrong", engines="SageAttention", does="q and k int8 per head and token in their product",
         operations=read_in_fewer_bits(int8_per_token), fault="query_key_int8"),
     Way(id="p_fp8", mark="wrong", engines="FlashAttention 3 in fp8", does="weights fp8 in their product with values",
