@@ -58,7 +58,7 @@ def conclude(
     counted = [verdict for verdict in verdicts if verdict.name not in optional]
     elsewhere = [verdict.name for verdict in counted if options.strict and verdict.passed and not verdict.as_published]
     for name in elsewhere:
-        sys.stderr.write(f"{name}: rounds elsewhere than published, which --strict does not accept\n")
+        sys.stderr.write(f"{name}: rounds elsewhere than published or quantises, which --strict does not accept\n")
     passed = not low and not elsewhere and counted and all(verdict.passed for verdict in counted)
     return PASS if passed and all(each.clean for each in regressions.values()) else NONCONFORMING
 

@@ -79,6 +79,7 @@ def summarise(
     return CandidateVerdict(
         name=name,
         version=infos[0].version if infos else "",
+        quantised=infos[0].quantised if infos else {},
         level=level,
         weights=weights,
         next_taps=tuple(dict.fromkeys(tap for taps in hidden for tap in taps)),

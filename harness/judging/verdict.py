@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from grok_conformance.harness.cases.case import tap_key
@@ -132,7 +132,7 @@ class CandidateVerdict:
     faults the run could have seen in it, `coverage` which sizes and orders of calls it exercised. `waivers` are the
     known deviations that it showed; `outdated` has a line for each that has expired or gone. `narrowed` says to what
     the run was restricted, an empty string where it was judged whole: nothing else was looked at, and a pass says
-    nothing of it.
+    nothing of it. `quantised` is what it declares of operands in fewer bits, and was judged by.
     """
 
     name: str
@@ -148,6 +148,7 @@ class CandidateVerdict:
     waivers: tuple[Waiver, ...] = ()
     outdated: tuple[str, ...] = ()
     narrowed: str = ""
+    quantised: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
@@ -179,8 +180,8 @@ class CandidateVerdict:
 
     @property
     def as_published(self) -> bool:
-        """Whether it passed and rounds as published everywhere: what `--strict` asks for."""
-        return self.passed and not self.rounding_elsewhere
+        """Whether it passed, rounds as published everywhere and quantises nothing: what `--strict` asks for."""
+        return self.passed and not self.rounding_elsewhere and not self.quantised
 
     @property
     def rarest_race(self) -> float | None:
@@ -194,7 +195,7 @@ class CandidateVerdict:
 
     @property
     def summary(self) -> str:
-        """The status as it is shown: a pass names its level, where it rounds elsewhere, and its known deviations."""
+        """The status as it is shown: a pass names its level, its known deviations, what is rounded elsewhere or quantised."""
         if self.narrowed:
             return f"{self.status}, of {self.narrowed} alone"
         if not self.passed:
@@ -205,7 +206,8 @@ class CandidateVerdict:
         known = f" with {num_deviations} known deviation{'s' * (num_deviations > 1)}" if num_deviations else ""
         places = list(dict.fromkeys(row.operation for row in self.rounding_elsewhere))
         elsewhere = f", rounds elsewhere: {', '.join(places)}" if places else ""
-        return f"pass ({self.level}){known}{elsewhere}"
+        fewer = f", quantised as declared: {', '.join(self.quantised)}" if self.quantised else ""
+        return f"pass ({self.level}){known}{elsewhere}{fewer}"
 
 
 def worst_status(statuses: Iterable[Status]) -> Status:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grok_conformance.harness.cases.drawn import drawn_as
-from grok_conformance.harness.contract import LEVELS, tap_specs
+from grok_conformance.harness.contract import LEVELS, QUANTISATIONS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
@@ -134,14 +134,16 @@ def add_operation(table: Table, candidate: str, row: OperationVerdict, layers: s
 
 
 def rounding_plan(verdict: CandidateVerdict) -> list[str]:
-    """Return a block that says where a candidate rounds elsewhere than published, a line for each operation and way."""
+    """Return blocks that say where a candidate rounds elsewhere than published and what it declares to quantise."""
     lines: dict[tuple[str, str], list[str]] = {}
     for row in verdict.rounding_elsewhere:
         lines.setdefault((row.operation, row.alternative), []).append(row.fprop_dtype)
-    if not lines:
-        return []
     plan = [f"  {operation} in {' and '.join(dtypes)}: {words}" for (operation, words), dtypes in lines.items()]
-    return ["\n".join([f"{verdict.name} rounds elsewhere than published:", *plan])]
+    fewer = [f"  {pattern}: {QUANTISATIONS[kind]}" for pattern, kind in verdict.quantised.items()]
+    return [
+        *(["\n".join([f"{verdict.name} rounds elsewhere than published:", *plan])] if plan else []),
+        *(["\n".join([f"{verdict.name} was judged by the quantisations that it declares:", *fewer])] if fewer else []),
+    ]
 
 
 def verdict_line(verdict: CandidateVerdict) -> Text:
