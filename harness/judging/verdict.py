@@ -195,7 +195,7 @@ class CandidateVerdict:
 
     @property
     def summary(self) -> str:
-        """The status as it is shown: a pass names its level, its known deviations, what is rounded elsewhere or quantised."""
+        """The status as it is shown: a pass names its level, its known deviations, and what differs by choice."""
         if self.narrowed:
             return f"{self.status}, of {self.narrowed} alone"
         if not self.passed:
