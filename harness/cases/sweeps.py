@@ -229,7 +229,9 @@ SWEEPS = (
             Request("continued", "an earlier prompt, and as much again", prompt(65), shared=slice(33)),
             Request("special_ids", "ids that tokenizers keep for themselves, each twice", prompt(17), begins=SPECIAL),
         ),
-        {"num_layers": 2, "vocab_size": 97},  # what a later layer keeps of a token hangs on those before it
+        # What a later layer keeps of a token hangs on those before it. Of two experts both are chosen: where nothing but
+        # logits is shown, no other choice could excuse what a wrong prefix does.
+        {"num_layers": 2, "vocab_size": 97, "num_experts": 2, "num_selected_experts": 2},
     ),
     Sweep(
         "many_rows",
