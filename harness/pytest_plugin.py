@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from grok_conformance.harness.commands import seed
+
 if TYPE_CHECKING:  # NumPy and the harness are imported only when a candidate is given
     from grok_conformance.harness.judging.verdict import CandidateVerdict
     from grok_conformance.harness.pytest_checks import Check
@@ -53,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="known and accepted deviations: see harness/judging/waivers.py",
     )
     group.addoption(
-        "--conformance-seed", type=int, metavar="N", help="draw what an earlier session drew (default: something else)"
+        "--conformance-seed", type=seed, metavar="N", help="draw what an earlier session drew (default: something else)"
     )
     parser.addini("conformance_candidate", "ports that are judged whenever pytest runs here", type="args")
     parser.addini("conformance_case", "as --conformance-case, several if need be", type="args", default=[])

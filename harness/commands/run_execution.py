@@ -24,7 +24,7 @@ from grok_conformance.harness.commands.narrow_options import (
     remember_failed,
 )
 from grok_conformance.harness.commands.run import add_options
-from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.formats.files import FileError, check_folder
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden, open_golden
 from grok_conformance.harness.judging.baseline import (
@@ -79,6 +79,8 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.update_baseline and options.baseline is None:
         raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
     refuse_together(options)
+    for folder in filter(None, (options.baseline, options.dump)):
+        check_folder(folder)
     golden = open_golden(options.golden)
     cases = narrow_to_last_failed(options, last_failed()) if options.last_failed else None
     wanted = options.candidate or (() if options.endpoint else default_names())

@@ -98,6 +98,8 @@ def find_candidate(name: str) -> Candidate:
         return _from_file(name, path)
     if all(part.isidentifier() for part in name.split(".")) and _module_exists(name):
         return _python(name, name)
+    if path.suffix == ".py" or os.sep in name:
+        raise UnknownCandidateError(f"{name}: no such file: give the path of the port, from {Path.cwd()}")
     raise UnknownCandidateError(
         f"{unknown('candidate', name, (*builtin_names(), *installed_modules()))} "
         "(package.module, path/to/file.py and the path of an executable program work too)"

@@ -13,6 +13,7 @@ import pytest
 import grok_conformance as gc
 from grok_conformance.candidates import numpy_float64
 from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands.narrow_options import LAST_FAILED
 from grok_conformance.harness.contract.tap_map import shown_taps
 from grok_conformance.harness.running.python_runner import as_array
 from tests.harness.wrong_port import CASE, SOURCE
@@ -33,7 +34,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "--candidate", "./nope.py"], "no candidate './nope.py'"),
+        (["run", "--candidate", "./nope.py"], "./nope.py: no such file"),
+        (["run", "--candidate", "nope.py"], "nope.py: no such file: give the path of the port"),
+        ([*PORT, "--baseline", "my_port.py"], "my_port.py: a file, and a folder is needed"),
+        ([*PORT, "--dump", "my_port.py/tensors"], "my_port.py: a file, and a folder is needed"),
         (["run", "--candidate", "torch_eagr"], "did you mean torch_eager"),
         (["run", "--candidate", "no_program"], "chmod +x no_program"),
         (["run", "--candidate", "my_port.py", "--case", "unequl/*"], "no case 'unequl/*'"),
@@ -75,6 +79,37 @@ def test_a_wrong_command_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*PORT, "--seed", "-3"], "'-3' is no seed: give a whole number of 0 or more"),
+        (["write-jobs", "jobs", "--seed", "1.5"], "'1.5' is no seed"),
+        (["properties", "--candidate", "my_port.py", "--seed", "-1"], "'-1' is no seed"),
+        ([*PORT, "--dtype", "float16"], "invalid choice: 'float16'"),
+        ([*PORT, "--shard", "3/2"], "'3/2' is not I/N"),
+        ([*PORT, "--time-limit", "0"], "'0' is no number of seconds above 0"),
+        (["run", "--cases", "x"], "did you mean --case"),
+        (["run", "--candidat=x", "--nosuchflag"], "no option or argument '--nosuchflag'"),
+        (["explain", "gelu_erf", "--verbose"], "no option or argument '--verbose'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1, said
+
+
+def test_what_cannot_be_read_of_the_last_run_is_to_be_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    LAST_FAILED.parent.mkdir()
+    LAST_FAILED.write_text("{")
+    assert main([*PORT, "--last-failed"]) == 2
+    assert "remove it" in capsys.readouterr().err
 
 
 def returning(value: Any) -> SimpleNamespace:
