@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grok_conformance.harness.commands import seed
+from grok_conformance.harness.commands import PASS, seed
 from grok_conformance.harness.commands.narrow_options import add_narrow_options, refuse_together
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
@@ -108,7 +108,8 @@ def execute(options: argparse.Namespace) -> int:
         from grok_conformance.harness.commands.watching import watch
 
         refuse_together(options)
-        return watch(options.watch, options.words)
+        if not watch(options.watch, options.words):
+            return PASS
     from grok_conformance.harness.commands.run_execution import judge_candidates
 
     return judge_candidates(options)
