@@ -36,6 +36,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["run", "--candidate", "./nope.py"], "./nope.py: no such file"),
         (["run", "--candidate", "nope.py"], "nope.py: no such file: give the path of the port"),
+        (
+            ["run", "--endpoint", "http://127.0.0.1:9"],
+            "--endpoint http://127.0.0.1:9: Connection refused: is the server",
+        ),
+        (["run", "--endpoint", "not-a-url"], "--endpoint not-a-url: no address: give one such as http://"),
+        (["run", "--endpoint", "http://:x"], "--endpoint http://:x: no address"),
         ([*PORT, "--baseline", "my_port.py"], "my_port.py: a file, and a folder is needed"),
         ([*PORT, "--dump", "my_port.py/tensors"], "my_port.py: a file, and a folder is needed"),
         (["run", "--candidate", "torch_eagr"], "did you mean torch_eager"),
