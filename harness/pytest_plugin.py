@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args = [word for word in config.args if word not in nodes]
         config.option.conformance_nodes, config.option.conformance_alone = nodes, not config.args
     if config.option.conformance_seed is None:
-        config.option.conformance_seed = any_seed()
+        config.option.conformance_seed, config.option.conformance_quick = any_seed(), True
 
 
 def any_seed() -> int:
@@ -96,11 +96,21 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         items += [known[node] for node in wanted] or tests
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Tell every candidate which of its tests are left: no more is run than they need."""
     for item in session.items:
         if isinstance(item, Test):
             item.parent.asked.append(item.check)
+
+
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+    """Return what will take time, since nothing is said while it does."""
+    ports = dict.fromkeys(item.parent for item in items if isinstance(item, Test))
+    return [
+        f"conformance: {port.name} runs once, as far as {len(port.asked)} tests need, when the first of them begins"
+        for port in ports
+    ]
 
 
 class Port(pytest.Collector):
@@ -137,7 +147,8 @@ class Port(pytest.Collector):
 
         if self.judged is None:
             try:
-                judge = partial(pytest_checks.judge, self.name, *self.restrictions(), self.asked)
+                quick = getattr(self.config.option, "conformance_quick", False)
+                judge = partial(pytest_checks.judge, self.name, *self.restrictions(), self.asked, quick=quick)
                 kept = self.kept()
                 self.judged = judge() if kept is None else pytest_checks.judged_once(kept, judge)
             except ValueError as error:

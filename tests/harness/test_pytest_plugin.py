@@ -69,6 +69,7 @@ def test_tests_of_a_candidate_are_selected_like_others(folder: Path) -> None:
     status, words = run_pytest(folder, "--conformance-candidate", "my_port", "-k", "router", *CASES)
     assert status == 0
     assert "2 passed, 28 deselected" in words
+    assert "conformance: my_port runs once, as far as 2 tests need, when the first of them begins" in words
 
 
 COUNTING = """
