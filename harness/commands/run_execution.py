@@ -290,6 +290,7 @@ def compare_with_baselines(
         append_history(directory, record.candidate, compared.history[-1], afresh=update)
         if update or old is None:
             write_baseline(directory, record)
-        if old is None:
-            sys.stdout.write(f"{record.candidate}: this run is its baseline: {directory} had none\n")
+            told = f"this run is the baseline from now on, kept in {directory}"
+            kept = compared if old else replace(compared, num_taps=0, num_identical=0, notes=())
+            regressions[record.candidate] = replace(kept, notes=(*kept.notes, told))
     return regressions
