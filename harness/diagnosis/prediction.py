@@ -66,14 +66,9 @@ def predict(
 
     def results(evaluator: Evaluator, taps: Collection[str]) -> dict[Key, tuple[Exact, Array]]:
         walked = walk(
-            preset,
-            case,
-            lambda call, tap: shown.get((call, tap)),
-            weights=exhibit.weights,
-            plans=exhibit.ways.plans,
-            evaluator=only(taps, evaluator),
-            margin=margin,
-        )
+            preset, case, lambda call, tap: shown.get((call, tap)), weights=exhibit.weights,
+            plans=exhibit.ways.plans, evaluator=only(taps, evaluator), margin=margin,
+        )  # fmt: skip
         return {(call, tap): (exact, value) for call, tap, exact, value in walked if tap in taps}
 
     def changed(fault: Fault) -> set[str]:

@@ -72,8 +72,10 @@ class Report:
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with a row per case, call and tap; raises ImportError without pandas."""
-        import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - no dependency: only who asks for a frame has it
-
+        try:
+            import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - no dependency: only who asks for a frame has it
+        except ImportError:
+            raise ImportError("to_frame() needs pandas: pip install pandas") from None
         rows = [
             {
                 "case": case.case,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.toml").write_text("[[waiver]]\n")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([*PORT, "--golden", "nowhere"], "nowhere: no such folder"),
         ([*PORT, "--waivers", "nowhere.toml"], "nowhere.toml"),
         ([*PORT, "--properties"], "--case: the laws make no use of it"),
-        (["judge", "nowhere", "taken"], "nowhere"),
+        (["judge", "nowhere", "taken"], "nowhere: no job folder, nor several: `write-jobs` makes them"),
+        (["merge", "nowhere"], "nowhere: not a shard: write it with `run --shard I/N --keep nowhere`"),
+        ([*PORT, "--waivers", "other.toml"], "other.toml: no table 'waiver'; there are deviation, unsupported"),
         (["report", "nowhere.json", "--html", "page.html"], "nowhere.json: cannot be read"),
         (["report", "broken.json", "--html", "page.html"], "broken.json: not valid JSON"),
         (["compare", "nowhere.safetensors", "nowhere.safetensors"], "nowhere.safetensors"),
@@ -149,6 +153,21 @@ def test_a_wrong_adapter_is_told_what_to_write(candidate: Any, message: str) -> 
         gc.judge(candidate, CASE)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_no_model_or_no_tap_map_is_told() -> None:
+    row = gc.TapSource("logits", engine="output", axes="b t v")
+    with pytest.raises(TypeError, match=r"load\(config, weights\) returned int, which has no prefill\(\)"):
+        gc.judge(SimpleNamespace(INFO=numpy_float64.INFO, load=lambda _config, _weights: 3), CASE)
+    for taps in ("logits", ("logits", row)):
+        with pytest.raises(TypeError, match=r"taps= takes rows of a tap map: give \(TapSource\("):
+            gc.judge(lambda _config, _weights: None, CASE, taps=taps)  # type: ignore[arg-type]
+
+
+def test_a_frame_needs_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="needs pandas: pip install pandas"):
+        gc.judge(numpy_float64, CASE, operations="moe.norm").to_frame()
 
 
 def test_a_tap_claimed_twice_or_unknown_is_told() -> None:
