@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from grok_conformance.harness.commands import BROKEN, COMMANDS, EXIT_STATUS, PASS
 from grok_conformance.harness.formats.suggestions import unknown
@@ -34,7 +35,10 @@ PURPOSE = "Is a port of Grok-1 numerically right, and if not, which operation is
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status; whatever the machine refuses is one line, and status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = command_line(words).parse_args(words)
+    parser = command_line(words)
+    options, unused = parser.parse_known_args(words)
+    if unused:
+        parser.error(unknown("option or argument", unused[0].partition("=")[0], known_options(parser, words[0])))
     from grok_conformance.harness.formats.files import FileError, check_writable  # noqa: PLC0415 - `--help` needs none of it
     from grok_conformance.harness.running.registry import UnknownCandidateError  # noqa: PLC0415 - likewise
 
@@ -106,7 +110,7 @@ def one_line_of(error: BaseException) -> str:
 
 def command_line(words: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser of a command line; only the command that it names has its options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description=PURPOSE,
         epilog=f"example:\n  {PROGRAM} run --candidate path/to/my_port.py\n\n{EXIT_STATUS}",
@@ -129,6 +133,20 @@ def command_line(words: Sequence[str]) -> argparse.ArgumentParser:
             module.add_options(sub)
             sub.set_defaults(execute=module.execute, words=tuple(words))
     return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Write what is wrong, and where all options stand, and exit with status 2."""
+        self.exit(BROKEN, f"{self.prog}: {message} (all options: {self.prog} --help)\n")
+
+
+def known_options(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """Return the options of a command that a parser has."""
+    (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no other way
+    return [name for action in subparsers.choices[command]._actions for name in action.option_strings]  # noqa: SLF001 - likewise
 
 
 def version() -> str:

@@ -103,14 +103,25 @@ def checks(name: str, patterns: Patterns, seed: int, waivers: Path | None) -> di
     return found | ({"waivers": Check()} if waivers else {})
 
 
-def judge(name: str, patterns: Patterns, seed: int, waivers: Path | None, asked: Collection[Check]) -> CandidateVerdict:
+def judge(  # what the plugin was given, and what is selected
+    name: str,
+    patterns: Patterns,
+    seed: int,
+    waivers: Path | None,
+    asked: Collection[Check],
+    *,
+    quick: bool = False,
+) -> CandidateVerdict:
     """Run and judge a candidate as far as some checks need it, its known deviations in a file of waivers.
 
-    Raises UnknownCandidateError and FileError.
+    One that is narrowed is to be `quick`, without what would be drawn for it alone. Raises UnknownCandidateError and
+    FileError.
     """
     golden = open_golden(GOLDEN)
     candidate, known = find_candidate(name), known_deviations(waivers, golden)
     groups, narrow = needed(groups_of(golden, patterns, seed), asked, whole=bool(waivers_of(known, name)))
+    if quick and narrow:
+        groups, narrow = needed(asked_groups(golden, patterns, seed=seed, drawing=False), asked, whole=False)
     with tempfile.TemporaryDirectory() as scratch:
         (judgement,) = run_candidates(
             [candidate], groups, golden.manifest.suite, Path(scratch), Limits(), waivers=known, narrow=narrow

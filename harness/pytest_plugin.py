@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from grok_conformance.harness.commands import seed
+
 if TYPE_CHECKING:  # NumPy and the harness are imported only when a candidate is given
     from grok_conformance.harness.judging.verdict import CandidateVerdict
     from grok_conformance.harness.pytest_checks import Check
@@ -53,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="known and accepted deviations: see harness/judging/waivers.py",
     )
     group.addoption(
-        "--conformance-seed", type=int, metavar="N", help="draw what an earlier session drew (default: something else)"
+        "--conformance-seed", type=seed, metavar="N", help="draw what an earlier session drew (default: something else)"
     )
     parser.addini("conformance_candidate", "ports that are judged whenever pytest runs here", type="args")
     parser.addini("conformance_case", "as --conformance-case, several if need be", type="args", default=[])
@@ -68,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args = [word for word in config.args if word not in nodes]
         config.option.conformance_nodes, config.option.conformance_alone = nodes, not config.args
     if config.option.conformance_seed is None:
-        config.option.conformance_seed = any_seed()
+        config.option.conformance_seed, config.option.conformance_quick = any_seed(), True
 
 
 def any_seed() -> int:
@@ -94,11 +96,21 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         items += [known[node] for node in wanted] or tests
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Tell every candidate which of its tests are left: no more is run than they need."""
     for item in session.items:
         if isinstance(item, Test):
             item.parent.asked.append(item.check)
+
+
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+    """Return what will take time, since nothing is said while it does."""
+    ports = dict.fromkeys(item.parent for item in items if isinstance(item, Test))
+    return [
+        f"conformance: {port.name} runs once, as far as {len(port.asked)} tests need, when the first of them begins"
+        for port in ports
+    ]
 
 
 class Port(pytest.Collector):
@@ -135,7 +147,8 @@ class Port(pytest.Collector):
 
         if self.judged is None:
             try:
-                judge = partial(pytest_checks.judge, self.name, *self.restrictions(), self.asked)
+                quick = getattr(self.config.option, "conformance_quick", False)
+                judge = partial(pytest_checks.judge, self.name, *self.restrictions(), self.asked, quick=quick)
                 kept = self.kept()
                 self.judged = judge() if kept is None else pytest_checks.judged_once(kept, judge)
             except ValueError as error:

@@ -40,3 +40,14 @@ def test_its_step_leaves_junit_a_page_a_summary_and_annotations_of_the_adapter(t
     assert {path.name for path in tmp_path.glob("conformance.*")} == {
         f"conformance.{x}" for x in ("xml", "json", "html")
     }
+
+
+def test_a_workflow_to_copy_runs_in_a_repository_of_nothing_but_a_port() -> None:
+    page = (ROOT / "docs" / "continuous-integration.md").read_text()
+    workflows = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(workflows) == len(("one machine", "shards"))
+    for workflow in workflows:
+        assert "\non: [push, pull_request]\n" in workflow
+        assert "cache: pip" not in workflow  # it wants a file of requirements
+        assert not re.search(r"pip install .*(--editable|grok-conformance$)", workflow.partition("#")[0], re.MULTILINE)
+        assert "upload-artifact" in workflow.rpartition("conformance.html")[2] + workflow.rpartition("- uses:")[2]

@@ -6,6 +6,7 @@ of `COMMANDS` and its module.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,13 @@ class Command:
 
     purpose: str
     example: str
+
+
+def seed(text: str) -> int:
+    """Parse a seed; raises ArgumentTypeError unless it is a whole number of 0 or more."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: give a whole number of 0 or more")
+    return int(text)
 
 
 COMMANDS: Mapping[str, Command] = {

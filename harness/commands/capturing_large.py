@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands import PASS, seed
 from grok_conformance.harness.contract import Array, LanguageModelConfig
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError, read_json
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--form", choices=("full", "rows", "sketch"), default="rows", help="what is kept of large taps (default: rows)"
     )
     large.add_argument("--rows", metavar="I,J,…", help="positions that the form rows keeps (default: 4, evenly spread)")
-    large.add_argument("--seed", type=int, default=0, help="of the sketch (default: 0)")
+    large.add_argument("--seed", type=seed, default=0, help="of the sketch (default: 0)")
     large.add_argument("--layers", type=int, metavar="N", help="run only the first N layers, and no logits")
     large.add_argument("--dry-run", action="store_true", help="print bytes, memory, disk and time; write nothing")
     large.add_argument("--coordinator", metavar="HOST:PORT", help="where several processes meet")

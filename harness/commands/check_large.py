@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.commands import NONCONFORMING, PASS, seed
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.contract.taps import MANIFEST
 from grok_conformance.harness.formats.files import FileError
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fraction", type=float, default=Sample.fraction, help="of the experts' and logits' channels (default: 1/16)"
     )
-    parser.add_argument("--seed", type=int, default=Sample.seed, help="of that sample (default: 0)")
+    parser.add_argument("--seed", type=seed, default=Sample.seed, help="of that sample (default: 0)")
     parser.add_argument("--against", metavar="DIR", help="a golden capture, or its name in golden/large.lock.json")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands import PASS, seed
 from grok_conformance.harness.formats.files import FileError
 
 
@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("case", metavar="CASE", help="the case of a probe, as probe_moe/prefill/rows.bfloat16")
     parser.add_argument("--faults", nargs="+", required=True, metavar="FAULT", help="the faults that it is to show")
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="recipes to try (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the changes that are tried")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the changes that are tried")
 
 
 def execute(options: argparse.Namespace) -> int:

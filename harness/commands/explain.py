@@ -19,6 +19,9 @@ from grok_conformance.harness.graph.row import Operation
 
 WIDTH = 13
 
+MAX_CHOICES = 4
+"""Choices at one point that are told of many: of partial sums there are hundreds."""
+
 TAP = re.compile(r"^(call\d+/)?(layers\.(\d+|\*)\.)?")
 """What stands before the name of an operation in that of a tap."""
 
@@ -99,11 +102,14 @@ def explain_operation(operation: Operation, spec: TapSpec) -> Iterator[str]:
     yield line("reads", ", ".join((*operation.inputs, *operation.weights)) or "tokens")
     yield line("compared", read_json(GOLDEN_DIR / "schema" / "taps.json")["compared"][spec.compared])
     yield line("honest runs", validated(spec.operation))
-    for point in operation.points:
-        for words in list(point.choices.values())[1:]:
-            yield line("may also be", words)
     for fault in faults_at(operation.name):
         yield line("can have", f"{fault.id}: {fault.title}")
+    for point in operation.points:
+        _, *others = point.choices.values()
+        told = others[:MAX_CHOICES] if len(others) > MAX_CHOICES + 1 else others
+        yield from (line("may also be", words) for words in told)
+        if told != others:
+            yield line("", f"and {len(others) - len(told)} more such")
 
 
 def validated(operation: str) -> str:

@@ -14,6 +14,8 @@ from grok_conformance.harness.judging.known_deviations import known_deviations
 from grok_conformance.harness.sessions import run
 from grok_conformance.harness.sessions.dumps import answers_from_dumps
 
+JOB = "job.json"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
@@ -38,6 +40,8 @@ def execute(options: argparse.Namespace) -> int:
     waivers = known_deviations(options.waivers, golden)
     if (options.format == "answers") != (options.map is None):
         raise FileError("--map goes with a --format of dumps, and each of these needs it")
+    if not any(path.is_file() for pattern in (JOB, f"*/{JOB}") for path in options.job.glob(pattern)):
+        raise FileError(f"{options.job}: no job folder, nor several: `write-jobs` makes them")
     with scratch_folder() as scratch:
         out = options.out
         if options.map is not None:

@@ -89,7 +89,10 @@ def last_failed(path: Path = LAST_FAILED) -> dict[str, dict[str, list[str]]]:
     """Return what failed in the last run; raises FileError where there was none, or nothing failed."""
     if not path.is_file():
         raise FileError(f"--last-failed: {path} does not exist: no run in this folder has failed yet")
-    found: dict[str, dict[str, list[str]]] = read_json(path)
+    try:
+        found: dict[str, dict[str, list[str]]] = read_json(path)
+    except FileError as error:
+        raise FileError(f"{error}: remove it") from None
     if not is_failed(found):
         raise FileError(f"{path}: not what an earlier run left: remove it")
     if not found:

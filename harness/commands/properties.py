@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from grok_conformance.harness.commands import NONCONFORMING, PASS
+from grok_conformance.harness.commands import NONCONFORMING, PASS, seed
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.laws.check import NUM_DRAWS, check_properties
 from grok_conformance.harness.laws.draws import Draw, drawn, parse_draw
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw so many histories of requests, chunks, steps and cuts instead, and hold every call to the oracle",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which histories (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="which histories (default: 0)")
     which.add_argument("--draw", type=str, metavar="SIZES", help="only this model, as a failure names it")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from grok_conformance.harness.commands import PASS, seed
 from grok_conformance.harness.commands.narrow_options import add_narrow_options, refuse_together
 from grok_conformance.harness.commands.report_options import add_report_options
 from grok_conformance.harness.contract.taps import LEVELS
@@ -17,10 +18,13 @@ MAX_SECONDS = 1e6
 
 
 def seconds(text: str) -> float:
-    """Return a limit of time as given; raises ValueError unless it is above 0 and at most MAX_SECONDS."""
-    value = float(text)
+    """Return a limit of time as given; raises ArgumentTypeError unless it is above 0 and at most MAX_SECONDS."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= MAX_SECONDS:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and at most {MAX_SECONDS:,.0f}")
     return value
 
 
@@ -63,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=seed,
         metavar="N",
         help="draw what an earlier run drew (default: something else)",
     )
@@ -104,7 +108,8 @@ def execute(options: argparse.Namespace) -> int:
         from grok_conformance.harness.commands.watching import watch
 
         refuse_together(options)
-        return watch(options.watch, options.words)
+        if not watch(options.watch, options.words):
+            return PASS
     from grok_conformance.harness.commands.run_execution import judge_candidates
 
     return judge_candidates(options)

@@ -18,13 +18,15 @@ from grok_conformance.harness.commands import NONCONFORMING, properties
 from grok_conformance.harness.commands.conclusion import conclude
 from grok_conformance.harness.commands.narrow_options import (
     is_in_process,
+    is_narrow,
     last_failed,
     narrow_to_last_failed,
     refuse_together,
     remember_failed,
 )
 from grok_conformance.harness.commands.run import add_options
-from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.commands.watching import limited
+from grok_conformance.harness.formats.files import FileError, check_folder
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden, open_golden
 from grok_conformance.harness.judging.baseline import (
@@ -79,6 +81,8 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.update_baseline and options.baseline is None:
         raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
     refuse_together(options)
+    for folder in filter(None, (options.baseline, options.dump)):
+        check_folder(folder)
     golden = open_golden(options.golden)
     cases = narrow_to_last_failed(options, last_failed()) if options.last_failed else None
     wanted = options.candidate or (() if options.endpoint else default_names())
@@ -94,7 +98,13 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.shard is not None:
         groups = tuple(whole[place] for place in places_of(whole, options.shard))
     asked = Asked(tuple(candidates), groups, golden.manifest.suite, narrow, tuple(waivers))
-    answered = in_this_process(asked, options) if is_in_process(options) else in_processes(asked, golden, options)
+    if is_in_process(options):
+        answered = in_this_process(asked, options)
+    elif in_fork(options, candidates):
+        with limited(options.time_limit) as advance:
+            answered = in_this_process(asked, options, advance)
+    else:
+        answered = in_processes(asked, golden, options)
     if answered is None:
         return NONCONFORMING
     if options.shard is not None:
@@ -155,14 +165,22 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
     return verdicts, records
 
 
-def in_this_process(asked: Asked, options: argparse.Namespace) -> Answered | None:
+def in_fork(options: argparse.Namespace, candidates: Sequence[Candidate]) -> bool:
+    """Return whether this process is a fork for a watched file, in which one Python candidate may as well run."""
+    asked = options.watch is not None and is_narrow(options) and options.keep is None
+    return asked and sys.platform == "linux" and [each.serves_many for each in candidates] == [True]
+
+
+def in_this_process(
+    asked: Asked, options: argparse.Namespace, on_progress: run.Progress = lambda _name, _case: None
+) -> Answered | None:
     """Run Python candidates here and judge them; None where one raised, which its traceback tells."""
     verdicts = []
     for candidate in asked.candidates:
         try:
             report = judge_adapter(
                 adapter_of(candidate.name), asked.groups, asked.narrow,
-                waivers=asked.waivers, exit_first=options.exitfirst,
+                waivers=asked.waivers, exit_first=options.exitfirst, on_progress=on_progress,
             )  # fmt: skip
         except (FileError, UnknownCandidateError):
             raise
@@ -272,6 +290,7 @@ def compare_with_baselines(
         append_history(directory, record.candidate, compared.history[-1], afresh=update)
         if update or old is None:
             write_baseline(directory, record)
-        if old is None:
-            sys.stdout.write(f"{record.candidate}: this run is its baseline: {directory} had none\n")
+            told = f"this run is the baseline from now on, kept in {directory}"
+            kept = compared if old else replace(compared, num_taps=0, num_identical=0, notes=())
+            regressions[record.candidate] = replace(kept, notes=(*kept.notes, told))
     return regressions

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from grok_conformance.harness.commands import PASS
+from grok_conformance.harness.commands import PASS, seed
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import open_golden
@@ -23,7 +23,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--case", action="append", default=[], metavar="GLOB", help="only the cases that match; repeatable"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="draw what an earlier run drew (default: something else)")
+    parser.add_argument(
+        "--seed", type=seed, metavar="N", help="draw what an earlier run drew (default: something else)"
+    )
     parser.add_argument(
         "--golden", type=Path, default=GOLDEN, metavar="DIR", help="the golden set (default: golden/v1)"
     )

@@ -66,7 +66,8 @@ def _places(name: str, paths: Collection[str], separator: str) -> Iterator[Place
     if not by_name:
         last = parsed["path"].split(separator)[-1]
         near = [path for path in paths if path.split(separator)[-1] == last] or [path for path in paths if path]
-        raise ValueError(f"{name}: no module has this path; there are {', '.join(near[:6])}, …")
+        there = f"there are {', '.join(near[:6])}, …" if near else "the model has no modules below it"
+        raise ValueError(f"{name}: no module has this path; {there}")
     for recorded, matching in by_name.items():
         if len(matching) > 1:
             raise ValueError(f"{recorded}: the path of several modules: {', '.join(matching[:6])}: give more of it")

@@ -17,9 +17,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from grok_conformance.harness.contract import Array, LanguageModelConfig, select_taps, split_tap, tap_names, tap_specs
 from grok_conformance.harness.contract.tap_sources import NotRecordedError, Source, names_of, read, sizes_of
+
+ALIKE = 0.85
+"""The likeness, 0 to 1, from which a name that is recorded may be the one that was meant."""
 
 ATOMS = {"q": ("g", "r"), "h": ("p", "j")}
 """Axes of the specification that an engine may take apart."""
@@ -67,18 +71,21 @@ def map_taps(
 ) -> dict[str, Array]:
     """Return the wanted taps of one call on tokens [b, t], from what the engine recorded under its own names.
 
-    What the engine did not record is left out. Raises ValueError for a tensor that does not fit its row, and for a map
-    that `shown_taps` refuses.
+    What the engine did not record is left out. Raises ValueError for a tensor that does not fit its row, for a name
+    that is not recorded where one nearly like it is that no row reads, and for a map that `shown_taps` refuses.
     """
     shown_taps(tap_map)
     specs = {spec.name: spec for spec in tap_specs()}
     sizes = sizes_of(config, tokens.shape)
+    layers = range(config.model.num_layers)
+    known = {name.replace("{layer}", str(layer)) for name in engine_names(tap_map) for layer in layers}
     made = {}
     for row in tap_map:
         for tap in select_taps(select_taps(tap_names(config), [row.tap]), wanted):
             try:
                 tensor = read(row.engine, recorded, sizes, split_tap(tap)[0])
-            except NotRecordedError:
+            except NotRecordedError as error:
+                refuse_misspelt(row, str(error), recorded, known)
                 continue
             except ValueError as error:
                 raise ValueError(f"{row.tap}: {error}: fix the tap map") from None
@@ -86,11 +93,21 @@ def map_taps(
     return made
 
 
+def refuse_misspelt(row: TapSource, name: str, recorded: Collection[str], known: Collection[str]) -> None:
+    """Raise ValueError where a name that is not recorded is nearly one that is, and that no row of the map reads."""
+    if near := get_close_matches(name, set(recorded).difference(known), 1, ALIKE):
+        raise ValueError(f"{row.tap}: the engine recorded no {name!r}; did you mean {near[0]!r}? fix the tap map")
+
+
 def arrange(x: Array, row: TapSource, axes: Sequence[str], sizes: Mapping[str, int]) -> Array:
     """Return an engine's tensor with the axes of its tap; raises ValueError where it does not fit its row."""
     groups = [tuple(many.split() or one) for many, one in re.findall(r"\(([\w ]+)\)|(\w)", row.axes)]
     if ("s",) in groups and len(groups) == x.ndim:
         sizes = {**sizes, "s": x.shape[groups.index(("s",))]}
+    if absent := [letter for group in groups for letter in group if letter not in sizes]:
+        raise ValueError(
+            f"{row.tap}: axes {row.axes!r}: no axis {absent[0]}; there are {' '.join(sizes)}: fix the tap map"
+        )
     shape = [math.prod(sizes[letter] for letter in group) for group in groups]
     if len(shape) == x.ndim:
         ends = [size if {*group} & {*row.padded} else None for size, group in zip(shape, groups, strict=True)]

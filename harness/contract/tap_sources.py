@@ -47,10 +47,29 @@ def read(source: Source, tensors: Mapping[str, Array], sizes: Mapping[str, int],
     """Return a source's tensor of a layer from {the engine's name: tensor}; raises NotRecordedError and ValueError."""
     if isinstance(source, Operator):
         return source.function([read(each, tensors, sizes, layer) for each in source.sources], sizes)
-    name = source.format(layer=layer)
+    name = name_of(source, layer)
     if name not in tensors:
         raise NotRecordedError(name)
-    return tensors[name]
+    return array_of(name, tensors[name])
+
+
+def name_of(source: str, layer: int | None) -> str:
+    """Return the engine's name of a layer's tensor; raises ValueError where it has another word in braces."""
+    try:
+        return source.format(layer=layer)
+    except (IndexError, KeyError, ValueError):
+        raise ValueError(f"{source!r}: in a name {{layer}} alone stands for something") from None
+
+
+def array_of(name: str, value: Any) -> Array:
+    """Return what an engine recorded as an array, a torch tensor as well; raises ValueError for what is none."""
+    if type(value).__module__.partition(".")[0] == "torch":
+        from grok_conformance.harness.contract.attach import to_numpy  # noqa: PLC0415 - imports torch, which is there
+
+        return to_numpy(value)
+    if not hasattr(value, "shape"):
+        raise ValueError(f"{name}: {type(value).__name__} is no array: record a NumPy array or a tensor")
+    return value
 
 
 def names_of(source: Source) -> tuple[str, ...]:

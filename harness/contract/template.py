@@ -67,7 +67,7 @@ class Model:
 
     def loaded_weights(self) -> Mapping[str, Array]:
         """Return the parameters that the engine holds, by stored name; a dequantised matrix as NAME/w."""
-        raise NotImplementedError("loaded_weights: return {stored name: array} of what the engine holds")
+        raise NotImplementedError("loaded_weights: return {stored name: array}, or delete this method")
 
     def clear_cache(self, batch_size: int) -> None:
         """Empty the caches of all rows, and set their steps to 0."""

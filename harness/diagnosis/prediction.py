@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,16 +62,13 @@ def predict(
     wanted = {tap for tap in names if is_in(layers, *split_tap(tap))}
     reachable = {split_tap(tap)[1] for tap in hidden | wanted}
 
+    kept: Kept = {}
+
     def results(evaluator: Evaluator, taps: Collection[str]) -> dict[Key, tuple[Exact, Array]]:
         walked = walk(
-            preset,
-            case,
-            lambda call, tap: shown.get((call, tap)),
-            weights=exhibit.weights,
-            plans=exhibit.ways.plans,
-            evaluator=only(taps, evaluator),
-            margin=margin,
-        )
+            preset, case, lambda call, tap: shown.get((call, tap)), weights=exhibit.weights,
+            plans=exhibit.ways.plans, evaluator=only(taps, evaluator), margin=margin,
+        )  # fmt: skip
         return {(call, tap): (exact, value) for call, tap, exact, value in walked if tap in taps}
 
     def changed(fault: Fault) -> set[str]:
@@ -79,9 +76,9 @@ def predict(
             return hidden | wanted
         return {tap for tap in wanted if change_of(fault, tap, exhibit.weights) is not None}
 
-    exact = results(evaluate, hidden | wanted)
+    exact = results(remembered(evaluate, kept), hidden | wanted)
     faulty = {
-        name: exact | results(mutant(fault), changed(fault))
+        name: exact | results(remembered(mutant(fault), kept, fault), changed(fault))
         for name, fault in faults.items()
         if not reachable.isdisjoint(fault.operations)
     }
@@ -118,6 +115,35 @@ def fenced(exhibit: Exhibit, key: Key, exact: Exact, segments: Segments | None, 
     axes, noise = evidence.graph.specs[operation].axes, segments.deviation.get(key)
     decided = segments.decided(key, exact.value, axes)
     return fence if noise is None else widened(fence, noise, factor), mask & decided
+
+
+Kept = dict[tuple[str, int], tuple[Sequence[Array], Exact]]
+"""What every operation read and gave without a fault, by its tap and the identity of its call's tokens."""
+
+
+def remembered(evaluator: Evaluator, kept: Kept, fault: Fault | None = None) -> Evaluator:
+    """Return an evaluator that keeps what it works out without a fault, or takes it from there with one.
+
+    It is the same up to where the fault first changes something: an operation that it leaves alone and that reads the
+    very arrays that it read without it, or caches that are equal, gives what it gave.
+    """
+
+    def evaluate_once(
+        tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan
+    ) -> Exact:
+        operation, place = weights.graph.computed_by(tap, scope.config, plan), (tap, id(scope.tokens))
+        read = [values[name] for name in weights.graph.resolve_inputs(operation.inputs, tap, scope.config)]
+        if fault is None:
+            kept[place] = read, evaluator(tap, scope, weights, values, plan)
+            return kept[place][1]
+        if place in kept and change_of(fault, tap, weights) is None:
+            copies = split_tap(tap)[1] in weights.graph.copies
+            pairs = zip(read, kept[place][0], strict=True)
+            if all(one is other or (copies and np.array_equal(one, other)) for one, other in pairs):
+                return kept[place][1]
+        return evaluator(tap, scope, weights, values, plan)
+
+    return evaluate_once
 
 
 def only(taps: Collection[str], evaluator: Evaluator) -> Evaluator:

@@ -41,7 +41,7 @@ def read_npz(folder: Path, call: str) -> Dump:
         ):  # which NumPy leaves open if it fails
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # noqa: BLE001 - whatever a file makes NumPy and the archive's reader raise
-        raise FileError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+        raise FileError(f"{path}: {unreadable(error, 'arrays, as np.savez writes them')}") from None
 
 
 def read_torch(folder: Path, call: str) -> Dump:
@@ -108,7 +108,13 @@ def load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - whatever a file makes torch raise
-        raise FileError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+        raise FileError(f"{path}: {unreadable(error, 'a dict of tensors, as torch.save writes it')}") from None
+
+
+def unreadable(error: Exception, expected: str) -> str:
+    """Return why a file cannot be read; what its reader would have one do about it is not told: it may run code."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    return f"cannot be read ({reason}): expected {expected}"
 
 
 def flattened(saved: Any, name: str = "") -> Iterator[tuple[str, Array]]:

@@ -124,6 +124,15 @@ def check_writable(path: Path) -> None:
         raise FileError(f"{str(path)[:MAX_SHOWN_PATH]}: cannot be written: {problem}")
 
 
+def check_folder(path: Path) -> None:
+    """Raise FileError unless files could be written into a folder of that name, which need not be there."""
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise FileError(f"{there}: a file, and a folder is needed: give another name")
+    if not os.access(there, os.W_OK):
+        raise FileError(f"{there}: may not be written: give another place")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON with a final newline, whole or not at all; NaN and infinity are a ValueError."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)

@@ -141,19 +141,18 @@ ATOMICS = "by atomics"
 
 
 def single_choices(points: Sequence[Point]) -> list[RoundingPlan]:
-    """Return the plans with another choice at one point, then those at two; of partial sums, no more than one.
+    """Return the plans with another choice at one point, then those at two, of points without partial sums.
 
     Choices that add an error are left out: without more data than one operation they might hide a fault.
     """
-    exactly = [point for point in points if not (point.approximation or point.slow)]
     singles = [
         (point, choice)
-        for point in exactly
+        for point in points
+        if not (point.approximation or point.slow or point == SUMS)
         for choice in point.choices
-        if choice not in (point.published, "float16") and not choice.endswith(ATOMICS)
+        if choice not in (point.published, "float16")
     ]
-    exact = [(point, choice) for point, choice in singles if point != SUMS]
-    pairs = [(one, other) for one, other in itertools.combinations(exact, 2) if one[0] != other[0]]
+    pairs = [(one, other) for one, other in itertools.combinations(singles, 2) if one[0] != other[0]]
     return [AS_PUBLISHED.but(*each) for each in singles] + [AS_PUBLISHED.but(*one).but(*other) for one, other in pairs]
 
 

@@ -204,9 +204,21 @@ MOST_TOLD = 3
 def describe(found: Coverage) -> str:
     """Return a row of the certificate in a few words."""
     names = bool(found.met or found.not_met) and not (found.met + found.not_met)[0].isdigit()
-    told = ", ".join(found.met) if names else f"{found.least} to {found.most}"
+    told = ", ".join(found.met) if names else f"{found.least} to {found.most}" if found.met or found.most else ""
     left = f", not {', '.join(found.not_met)}" if found.not_met else ""
     once = f" ({', '.join(found.in_one)} in one compute dtype)" if found.in_one else ""
     more = f" and {len(found.faults) - MOST_TOLD} more" if len(found.faults) > MOST_TOLD else ""
     hidden = f"; unseen {', '.join(found.faults[:MOST_TOLD])}{more}" if found.faults else ""
     return f"{found.trigger} {told or 'none'}{left}{once}{hidden}"
+
+
+def in_short(found: Sequence[Coverage]) -> str:
+    """Return how many borders and orders a certificate has met, and the first that it has not, in a few words."""
+    met, left = sum(len(each.met) for each in found), [each for each in found if each.not_met]
+    num_left = sum(len(each.not_met) for each in left)
+    told = f"{met} of {met + num_left} sizes and orders of calls"
+    if not left:
+        return told
+    first = ", ".join(f"{each.trigger} {each.not_met[0]}" for each in left[:MOST_TOLD])
+    rest = f" and {num_left - len(left[:MOST_TOLD])} more" if num_left > len(left[:MOST_TOLD]) else ""
+    return f"{told}; not {first}{rest} (--verbose, --json and --html tell all)"

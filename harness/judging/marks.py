@@ -53,18 +53,26 @@ def marked(exhibits: Sequence[Exhibit], local: Local) -> tuple[Local, dict[str, 
         one for one in exhibits if one.hides_taps and not one.quirk and one.evidence.config.fprop_dtype != "float32"
     ]
     told = sorted(blind, key=lambda one: -sum(c.num_elements for c in local[one.case.id]))[:NUM_WHERE_HIDDEN]
-    found, asked = dict[str, Diagnosis](), marking(ALL_FAULTS)
-    for operation in sorted({c.operation for one in told for c in local[one.case.id] if one.is_behind_hidden(c.tap)}):
-        try:
-            made = diagnose(told, [local[one.case.id] for one in told], {operation}, asked)
-        except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
-            continue
-        diagnosis = made.get(operation)
-        if diagnosis is not None and is_certain(diagnosis):
-            found[operation] = diagnosis
+    operations = sorted({c.operation for one in told for c in local[one.case.id] if one.is_behind_hidden(c.tap)})
+    made = diagnosed(operations, told, local)
+    found = {name: made[name] for name in operations if name in made and is_certain(made[name])}
     for operation, diagnosis in found.items():
         local = with_mark(told, local, operation, diagnosis)
     return local, found
+
+
+def diagnosed(operations: Sequence[str], told: Sequence[Exhibit], local: Local) -> dict[str, Diagnosis]:
+    """Return the diagnosis of some operations in some cases, of those for which there is one.
+
+    Every fault is walked once for all of them; where that cannot be, since one gives another shape, for each by itself.
+    """
+    if not operations:
+        return {}
+    try:
+        return diagnose(told, [local[one.case.id] for one in told], operations, marking(ALL_FAULTS))
+    except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
+        alone = [] if len(operations) == 1 else operations
+        return {name: each for one in alone for name, each in diagnosed([one], told, local).items()}
 
 
 def is_certain(diagnosis: Diagnosis) -> bool:

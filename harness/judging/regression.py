@@ -172,7 +172,8 @@ def memory_flags(old: Record, new: Record) -> Iterator[str]:
 
 def describe(regression: Regression) -> Iterator[str]:
     """Yield a comparison with the baseline in a few lines."""
-    yield f"against the baseline: {regression.num_identical} of {regression.num_taps} taps bit for bit the same"
+    if regression.num_taps:
+        yield f"against the baseline: {regression.num_identical} of {regression.num_taps} taps bit for bit the same"
     if regression.within:
         yield f"changed within fences: {', '.join(regression.within)}"
     if regression.beyond:

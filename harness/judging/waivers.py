@@ -73,6 +73,10 @@ class Waiver:
         return bool(self.says) and fnmatch.fnmatchcase(reason, self.says)
 
 
+KINDS = ("deviation", "unsupported")
+"""The tables of a file of known deviations, each repeated: `[[deviation]]`."""
+
+
 def builtin_waivers(folder: Path = CANDIDATES_DIR) -> tuple[Waiver, ...]:
     """Return the known deviations of the built-in candidates."""
     return tuple(waiver for path in sorted(folder.glob("*/deviations.toml")) for waiver in read_waivers(path))
@@ -81,12 +85,14 @@ def builtin_waivers(folder: Path = CANDIDATES_DIR) -> tuple[Waiver, ...]:
 def read_waivers(path: Path) -> tuple[Waiver, ...]:
     """Read a file of known deviations; raises FileError for what it may not say, unknown taps and faults included."""
     try:
-        parsed = {"deviation": [], "unsupported": [], **tomllib.loads(path.read_text())}
+        parsed = {**{kind: [] for kind in KINDS}, **tomllib.loads(path.read_text())}
+        if other := [name for name in parsed if name not in KINDS]:
+            raise FileError(f"{path}: {unknown('table', other[0], KINDS)}")
         validate(parsed, "waivers")
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise FileError(f"{path}: {error}") from None
+        raise error if isinstance(error, FileError) else FileError(f"{path}: {error}") from None
     rows = [("deviation", row) for row in parsed["deviation"]] + [("unsupported", row) for row in parsed["unsupported"]]
     for i, (kind, row) in enumerate(rows, start=1):
         if problem := problem_of(row):

@@ -17,6 +17,7 @@ from grok_conformance.harness.contract import LEVELS, QUANTISATIONS, tap_specs
 from grok_conformance.harness.diagnosis.matched_filter import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
+from grok_conformance.harness.judging.coverage import in_short
 from grok_conformance.harness.judging.verdict import PASSING, UNCOUNTED, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.explanation import (
@@ -27,6 +28,7 @@ from grok_conformance.harness.report.explanation import (
     reproduce_case,
 )
 from grok_conformance.harness.report.figures import LEGEND
+from grok_conformance.harness.report.layout import broken, is_command
 from grok_conformance.harness.report.weights import grouped
 
 STYLES = {
@@ -64,8 +66,9 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
         for line in grouped(verdict.weights):
             console.print(f"{verdict.name}: weights: {line}", highlight=False, markup=False, soft_wrap=True)
     if detail != "quiet":
-        console.print(operations_table(verdicts, pooled=detail == "normal"))
-        console.print(LEGEND, highlight=False, soft_wrap=True)
+        if any(verdict.operations for verdict in verdicts):
+            console.print(operations_table(verdicts, pooled=detail == "normal"))
+            console.print(LEGEND, highlight=False, soft_wrap=True)
         for verdict in verdicts:
             blocks = [
                 *known_deviations(verdict),
@@ -73,13 +76,21 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
                 *failures(verdict, MAX_FAILURES if detail == "normal" else None),
             ]
             for block in blocks:
-                console.print(block, highlight=False, markup=False)
-        for line in [*power_lines(verdicts), *coverage_lines(verdicts)]:
+                print_block(console, block)
+        for line in [*power_lines(verdicts), *coverage_lines(verdicts, whole=detail == "verbose")]:
             console.print(line, highlight=False, soft_wrap=True)
     for verdict in verdicts:
         console.print(verdict_line(verdict), soft_wrap=True)
         if detail != "quiet" and verdict.next_taps:
             console.print(next_level(verdict), highlight=False, soft_wrap=True)
+
+
+def print_block(console: Console, block: str) -> None:
+    """Print a block; in a pipe its lines stay whole, on a terminal a command may be pasted however long it is."""
+    for line in block.splitlines():
+        whole = is_command(line) or not console.is_terminal
+        for part in broken(line, console.width) if console.is_terminal else [line]:
+            console.print(part, highlight=False, markup=False, soft_wrap=whole)
 
 
 def power_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
@@ -91,12 +102,16 @@ def power_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
     return [f"Power of {', '.join(sharing)} at {text}" for text, sharing in names.items()]
 
 
-def coverage_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
-    """Return what the run exercised, one line for all candidates of which the same is true."""
+def coverage_lines(verdicts: Sequence[CandidateVerdict], *, whole: bool = False) -> list[str]:
+    """Return what the run exercised, one line for all candidates of which the same is true, `whole` or in short.
+
+    Of a run that is narrowed, or of a candidate that could not be run, it would say nothing.
+    """
     names: dict[str, list[str]] = {}
     for verdict in verdicts:
-        if verdict.coverage:
-            names.setdefault("; ".join(map(describe_coverage, verdict.coverage)), []).append(verdict.name)
+        if verdict.coverage and not verdict.narrowed and verdict.status != "error":
+            told = "; ".join(map(describe_coverage, verdict.coverage)) if whole else in_short(verdict.coverage)
+            names.setdefault(told, []).append(verdict.name)
     return [f"Exercised in {', '.join(sharing)}: {text}" for text, sharing in names.items()]
 
 
@@ -171,7 +186,8 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     parts += [f"{count} cases hang on {cause}" for cause, count in causes.items()]
     if repeatability := repeated(verdict):
         parts.append(repeatability)
-    parts.append(f"{verdict.seconds:.1f} s")
+    if verdict.seconds:
+        parts.append(f"answered in {verdict.seconds:.1f} s")
     name = " ".join(filter(None, (verdict.name, verdict.version)))
     status = (verdict.summary, STYLES[verdict.status])
     return Text.assemble(f"{name}: ", status, f"; {'; '.join(parts)}")

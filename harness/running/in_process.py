@@ -65,6 +65,8 @@ def adapter_of(candidate: Any, taps: Sequence[TapSource] = ()) -> Adapter:
         return Adapter(info.name, info, candidate.load, candidate)
     if not callable(candidate):
         raise TypeError(f"{candidate!r} is no candidate: give a name, a module with INFO and load, or a load function")
+    if not all(isinstance(row, TapSource) for row in taps):
+        raise TypeError("taps= takes rows of a tap map: give (TapSource('logits', engine='output', axes='b t v'), …)")
     if not taps:
         raise TypeError("a load function needs taps=(TapSource(…), …): where its model has the logits, at least")
     info = CandidateInfo(name=candidate.__name__, version="", taps=shown_taps(taps))

@@ -224,10 +224,14 @@ def as_array(where: str, value: Any) -> Array:
 
 
 def load_model(candidate: Any, config: LanguageModelConfig, weights: Mapping[str, Array]) -> Any:
-    """Return the model that a candidate loads; raises TypeError for None, and what the candidate raises."""
+    """Return the model that a candidate loads; raises TypeError for what is none, and what the candidate raises."""
     model = candidate.load(config, weights)
     if model is None:
         raise TypeError("load(config, weights) returned None: end it with `return model`")
+    if not hasattr(model, "prefill"):
+        raise TypeError(
+            f"load(config, weights) returned {type(model).__name__}, which has no prefill(): return a model"
+        )
     return model
 
 
@@ -265,7 +269,7 @@ def _refuse(out_dir: Path, job: Job, error: BaseException) -> int:
 def _failure(error: BaseException) -> dict[str, Any]:
     """Return the result.json of a case that was not answered, with the place where the candidate failed."""
     if isinstance(error, Unsupported):
-        return {"status": "unsupported", "reason": str(error)}
+        return {"status": "unsupported", "reason": str(error) or "it gave no reason: raise Unsupported(reason)"}
     place = place_of(traceback.extract_tb(error.__traceback__))
     text = "".join(traceback.format_exception(error))
     return {
@@ -280,7 +284,8 @@ def place_of(frames: Sequence[traceback.FrameSummary]) -> str:
     harness = str(Path(__file__).resolve().parents[1])
     others = (harness, "site-packages", "dist-packages", "<frozen", sysconfig.get_path("stdlib"))
     own = [frame for frame in frames if not any(part in str(Path(frame.filename).resolve()) for part in others)]
-    places = [f"{Path(one.filename).name}:{one.lineno} in {one.name}" for one in own or frames[-1:]]
+    told = own or [frame for frame in frames[-1:] if not frame.filename.startswith("<")]  # of a SyntaxError none
+    places = [f"{Path(one.filename).name}:{one.lineno} in {one.name}" for one in told]
     return f" ({', called at '.join(reversed(places[-MAX_PLACES:]))})" if places else ""
 
 

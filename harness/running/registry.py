@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -11,11 +12,15 @@ from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from grok_conformance.harness.formats.suggestions import unknown
 
 ENTRY_POINTS = "grok_conformance.candidates"
 """The group of entry points in which an installed port gives its adapter a name: `my_port = "my_package.adapter"`."""
+
+REACH_SECONDS = 5.0
+"""How long a server may take to be reached, before it is asked anything."""
 
 CANDIDATES_DIR = Path(__file__).resolve().parents[2] / "candidates"
 EXTRAS = "extras.toml"
@@ -98,6 +103,8 @@ def find_candidate(name: str) -> Candidate:
         return _from_file(name, path)
     if all(part.isidentifier() for part in name.split(".")) and _module_exists(name):
         return _python(name, name)
+    if path.suffix == ".py" or os.sep in name:
+        raise UnknownCandidateError(f"{name}: no such file: give the path of the port, from {Path.cwd()}")
     raise UnknownCandidateError(
         f"{unknown('candidate', name, (*builtin_names(), *installed_modules()))} "
         "(package.module, path/to/file.py and the path of an executable program work too)"
@@ -105,9 +112,24 @@ def find_candidate(name: str) -> Candidate:
 
 
 def served(url: str, model: str, top: int) -> Candidate:
-    """Return a running server as a candidate (`running.endpoint`)."""
+    """Return a running server as a candidate (`running.endpoint`); raises UnknownCandidateError where there is none."""
+    check_reachable(url)
     module = "grok_conformance.harness.running.endpoint"
     return Candidate(model, (sys.executable, "-m", module, url, model, str(top)))
+
+
+def check_reachable(url: str) -> None:
+    """Raise UnknownCandidateError unless something listens at an address of HTTP."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        with socket.create_connection((parts.hostname or "", port), REACH_SECONDS):
+            return
+    except (KeyError, ValueError):
+        raise UnknownCandidateError(f"--endpoint {url}: no address: give one such as http://127.0.0.1:8000") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UnknownCandidateError(f"--endpoint {url}: {reason}: is the server running?") from None
 
 
 def source_of(name: str) -> Path | None:

@@ -46,7 +46,8 @@ def ask_at_once(
 ) -> Callable[[], tuple[float, list[Answers]]]:
     """Ask a candidate in parts that a pool runs at once; what is returned waits for the answers, group by group.
 
-    With them come the seconds of all parts together. One that is started anew for every job is asked in one part.
+    With them come the seconds from the first part's beginning to the last one's end. A candidate that is started anew
+    for every job is asked in one part.
     """
     parts = halves(question.groups) if candidate.serves_many else [tuple(range(len(question.groups)))]
     jobs, outs = question.jobs, question.outs
@@ -57,12 +58,12 @@ def ask_at_once(
 
     def answered() -> tuple[float, list[Answers]]:
         found: dict[int, Answers] = {}
-        seconds = 0.0
+        times: list[float] = []
         for part, future in asked:
-            took, answers = future.result()
-            seconds += took
+            began, ended, answers = future.result()
+            times += [began, ended]
             found |= zip(part, answers, strict=True)
-        return seconds, [found[place] for place in sorted(found)]
+        return max(times) - min(times), [found[place] for place in sorted(found)]
 
     return answered
 
@@ -86,11 +87,11 @@ def timed(
     outs: Sequence[Path],
     limits: Limits,
     on_progress: Callable[[str], None],
-) -> tuple[float, list[Answers]]:
-    """Return the seconds that a candidate took for its answers, and these."""
+) -> tuple[float, float, list[Answers]]:
+    """Return when a candidate began and ended, in seconds of one clock, and its answers."""
     began = time.monotonic()
     answers = ask(candidate, jobs, outs, limits, on_progress)
-    return time.monotonic() - began, answers
+    return began, time.monotonic(), answers
 
 
 def groups_for(candidate: Candidate, groups: Sequence[Group]) -> tuple[Group, ...]:

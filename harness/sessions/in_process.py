@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,8 +72,10 @@ class Report:
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with a row per case, call and tap; raises ImportError without pandas."""
-        import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - no dependency: only who asks for a frame has it
-
+        try:
+            import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - no dependency: only who asks for a frame has it
+        except ImportError:
+            raise ImportError("to_frame() needs pandas: pip install pandas") from None
         rows = [
             {
                 "case": case.case,
@@ -136,7 +140,19 @@ def judge(
     whole = EVERY in each_once(cases) and not names and layers == ()
     groups = asked_groups(open_golden(golden), cases, dtype, seed=any_seed(), drawing=whole)
     narrow = narrow_to(names, (layers,) if isinstance(layers, int) else layers, groups)
-    return judge_adapter(adapter, groups, narrow, exit_first=exit_first)
+    told = judging_told(sum(len(group.cases) for group in groups))
+    return judge_adapter(adapter, groups, narrow, exit_first=exit_first, on_progress=told)
+
+
+def judging_told(num_cases: int) -> Progress:
+    """Return what tells on standard error that all cases are answered: judging them may take longer than that."""
+    began, done = time.monotonic(), itertools.count(1)
+
+    def advance(name: str, _case: str) -> None:
+        if next(done) == num_cases:
+            sys.stderr.write(f"{name}: {num_cases} cases answered in {time.monotonic() - began:.1f} s, judging them\n")
+
+    return advance
 
 
 def judge_adapter(

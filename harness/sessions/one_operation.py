@@ -11,7 +11,6 @@ import numpy as np
 from grok_conformance.harness.cases.case import Cache, Call, Case, Preset
 from grok_conformance.harness.checks.evidence import Evidence, Observed
 from grok_conformance.harness.checks.exhibit import Exhibit
-from grok_conformance.harness.checks.operation_by_operation import slack_of
 from grok_conformance.harness.contract import (
     Array,
     LanguageModelConfig,
@@ -30,13 +29,13 @@ from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of, visible_keys
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate, walk
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan, single_choices
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import LAST_OUTPUT, RESIDUAL_STREAM, Exact, Scope
-from grok_conformance.harness.measure.comparison import Comparison, compare, compare_routing, widen
+from grok_conformance.harness.measure.comparison import Comparison, widen
 from grok_conformance.harness.measure.noise import fence_of, margin, tail_factor
-from grok_conformance.harness.measure.scan import fenced
 from grok_conformance.harness.report.explanation import remedies
 from grok_conformance.harness.running.python_runner import as_array
+from grok_conformance.harness.sessions.one_way import best_way
 
 WITHOUT_A_MODEL = GROK_1.copies
 """Operations that only copy: what they should have kept is what they were given."""
@@ -195,37 +194,6 @@ def named_weights(tap: str, config: LanguageModelConfig, given: Mapping[str, Arr
     return found
 
 
-def best_way(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, Array]) -> tuple[Comparison, str]:
-    """Return the comparison in the first permitted way that passes, and its name; the canonical one if none does."""
-    row = GROK_1.operation_of(tap, scope.config)
-    canonical = compared_with(tap, scope, exhibit, values, AS_PUBLISHED)
-    if canonical.passed or canonical.problem:
-        return canonical, ""
-    for plan in single_choices(row.points):
-        found = compared_with(tap, scope, exhibit, values, plan)
-        if found.passed:
-            return found, plan.words(row.points)
-    return canonical, ""
-
-
-def compared_with(
-    tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, Array], plan: RoundingPlan
-) -> Comparison:
-    """Compare what was observed with the operation in one way; raises ValueError for another shape."""
-    exact = evaluate(tap, scope, exhibit.weights, values, plan)
-    seen = exhibit.evidence.observed[0, tap]
-    mask = exhibit.evidence.masks[0, split_tap(tap)[1]]
-    factor = tail_factor(seen.raw.size)
-    if exact.value.shape != seen.raw.shape:
-        return Comparison(0, tap, 0, problem=f"shape {list(seen.raw.shape)}, expected {list(exact.value.shape)}")
-    if split_tap(tap)[1] == GROK_1.choice:
-        (scores,) = values.values()
-        return compare_routing(0, tap, scores, seen.raw, mask, slack_of(Exact(scores), None, factor))
-    return compare(
-        (0, tap), SPECS[split_tap(tap)[1]].axes, exact, fenced(seen.recorded, factor), seen.raw, mask, seen.recorded
-    )
-
-
 def diagnosis_of(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, Array]) -> Diagnosis | None:
     """Return the likely fault, of those that need no more than what was given; None where the shape is wrong."""
     exact = evaluate(tap, scope, exhibit.weights, values)
@@ -242,6 +210,8 @@ def diagnosis_of(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, 
     fence, mask = fence_of(exact, seen.recorded, 1.0), exhibit.evidence.masks[0, split_tap(tap)[1]]
     probabilities = next(iter(values.values())) if split_tap(tap)[1] == GROK_1.choice else None
     found = name_fault([residual_of(exhibit, Prediction((0, tap), exact, faulty, fence, mask, None, probabilities))])
+    if split_tap(tap)[1] == GROK_1.choice:  # the numbers of experts are no values that could be told apart by noise
+        return found
     allowed = fence_of(exact, seen.recorded, tail_factor(seen.raw.size)).allowed
     wrong = ~(np.abs(seen.raw - exact.value) <= allowed)
     compared = np.broadcast_to(mask, seen.raw.shape)

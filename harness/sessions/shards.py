@@ -73,6 +73,8 @@ def keep_shard(folder: Path, shard: Shard, groups: Sequence[Group], candidates: 
 
 def read_shard(folder: Path) -> Kept:
     """Read what a shard's folder holds; raises FileError for another folder."""
+    if not (folder / FILE).is_file():
+        raise FileError(f"{folder}: not a shard: write it with `run --shard I/N --keep {folder}`")
     data = read_json(folder / FILE)
     try:
         kept = Kept(**data)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from grok_conformance.harness import pytest_checks
+from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.baseline import conformance_digest
-from grok_conformance.harness.judging.groups import read_groups
+from grok_conformance.harness.judging.groups import Group, read_groups
 from grok_conformance.harness.judging.narrowing import Narrow
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
 from grok_conformance.harness.pytest_checks import (
@@ -17,6 +19,7 @@ from grok_conformance.harness.pytest_checks import (
     case_problem,
     checks,
     groups_of,
+    judge,
     judged_once,
     needed,
     node_name,
@@ -74,6 +77,27 @@ def test_operations_alone_are_checked_locally_in_the_cases_of_their_dtype() -> N
     groups, narrow = needed(GROUPS, [Check(operation="moe.norm", dtype="bfloat16")], whole=False)
     assert {group.fprop_dtype for group in groups} == {"bfloat16"}
     assert narrow.operations == ("moe.norm",)
+
+
+def test_an_operation_alone_is_judged_without_what_is_drawn_if_it_is_to_be_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def run(_candidates: object, groups: tuple[Group, ...], *_: object, **_named: object) -> list[object]:
+        asked[:] = [case.id for group in groups for case in group.cases]
+        raise FileError("seen")
+
+    monkeypatch.setattr(pytest_checks, "run_candidates", run)
+    for check, quick, draws in (
+        (Check(operation="moe.norm", dtype="float32"), True, False),
+        (Check(operation="moe.norm", dtype="float32"), False, True),
+        (Check(), True, True),
+    ):
+        with pytest.raises(FileError, match="seen"):
+            judge("numpy_float64", "*", 3, None, [check], quick=quick)
+        assert any(drawn_as(case) for case in asked) == draws
+        assert any(case.startswith("sweep_") for case in asked) == draws
 
 
 @pytest.mark.parametrize("more", [Check(), Check(operation="moe.norm", dtype="float32")])

@@ -69,6 +69,7 @@ def test_tests_of_a_candidate_are_selected_like_others(folder: Path) -> None:
     status, words = run_pytest(folder, "--conformance-candidate", "my_port", "-k", "router", *CASES)
     assert status == 0
     assert "2 passed, 28 deselected" in words
+    assert "conformance: my_port runs once, as far as 2 tests need, when the first of them begins" in words
 
 
 COUNTING = """
@@ -119,6 +120,16 @@ def test_what_is_always_judged_stands_in_the_configuration(folder: Path) -> None
     )
     status, words = run_pytest(folder, "-k", "router")
     assert (status, "2 passed, 28 deselected" in words) == (0, True), words
+
+
+def test_the_configuration_of_the_recipes_is_taken(folder: Path) -> None:
+    recipes = (GOLDEN_DIR.parent / "docs" / "recipes.md").read_text()
+    (table,) = re.findall(r"```toml\n(\[tool\.pytest\]\n.*?)```", recipes, re.DOTALL)
+    (folder / "pyproject.toml").write_text(
+        re.sub("conformance_waivers.*\n", "", table).replace("my_port.py", "my_port")
+    )
+    status, words = run_pytest(folder, "-k", "single_token.float32")
+    assert (status, "1 passed" in words) == (0, True), words
 
 
 def test_several_patterns_ask_for_the_cases_of_all(folder: Path) -> None:
@@ -174,6 +185,7 @@ def test_a_waiver_that_is_no_longer_needed_fails_a_test_of_its_own(folder: Path)
     [
         (("--conformance-candidate", "my_prt"), "no candidate 'my_prt'"),
         (("--conformance-candidate", "my_port", "--conformance-case", "strees/*"), "no case 'strees/*'"),
+        (("--conformance-candidate", "my_port", "--conformance-seed", "-3"), "'-3' is no seed"),
         (("--conformance-candidate", "my_port", "--conformance-waivers", "none.toml"), "none.toml"),
     ],
 )

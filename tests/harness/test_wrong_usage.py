@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 import grok_conformance as gc
 from grok_conformance.candidates import numpy_float64
 from grok_conformance.harness.__main__ import main
+from grok_conformance.harness.commands.narrow_options import LAST_FAILED
 from grok_conformance.harness.contract.tap_map import shown_taps
 from grok_conformance.harness.running.python_runner import as_array
 from tests.harness.wrong_port import CASE, SOURCE
@@ -28,12 +30,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.toml").write_text("[[waiver]]\n")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "--candidate", "./nope.py"], "no candidate './nope.py'"),
+        (["run", "--candidate", "./nope.py"], "./nope.py: no such file"),
+        (["run", "--candidate", "nope.py"], "nope.py: no such file: give the path of the port"),
+        (
+            ["run", "--endpoint", "http://127.0.0.1:9"],
+            "--endpoint http://127.0.0.1:9: Connection refused: is the server",
+        ),
+        (["run", "--endpoint", "not-a-url"], "--endpoint not-a-url: no address: give one such as http://"),
+        (["run", "--endpoint", "http://:x"], "--endpoint http://:x: no address"),
+        ([*PORT, "--baseline", "my_port.py"], "my_port.py: a file, and a folder is needed"),
+        ([*PORT, "--dump", "my_port.py/tensors"], "my_port.py: a file, and a folder is needed"),
         (["run", "--candidate", "torch_eagr"], "did you mean torch_eager"),
         (["run", "--candidate", "no_program"], "chmod +x no_program"),
         (["run", "--candidate", "my_port.py", "--case", "unequl/*"], "no case 'unequl/*'"),
@@ -56,7 +68,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([*PORT, "--golden", "nowhere"], "nowhere: no such folder"),
         ([*PORT, "--waivers", "nowhere.toml"], "nowhere.toml"),
         ([*PORT, "--properties"], "--case: the laws make no use of it"),
-        (["judge", "nowhere", "taken"], "nowhere"),
+        (["judge", "nowhere", "taken"], "nowhere: no job folder, nor several: `write-jobs` makes them"),
+        (["merge", "nowhere"], "nowhere: not a shard: write it with `run --shard I/N --keep nowhere`"),
+        ([*PORT, "--waivers", "other.toml"], "other.toml: no table 'waiver'; there are deviation, unsupported"),
         (["report", "nowhere.json", "--html", "page.html"], "nowhere.json: cannot be read"),
         (["report", "broken.json", "--html", "page.html"], "broken.json: not valid JSON"),
         (["compare", "nowhere.safetensors", "nowhere.safetensors"], "nowhere.safetensors"),
@@ -75,6 +89,37 @@ def test_a_wrong_command_is_one_line_and_status_2(
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*PORT, "--seed", "-3"], "'-3' is no seed: give a whole number of 0 or more"),
+        (["write-jobs", "jobs", "--seed", "1.5"], "'1.5' is no seed"),
+        (["properties", "--candidate", "my_port.py", "--seed", "-1"], "'-1' is no seed"),
+        ([*PORT, "--dtype", "float16"], "invalid choice: 'float16'"),
+        ([*PORT, "--shard", "3/2"], "'3/2' is not I/N"),
+        ([*PORT, "--time-limit", "0"], "'0' is no number of seconds above 0"),
+        (["run", "--cases", "x"], "did you mean --case"),
+        (["run", "--candidat=x", "--nosuchflag"], "no option or argument '--nosuchflag'"),
+        (["explain", "gelu_erf", "--verbose"], "no option or argument '--verbose'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1, said
+
+
+def test_what_cannot_be_read_of_the_last_run_is_to_be_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    LAST_FAILED.parent.mkdir()
+    LAST_FAILED.write_text("{")
+    assert main([*PORT, "--last-failed"]) == 2
+    assert "remove it" in capsys.readouterr().err
 
 
 def returning(value: Any) -> SimpleNamespace:
@@ -108,6 +153,21 @@ def test_a_wrong_adapter_is_told_what_to_write(candidate: Any, message: str) -> 
         gc.judge(candidate, CASE)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_no_model_or_no_tap_map_is_told() -> None:
+    row = gc.TapSource("logits", engine="output", axes="b t v")
+    with pytest.raises(TypeError, match=r"load\(config, weights\) returned int, which has no prefill\(\)"):
+        gc.judge(SimpleNamespace(INFO=numpy_float64.INFO, load=lambda _config, _weights: 3), CASE)
+    for taps in ("logits", ("logits", row)):
+        with pytest.raises(TypeError, match=r"taps= takes rows of a tap map: give \(TapSource\("):
+            gc.judge(lambda _config, _weights: None, CASE, taps=taps)  # type: ignore[arg-type]
+
+
+def test_a_frame_needs_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="needs pandas: pip install pandas"):
+        gc.judge(numpy_float64, CASE, operations="moe.norm").to_frame()
 
 
 def test_a_tap_claimed_twice_or_unknown_is_told() -> None:

@@ -43,6 +43,15 @@ def test_an_operation_names_its_permitted_alternatives(capsys: pytest.CaptureFix
     assert "may also be  q·k not rounded before it is scaled" in capsys.readouterr().out
 
 
+def test_of_many_ways_a_few_are_told_after_the_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "attention.query"])
+    output = capsys.readouterr().out
+    assert "  may also be  3 partial sums, each rounded, added in float32\n" in output
+    assert re.search(r"^ +and \d{3} more such$", output, re.MULTILINE)
+    assert len(output.splitlines()) < 100
+    assert output.rindex("can have") < output.index("may also be")
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_is_explained_from_the_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", name]) == 0

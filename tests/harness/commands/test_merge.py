@@ -23,4 +23,4 @@ def test_shards_of_a_run_are_judged_as_one(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_folder_without_a_shard_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", str(tmp_path)]) == 2
-    assert "shard.json" in capsys.readouterr().err
+    assert "not a shard: write it with `run --shard I/N --keep " in capsys.readouterr().err

@@ -30,7 +30,7 @@ def test_nothing_but_the_built_in_candidates_and_all_cases_unless_told_otherwise
     assert parser.parse_args(["--case", "a", "--case", "b"]).case == ["a", "b"]
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "0", "-1", "1e7"])
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "0", "-1", "1e7", "soon"])
 def test_a_limit_of_time_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no number of seconds above 0 and at most"):
         run.seconds(text)

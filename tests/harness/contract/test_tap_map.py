@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
 from grok_conformance.harness.cases.suite import UNEQUAL
 from grok_conformance.harness.contract import Array
@@ -74,6 +76,34 @@ def test_only_what_is_wanted_and_recorded_is_mapped() -> None:
     recorded = {"out": tensor(B, T, V), "something": tensor(1)}
     assert set(map_taps(tap_map, UNEQUAL, TOKENS, ["*"], recorded)) == {"logits"}
     assert map_taps(tap_map, UNEQUAL, TOKENS, ["embedding"], recorded) == {}
+
+
+def test_a_tensor_of_torch_is_recorded_as_well_and_what_is_no_array_is_refused() -> None:
+    x = torch.ones(B, T, V, dtype=torch.bfloat16)
+    (made,) = map_taps(
+        [TapSource("logits", "out", "b t v")], UNEQUAL, TOKENS, ["*"], {"out": cast("Array", x)}
+    ).values()
+    assert (made.dtype.name, made.shape) == ("bfloat16", (B, T, V))
+    with pytest.raises(ValueError, match="logits: out: list is no array: record a NumPy array or a tensor"):
+        map_taps([TapSource("logits", "out", "b t v")], UNEQUAL, TOKENS, ["*"], {"out": cast("Array", [[1.0]])})
+
+
+def test_a_misspelt_name_is_refused_with_the_one_that_was_recorded() -> None:
+    recorded = {name: tensor(B, T, V) for name in ("layers.0.moe.norm", "out")}
+    row = TapSource("layers.*.moe.norm", "layers.{layer}.moe.nrm", "b t d")
+    with pytest.raises(
+        ValueError, match=r"recorded no 'layers\.0\.moe\.nrm'; did you mean 'layers\.0\.moe\.norm'\? fix"
+    ):
+        map_taps([row], UNEQUAL, TOKENS, ["layers.00.moe.norm"], recorded)
+    other = TapSource("layers.*.moe.output_norm", "layers.{layer}.moe.norm", "b t d")  # what another row reads
+    assert map_taps([row, other], UNEQUAL, TOKENS, ["layers.00.moe.norm"], recorded) == {}
+
+
+def test_an_axis_or_a_word_in_braces_that_there_is_not_is_told() -> None:
+    with pytest.raises(ValueError, match=r"logits: axes 'b t zz': no axis z; there are .*v.*: fix the tap map"):
+        mapped(TapSource("logits", "out", "b t zz"), tensor(B, T, V), "logits")
+    with pytest.raises(ValueError, match=r"moe.norm: 'l{lyer}': in a name {layer} alone stands for something: fix the"):
+        map_taps([TapSource("layers.*.moe.norm", "l{lyer}", "b t d")], UNEQUAL, TOKENS, ["*"], {})
 
 
 def test_every_layer_is_mapped_by_one_row() -> None:

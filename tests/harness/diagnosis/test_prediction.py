@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
+import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis import prediction
 from grok_conformance.harness.diagnosis.prediction import Prediction, predict
-from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.faults import FAULTS, Fault, mutant
+from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights
+from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, golden_taps
 
 CASE = "unequal/prefill/padded_batch.float32"
@@ -41,3 +50,25 @@ def test_scores_come_with_the_choice_of_experts_and_noise_with_hidden_taps() -> 
     assert hiding[0].probabilities is None
     assert hiding[0].noise is not None
     assert hiding[0].noise.max() > 0
+
+
+def test_what_comes_before_a_fault_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hiding = ("layers.*.moe.norm", "logits")
+    worked_out = Counter[str]()
+
+    def counting(fault: Fault) -> Evaluator:
+        def count(
+            tap: str, scope: Scope, weights: ExactWeights, values: Mapping[str, Array], plan: RoundingPlan
+        ) -> Exact:
+            worked_out[tap] += 1
+            return mutant(fault)(tap, scope, weights, values, plan)
+
+        return count
+
+    monkeypatch.setattr(prediction, "mutant", counting)
+    again = predictions(hiding, logits=())
+    assert not any(tap.startswith(("embedding", "layers.00.attention")) for tap in worked_out)
+    assert worked_out["layers.00.moe.expert_hidden"] == worked_out["logits"] == 1
+    monkeypatch.setattr(prediction, "remembered", lambda evaluator, *_: evaluator)
+    for one, other in zip(predictions(hiding, logits=()), again, strict=True):
+        assert np.array_equal(one.faulty["gelu_erf"].value, other.faulty["gelu_erf"].value)

@@ -5,12 +5,7 @@ from __future__ import annotations
 from grok_conformance.harness.graph.rounding import (
     ACCUMULATOR,
     AS_PUBLISHED,
-    BLOCKS,
-    DEALT_BLOCKS,
-    HANDS,
-    ORDERS,
     RESULT,
-    SHARDS,
     SUMS,
     rounding_point,
     single_choices,
@@ -35,11 +30,12 @@ def test_only_what_is_done_otherwise_is_said() -> None:
 def test_choices_that_add_an_error_are_not_tried_without_more_data() -> None:
     plans = single_choices([GELU, ACCUMULATOR])
     assert plans == [AS_PUBLISHED.but(GELU, "kept")]
-    assert AS_PUBLISHED.but(SUMS, "4 by atomics") not in single_choices([SUMS])
 
 
-def test_one_choice_or_two_and_of_partial_sums_no_more_than_one() -> None:
+def test_one_choice_or_two_and_no_partial_sums() -> None:
     plans = single_choices([GELU, RESULT, SUMS])
-    assert AS_PUBLISHED.but(GELU, "kept").but(RESULT, "rounded") in plans
-    assert len(plans) == 2 + 3 * len(ORDERS) * len(SHARDS) + 4 * len((*BLOCKS, *DEALT_BLOCKS)) + 4 * len(HANDS) + 1
-    assert max(len(plan.choices) for plan in plans) == 2
+    assert plans == [
+        AS_PUBLISHED.but(GELU, "kept"),
+        AS_PUBLISHED.but(RESULT, "rounded"),
+        AS_PUBLISHED.but(GELU, "kept").but(RESULT, "rounded"),
+    ]

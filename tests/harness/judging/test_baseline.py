@@ -76,11 +76,15 @@ def test_the_first_run_is_the_baseline_and_says_so(tmp_path: Path, capsys: pytes
     port.write_text(GOOD)
     command = ["run", "--case", CASE, "--candidate", str(port), "--quiet", "--baseline", str(tmp_path / "kept")]
     assert main(command) == 0
-    assert "this run is its baseline" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "this run is the baseline from now on, kept in " in said
+    assert "against the baseline" not in said
     (stored,) = (tmp_path / "kept").glob("*/baseline.json")
     before = stored.read_bytes()
     assert main(command) == 0
-    assert "this run is its baseline" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "this run is the baseline" not in said
+    assert "against the baseline: " in said
     assert stored.read_bytes() == before
 
 

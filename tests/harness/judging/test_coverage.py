@@ -58,6 +58,7 @@ def test_a_row_of_the_certificate_is_a_few_words() -> None:
     assert describe(sizes) == "layers 1 to 3, not 12; unseen x"
     many = replace(sizes, faults=("v", "w", "x", "y", "z"))
     assert describe(many) == "layers 1 to 3, not 12; unseen v, w, x and 2 more"
+    assert describe(Coverage(trigger="layers", least=0, most=0, met=(), not_met=("1",))) == "layers none, not 1"
     assert describe(replace(sizes, in_one=("1",))) == "layers 1 to 3, not 12 (1 in one compute dtype); unseen x"
     orders = Coverage(trigger="further runs", least=0, most=1, met=("again",), not_met=())
     assert describe(orders) == "further runs again"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.report.explanation import format_ratio
+from grok_conformance.harness.report.figures import LEGEND
 from grok_conformance.harness.report.reproduction import reproduce
 from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, show
 from tests.harness.report.verdicts import (
@@ -52,7 +55,7 @@ def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_ti
     assert last == (
         "port 2.1: pass (layers); 1 of 1 cases; end to end 0.25 of what is allowed; "
         "1 of 1 other choices of experts excused; "
-        "bitwise repeatable (a race in 77.6% of runs would have been seen); 3.2 s"
+        "bitwise repeatable (a race in 77.6% of runs would have been seen); answered in 3.2 s"
     )
     unrepeated = replace(PASSING, repeatable=False, flips=(replace(FLIP, gap=1.0),), drifts=())
     last = shown(verdict(unrepeated)).splitlines()[-1]
@@ -69,6 +72,47 @@ def test_a_case_that_passes_in_one_run_and_fails_in_another_is_told_with_what_it
 def test_the_last_line_of_a_failing_candidate_names_the_operations_at_fault() -> None:
     last = shown(verdict(FAILING)).splitlines()[-1]
     assert last.startswith("port 2.1: fail; 0 of 1 cases; wrong at attention.key, output, logits;")
+
+
+def test_what_was_judged_elsewhere_is_told_without_a_time() -> None:
+    assert shown(replace(verdict(PASSING), seconds=0.0)).splitlines()[-1].endswith("would have been seen)")
+
+
+def test_where_nothing_was_answered_there_is_no_table() -> None:
+    output = shown(verdict(CRASHED))
+    assert "Operations, recomputed" not in output
+    assert LEGEND not in output
+
+
+MANY_SIZES = (
+    Coverage(trigger="layers", least=1, most=2, met=("1", "2"), not_met=("12",)),
+    Coverage(trigger="rows of a batch", least=1, most=2, met=("1", "2"), not_met=("3", "4", "16")),
+)
+
+
+def test_what_was_exercised_is_one_short_line_and_whole_if_asked_for() -> None:
+    covered = replace(verdict(PASSING), coverage=MANY_SIZES)
+    told = "Exercised in port: 4 of 8 sizes and orders of calls; not layers 12, rows of a batch 3 and 2 more "
+    assert f"{told}(--verbose, --json and --html tell all)" in shown(covered)
+    whole = "Exercised in port: layers 1 to 2, not 12; rows of a batch 1 to 2, not 3, 4, 16"
+    assert whole in shown(covered, detail="verbose")
+
+
+def test_what_was_exercised_is_not_told_of_a_narrowed_run_nor_of_one_that_could_not_be() -> None:
+    narrowed = replace(verdict(PASSING), coverage=MANY_SIZES, narrowed="moe.norm")
+    crashed = replace(verdict(CRASHED), coverage=MANY_SIZES)
+    assert "Exercised" not in shown(narrowed, crashed)
+
+
+def test_in_a_pipe_a_command_is_one_line_and_on_a_terminal_it_can_be_pasted_too() -> None:
+    told = reproduce("port", CASE, "attention.key")
+    for is_terminal in (False, True):
+        console = Console(file=io.StringIO(), width=60, force_terminal=is_terminal, color_system=None)
+        show(console, [verdict(FAILING)])
+        assert isinstance(console.file, io.StringIO)
+        output = console.file.getvalue()
+        assert (f"reproduce {told}\n" in output) != is_terminal
+        assert f"reproduce {told}\n" in re.sub(r" \\\n +", " ", output)
 
 
 def test_quiet_shows_the_verdicts_alone() -> None:

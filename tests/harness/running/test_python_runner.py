@@ -112,6 +112,7 @@ def test_a_case_may_be_unsupported(tmp_path: Path) -> None:
     ("at_load", "exit_status", "status", "reason"),
     [
         ("raise Unsupported('only dense')", python_runner.REFUSED, "unsupported", "only dense"),
+        ("raise Unsupported", python_runner.REFUSED, "unsupported", "it gave no reason: raise Unsupported(reason)"),
         (
             "import an_engine.that_is_absent",
             python_runner.REFUSED,
@@ -146,6 +147,14 @@ def test_a_module_that_is_no_candidate_is_an_error(tmp_path: Path, source: str) 
     (tmp_path / "adapter.py").write_text(source)
     answers = answers_of(tmp_path / "adapter.py", tmp_path, job, python_runner.FAILED)
     assert {answer.status for answer in answers.values()} == {"error"}
+
+
+def test_a_syntax_error_is_told_with_its_own_place_alone(tmp_path: Path) -> None:
+    job = tiny_job.write_three_cases(tmp_path / "job")
+    (tmp_path / "adapter.py").write_text("x = 1\ndef load(:\n")
+    reason = answers_of(tmp_path / "adapter.py", tmp_path, job, python_runner.FAILED)[FIRST].reason
+    assert reason.startswith("SyntaxError: ")
+    assert reason.endswith("(adapter.py, line 2)")
 
 
 def test_an_adapter_may_import_the_files_beside_it(tmp_path: Path) -> None:

@@ -108,7 +108,13 @@ def test_an_installed_port_is_found_by_the_name_of_its_entry_point(
         find_candidate("some-prt")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "no/such/file.py", "no_such_module", "no_such.module", "a b"])
+@pytest.mark.parametrize("name", ["no/such/file.py", "file.py", "./program"])
+def test_a_file_that_is_not_there_is_told_as_one(name: str) -> None:
+    with pytest.raises(UnknownCandidateError, match=f"^{name}: no such file: give the path of the port, from "):
+        find_candidate(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "no_such_module", "no_such.module", "a b"])
 def test_an_unknown_candidate_is_one_line_that_says_what_may_be_given(name: str) -> None:
     with pytest.raises(UnknownCandidateError) as raised:
         find_candidate(name)
