@@ -229,8 +229,8 @@ SWEEPS = (
             Request("continued", "an earlier prompt, and as much again", prompt(65), shared=slice(33)),
             Request("special_ids", "ids that tokenizers keep for themselves, each twice", prompt(17), begins=SPECIAL),
         ),
-        # What a later layer keeps of a token hangs on those before it. Of two experts both are chosen: where nothing but
-        # logits is shown, no other choice could excuse what a wrong prefix does.
+        # What a later layer keeps of a token hangs on those before it. Of two experts both are chosen: where nothing is
+        # shown but logits, no other choice could excuse what a wrong prefix does.
         {"num_layers": 2, "vocab_size": 97, "num_experts": 2, "num_selected_experts": 2},
     ),
     Sweep(

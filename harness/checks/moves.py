@@ -7,9 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from grok_conformance.harness.checks.edges import of_edges
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.readings import PHASES, Reading, Readings
-from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.rounding import (
     AS_PUBLISHED,
@@ -27,7 +26,7 @@ from grok_conformance.harness.graph.rounding import (
     Point,
     RoundingPlan,
 )
-from grok_conformance.harness.graph.row import RESIDUAL_STREAM, Operation
+from grok_conformance.harness.graph.row import Operation
 
 Moves = Callable[[Operation, Ways, Sequence[Exhibit]], Iterator[Ways]]
 """Yields ways that differ by one change from some ways of a row."""
@@ -50,7 +49,7 @@ def is_coarse(point: Point) -> bool:
 def coarse(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with one change more: a rounding other than of partial sums, or what was read of an input."""
     yield from _at_points(row, ways, told, lambda point, _choice: is_coarse(point))
-    yield from _of_edges(row, ways, told)
+    yield from of_edges(row, ways, told)
     yield from weights_alike(row, ways, told)
 
 
@@ -96,7 +95,7 @@ def standing_alone(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
             plan = AS_PUBLISHED.but(point, choice)
             if choice == point.published:
                 continue
-            yield from _of_edges(row, replace(ways, plans={**ways.plans, row.name: plan}), told)
+            yield from of_edges(row, replace(ways, plans={**ways.plans, row.name: plan}), told)
             more = [plan.but(other, made) for other in others for made in other.choices
                     if made != other.published and permitted(other, made, row.name, told)]  # fmt: skip
             pairs = [point for point in others if len(point.choices) == len(("one", "other"))]
@@ -194,7 +193,7 @@ def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
     yield from _at_points(
         row, ways, told, lambda point, choice: point.approximation or (point == SUMS and choice.endswith(ATOMICS))
     )
-    yield from _of_edges(row, ways, told)
+    yield from of_edges(row, ways, told)
 
 
 def _at_points(
@@ -231,79 +230,3 @@ def permitted(point: Point, choice: str, row: str, told: Sequence[Exhibit]) -> b
     if choice in UNIT_ROUNDOFF:
         return all(one.evidence.recorded[name] == choice for one in told for name in graph.copies[:1])
     return not point.narrow or all(one.evidence.config.fprop_dtype != "float32" for one in told)
-
-
-def _of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    edges = _of_caches(row, told)
-    if told[0].evidence.config.fprop_dtype != "float32":  # which leaves nothing else to keep back
-        edges += _of_taps(row, told)
-    for edge in edges:
-        summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
-        measured: tuple[Reading, ...] = ("measured",) if row.measures and edge[0][0] == row.name else ()
-        kinds: tuple[Reading, ...] = ("rounded", "carried", *summed, *measured)
-        for pair in sorted(itertools.product(kinds, repeat=len(PHASES)), key=lambda pair: len(set(pair))):
-            changed: Readings = {
-                (phase, *at): _reading_of(at[1], reading)
-                for at in edge
-                for phase, reading in zip(PHASES, pair, strict=True)
-            }
-            readings = {**ways.readings, **changed}
-            kept: Readings = {at: reading for at, reading in readings.items() if reading != "rounded"}
-            if kept != ways.readings:
-                yield replace(ways, readings=kept)
-
-
-def _of_caches(row: Operation, told: Sequence[Exhibit]) -> list[list[tuple[str, str]]]:
-    """Return the edges by which a row may read what a call has just stored as it was before it was stored.
-
-    As it is shown, where the cache is narrower, or as it was before that was rounded.
-    """
-    graph, recorded = told[0].evidence.graph, told[0].evidence.recorded
-    edges: list[list[tuple[str, str]]] = []
-    for cache in (name for name in row.inputs if name in graph.copies):
-        stored = graph.by_name[cache].inputs[1]
-        narrower = recorded[cache] != recorded[stored] or graph.by_name[cache].unquantised is not None
-        edges += [[(row.name, cache)]] if narrower else []
-        edges += [[(row.name, cache), (cache, stored)]] if carriable(stored, told) else []
-    return edges
-
-
-def _of_taps(row: Operation, told: Sequence[Exhibit]) -> list[list[tuple[str, str]]]:
-    """Return the edges by which a row, or all of the residual stream, may read more than is shown."""
-    edges = [[(row.name, name)] for name in row.inputs if carriable(name, told)]
-    if row.is_stream:  # a stream that is kept in float32 flows unrounded through all of them, as what is added may
-        graph = told[0].evidence.graph
-        stream = [*graph.stream_edges]
-        added = [(name, graph.by_name[name].inputs[1]) for name, _ in stream]
-        edges += [stream, [*stream, *(edge for edge in added if carriable(edge[1], told))]]
-    return edges
-
-
-def _reading_of(name: str, reading: Reading) -> Reading:
-    """Return a reading of the residual stream as it is of another input, which is a sum or none."""
-    return "carried" if reading == "summed" and name != RESIDUAL_STREAM else reading
-
-
-def only_recorded(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways in which the taps that a row reads are no more than records, in one phase or in both.
-
-    A port must say of itself that it is fused: nothing is then known of how the values were rounded.
-    """
-    if not all(one.evidence.fused and one.evidence.config.fprop_dtype != "float32" for one in told):
-        return
-    names = [name for name in row.inputs if carriable(name, told)]
-    for phases in (*((phase,) for phase in PHASES), PHASES):
-        unknown: Readings = {(phase, row.name, name): "recorded" for phase in phases for name in names}
-        yield replace(ways, readings={**ways.readings, **unknown})
-
-
-def carriable(name: str, told: Sequence[Exhibit]) -> bool:
-    """Return whether what an input's producer computed may be wider than what is shown of it."""
-    graph, recorded = told[0].evidence.graph, told[0].evidence.recorded
-    if name == graph.choice or name.startswith("previous:"):
-        return False
-    operations = {graph.by_name[maker].tap for maker in graph.makers(name, told[0].evidence.config)}
-    if not operations.isdisjoint(graph.copies):  # what is read of a cache is what was stored
-        return False
-    shown = {split_tap(tap)[1] for _, tap in told[0].evidence.observed}
-    return all(recorded[each] != "float32" and each in shown for each in operations)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from grok_conformance.harness.checks.by_size import by_size, by_tokens_of_expert
+from grok_conformance.harness.checks.edges import only_recorded
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.likelihood import score
 from grok_conformance.harness.checks.local import Local, fails, telling
-from grok_conformance.harness.checks.moves import approximations, only_recorded, with_ways
+from grok_conformance.harness.checks.moves import approximations, with_ways
 from grok_conformance.harness.checks.rivals import faulty
 from grok_conformance.harness.checks.search import COARSEST, LARGEST_SEGMENT, NUM_ROUNDS, checked_in, is_used, search
 from grok_conformance.harness.graph.rounding import RoundingPlan

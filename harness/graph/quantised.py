@@ -12,7 +12,7 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 
-from grok_conformance.harness.contract import Array, select_taps
+from grok_conformance.harness.contract import Array, select_taps, tap_name
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.rounding import RoundingPlan
@@ -74,12 +74,16 @@ QUANTISERS: Mapping[str, Quantiser] = {
 
 
 def declared(graph: ModelGraph, quantised: Mapping[str, str]) -> ModelGraph:
-    """Return a graph whose operations quantise their operands as a port declares, by globs of taps."""
-    rows = {row.name: row.tap for row in graph.operations if row.operands}
+    """Return a graph whose operations quantise their operands as a port declares, by globs of taps in every layer."""
+    taps = {
+        row.name: tap_name(0 if graph.specs[row.tap].per_layer else None, row.tap)
+        for row in graph.operations
+        if row.operands
+    }
     kinds: dict[str, str] = {}
     for pattern, kind in quantised.items():  # the first match wins
-        found = {*select_taps(rows, [pattern]), *(name for name, tap in rows.items() if select_taps([tap], [pattern]))}
-        kinds = {**dict.fromkeys(found, kind), **kinds}
+        chosen = select_taps(taps.values(), [pattern])
+        kinds = {**{name: kind for name, tap in taps.items() if tap in chosen}, **kinds}
     made = (quantising(row, kinds[row.name], graph) if row.name in kinds else row for row in graph.operations)
     return replace(graph, operations=tuple(made), quantised=quantised)
 

@@ -18,7 +18,8 @@ from grok_conformance.harness.judging.level import level_of, missing_taps
 from grok_conformance.harness.judging.twins import suspected
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.judging.waivers import Waiver
-from grok_conformance.harness.running.answers import Answer, one_line, read_weights
+from grok_conformance.harness.running.answers import Answer, read_weights
+from grok_conformance.harness.running.info import one_line
 
 
 def judge_weights(groups: Sequence[Group], outs: Sequence[Path]) -> tuple[WeightProblem, ...]:

@@ -196,10 +196,8 @@ class CandidateVerdict:
     @property
     def summary(self) -> str:
         """The status as it is shown: a pass names its level, its known deviations, and what differs by choice."""
-        if self.narrowed:
-            return f"{self.status}, of {self.narrowed} alone"
-        if not self.passed:
-            return self.status
+        if self.narrowed or not self.passed:
+            return f"{self.status}, of {self.narrowed} alone" if self.narrowed else self.status
         if self.status == "quirk":
             return "quirk, of nothing but published quirks, which it does not reproduce"
         num_deviations = sum(bool(waiver.tap) for waiver in self.waivers)

@@ -12,41 +12,24 @@ import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.contract import (
-    DTYPES,
-    QUANTISATIONS,
     Array,
     CandidateInfo,
-    LogitForm,
-    select_taps,
-    tap_name,
-    tap_specs,
 )
 from grok_conformance.harness.formats.files import ABSENT, FileError, plain_path, read_json
-from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors
+from grok_conformance.harness.running.info import is_strings, one_line, read_info
 from grok_conformance.harness.running.jobs import Job, JobCase
 
 Status = Literal["answered", "unsupported", "error", "missing"]
 
 MAX_RESULT_BYTES = 4 * 2**20
-MAX_REASON = 500
-MAX_SECONDS, MAX_GLOBS, MAX_GLOB = 1e9, 400, 100
-"""Seconds of a run, globs of taps in an answer, and characters of each: all are tried on every tap."""
-
-MAX_LAYERS = 128
-"""Layers of the largest model of which a candidate may name taps one by one."""
-
-_TAPS = frozenset(
-    tap_name(layer, spec.operation)
-    for spec in tap_specs()
-    for layer in (range(MAX_LAYERS) if spec.per_layer else (None,))
-)
+MAX_SECONDS = 1e9
 
 LOADED, DEQUANTIZED = "loaded/", "dequantized/"
 """What stands before a stored name in weights.safetensors: as the model holds it; as `dequantize` returns it."""
@@ -147,12 +130,6 @@ def is_answered(out_dir: Path, case: JobCase) -> bool:
     return not os.path.islink(folder) and os.path.lexists(folder / "result.json")  # noqa: PTH114 - never raises
 
 
-def one_line(text: str) -> str:
-    """Return a text as it may appear in a message: printable, on one line, and short."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return line if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}…"
-
-
 def _read_case(out_dir: Path, case: JobCase, unanswered: Answer | None) -> Answer:
     try:
         path = _plain_file(out_dir, case.folder, "result.json")
@@ -161,7 +138,7 @@ def _read_case(out_dir: Path, case: JobCase, unanswered: Answer | None) -> Answe
         result = _read_result(path)
         if result.status != "answered":
             return result
-        info = _read_info(out_dir)
+        info = read_info(_plain_file(out_dir, "info.json"))
         taps, extra = _read_tensors(out_dir, case, "taps.safetensors", case.keys(case.taps))
         if taps is None:
             raise FileError(f"{case.folder}/taps.safetensors was not written although the status is answered")
@@ -194,7 +171,7 @@ def _read_reruns(
 def _read_repeated(path: Path) -> Repeated:
     """Read the file of a run after all others; one that only says that it began did not end."""
     match read_json(path, MAX_RESULT_BYTES):
-        case {"status": "answered", "digests": digests} if _is_strings(digests):
+        case {"status": "answered", "digests": digests} if is_strings(digests):
             return Repeated(digests=digests)
         case {"status": ("unsupported" | "error") as status, "reason": str(reason)}:
             return Repeated(status=status, reason=one_line(reason))
@@ -232,7 +209,7 @@ def _read_result(path: Path) -> Answer:
             raise FileError(f"{path}: status must be answered, unsupported or error")
     if "repeat" in data and isinstance(reruns, dict):
         reruns = {"again": data["repeat"], **reruns}
-    if not (isinstance(reruns, dict) and all(_is_strings(digests) for digests in reruns.values())):
+    if not (isinstance(reruns, dict) and all(is_strings(digests) for digests in reruns.values())):
         raise FileError(f"{path}: repeat, and what reruns holds, must be objects of strings")
     if not isinstance(reason, str):
         raise FileError(f"{path}: reason must be a string")
@@ -240,55 +217,6 @@ def _read_result(path: Path) -> Answer:
         raise FileError(f"{path}: seconds must be a number from 0 to {MAX_SECONDS:g}")
     repeated = {name: Repeated(digests=digests) for name, digests in reruns.items()}
     return Answer(status=status, reason=one_line(reason), reruns=repeated, seconds=seconds)
-
-
-def _read_info(out_dir: Path) -> CandidateInfo:
-    path = _plain_file(out_dir, "info.json")
-    if path is None:
-        raise FileError('info.json was not written: {"name": …, "version": …, "taps": [globs of the taps shown]}')
-    data = read_json(path, MAX_RESULT_BYTES)
-    match data:
-        case {"name": str(name), "version": str(version), "taps": [*taps]} if all(isinstance(tap, str) for tap in taps):
-            dtypes, logits = data.get("dtypes", {}), data.get("logits", {})
-            fused, tie_rule = data.get("fused", False), data.get("tie_rule", False)
-            quantised = data.get("quantised", {})
-        case _:
-            raise FileError(f"{path}: name and version must be strings, and taps a list of strings")
-    if not _is_strings(dtypes) or not set(dtypes.values()) <= {*DTYPES, "fprop"}:
-        raise FileError(f"{path}: dtypes must map globs of taps to {', '.join(DTYPES)} or fprop")
-    if not _is_strings(quantised) or not set(quantised.values()) <= set(QUANTISATIONS):
-        raise FileError(f"{path}: quantised must map globs of taps to {', '.join(QUANTISATIONS)}")
-    globs = (*taps, *dtypes, *quantised)
-    if len(globs) > MAX_GLOBS or max(map(len, globs), default=0) > MAX_GLOB:
-        raise FileError(f"{path}: at most {MAX_GLOBS} globs of taps, of at most {MAX_GLOB} characters each")
-    for pattern in sorted({*globs} - _TAPS):
-        if not select_taps(_TAPS, [pattern]):
-            raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
-    if not (isinstance(fused, bool) and isinstance(tie_rule, bool)):
-        raise FileError(f"{path}: fused and tie_rule must be true or false")
-    return CandidateInfo(
-        name=one_line(name),
-        version=one_line(version),
-        taps=tuple(taps),
-        dtypes=dtypes,
-        fused=fused,
-        tie_rule=tie_rule,
-        logits=_read_form(path, logits),
-        quantised=quantised,
-    )
-
-
-def _read_form(path: Path, data: Any) -> LogitForm:
-    """Return the form in which logits are shown; what is not told is that of all logits."""
-    kinds, positions = (get_args(get_type_hints(LogitForm)[name]) for name in ("kind", "positions"))
-    if not (isinstance(data, dict) and set(data) <= {"kind", "positions", "top"}):
-        raise FileError(f"{path}: logits must be an object of kind, positions and top, or of some of them")
-    form = LogitForm(**data)
-    if form.kind not in kinds or form.positions not in positions:
-        raise FileError(f"{path}: logits: kind is one of {', '.join(kinds)}, positions of {', '.join(positions)}")
-    if form.top is not None and not (form.kind == "log_probabilities" and type(form.top) is int and form.top > 0):
-        raise FileError(f"{path}: logits: top is a positive number, of log_probabilities")
-    return form
 
 
 def _read_unanswered(out_dir: Path) -> dict[str, Answer]:
@@ -308,7 +236,3 @@ def _unanswered(path: Path | None, row: Any) -> Answer:
             return Answer(status=status, reason=one_line(reason))
         case _:
             raise FileError(f"{path}: no record of a run")
-
-
-def _is_strings(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())

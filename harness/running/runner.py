@@ -17,8 +17,9 @@ from typing import BinaryIO
 from grok_conformance.harness.cases.reruns import RERUNS
 from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.scratch import disk_bytes, remove_tree, scratch_folder
-from grok_conformance.harness.running.answers import Answer, is_answered, make_folders, one_line
+from grok_conformance.harness.running.answers import Answer, is_answered, make_folders
 from grok_conformance.harness.running.child_process import Exit, Limits, run_child
+from grok_conformance.harness.running.info import one_line
 from grok_conformance.harness.running.jobs import Job, JobCase, link_job, read_job
 from grok_conformance.harness.running.registry import Candidate
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.judging.groups import Group, with_one_sweep
-from grok_conformance.harness.running.answers import Answer, one_line, read_answer
+from grok_conformance.harness.running.answers import Answer, read_answer
 from grok_conformance.harness.running.child_process import Limits
+from grok_conformance.harness.running.info import one_line
 from grok_conformance.harness.running.jobs import Job, read_job
 from grok_conformance.harness.running.registry import Candidate
 from grok_conformance.harness.running.runner import run_jobs

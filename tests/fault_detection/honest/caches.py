@@ -48,7 +48,7 @@ def keys_shown_wide(taps: dict[str, Array], preset: Preset, case: Case) -> dict[
     return {key: x.astype(np.float32) if operation_of(key) in values else x for key, x in shown.items()}
 
 
-INT8_CACHE = {"kv.*": "int8"}
+INT8_CACHE = {"*.kv.*": "int8"}
 WIDE = {"rotate": rotate_wide, "update_cache": update_wide, "attention_logits": logits_wide,
         "attention_heads": heads_wide}  # fmt: skip
 
@@ -139,10 +139,10 @@ WAYS = (
     Way(id="kv_int8_declared", engines="LMDeploy", does="the same, declared", operations=cache_of(int8_per_token),
         showing=cache_as_float32, info={"quantised": INT8_CACHE}),
     Way(id="qk_int8_declared", engines="SageAttention", does="q and k int8 per head and token, declared",
-        operations=read_in_fewer_bits(int8_per_token), info={"quantised": {"attention.logits": "int8"}},
+        operations=read_in_fewer_bits(int8_per_token), info={"quantised": {"*.attention.logits": "int8"}},
         plan=("attention.logits",), untold=True),
     Way(id="p_fp8_declared", engines="FlashAttention 3 in fp8", does="weights fp8 in their product, declared",
-        operations=weights_in_fewer_bits(fp8), info={"quantised": {"attention.heads": "fp8_unscaled"}}),
+        operations=weights_in_fewer_bits(fp8), info={"quantised": {"*.attention.heads": "fp8_unscaled"}}),
     Way(id="qk_int8", mark="wrong", engines="SageAttention", does="q and k int8 per head and token in their product",
         operations=read_in_fewer_bits(int8_per_token), fault="query_key_int8"),
     Way(id="p_fp8", mark="wrong", engines="FlashAttention 3 in fp8", does="weights fp8 in their product with values",

@@ -73,8 +73,8 @@ original_update = operations.update_cache
 
 CACHE = ("kv.keys", "kv.values")
 
-EVERY_PRODUCT = ("attention.query", "attention.key", "attention.value", "attention.output", "moe.expert_*", "dense.*",
-                 "moe.output", "logits")  # fmt: skip
+EVERY_PRODUCT = ("*.attention.query", "*.attention.key", "*.attention.value", "*.attention.output", "*.moe.expert_*",
+                 "*.dense.*", "*.moe.output", "logits")  # fmt: skip
 
 
 def saying(kind: str, *operations: str) -> dict[str, Any]:
@@ -86,17 +86,17 @@ WAYS = (
     Way(id="w8a8_declared", engines="SmoothQuant kernels", does="activations int8 per token everywhere, declared",
         dtypes=("bfloat16",), **summing(w8a8), info=saying("int8", *EVERY_PRODUCT)),
     Way(id="w8a8_o_declared", engines="SmoothQuant kernels", does="int8 at the attention output, declared",
-        dtypes=("bfloat16",), **summing(w8a8, OUTPUT), info=saying("int8", "attention.output")),
+        dtypes=("bfloat16",), **summing(w8a8, OUTPUT), info=saying("int8", "*.attention.output")),
     Way(id="w8a8_f32_declared", engines="SmoothQuant kernels", does="int8 per token under float32, declared",
         dtypes=("float32",), **summing(w8a8, float32=True), info=saying("int8", *EVERY_PRODUCT)),
     Way(id="a8_q8_0_declared", engines="llama.cpp on CPUs", does="activations int8 in blocks of 32, declared",
         dtypes=("bfloat16",), **summing(a_q8_0), info=saying("int8_block32", *EVERY_PRODUCT)),
     Way(id="fp8_o_declared", engines="TransformerEngine", does="fp8 e4m3 at the attention output, declared",
-        dtypes=("bfloat16",), **summing(a_fp8, OUTPUT), info=saying("fp8", "attention.output")),
+        dtypes=("bfloat16",), **summing(a_fp8, OUTPUT), info=saying("fp8", "*.attention.output")),
     Way(id="kv_fp8_declared", engines="vLLM with fp8 caches", does="fp8 cache, declared",
-        operations=cache_of(fp8), info=saying("fp8_unscaled", "kv.*")),
+        operations=cache_of(fp8), info=saying("fp8_unscaled", "*.kv.*")),
     Way(id="kv_fp8_hidden_declared", engines="vLLM with fp8 caches", does="fp8 cache, declared and not shown",
-        operations=cache_of(fp8), hides=(*HIDDEN, *CACHE), info=saying("fp8_unscaled", "kv.*")),
+        operations=cache_of(fp8), hides=(*HIDDEN, *CACHE), info=saying("fp8_unscaled", "*.kv.*")),
     Way(id="w8a8_dynamic", mark="wrong", engines="SmoothQuant kernels", does="activations int8 per token, everywhere",
         dtypes=("bfloat16",), **summing(w8a8), fault="activations_int8"),
     Way(id="w8a8_o", mark="wrong", engines="SmoothQuant kernels", does="activations int8 at the attention output",

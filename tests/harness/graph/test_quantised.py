@@ -22,7 +22,7 @@ def test_every_quantisation_that_info_may_name_is_known() -> None:
 
 
 def test_only_what_is_declared_is_another_function_and_the_first_glob_wins() -> None:
-    graph = declared(GROK_1, {"kv.keys": "fp8", "kv.*": "int8", "moe.expert_output": "int8"})
+    graph = declared(GROK_1, {"*.kv.keys": "fp8", "layers.*.kv.*": "int8", "*.moe.expert_output": "int8"})
     changed = [row.name for row, was in zip(graph.operations, GROK_1.operations, strict=True) if row != was]
     assert changed == ["kv.keys", "kv.values", "moe.expert_output"]
     assert graph.by_name["kv.keys"].function.keywords["quantise"] is QUANTISERS["fp8"]  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ def test_only_what_is_declared_is_another_function_and_the_first_glob_wins() -> 
 
 
 def test_norms_and_the_router_cannot_be_declared() -> None:
-    assert declared(GROK_1, {"*.norm": "int8", "router.logits": "int8"}).operations == GROK_1.operations
+    assert declared(GROK_1, {"*.norm": "int8", "*.router.logits": "int8"}).operations == GROK_1.operations
 
 
 def test_a_nudge_moves_only_what_lies_between_two_steps() -> None:
@@ -51,5 +51,5 @@ def test_a_quantisation_passes_where_it_is_declared_and_nowhere_else(name: str) 
 
 
 def test_another_quantisation_than_the_declared_one_fails() -> None:
-    way = replace(ZOO["kv_int8_declared"], info={"quantised": {"kv.*": "fp8"}})
+    way = replace(ZOO["kv_int8_declared"], info={"quantised": {"*.kv.*": "fp8"}})
     assert not verdict_of(way, groups_of(CASE, "bfloat16")).passed
