@@ -12,7 +12,7 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.operations.experts import gelu, gelu_argument
-from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.rounding import HARDWARE_TANH, RoundingPlan
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, honest_taps
 
 CASE = "unequal/prefill/padded_batch.bfloat16"
@@ -84,7 +84,7 @@ def test_an_approximation_does_not_hide_a_fault_of_one_layer() -> None:
     activation, up = (taps[key.replace("hidden", name)].astype(np.float64) for name in ("activation", "up"))
     by_erf = activation / 2 * (1 + np.vectorize(math.erf)(activation / math.sqrt(2))) * up
     taps[key] = by_erf.astype(np.float32)
-    approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
+    approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": HARDWARE_TANH})})
     assert faulty(GROK_1.by_name["moe.expert_hidden"], approximate, [exhibit(THREE_LAYERS, taps)])
 
 
@@ -99,7 +99,7 @@ def test_an_approximation_of_few_values_is_not_beaten_by_a_fault_that_no_value_s
         taps[key] = (rounded.astype(np.float64) * up).astype(golden[key].dtype)
         assert not np.array_equal(taps[key], (gelu(activation) * up).astype(golden[key].dtype))
     row = GROK_1.by_name["dense.hidden"]
-    assert not faulty(row, Ways({row.name: RoundingPlan({"tanh": "approximate"})}), [exhibit(DENSE, taps)])
+    assert not faulty(row, Ways({row.name: RoundingPlan({"tanh": HARDWARE_TANH})}), [exhibit(DENSE, taps)])
 
 
 @pytest.mark.parametrize("layer", [1, None])
@@ -110,5 +110,5 @@ def test_an_approximation_of_hidden_rows_hides_no_fault_of_one_layer(layer: int 
     preset, case = golden_case(case_id)
     evidence = evidence_of(case_id, honest_taps(case_id, 31, evaluator=erf), ("logits",))
     told = [Exhibit(preset, case, evidence, exact_weights(preset.name, "float32"))]
-    approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
+    approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": HARDWARE_TANH})})
     assert faulty(GROK_1.by_name["logits"], approximate, told) == (layer is not None)

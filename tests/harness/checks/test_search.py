@@ -11,7 +11,7 @@ from grok_conformance.harness.checks.moves import numbers_of_sums
 from grok_conformance.harness.checks.search import MANY, identify, promising
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import evaluate
-from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.rounding import HARDWARE_TANH, RoundingPlan
 from tests.harness.checks.plan_ports import CASE, STRESS, shown
 from tests.harness.honest_port import evidence_of, golden_case, honest_taps
 
@@ -42,5 +42,5 @@ def test_an_approximation_is_named_only_where_it_explains_what_no_rounding_does(
     off = 0.5 * activation * up * tanh * 2.0**-11.5 * np.sign(np.sin(1e4 * activation))
     observed = {**port.evidence.observed, key: replace(seen, given=seen.raw + off)}
     found = identify(row, [replace(port, evidence=replace(port.evidence, observed=observed))])
-    assert found == Ways({"moe.expert_hidden": RoundingPlan({"tanh": "approximate"})})
+    assert found == Ways({"moe.expert_hidden": RoundingPlan({"tanh": HARDWARE_TANH})})
     assert identify(row, [port]) == Ways()

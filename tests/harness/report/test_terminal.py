@@ -104,7 +104,8 @@ def test_what_was_exercised_is_not_told_of_a_narrowed_run_nor_of_one_that_could_
     assert "Exercised" not in shown(narrowed, crashed)
 
 
-def test_in_a_pipe_a_command_is_one_line_and_on_a_terminal_it_can_be_pasted_too() -> None:
+def test_in_a_pipe_a_command_is_one_line_and_on_a_terminal_it_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["pytest"])  # where the tests run in several processes, they have other words
     told = reproduce("port", CASE, "attention.key")
     for is_terminal in (False, True):
         console = Console(file=io.StringIO(), width=60, force_terminal=is_terminal, color_system=None)
