@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
-from grok_conformance.harness.checks.likelihood import score
+from grok_conformance.harness.checks.likelihood import score, worst_by_tokens_of_expert
 from grok_conformance.harness.checks.local import Local, fails, of_row, telling
 from grok_conformance.harness.checks.moves import permitted, with_ways
 from grok_conformance.harness.checks.rivals import faulty
@@ -96,11 +96,28 @@ def sums_by_tokens_of_expert(row: Operation, ways: Ways, told: Sequence[Exhibit]
     ]
     sums = [f"{n} at once{split}" for split in ("", EVENLY) for n in FEW_SUMS]
     for plan in [whole.but(RESULT, result) for result in results] or [whole]:
+        alone = replace(ways, plans={**ways.plans, row.name: plan})
+        worst = worst_by_tokens_of_expert(row.name, [with_ways(one, alone) for one in told])
         for limit, choice in itertools.product(FEW_TOKENS, sums):
-            if permitted(SUMS, choice, row.name, told):
-                split, few = plan.but(SUMS, choice).choices, Calls("e", limit)
-                yield replace(ways, plans={**ways.plans, row.name: RoundingPlan(split, few, plan.choices)})
-                yield replace(ways, plans={**ways.plans, row.name: RoundingPlan(plan.choices, few, split)})
+            split, few = plan.but(SUMS, choice).choices, Calls("e", limit)
+            small, large = parted(worst, limit)
+            for failing, made in (
+                (small, RoundingPlan(split, few, plan.choices)),
+                (large, RoundingPlan(plan.choices, few, split)),
+            ):
+                if failing and permitted(SUMS, choice, row.name, told):
+                    yield replace(ways, plans={**ways.plans, row.name: made})
+
+
+def parted(worst: Mapping[int, float], limit: int) -> tuple[bool, bool]:
+    """Return whether experts of at most so many tokens may be where all fails, and whether larger ones may.
+
+    `worst` is the worst error over its fence by how many tokens an expert has; where that is not known, both may.
+    """
+    sides = {small: [error > 1 for size, error in worst.items() if (size <= limit) == small] for small in (True, False)}
+    if not worst:
+        return True, True
+    return any(sides[True]) and not any(sides[False]), any(sides[False]) and not any(sides[True])
 
 
 def remembering_failures(search_in: WaysIn) -> WaysIn:

@@ -10,7 +10,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
 from grok_conformance.harness.checks.evidence import Evidence, gather
 from grok_conformance.harness.checks.readings import PHASES, Readings, describe, phase_of, producers
-from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo, split_tap
+from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo, split_tap, tap_name
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
 from grok_conformance.harness.graph.quantised import declared
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
@@ -115,6 +115,15 @@ class Exhibit:
         chosen = {key: replace(seen, mask=np.True_).cleaned for key, seen in self.evidence.observed.items()
                   if split_tap(key[1])[1] == self.evidence.graph.choice}  # fmt: skip
         return lambda call, tap: chosen.get((call, tap), cleaned.get((call, tap)))
+
+    def tokens_of_expert(self, call: int, layer: int | None) -> Array | None:
+        """Return how many tokens of a call, pads too, have each chosen expert, int [b, t, c]; None where not shown."""
+        seen = self.evidence.observed.get((call, tap_name(layer, self.evidence.graph.choice)))
+        if seen is None:
+            return None
+        chosen = replace(seen, mask=np.True_).cleaned.astype(np.int64)
+        numbers: Array = np.unique(chosen, return_counts=True)[1][np.unique(chosen, return_inverse=True)[1]]
+        return numbers.reshape(chosen.shape)
 
     def row_of(self, comparison: Comparison) -> str:
         """Return the row of the graph that made a comparison's tap."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grok_conformance.harness.checks.evidence import Key
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.hidden import Segments, simulate, widened
 from grok_conformance.harness.checks.readings import reader
@@ -139,6 +140,33 @@ def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: 
 
 
 def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) -> Iterator[tuple[int | None, Score]]:
+    for key, exact, mask, deviation in _worked_out(row, exhibit, evaluator, segments):
+        seen = exhibit.evidence.observed[key]
+        yield split_tap(key[1])[0], _score_tap(exact, seen.raw, seen.recorded, mask, deviation)
+
+
+def worst_by_tokens_of_expert(row: str, exhibits: Sequence[Exhibit]) -> dict[int, float]:
+    """Return the worst error over its fence by how many tokens an expert has, of a tap [b, t, c, ..]; {} of another.
+
+    Nothing is returned where the choice of experts is not shown.
+    """
+    found: dict[int, float] = {}
+    for one in exhibits:
+        for (call, tap), exact, mask, deviation in _worked_out(row, one, evaluate, noise_before(row, one)):
+            seen, tokens = one.evidence.observed[call, tap], one.tokens_of_expert(call, split_tap(tap)[0])
+            if tokens is None or exact.value.shape[: tokens.ndim] != tokens.shape:
+                return {}
+            for size in np.unique(tokens):
+                own = mask & (tokens == size).reshape(*tokens.shape, *[1] * (mask.ndim - tokens.ndim))
+                worst = _score_tap(exact, seen.raw, seen.recorded, own, deviation).worst
+                found[int(size)] = max(found.get(int(size), 0.0), worst if own.any() else 0.0)
+    return found
+
+
+def _worked_out(
+    row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise
+) -> Iterator[tuple[Key, Exact, Array, Array | None]]:
+    """Yield the taps of a row that are looked at: exact, which elements are compared, and the noise before them."""
     case, evidence, graph = exhibit.case, exhibit.evidence, exhibit.evidence.graph
     read = reader(exhibit.ways.readings, evidence.recorded, evaluator, NUM_DRAWS)
     for call, tap, exact, _ in walk(
@@ -154,10 +182,7 @@ def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) ->
         deviation = None if segments is None else segments.deviation.get(key)
         if segments is not None:
             mask = mask & segments.decided(key, seen.raw, graph.specs[operation].axes)
-        yield (
-            split_tap(tap)[0],
-            _score_tap(exact, seen.raw, seen.recorded, np.broadcast_to(mask, seen.raw.shape), deviation),
-        )
+        yield key, exact, np.broadcast_to(mask, seen.raw.shape), deviation
 
 
 def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviation: Array | None) -> Score:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from grok_conformance.harness.checks.by_size import DECODING, borders, remembering_failures, ways_by_size
+from grok_conformance.harness.checks.by_size import DECODING, borders, parted, remembering_failures, ways_by_size
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, Calls, RoundingPlan
 from tests.harness.checks.plan_ports import CASE, DECODE, choose, passed, shown
@@ -130,3 +130,10 @@ def test_where_no_ways_explain_some_calls_none_are_looked_for_in_more_of_them() 
     looking = [[replace(port, calls=calls)] for calls in ((0,), (1,), (0, 1), (0,))]
     assert [found(part) for part in looking] == [Ways(), None, None, Ways()]
     assert asked == [1, 1, 1]
+
+
+def test_experts_are_parted_by_their_tokens_where_one_side_fails_and_the_other_does_not() -> None:
+    assert parted({1: 9.0, 2: 3.0, 5: 0.4}, 2) == (True, False)
+    assert parted({1: 0.9, 2: 0.1, 5: 7.0}, 2) == (False, True)
+    assert parted({1: 9.0, 2: 3.0, 5: 0.4}, 1) == (False, False)
+    assert parted({}, 3) == (True, True)  # what is not known
