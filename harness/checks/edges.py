@@ -14,9 +14,19 @@ from grok_conformance.harness.graph.row import RESIDUAL_STREAM, Operation
 
 def of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with another reading of one input of a row, in one phase or in both."""
-    edges = _of_caches(row, told)
-    if told[0].evidence.config.fprop_dtype != "float32":  # which leaves nothing else to keep back
-        edges += _of_taps(row, told)
+    if told[0].evidence.config.fprop_dtype != "float32":  # which leaves nothing to keep back
+        yield from _read_otherwise(row, _of_taps(row, told), ways)
+
+
+def of_caches(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways in which a row reads what a call has just stored as it was before it was stored, in one phase or both.
+
+    They are for what nothing else explains: what was not rounded yet is known less well, and that alone is likelier.
+    """
+    yield from _read_otherwise(row, _of_caches(row, told), ways)
+
+
+def _read_otherwise(row: Operation, edges: Sequence[Sequence[tuple[str, str]]], ways: Ways) -> Iterator[Ways]:
     for edge in edges:
         summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
         measured: tuple[Reading, ...] = ("measured",) if row.measures and edge[0][0] == row.name else ()

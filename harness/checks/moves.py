@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from grok_conformance.harness.checks.edges import of_edges
+from grok_conformance.harness.checks.edges import of_caches, of_edges
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.rounding import (
@@ -194,6 +194,7 @@ def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
         row, ways, told, lambda point, choice: point.approximation or (point == SUMS and choice.endswith(ATOMICS))
     )
     yield from of_edges(row, ways, told)
+    yield from of_caches(row, ways, told)
 
 
 def _at_points(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from grok_conformance.harness.checks.by_size import by_size, by_tokens_of_expert
-from grok_conformance.harness.checks.edges import only_recorded
-from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.checks.edges import of_caches, only_recorded
+from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score
 from grok_conformance.harness.checks.local import Local, fails, telling
 from grok_conformance.harness.checks.moves import approximations, with_ways
@@ -75,7 +75,8 @@ def choose_way(
         return [with_ways(one, first.ways) for one in own], first.checked
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.
     told = list(first.told)
-    used = [each for each in approximations(row, first.ways, told) if is_used(row, each, told)]
+    tried = (*of_caches(row, Ways(), told), *approximations(row, first.ways, told))
+    used = [each for each in tried if is_used(row, each, told)]
     for unknown in (*used, *only_recorded(row, first.ways, told)):
         checked = checked_in(row, own, unknown, local, num_elements)
         if not fails(row.name, own, checked) and not faulty(row, unknown, told):

@@ -19,6 +19,7 @@ from grok_conformance.harness.diagnosis.fit import Fit, fit, tokens_of
 from grok_conformance.harness.diagnosis.prediction import Prediction, predict
 from grok_conformance.harness.faults import ALL_FAULTS, Fault
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.noise import Fence
 
@@ -155,13 +156,29 @@ def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
             weighted: Array = x[mask] / deviation
             return weighted
 
-    fits = {name: x.value for name, x in prediction.faulty.items() if x.value.shape == mask.shape}
+    fits = {
+        name: nearest_step(x, prediction.exact, seen.raw)
+        for name, x in prediction.faulty.items()
+        if x.value.shape == mask.shape
+    }
     made = {name: measured(x) - measured(exact) for name, x in fits.items()}
     observed = measured(seen.raw) - measured(exact)
     rows = (
         None if prediction.noise is None else tokens_of(mask, exhibit.evidence.graph.specs[prediction.operation].axes)
     )
     return Residual(observed, made, None if rows is None else np.repeat(rows, observed.size // rows.size))
+
+
+def nearest_step(faulty: Exact, exact: Exact, observed: Array) -> Array:
+    """Return what a fault gives: where it may jump, and honest arithmetic does not, what was observed as far as it may.
+
+    A quantised value that lies between two steps may have fallen on either.
+    """
+    jump = np.maximum(np.asarray(faulty.jump) - np.asarray(exact.jump), 0.0)
+    if not jump.any():
+        return faulty.value
+    nearest: Array = np.clip(observed, faulty.value - jump, faulty.value + jump)
+    return nearest
 
 
 def deviation_of(fence: Fence, observed: Array, recorded: str) -> Array:

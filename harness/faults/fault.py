@@ -24,7 +24,8 @@ class Change:
     """What a fault changes in one row of the graph; None and () leave it as it is.
 
     Another function, other inputs, another reading of the weights, or another idea of the call: its configuration, its
-    cache steps, the keys that are seen, how it multiplies; or weights rounded once more, to `weights_in`. Layers before
+    cache steps, the keys that are seen, how it multiplies; or weights rounded once more, to `weights_in`, or those
+    of int8 alone to `int8_in`. Layers before
     `first_layer` are right.
     """
 
@@ -33,6 +34,7 @@ class Change:
     reading: Reading | None = None
     scope: Callable[[Scope], Scope] | None = None
     weights_in: str = ""
+    int8_in: str = ""
     first_layer: int = 0
 
 
@@ -120,8 +122,9 @@ def apply(
 
 def read(change: Change, weights: ExactWeights, name: str, rounding: str) -> Array:
     """Return one weight in float64 as the changed operation reads it."""
-    if change.weights_in:
-        return round_to(weights.get(name, rounding), change.weights_in)
+    dtype = change.weights_in or (change.int8_in if f"{name}.scales" in weights.stored else "")
+    if dtype:
+        return round_to(weights.get(name, rounding), dtype)
     if change.reading is None:
         return weights.get(name, rounding)
     return dequantized(weights.config, change.reading(weights.stored, name), name, rounding, weights.graph)

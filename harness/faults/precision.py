@@ -8,6 +8,7 @@ from grok_conformance.harness.faults.operation import NORMS, activated_by
 from grok_conformance.harness.faults.weights import QUANTISED
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.operations import attention, router
+from grok_conformance.harness.graph.quantised import quantising
 from grok_conformance.harness.graph.row import Multiply
 
 PRODUCTS = (*QUANTISED, "logits")
@@ -53,17 +54,31 @@ KEEP_ACTIVATIONS = "multiply activations of the compute dtype: do not quantise t
 KEEP_SUMS = "accumulate products in float32"
 FULL_FLOAT32 = "ask for full float32 products (torch: matmul precision 'highest', JAX: 'float32')"
 
+
+def of_quantised(name: str, title: str, provenance: str, kind: str) -> Fault:
+    """Return the row of a quantisation of activations, which is right where a port declares it."""
+    return Fault(
+        id=name,
+        kind="precision",
+        title=title,
+        remedy=f"do not quantise activations, or declare it in INFO: quantised to {kind}",
+        explanation="Products take operands of the compute dtype as they are (SPEC §4), unless INFO says otherwise.",
+        provenance=provenance,
+        changes={row: Change(function=quantising(GROK_1.by_name[row], kind, GROK_1).function) for row in PRODUCTS},
+    )
+
+
 IN_FLOAT32 = ("embedding", *NORMS, *ROTATIONS, *QUANTISED, "attention.logits", "attention.weights", "attention.heads",
               "attention.residual", "moe.expert_hidden", "dense.hidden", "moe.output", "output", "logits")  # fmt: skip
 """The rows whose results a bf16 port rounds, and a float32 port must not."""
 
 OF_PRODUCTS = (
-    of_product("activations_int8", "activations are quantised to int8 with a scale per token", KEEP_ACTIVATIONS,
-               "SmoothQuant, W8A8 kernels", narrow_arithmetic.of_activations(narrow_arithmetic.int8_per_token)),
-    of_product("activations_int8_in_blocks", "activations are quantised to int8 in blocks of 32", KEEP_ACTIVATIONS,
-               "llama.cpp's Q8_0 products on CPUs", narrow_arithmetic.of_activations(narrow_arithmetic.int8_in_blocks)),
-    of_product("activations_fp8", "activations are quantised to fp8 with a scale per token", KEEP_ACTIVATIONS,
-               "TransformerEngine, vLLM fp8", narrow_arithmetic.of_activations(narrow_arithmetic.fp8_per_token)),
+    of_quantised("activations_int8", "activations are quantised to int8 with a scale per token",
+                 "SmoothQuant, W8A8 kernels", "int8"),
+    of_quantised("activations_int8_in_blocks", "activations are quantised to int8 in blocks of 32",
+                 "llama.cpp's Q8_0 products on CPUs", "int8_block32"),
+    of_quantised("activations_fp8", "activations are quantised to fp8 with a scale per token",
+                 "TransformerEngine, vLLM fp8", "fp8"),
     of_product("activations_fp8_dispatched", "activations travel in fp8 with a scale per token, and are read in bf16",
                KEEP_ACTIVATIONS, "DeepEP's fp8 dispatch",
                narrow_arithmetic.of_activations(narrow_arithmetic.through_fp8)),
@@ -105,6 +120,15 @@ OF_PRODUCTS = (
         explanation="int8 · scale is rounded to the scales' dtype, or kept in float32 (SPEC §3); float16 is neither.",
         provenance="float16 loaders",
         changes=dict.fromkeys(PRODUCTS, Change(weights_in="float16")),
+    ),
+    Fault(
+        id="int8_weights_float16",
+        kind="precision",
+        title="int8 weights are dequantised to float16, all others as they should be",
+        remedy="dequantise to the dtype of the scales and then to the compute dtype, or keep float32",
+        explanation="int8 · scale is rounded to the scales' dtype, or kept in float32 (SPEC §3); float16 is neither.",
+        provenance="W8A16 kernels in float16",
+        changes=dict.fromkeys(QUANTISED, Change(int8_in="float16")),
     ),
 )  # fmt: skip
 

@@ -85,7 +85,7 @@ WAYS = (
         does="the int8 product rounded to bf16 before it is scaled in bf16", model={"expert": rounded_before_scale},
         plan=("moe.expert_activation", "moe.expert_up")),
     Way(id="weights_f16", mark="wrong", engines="a float16 loader", does="int8 weights dequantised to float16",
-        model={"matrix": float16_weights}, fault="weights_float16"),
+        model={"matrix": float16_weights}, fault="int8_weights_float16"),
     Way(id="f16_weights_o", mark="wrong", engines="a float16 loader", does="float16 weights at the attention output",
         **float16_output(), fault="weights_float16"),
     Way(id="router_bf16_weight", mark="wrong", engines="a loader that casts all", dtypes=BF16,

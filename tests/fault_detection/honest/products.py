@@ -184,10 +184,11 @@ def named(params: parameters.Params, name: str, expert: int | None = None) -> Te
     return matrix
 
 
-def summing(product: Product, *places: str, float32: bool = False) -> dict[str, Any]:
+def summing(product: Product, *places: str, float32: bool | None = False) -> dict[str, Any]:
     """Return the replacements that sum the products with some weights (by the end of their names) in another way.
 
-    Only bf16 products, unless `float32`. The table, which has no stored name here, is "head".
+    Only bf16 products, only those of float32, or those of either where `float32` is None. The table, which has no
+    stored name here, is "head".
     """
 
     def chosen(weight: Tensor) -> bool:
@@ -195,13 +196,13 @@ def summing(product: Product, *places: str, float32: bool = False) -> dict[str, 
         return not places or any(name.endswith(place) for place in places)
 
     def linear(x: Tensor, weight: Tensor) -> Tensor:
-        if narrow(x) == float32 or not chosen(weight):
+        if (float32 is not None and narrow(x) == float32) or not chosen(weight):
             return operations_linear(x, weight)
         return product(x.float(), weight.to(x.dtype).float()).to(x.dtype)
 
     def expert_linear(x: Tensor, weight: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, weight.dtype)
-        if not chosen(weight) or narrow(weight) == float32:
+        if (float32 is not None and narrow(weight) == float32) or not chosen(weight):
             return operations_expert_linear(x, weight)
         return product(x.float(), weight.float()).to(dtype)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from grok_conformance.harness.checks.edges import carriable, of_edges
+from grok_conformance.harness.checks.edges import carriable, of_caches, of_edges
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
 from tests.harness.honest_port import INFO, golden_case, golden_taps
 
@@ -17,7 +17,8 @@ def shown(dtype: str, **info: object) -> Exhibit:
 
 
 def edges(row: str, one: Exhibit) -> set[frozenset[tuple[str, str]]]:
-    made = of_edges(one.evidence.graph.by_name[row], Ways(), [one])
+    there = one.evidence.graph.by_name[row]
+    made = [*of_edges(there, Ways(), [one]), *of_caches(there, Ways(), [one])]
     return {frozenset(edge[1:] for edge in ways.readings) for ways in made}
 
 
