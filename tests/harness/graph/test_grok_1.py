@@ -118,9 +118,9 @@ OF_OTHER_THINGS = {
     ("diagnosis/probe_power.py", "final_norm"): "what a form of showing shows",
     ("diagnosis/probe_power.py", "layers.*.router.logits"): "what a form of showing shows",
     ("report/agreement.py", "logits"): "a field of the JSON report",
-    ("running/answers.py", "logits"): "a field of info.json",
     ("running/forward_only.py", "logits"): "the attribute of what a transformers model returns",
     ("running/forward_only.py", "output"): "the name that a tap map has for what a module returns",
+    ("running/info.py", "logits"): "a field of info.json",
 }
 """Words that are also taps of Grok-1, by file, and what they mean there."""
 
