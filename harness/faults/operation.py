@@ -194,7 +194,7 @@ EXPERTS = (
         id="expert_hidden_bf16",
         kind="operation",
         title="the experts' hidden value is rounded to bf16",
-        remedy="nothing: the specification allows it",
+        remedy="nothing where bf16 is computed, which the specification allows; under float32 round nothing",
         explanation="A permitted rounding of a bf16 port: noise, no fault.",
         provenance="fault catalogue",
         changes=changes_at("moe.expert_hidden", function=functions.hidden_bf16),
