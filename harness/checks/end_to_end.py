@@ -116,7 +116,6 @@ def honest_run(
     num_runs = NUM_RUNS if evaluator is evaluate else NUM_DEVIATING_RUNS
     floor: Callable[[Array], Any] = np.median if evaluator is evaluate else np.mean
     floor = np.max if weights.graph.quantised else floor
-    over_runs = largest_square if weights.graph.quantised else mean_square
     at_once = runs_at_once(exact.values(), plans or {}, num_runs) if evaluator is evaluate else 1
     for first in range(0, num_runs, at_once):
         runs = min(at_once, num_runs - first)
@@ -131,22 +130,13 @@ def honest_run(
         )
         for call, tap, _, value in noisy:
             errors = value.reshape(runs, *exact[call, tap].shape) - exact[call, tap]
-            own = np.square([per_token(error, weights.graph.specs[split_tap(tap)[1]].axes) for error in errors])
-            squares[call, tap] = over_runs(squares.get((call, tap), 0.0), own, num_runs)
+            axes, so_far = weights.graph.specs[split_tap(tap)[1]].axes, squares.get((call, tap), 0.0)
+            if weights.graph.quantised:  # flips to another step are rare, and large
+                own = np.square([per_token(error, axes) for error in errors]).max(0)
+                squares[call, tap] = np.maximum(so_far, own)
+            else:
+                squares[call, tap] = so_far + np.square(per_token(errors, ("run", *axes))) * (runs / num_runs)
     return Honest(exact, {key: np.sqrt(np.maximum(x, floor(x))) for key, x in squares.items()})
-
-
-def mean_square(so_far: Array | float, squares: Array, num_runs: int) -> Array:
-    """Add the squares of some runs [run, b, t] to what others have given of their mean over so many."""
-    added: Array = so_far + squares.sum(0) / num_runs
-    return added
-
-
-def largest_square(so_far: Array | float, squares: Array, num_runs: int) -> Array:
-    """Return the largest squares of some runs [run, b, t] and of others: flips to another step are rare, and large."""
-    del num_runs
-    largest: Array = np.maximum(so_far, squares.max(0))
-    return largest
 
 
 def route_of(evidence: Evidence) -> dict[Key, Array]:

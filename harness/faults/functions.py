@@ -18,16 +18,12 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.grok_1 import EPSILON, LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.graph.arithmetic import contract, round_to, rounding_jump, softmax
 from grok_conformance.harness.graph.operations import attention, embedding, experts, router
+from grok_conformance.harness.graph.quantised import FP8_MAX, SMALLEST_SCALE
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Scope
 
 TF32_BITS = 11
 """Significant bits of a TF32 operand, the hidden one included."""
-
-FP8_MAX = 448.0
-"""The largest value of float8_e4m3fn."""
-
-SMALLEST_SCALE = 1e-30
 
 GELU_TABLE_REACH = 10.0
 """Arguments beyond ±10 are not looked up in ggml's table of gelu."""

@@ -16,26 +16,20 @@ import numpy as np
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.grok_1 import EPSILON, LOGIT_CAP, ROPE_BASE
 from grok_conformance.harness.faults.functions import (
-    FP8_MAX,
-    SMALLEST_SCALE,
     Elementwise,
     grouped,
     round_to_tf32,
     scaled_logits,
 )
+from grok_conformance.harness.graph import quantised
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.operations import attention, experts, norm, router
 from grok_conformance.harness.graph.products import evenly, product_by_expert
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Multiply, Scope
 
-INT8_MAX = 127.0
-
 BF16_BITS = 8
 """Significant bits of bfloat16, the hidden one included."""
-
-Q8_BLOCK = 32
-"""Values that share a scale in ggml's Q8_0."""
 
 
 def bf16(x: Array) -> Array:
@@ -60,16 +54,12 @@ def to_fp8(x: Array) -> Array:
 
 def int8_per_token(x: Array) -> Array:
     """Round to int8 with one scale for the last axis."""
-    scale = np.maximum(np.abs(x).max(-1, keepdims=True) / INT8_MAX, SMALLEST_SCALE)
-    rounded: Array = np.round(x / scale) * scale
-    return rounded
+    return quantised.int8(x, 0.0)
 
 
 def fp8_per_token(x: Array) -> Array:
     """Round to float8_e4m3fn with one scale for the last axis."""
-    scale = np.maximum(np.abs(x).max(-1, keepdims=True) / FP8_MAX, SMALLEST_SCALE)
-    rounded: Array = to_fp8(x / scale) * scale
-    return rounded
+    return quantised.fp8(x, 0.0)
 
 
 def through_fp8(x: Array) -> Array:
@@ -79,13 +69,7 @@ def through_fp8(x: Array) -> Array:
 
 def int8_in_blocks(x: Array) -> Array:
     """Round to int8 in blocks of 32 of the last axis, with a float16 scale each."""
-    parts = []
-    for first in range(0, x.shape[-1], Q8_BLOCK):
-        part = x[..., first : first + Q8_BLOCK]
-        scale = round_to(np.abs(part).max(-1, keepdims=True) / INT8_MAX, "float16")
-        scale = np.maximum(scale, 1e-7)
-        parts.append(np.clip(np.round(part / scale), -INT8_MAX, INT8_MAX) * scale)
-    return np.concatenate(parts, -1)
+    return quantised.int8_in_blocks(x, 0.0)
 
 
 def of_activations(change: Elementwise) -> Multiply:

@@ -10,10 +10,11 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.contract.grok_1 import EPSILON, ROPE_BASE
-from grok_conformance.harness.faults.functions import FP8_MAX, SMALLEST_SCALE, Elementwise
-from grok_conformance.harness.faults.narrow_arithmetic import INT8_MAX, bf16, to_fp8
+from grok_conformance.harness.faults.functions import Elementwise
+from grok_conformance.harness.faults.narrow_arithmetic import bf16, to_fp8
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.operations import attention, norm, router
+from grok_conformance.harness.graph.quantised import FP8_MAX, INT8_MAX, SMALLEST_SCALE
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Multiply, Scope
 

@@ -68,6 +68,19 @@ def of_quantised(name: str, title: str, provenance: str, kind: str) -> Fault:
     )
 
 
+def of_float16_weights(name: str, title: str, provenance: str, changes: dict[str, Change]) -> Fault:
+    """Return the row of weights, all or some of them, that are float16."""
+    return Fault(
+        id=name,
+        kind="precision",
+        title=title,
+        remedy="dequantise to the dtype of the scales and then to the compute dtype, or keep float32",
+        explanation="int8 · scale is rounded to the scales' dtype, or kept in float32 (SPEC §3); float16 is neither.",
+        provenance=provenance,
+        changes=changes,
+    )
+
+
 IN_FLOAT32 = ("embedding", *NORMS, *ROTATIONS, *QUANTISED, "attention.logits", "attention.weights", "attention.heads",
               "attention.residual", "moe.expert_hidden", "dense.hidden", "moe.output", "output", "logits")  # fmt: skip
 """The rows whose results a bf16 port rounds, and a float32 port must not."""
@@ -112,24 +125,10 @@ OF_PRODUCTS = (
                narrow_arithmetic.parts_in_fp8(4)),
     of_product("rounded_towards_zero", "results are cut off to bf16", "round results to the nearest",
                "conversions that drop bits", narrow_arithmetic.cut_off),
-    Fault(
-        id="weights_float16",
-        kind="precision",
-        title="weights are float16",
-        remedy="dequantise to the dtype of the scales and then to the compute dtype, or keep float32",
-        explanation="int8 · scale is rounded to the scales' dtype, or kept in float32 (SPEC §3); float16 is neither.",
-        provenance="float16 loaders",
-        changes=dict.fromkeys(PRODUCTS, Change(weights_in="float16")),
-    ),
-    Fault(
-        id="int8_weights_float16",
-        kind="precision",
-        title="int8 weights are dequantised to float16, all others as they should be",
-        remedy="dequantise to the dtype of the scales and then to the compute dtype, or keep float32",
-        explanation="int8 · scale is rounded to the scales' dtype, or kept in float32 (SPEC §3); float16 is neither.",
-        provenance="W8A16 kernels in float16",
-        changes=dict.fromkeys(QUANTISED, Change(int8_in="float16")),
-    ),
+    of_float16_weights("weights_float16", "weights are float16", "float16 loaders",
+                       dict.fromkeys(PRODUCTS, Change(weights_in="float16"))),
+    of_float16_weights("int8_weights_float16", "int8 weights are dequantised to float16, all others as they should be",
+                       "W8A16 kernels in float16", dict.fromkeys(QUANTISED, Change(int8_in="float16"))),
 )  # fmt: skip
 
 OF_FUNCTIONS = (

@@ -23,8 +23,11 @@ Quantiser = Callable[[Array, float], Array]
 
 INT8_MAX = 127.0
 FP8_MAX = 448.0
+"""The largest value of float8_e4m3fn."""
+
 SMALLEST_SCALE = 1e-30
 BLOCK = 32
+"""Values that share a scale in ggml's Q8_0."""
 
 NUDGE = 2.0**-21
 """How far the scale that a port divides by may be off: float32 quotients of float32 scales, times their reciprocals."""
