@@ -1,6 +1,7 @@
 """`python -m tests.fault_detection`: how good the harness is, into RATES.md, rates.json and the power table.
 
 Fails when a fault survives, an honest run fails, or a rate falls below the committed one or is measured no longer.
+Finished steps are kept on disk until all is published: a session that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from grok_conformance.harness.formats.files import write_json
 from tests.fault_detection import foreign_plans, session, summary
 from tests.fault_detection.honest.runs import PAGE as WAYS
 from tests.fault_detection.honest.runs import misjudged, page
+from tests.fault_detection.kept_steps import forget
 from tests.harness.honest_port import golden
 from tests.written_block import README, write_block
 
@@ -44,6 +46,7 @@ def main() -> int:
             WAYS.write_text(page(told))
         if results.honest:
             write_block(README, summary.README_BEGIN, summary.README_END, summary.readme_block(results))
+        forget()
     print(f"{len(results.oracle) + len(results.port)} trials, {len(wrong)} failures")
     return 1 if wrong else 0
 

@@ -26,6 +26,7 @@ from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdi
 from grok_conformance.harness.judging.whole_run import HonestRuns
 from tests.fault_detection.honest_suites import NUM_CASES, PRESETS, answers_of, honest_group
 from tests.fault_detection.honest_variants import VARIANTS
+from tests.fault_detection.kept_steps import kept
 from tests.fault_detection.rates import Interval, clopper_pearson
 
 DTYPES = ("float32", "bfloat16")
@@ -216,7 +217,7 @@ def judge_suites(suites: Sequence[Suite], num_cases: int) -> list[SuiteResult]:
     results = []
     began = time.monotonic()
     for done, suite in enumerate(suites, 1):
-        results.append(judge_suite(suite, num_cases))
+        results.append(kept(judge_suite, suite, num_cases))
         left = (time.monotonic() - began) / done * (len(suites) - done)
         sys.stderr.write(f"{done}/{len(suites)} suites, about {left:.0f} s left: {suite.variant}, seed {suite.seed}\n")
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +20,7 @@ from tests.fault_detection import experiments, honest_runs
 from tests.fault_detection.experiments import HARMFUL, IN_THE_ORACLE, Floor, LeftOut, Null, Pair, PowerCheck, Trial
 from tests.fault_detection.honest.runs import Told, groups_of, tell
 from tests.fault_detection.honest.zoo import ZOO
+from tests.fault_detection.kept_steps import kept
 from tests.fault_detection.trials import DTYPES
 from tests.harness.honest_port import golden, golden_case, golden_taps
 
@@ -64,7 +66,7 @@ def run(
 
         def each(experiment: Callable[..., Row], tasks: Iterable[Sequence[object]]) -> Iterator[Row]:
             tasks = list(tasks)
-            futures = [pool.submit(experiment, *task) for task in tasks]
+            futures = [pool.submit(kept, experiment, *task) for task in tasks]
             for task, future in zip(tasks, futures, strict=True):
                 yield future.result()
                 advance(experiment.__name__, " ".join(map(str, task)))
@@ -91,7 +93,7 @@ def power_table() -> Table:
     cases = case_ids(golden())
     table: dict[str, dict[str, dict[str, float]]] = {level: {} for level in LEVELS}
     with pool_of(NUM_PROCESSES) as pool, progress_bar(len(cases)) as advance:
-        for case, levels in zip(cases, pool.map(power_by_level_of, cases), strict=True):
+        for case, levels in zip(cases, pool.map(functools.partial(kept, power_by_level_of), cases), strict=True):
             for level, powers in levels.items():
                 for name, power in powers.items():
                     table[level].setdefault(name, {})[case] = round(power, 4)
@@ -114,7 +116,7 @@ def ways() -> list[Told]:
     """Judge every way of the zoo over the golden cases."""
     tasks = [(name, dtype) for name, way in ZOO.items() for dtype in way.dtypes]
     with pool_of(NUM_PROCESSES) as pool, progress_bar(len(tasks)) as advance:
-        futures = [pool.submit(tell_way, *task) for task in tasks]
+        futures = [pool.submit(kept, tell_way, *task) for task in tasks]
         found = []
         for task, future in zip(tasks, futures, strict=True):
             found.append(future.result())
