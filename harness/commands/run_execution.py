@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import pdb  # noqa: T100 - what --pdb enters
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from grok_conformance.harness.cases.drawn import drawn_as, stored_id
-from grok_conformance.harness.commands import NONCONFORMING, properties
-from grok_conformance.harness.commands.conclusion import conclude
+from grok_conformance.harness.commands import NONCONFORMING
 from grok_conformance.harness.commands.narrow_options import (
     is_in_process,
     is_narrow,
@@ -47,11 +48,7 @@ from grok_conformance.harness.judging.selection import asked_groups, asked_rungs
 from grok_conformance.harness.judging.summary import refuse
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
-from grok_conformance.harness.laws.check import NUM_DRAWS
-from grok_conformance.harness.laws.draws import drawn
-from grok_conformance.harness.laws.laws import LAWS
 from grok_conformance.harness.report.progress import progress_bar
-from grok_conformance.harness.report.terminal import verdict_line
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.in_process import adapter_of
 from grok_conformance.harness.running.registry import (
@@ -64,10 +61,15 @@ from grok_conformance.harness.running.registry import (
 )
 from grok_conformance.harness.sessions import asking, run
 from grok_conformance.harness.sessions.dumping import CaseEvidence, dump_operations, how_to_load
-from grok_conformance.harness.sessions.in_process import judge_adapter
 from grok_conformance.harness.sessions.shards import keep_shard, places_of
 
 T = TypeVar("T")
+
+REPORTING = "grok_conformance.harness.commands.conclusion"
+"""What draws tables and pages takes long to import, which is done while the candidates answer."""
+
+STARTING_SECONDS = 0.3
+"""By then the first candidates have been started, which the import would hold up."""
 
 Earlier = tuple[Record | None, History]
 """A candidate's baseline, None where its first run becomes it, and the history of its runs."""
@@ -76,8 +78,7 @@ Earlier = tuple[Record | None, History]
 def judge_candidates(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model, and return the exit status."""
     if options.properties:
-        refuse_unused(options)
-        return properties.check(options.candidate, LAWS, drawn(NUM_DRAWS))
+        return check_the_laws(options)
     if options.update_baseline and options.baseline is None:
         raise FileError("--update-baseline needs --baseline DIR: the folder where the baseline is kept")
     refuse_together(options)
@@ -115,7 +116,20 @@ def judge_candidates(options: argparse.Namespace) -> int:
     refused = [refuse(name, groups, reason) for name, reason in absent.items()]
     asked_for = {*(options.candidate or ()), *(name for name, _ in options.require)}
     optional = [name for name in absent if name not in asked_for]
+    from grok_conformance.harness.commands.conclusion import conclude
+
     return conclude([*verdicts, *refused], golden, options, options.require, optional, regressions, waivers)
+
+
+def check_the_laws(options: argparse.Namespace) -> int:
+    """Check candidates by the laws of every model, and return the exit status."""
+    from grok_conformance.harness.commands import properties
+    from grok_conformance.harness.laws.check import NUM_DRAWS
+    from grok_conformance.harness.laws.draws import drawn
+    from grok_conformance.harness.laws.laws import LAWS
+
+    refuse_unused(options)
+    return properties.check(options.candidate, LAWS, drawn(NUM_DRAWS))
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,7 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
     num_cases = sum(len(group.cases) for each in candidates for group in asking.groups_for(each, asked.groups))
     verdicts: list[CandidateVerdict] = []
     records: list[Record] = []
+    threading.Timer(STARTING_SECONDS, importlib.import_module, [REPORTING]).start()
     with scratch_folder() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
         judged = run.run_candidates(
             candidates,
@@ -161,6 +176,8 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
             records += [record_of(each.verdict, each.folder, asked.suite)] if options.baseline else []
             dump(each.verdict, each.evidence, each.num_elements, options)
             if options.detail != "quiet" and len(verdicts) < len(asked.candidates):
+                from grok_conformance.harness.report.terminal import verdict_line
+
                 sys.stderr.write(f"{verdict_line(with_outdated(each.verdict, asked.waivers, golden)).plain}\n")
     return verdicts, records
 
@@ -175,6 +192,8 @@ def in_this_process(
     asked: Asked, options: argparse.Namespace, on_progress: run.Progress = lambda _name, _case: None
 ) -> Answered | None:
     """Run Python candidates here and judge them; None where one raised, which its traceback tells."""
+    from grok_conformance.harness.sessions.in_process import judge_adapter
+
     verdicts = []
     for candidate in asked.candidates:
         try:

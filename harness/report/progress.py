@@ -9,28 +9,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextlib.contextmanager
 def progress_bar(num_cases: int, *, shown: bool = True) -> Iterator[Callable[[str, str], None]]:
     """Show a bar of `num_cases` steps; yields a function that takes the candidate and the case just answered."""
-    columns = (
-        TextColumn("{task.description:40.40}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lines_of(num_cases) if shown else lambda _name, _case: None
         return
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+    with bar_of(num_cases, shown=shown) as advance:
+        yield advance
+
+
+@contextlib.contextmanager
+def bar_of(num_cases: int, *, shown: bool) -> Iterator[Callable[[str, str], None]]:
+    """Draw the bar on a terminal; yields what moves it on."""
+    from rich import console, progress  # noqa: PLC0415 - a command in a pipe starts sooner without it
+
+    columns = (
+        progress.TextColumn("{task.description:40.40}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console.Console(stderr=True), transient=True, disable=not shown) as bar:
         task = bar.add_task("starting", total=num_cases)
         yield lambda name, case: bar.update(task, advance=1, description=f"{name} {case}")
 

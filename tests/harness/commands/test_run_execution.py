@@ -53,7 +53,7 @@ def test_each_verdict_but_the_last_is_told_before_the_report(
         told.append(capsys.readouterr().err)
         return 0
 
-    monkeypatch.setattr("grok_conformance.harness.commands.run_execution.conclude", report)
+    monkeypatch.setattr("grok_conformance.harness.commands.conclusion.conclude", report)
     assert main(["run", "--case", CASE, "--candidate", "numpy_float64", "--candidate", str(second)]) == 0
     (line,) = told[0].splitlines()
     assert line.startswith("numpy_float64")
