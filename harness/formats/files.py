@@ -57,8 +57,11 @@ def plain_path(folder: Path, *parts: str) -> tuple[Path, str]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the name `path` only once it is complete and on disk.
+def whole_file(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the name `path` only once it is complete and, if `lasting`, on the disk.
+
+    What passes between processes is read at once and need not outlast the machine: waiting for the disk would be most
+    of the time that small answers take.
 
     If the block raises, nothing is left behind and a file of that name stays as it was; a new one takes its mode and
     owner. What is no regular file (a device, a pipe) is written to as it is, never replaced; `-` is standard output.
@@ -80,7 +83,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             _take_over(file.fileno(), earlier)
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -133,10 +137,13 @@ def check_folder(path: Path) -> None:
         raise FileError(f"{there}: may not be written: give another place")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON with a final newline, whole or not at all; NaN and infinity are a ValueError."""
+def write_json(path: Path, value: Any, *, lasting: bool = True) -> None:
+    """Write a value as indented JSON with a final newline, whole or not at all; NaN and infinity are a ValueError.
+
+    `lasting` as in `whole_file`.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    with whole_file(path) as file:
+    with whole_file(path, lasting=lasting) as file:
         file.write(f"{text}\n".encode())
 
 

@@ -97,11 +97,11 @@ def digest(array: Array) -> str:
     return hashlib.sha256(raw_bytes(array)).hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Array], *, lasting: bool = True) -> None:
     """Write tensors whole or not at all; equal tensors give equal bytes.
 
-    Wide elements come first, then names in order, so that every tensor is aligned. Raises FileError for a dtype or
-    name that a file cannot hold.
+    Wide elements come first, then names in order, so that every tensor is aligned; `lasting` as in `whole_file`.
+    Raises FileError for a dtype or name that a file cannot hold.
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text = text.ljust(-len(text) % LENGTH_BYTES + len(text))
-    with whole_file(path) as file:
+    with whole_file(path, lasting=lasting) as file:
         file.write(len(text).to_bytes(LENGTH_BYTES, "little"))
         file.write(text)
         for name in names:

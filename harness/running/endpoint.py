@@ -44,7 +44,7 @@ def main(url: str, model: str, top: int, job_dir: Path, out_dir: Path) -> int:
     out_dir.mkdir(parents=True, exist_ok=True)
     form = LogitForm(kind="log_probabilities", top=None if top >= config.vocab_size else top)
     info = CandidateInfo(name=model, version=url, taps=(LOGITS,), logits=form)
-    write_json(out_dir / "info.json", asdict(info))
+    write_json(out_dir / "info.json", asdict(info), lasting=False)
     endpoint = Endpoint(url.rstrip("/"), model, min(top, config.vocab_size))
     for case in job.cases:
         folder = out_dir / case.folder
@@ -53,7 +53,7 @@ def main(url: str, model: str, top: int, job_dir: Path, out_dir: Path) -> int:
             result = run_case(endpoint, config, case, open_tensors(job_dir / case.inputs), folder)
         except EndpointError as error:
             result = {"status": "error", "reason": str(error)}
-        write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result, lasting=False)
     return 0
 
 
@@ -73,7 +73,7 @@ def run_case(
     if digests(given["parallel"]) != digests(first):
         given["again"] = ask_calls(endpoint, config, case, inputs, num_parallel=1)
     for name, taps in given.items():
-        write_tensors(folder / f"{name}.safetensors", taps)
+        write_tensors(folder / f"{name}.safetensors", taps, lasting=False)
     reruns = {name: digests(taps) for name, taps in given.items() if name != "taps"}
     return {"status": "answered", "seconds": seconds, "reruns": reruns}
 

@@ -89,10 +89,10 @@ def write_job(
         tuple(job_case_of(i, case, names, reruns) for i, case in enumerate(cases)),
     )
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config.to_json())
-    write_tensors(folder / "weights.safetensors", preset.weights)
+    write_json(folder / "config.json", config.to_json(), lasting=False)
+    write_tensors(folder / "weights.safetensors", preset.weights, lasting=False)
     for job_case, case in zip(job.cases, cases, strict=True):
-        write_tensors(folder / job_case.inputs, input_tensors(case))
+        write_tensors(folder / job_case.inputs, input_tensors(case), lasting=False)
     _write_description(folder, job)
     return job
 
@@ -151,7 +151,7 @@ def job_case_of(index: int, case: Case, taps: tuple[str, ...], reruns: Collectio
 
 def _write_description(folder: Path, job: Job) -> None:
     rows = [{**asdict(case), "calls": [{"kind": kind} for kind in case.calls]} for case in job.cases]
-    write_json(folder / "job.json", {"format": FORMAT, **asdict(job), "cases": rows})
+    write_json(folder / "job.json", {"format": FORMAT, **asdict(job), "cases": rows}, lasting=False)
 
 
 def _parse_case(row: dict[str, Any]) -> JobCase:

@@ -54,7 +54,7 @@ def main(module: str, job_dir: Path, out_dir: Path, *, anew: bool = False) -> in
     try:
         candidate = import_candidate(module, anew=anew)
         info = info_of(candidate, module)
-        write_json(out_dir / "info.json", asdict(info))
+        write_json(out_dir / "info.json", asdict(info), lasting=False)
         if job.fprop_dtype not in info.fprop_dtypes:
             raise Unsupported(f"fprop_dtype {job.fprop_dtype}; it runs {', '.join(info.fprop_dtypes)}")
         config = read_config(job_dir)
@@ -79,18 +79,18 @@ def run_cases(model: Any, job: Job, job_dir: Path, declared: Collection[str], ou
             result, first[case.id] = run_case(model, case, open_tensors(job_dir / case.inputs), declared, folder)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
             result = _failure(error)
-        write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result, lasting=False)
     for case in reversed([case for case in job.cases if case.id in first]):
         for rerun in reruns_named(case.reruns, after_all=True):
             folder, said = out_dir / case.folder, out_dir / case.folder / f"{rerun.name}.json"
-            write_json(said, {"status": "begun"})
+            write_json(said, {"status": "begun"}, lasting=False)
             try:
                 inputs = open_tensors(job_dir / case.inputs)
                 result = {"digests": run_again(model, case, inputs, declared, folder, rerun, first[case.id])}
                 result = {"status": "answered", **result}
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
                 result = _failure(error)
-            write_json(said, result)
+            write_json(said, result, lasting=False)
 
 
 def import_candidate(module: str, *, anew: bool = True) -> ModuleType:
@@ -123,10 +123,10 @@ def show_weights(
     """
     shown = shown_weights(candidate, model, weights) if weights.data.nbytes <= MAX_SHOWN_BYTES else {}
     if shown:
-        write_tensors(out_dir / "weights.safetensors", shown)
+        write_tensors(out_dir / "weights.safetensors", shown, lasting=False)
     if hasattr(candidate, "partition_specs"):
         specs = candidate.partition_specs(config)
-        write_json(out_dir / "partition_specs.json", {name: list(spec) for name, spec in specs.items()})
+        write_json(out_dir / "partition_specs.json", {name: list(spec) for name, spec in specs.items()}, lasting=False)
 
 
 def shown_weights(candidate: Any, model: Any, weights: Mapping[str, Array]) -> dict[str, Array]:
@@ -152,7 +152,7 @@ def run_case(
     began = time.perf_counter()
     shown = run_calls(model, case, inputs, [taps] * len(case.calls))
     seconds = time.perf_counter() - began
-    write_tensors(folder / "taps.safetensors", shown)
+    write_tensors(folder / "taps.safetensors", shown, lasting=False)
     first = {key: digest(array) for key, array in shown.items()}
     del shown
     reruns = {
@@ -178,7 +178,7 @@ def run_again(
     found = {key: x for key, x in run_calls(model, case, inputs, taps).items() if key in wanted}
     digests = {key: digest(array) for key, array in found.items()}
     if any(first.get(key) != digests[key] for key in digests):
-        write_tensors(folder / f"{rerun.name}.safetensors", found)
+        write_tensors(folder / f"{rerun.name}.safetensors", found, lasting=False)
     return digests
 
 
@@ -261,7 +261,7 @@ def _refuse(out_dir: Path, job: Job, error: BaseException) -> int:
     result = _failure(error)
     for case in job.cases:
         (out_dir / case.folder).mkdir(exist_ok=True)
-        write_json(out_dir / case.folder / "result.json", result)
+        write_json(out_dir / case.folder / "result.json", result, lasting=False)
     sys.stderr.write(f"{result['status']}: {result['reason']}\n")
     return REFUSED if isinstance(error, Unsupported) else FAILED
 

@@ -258,4 +258,4 @@ def _write_record(path: Path, record: RunRecord) -> None:
     exits = [asdict(end) for end in record.exits]
     with contextlib.suppress(OSError):  # whatever the program made of its folder; a run does not need this file
         path.unlink(missing_ok=True)  # a pipe in its place would wait for a reader for ever
-        write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows})
+        write_json(path, {"candidate": record.candidate, "exits": exits, "unanswered": rows}, lasting=False)
