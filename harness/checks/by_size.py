@@ -10,7 +10,7 @@ from dataclasses import replace
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score, worst_by_tokens_of_expert
 from grok_conformance.harness.checks.local import Local, fails, of_row, telling
-from grok_conformance.harness.checks.moves import permitted, with_ways
+from grok_conformance.harness.checks.moves import Moves, all_at_once, coarse, permitted, standing_alone, with_ways
 from grok_conformance.harness.checks.rivals import faulty
 from grok_conformance.harness.checks.search import Found, checked_in, promising, search
 from grok_conformance.harness.graph.oracle import evaluate
@@ -73,40 +73,69 @@ def by_size(
 
 
 def by_tokens_of_expert(row: Operation, own: Sequence[Exhibit], local: Local, num_elements: int, whole: Ways) -> Found:
-    """Look for partial sums in experts of few tokens alone, or of more: a loop over experts has a GEMM for each."""
+    """Look for ways in experts of few tokens alone, or of more: a loop over experts has a kernel for each."""
     told = telling(row.name, own, local)
     for base in (Ways(), whole) if whole != Ways() else (whole,):
-        tried = promising(row, told, evaluate, base, list(sums_by_tokens_of_expert(row, base, told)))
+        tried = promising(row, told, evaluate, base, list(ways_by_tokens_of_expert(row, base, told)))
         scores = [score(row.name, [with_ways(one, ways) for one in told]) for ways in tried]
-        for place in sorted((i for i, each in enumerate(scores) if each.explained), key=lambda i: scores[i].surprise):
+        explaining = [i for i, each in enumerate(scores) if each.explained]
+        for place in sorted(explaining, key=lambda i: (scores[i].surprise, num_choices(row, tried[i]))):
             made = checked_in(row, own, tried[place], local, num_elements)
             if not fails(row.name, own, made) and not faulty(row, tried[place], told):
                 return Found(tried[place], own, made)
     return Found(Ways(), own)
 
 
-def sums_by_tokens_of_expert(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
-    """Yield ways with partial sums in the experts of few tokens, or in those of more, the result rounded or not."""
+def num_choices(row: Operation, ways: Ways) -> int:
+    """Return how many choices the plan of a row has: of what is alike the least is told."""
+    plan = ways.plans[row.name]
+    return len(plan.choices) + len(plan.beyond)
+
+
+def ways_by_tokens_of_expert(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways that are otherwise in the experts of few tokens, or in those of more, the result rounded or not.
+
+    Where the choice of experts is hidden nothing tells which side errs, and partial sums alone are tried.
+    """
     found = ways.plans.get(row.name, AS_PUBLISHED)
-    if not told or SUMS not in row.points or found.within is not None:
+    if not told or found.within is not None:
         return
-    whole = found.but(SUMS, SUMS.published)
     results = [
         choice for choice in RESULT.choices if RESULT in row.points and permitted(RESULT, choice, row.name, told)
     ]
-    sums = [f"{n} at once{split}" for split in ("", EVENLY) for n in FEW_SUMS]
+    whole = found.but(SUMS, SUMS.published)
     for plan in [whole.but(RESULT, result) for result in results] or [whole]:
-        alone = replace(ways, plans={**ways.plans, row.name: plan})
-        worst = worst_by_tokens_of_expert(row.name, [with_ways(one, alone) for one in told])
-        for limit, choice in itertools.product(FEW_TOKENS, sums):
-            split, few = plan.but(SUMS, choice).choices, Calls("e", limit)
-            small, large = parted(worst, limit)
-            for failing, made in (
-                (small, RoundingPlan(split, few, plan.choices)),
-                (large, RoundingPlan(plan.choices, few, split)),
-            ):
-                if failing and permitted(SUMS, choice, row.name, told):
-                    yield replace(ways, plans={**ways.plans, row.name: made})
+        base = replace(ways, plans={**ways.plans, row.name: plan})
+        worst = worst_by_tokens_of_expert(row.name, [with_ways(one, base) for one in told])
+        kinds = (few_sums, coarse, all_at_once, standing_alone) if worst else (few_sums,)
+        for limit in FEW_TOKENS:
+            few, sides = Calls("e", limit), parted(worst, limit)
+            for other in map(dict, dict.fromkeys(plans_beside(row, base, told, kinds)) if any(sides) else ()):
+                made = (RoundingPlan(other, few, plan.choices), RoundingPlan(plan.choices, few, other))
+                yield from (
+                    replace(ways, plans={**ways.plans, row.name: one})
+                    for fails_there, one in zip(sides, made, strict=True)
+                    if fails_there
+                )
+
+
+def few_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with the partial sums of a row into which a kernel for few tokens splits a product."""
+    for n, split in itertools.product(FEW_SUMS, ("", EVENLY) if SUMS in row.points else ()):
+        choice = f"{n} at once{split}"
+        if permitted(SUMS, choice, row.name, told):
+            plan = ways.plans.get(row.name, AS_PUBLISHED).but(SUMS, choice)
+            yield replace(ways, plans={**ways.plans, row.name: plan})
+
+
+def plans_beside(
+    row: Operation, base: Ways, told: Sequence[Exhibit], kinds: Sequence[Moves]
+) -> Iterator[frozenset[tuple[str, str]]]:
+    """Yield the choices of a row's plan alone to which some kinds of changes lead, each choice by its point."""
+    for made in itertools.chain.from_iterable(kind(row, base, told) for kind in kinds):
+        others = {name: plan for name, plan in made.plans.items() if name != row.name}
+        if made.readings == base.readings and others == {n: p for n, p in base.plans.items() if n != row.name}:
+            yield frozenset(made.plans.get(row.name, AS_PUBLISHED).choices.items())
 
 
 def parted(worst: Mapping[int, float], limit: int) -> tuple[bool, bool]:

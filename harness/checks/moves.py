@@ -18,6 +18,7 @@ from grok_conformance.harness.graph.rounding import (
     EVENLY,
     HANDED_ON,
     HARDWARE_TANH,
+    NEAREST,
     ORDERS,
     SHARDS,
     SPREAD,
@@ -174,6 +175,7 @@ FIRST_SUMS: tuple[Moves, ...] = (
     *(numbers_of_sums(order + split) for split in ("", EVENLY) for order in HANDED_ON),
     numbers_of_sums("at once" + EVENLY),
     numbers_of_sums("at once" + SPREAD),
+    numbers_of_sums("at once" + NEAREST),
     orders_of_sums,
     *(numbers_of_sums("at once" + blocks) for blocks in (*BLOCKS, *DEALT_BLOCKS)),
 )

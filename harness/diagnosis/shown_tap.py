@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from grok_conformance.harness.checks.operation_by_operation import fence_of_copy
 from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import Array, split_tap, tap_name
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
+from grok_conformance.harness.graph.by_expert import in_experts
 from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.oracle import cached_taps, consumed, empty_cache, scope_of, walk
@@ -109,6 +110,9 @@ class ShownTap:
         scope: Scope | None = None,
     ) -> Exact:
         """Apply the row with some inputs (by tap), weights (by stored name) or the call changed."""
+        if self.plan.hangs_on_experts:
+            index = self.values[tap_name(split_tap(self.tap)[0], self.graph.choice)]
+            return in_experts(self.plan, index, lambda plan: self.following(plan).applied(inputs, matrices, scope))
         called, given, held = scope or self.scope, inputs or {}, matrices or {}
         read = [
             consumed(given.get(name, self.values[name]), self.graph.is_real(name), called, self.plan)
@@ -116,6 +120,12 @@ class ShownTap:
         ]
         stored = [held[name] if name in held else self.weight(name) for name in self.matrices]
         return as_shown(self.tap, self.row.function(*read, *stored, scope=called, plan=self.plan), called)
+
+    def following(self, plan: RoundingPlan) -> ShownTap:
+        """Return the tap as it is where its row follows another plan."""
+        row = self.graph.operation_of(self.tap, self.scope.config).name
+        ways = self.exhibit.ways
+        return replace(self, exhibit=replace(self.exhibit, ways=replace(ways, plans={**ways.plans, row: plan})))
 
     def deviation_of(self, exact: Exact) -> Array:
         """Return the deviation of honest noise about another result of the shape of the tap."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from grok_conformance.harness.contract import Array, Weights, split_tap
+from grok_conformance.harness.contract import Array, Weights, split_tap, tap_name
 from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.by_expert import in_experts
 from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, consumed, dequantized, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, WEIGHTS, RoundingPlan
@@ -112,6 +113,9 @@ def apply(
 ) -> Exact:
     """Apply the changed operation of a tap to given inputs."""
     config, graph = scope.config, weights.graph
+    if plan.hangs_on_experts:
+        index = values[tap_name(split_tap(tap)[0], graph.choice)]
+        return in_experts(plan, index, lambda one: apply(change, tap, scope, weights, values, one))
     row = graph.operation_of(tap, config)
     names = graph.resolve_inputs(change.inputs or row.inputs, tap, config)
     inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in names]

@@ -14,6 +14,7 @@ import numpy as np
 from grok_conformance.harness.cases.case import Cache, Case, Preset, steps_before
 from grok_conformance.harness.contract import Array, LanguageModelConfig, Weights, split_tap, tap_name
 from grok_conformance.harness.graph.arithmetic import round_to
+from grok_conformance.harness.graph.by_expert import in_experts
 from grok_conformance.harness.graph.forms import as_shown
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import visible_keys
@@ -95,6 +96,9 @@ def evaluate(
 ) -> Exact:
     """Apply one operation to given inputs; `values` holds float64 arrays by tap, earlier caches as `previous:TAP`."""
     graph, config = weights.graph, scope.config
+    if plan.hangs_on_experts:
+        index = values[tap_name(split_tap(tap)[0], graph.choice)]
+        return in_experts(plan, index, lambda one: evaluate(tap, scope, weights, values, one))
     operation = graph.computed_by(tap, config, plan)
     names = graph.resolve_inputs(operation.inputs, tap, config)
     inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in names]

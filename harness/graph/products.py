@@ -25,6 +25,7 @@ from grok_conformance.harness.graph.rounding import (
     EVENLY,
     HANDED_ON,
     IN_BLOCKS,
+    NEAREST,
     PROMOTES,
     RESULT,
     RINGS,
@@ -147,7 +148,12 @@ def spread(length: int, num_parts: int) -> list[slice]:
     return parts_between([i * length // num_parts for i in range(num_parts + 1)])
 
 
-SHARINGS: Mapping[str, Sharing] = {"": in_tiles, EVENLY: evenly, SPREAD: spread}
+def to_the_nearest(length: int, num_parts: int) -> list[slice]:
+    """Share a length out by cutting it at the whole number nearest to i · length / n, the even one of two."""
+    return parts_between([round(i * length / num_parts) for i in range(num_parts + 1)])
+
+
+SHARINGS: Mapping[str, Sharing] = {"": in_tiles, EVENLY: evenly, SPREAD: spread, NEAREST: to_the_nearest}
 """How a length is shared out, by how the name of a choice ends."""
 
 
@@ -282,8 +288,7 @@ def product_by_expert(x: Array, w: Array, index: Array, scope: Scope, plan: Roun
     bound, spread, jump = np.zeros_like(value), np.zeros_like(value), np.zeros_like(value)
     for expert in np.unique(index):
         chosen = index == expert
-        own = plan.in_expert(int(chosen.sum()))
-        made = product(x[chosen], w[expert], scope.of_expert(int(expert)), own)  # [rows, n]
+        made = product(x[chosen], w[expert], scope.of_expert(int(expert)), plan)  # [rows, n]
         value[chosen], bound[chosen], spread[chosen], jump[chosen] = made.value, made.bound, made.spread, made.jump
     return Exact(
         value,

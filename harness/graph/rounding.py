@@ -94,12 +94,6 @@ class RoundingPlan:
             return self
         return RoundingPlan(self.choices if self.within.hold(shape) else self.beyond)
 
-    def in_expert(self, num_tokens: int) -> RoundingPlan:
-        """Return the plan that holds in an expert of so many tokens."""
-        if self.within is None or not self.hangs_on_experts:
-            return self
-        return RoundingPlan(self.choices if num_tokens <= self.within.limit else self.beyond)
-
     @property
     def hangs_on_experts(self) -> bool:
         """Whether what is done in an expert hangs on how many tokens it has."""
@@ -217,6 +211,9 @@ UNSIGNED = Point(
 SHARDS = (*range(2, 17), 24, 32, 48, 64)
 """Numbers of partial sums: split-K and tensor parallelism."""
 
+FEW_SHARDS = (3, 5, 6, 7)
+"""Numbers by which a width is seldom divided, and that ranks have all the same."""
+
 RINGS = {
     "as ring": "added around a ring",
     "as ring by token": "added around a ring that begins elsewhere for other tokens",
@@ -253,6 +250,9 @@ which the last is shorter, but so that no two parts differ by more than one."""
 SPREAD = ", spread"
 """Ends the choices that cut such a length at ⌊i · length / n⌋, so that the longer parts lie anywhere."""
 
+NEAREST = ", nearest"
+"""Ends the choices that cut such a length at the whole number nearest to i · length / n."""
+
 IN_BLOCKS = ", in blocks of "
 """Ends the choices that share out whole blocks of so many, as tiled kernels do, with the size of a block."""
 
@@ -277,6 +277,11 @@ SUMS = Point(
             )
             for order, added in ORDERS.items()
             for n in SHARDS
+        },
+        **{
+            f"{n} {order}{NEAREST}": f"{n} partial sums cut at the nearest place, each rounded, {added}"
+            for order, added in ORDERS.items()
+            for n in FEW_SHARDS
         },
         **{
             f"{n} at once{blocks}": f"{n} partial sums{blocks}, each rounded, {ORDERS['at once']}"

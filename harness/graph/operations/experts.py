@@ -16,10 +16,22 @@ from grok_conformance.harness.graph.arithmetic import (
     round_to,
     rounded,
 )
-from grok_conformance.harness.graph.products import ADDITIONS, add_as_ring, evenly, product, product_by_expert
+from grok_conformance.harness.graph.products import (
+    ADDITIONS,
+    Sharing,
+    add_as_ring,
+    evenly,
+    in_blocks,
+    in_tiles,
+    product,
+    product_by_expert,
+    spread,
+    to_the_nearest,
+)
 from grok_conformance.harness.graph.rounding import (
     AS_PUBLISHED,
     HARDWARE_TANH,
+    IN_BLOCKS,
     ORDERS,
     RINGS,
     Point,
@@ -65,6 +77,18 @@ RANKS = Point(
     },
     alone=True,
 )
+SHARES = Point(
+    "shares",
+    {
+        "evenly": "",
+        "in tiles": "shards in equal tiles, the last shorter",
+        "spread": "shards cut where a longer one may lie anywhere",
+        "nearest": "shards cut at the nearest place",
+        **{f"{IN_BLOCKS.removeprefix(', ')}{size}": f"shards of whole blocks of {size}" for size in (16, 32, 64, 128)},
+    },
+)
+"""How shards share out a width: two that are not of one length hold other terms."""
+
 GROUPS = Point(
     "groups",
     {
@@ -221,7 +245,7 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     num_ranks, _, rounds = plan.at(RANKS).partition(" ")
     if rounds:
         hidden = round_to(hidden, dtype)
-    for at in np.array_split(np.arange(hidden.shape[-1]), int(num_ranks)):
+    for at in shared_out(hidden.shape[-1], int(num_ranks), plan.at(SHARES)):
         made = product_by_expert(hidden[..., at], w[:, at], index.astype(np.int64), scope, AS_PUBLISHED)
         made = rounded(made, dtype, scope.margin) if rounds.endswith(ROUNDED_TOO) else made
         value, weight = gate[..., None] * made.value, gate[..., None]  # [b, t, c, d]
@@ -233,6 +257,12 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
         jump = np.sum(terms.jump, -2) if np.ndim(terms.jump) else 0.0
         parts.append(rounded(Exact(terms.value.sum(-2), bound, spread, jump), dtype, scope.margin))
     return add_parts(parts, dtype, plan)
+
+
+def shared_out(length: int, num_ranks: int, choice: str) -> list[slice]:
+    """Share a width out among ranks by a choice at `SHARES`."""
+    named: dict[str, Sharing] = {"evenly": evenly, "in tiles": in_tiles, "spread": spread, "nearest": to_the_nearest}
+    return (named.get(choice) or in_blocks(int(choice.rpartition(" ")[2])))(length, num_ranks)
 
 
 def combine_gated(hidden: Exact, index: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:

@@ -46,6 +46,8 @@ def test_a_kernel_for_few_tokens_is_told_from_that_for_many(name: str) -> None:
     [
         RoundingPlan({"sums": "2 at once", "result": "rounded"}, Calls("e", 2), {"result": "rounded"}),
         RoundingPlan({}, Calls("e", 1), {"sums": "3 at once"}),
+        RoundingPlan({"operands": "compute"}, Calls("e", 1)),
+        RoundingPlan({"scales": "sums"}, Calls("e", 2)),
     ],
 )
 def test_a_kernel_for_experts_of_few_tokens_is_told_by_their_number(plan: RoundingPlan) -> None:
@@ -71,11 +73,10 @@ def test_calls_are_told_by_their_tokens_in_a_row_or_in_all() -> None:
 def test_a_plan_for_experts_of_few_tokens_holds_in_every_call() -> None:
     plan = RoundingPlan(SPLIT, Calls("e", 2))
     assert plan.in_call((1, 1)) == plan
-    assert plan.in_expert(2) == RoundingPlan(SPLIT)
-    assert plan.in_expert(3) == AS_PUBLISHED
     assert plan.hangs_on_the_batch
     assert plan.words([SUMS]) == "3 partial sums, each rounded, added in float32 in experts of at most 2 tokens"
-    assert RoundingPlan(SPLIT, DECODING).in_expert(1) == RoundingPlan(SPLIT, DECODING)
+    assert plan.hangs_on_experts
+    assert not RoundingPlan(SPLIT, DECODING).hangs_on_experts
 
 
 def test_a_plan_for_some_calls_says_for_which() -> None:

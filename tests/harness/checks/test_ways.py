@@ -119,11 +119,22 @@ def test_settled_plans_of_hidden_rows_are_not_changed_again() -> None:
     assert "attention.logits" not in {name for ways in coarse(row, Ways(), [settled]) for name in ways.plans}
 
 
-def test_shards_of_the_experts_are_identified_where_their_outputs_are_hidden() -> None:
-    plans: Plans = {"moe.output": RoundingPlan({"ranks": "2"})}
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"ranks": "2"},
+        {"ranks": "3", "shares": "nearest", "sum": "as tree"},
+        {"ranks": "3 of rounded", "shares": "in blocks of 16"},
+    ],
+)
+def test_shards_of_the_experts_are_identified_where_their_outputs_are_hidden(choices: dict[str, str]) -> None:
+    plans: Plans = {"moe.output": RoundingPlan(choices)}
     exhibits, local = choose(shown(CASE, plans, hides=("moe.expert_output",)))
     assert passed(local)
-    assert exhibits[0].ways.plans["moe.output"].choices["ranks"] == "2"
+    found = exhibits[0].ways.plans["moe.output"].choices
+    assert {name: found.get(name, "evenly") for name in ("ranks", "shares")} == {"shares": "evenly"} | {
+        name: choice for name, choice in choices.items() if name != "sum"
+    }
 
 
 def test_roundings_that_only_together_explain_a_row_are_found() -> None:

@@ -17,6 +17,7 @@ from grok_conformance.harness.graph.products import (
     in_tiles,
     partial_sums,
     product_by_expert,
+    to_the_nearest,
 )
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import Scope
@@ -111,6 +112,11 @@ def test_parts_are_added_with_ranks_half_as_many_away_or_node_by_node(order: str
     expected = add(parts)  # type: ignore[operator]
     assert np.allclose(found.value, expected, rtol=1e-12)
     assert not np.allclose(contract_in_parts(x, w, "8 in turn", "bfloat16", 0.0).value, expected, rtol=1e-12)
+
+
+def test_a_length_may_be_cut_at_the_nearest_place() -> None:
+    assert [part.stop - part.start for part in to_the_nearest(160, 3)] == [53, 54, 53]
+    assert [part.stop - part.start for part in to_the_nearest(10, 4)] == [2, 3, 3, 2]
 
 
 def test_whole_blocks_are_shared_out_as_tiled_kernels_do() -> None:
