@@ -11,6 +11,7 @@ from grok_conformance.harness.cases.case import Case, Preset, holds_quirk
 from grok_conformance.harness.checks.evidence import Evidence, gather
 from grok_conformance.harness.checks.readings import PHASES, Readings, describe, phase_of, producers
 from grok_conformance.harness.contract import LOGITS, Array, CandidateInfo, split_tap, tap_name
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans
 from grok_conformance.harness.graph.quantised import declared
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan
@@ -42,6 +43,11 @@ class Ways:
             for reading in sorted(read - {"rounded"} if len(read) > 1 else ()):
                 alike: Readings = {(phase, row, name): reading for phase in PHASES}
                 yield replace(self, readings={**self.readings, **alike})
+
+    def without_approximations(self, graph: ModelGraph) -> Ways:
+        """Return these ways without the choices that add an error."""
+        plans = {name: plan.without_added_errors(graph.by_name[name].points) for name, plan in self.plans.items()}
+        return replace(self, plans=plans)
 
     def describe(self, row: Operation) -> str:
         """Return in words how a row is computed, an empty string for the published way."""

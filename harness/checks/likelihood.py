@@ -15,7 +15,7 @@ from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.noise import fence_of
+from grok_conformance.harness.measure.noise import Fence, fence_of
 from grok_conformance.harness.measure.rounding_grid import share_on_grid
 
 DECISIVE = 12.0
@@ -145,6 +145,20 @@ def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) ->
         yield split_tap(key[1])[0], _score_tap(exact, seen.raw, seen.recorded, mask, deviation)
 
 
+def beyond_fences(row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator = evaluate) -> list[Array]:
+    """Return which elements of a row's taps are compared and beyond their fences, tap by tap, bool of each one's shape.
+
+    Raises ValueError for a fault that gives another shape.
+    """
+    found = []
+    for one in exhibits:
+        for key, exact, mask, deviation in _worked_out(row, one, evaluator, noise_before(row, one)):
+            seen = one.evidence.observed[key]
+            allowed = _fence(exact, seen.raw, seen.recorded, deviation).allowed
+            found.append(mask & (np.abs(seen.raw - exact.value) > allowed))
+    return found
+
+
 def worst_by_tokens_of_expert(row: str, exhibits: Sequence[Exhibit]) -> dict[int, float]:
     """Return the worst error over its fence by how many tokens an expert has, of a tap [b, t, c, ..]; {} of another.
 
@@ -185,13 +199,17 @@ def _worked_out(
         yield key, exact, np.broadcast_to(mask, seen.raw.shape), deviation
 
 
+def _fence(exact: Exact, observed: Array, recorded: str, deviation: Array | None) -> Fence:
+    """Return the fence of a tap, whose values may be finer than their dtype, with the noise before it."""
+    finer = recorded != "float32" and share_on_grid(observed, recorded) < 1
+    fence = fence_of(exact, "float32" if finer else recorded, FACTOR)
+    return fence if deviation is None else widened(fence, deviation, FACTOR)
+
+
 def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviation: Array | None) -> Score:
     if exact.value.shape != observed.shape:  # of a fault that gives another shape
         return Score(math.inf, math.inf)
-    finer = recorded != "float32" and share_on_grid(observed, recorded) < 1
-    fence = fence_of(exact, "float32" if finer else recorded, FACTOR)
-    if deviation is not None:
-        fence = widened(fence, deviation, FACTOR)
+    fence = _fence(exact, observed, recorded, deviation)
     mask = mask & (fence.deviation > 0) & np.isfinite(observed)
     error, sigma = np.abs(observed - exact.value)[mask], fence.deviation[mask]
     misfit = float(np.log1p(np.square(error / sigma)).sum())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import (
     DECISIVE,
     Noise,
     Score,
     added,
+    beyond_fences,
     explains,
     noise_before,
     of_all_layers,
@@ -35,6 +38,8 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     """
     by_name = told[0].evidence.graph.by_name
     approximate = {name for name, plan in ways.plans.items() if plan.adds_an_error(by_name[name].points)}
+    if hides_a_fault(row, ways, approximate, told):
+        return True
     apart = bool(approximate)
     known = [*rivals(row, told, harmful(ALL_FAULTS)).values(), *in_one_layer(approximate - {row.name}, told)]
     tried = [with_ways(one, ways) for one in told]
@@ -56,6 +61,29 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
             ):
                 return True
     return False
+
+
+def hides_a_fault(row: Operation, ways: Ways, approximate: Collection[str], told: Sequence[Exhibit]) -> bool:
+    """Return whether a known fault of some approximate rows is in some values: each is right or has just that error.
+
+    An approximation's own errors are another function of the value, which no fault gives to the last bit.
+    """
+    if row.name not in approximate:
+        return False
+    plain = ways.without_approximations(told[0].evidence.graph)
+    tried = [with_ways(one, plain) for one in told]
+    wrong = beyond_fences(row.name, tried)
+    known = [fault for fault in harmful(ALL_FAULTS).values() if row.name in fault.changes]
+    return any(map(np.any, wrong)) and any(accounts_for(row, tried, mutant(fault), wrong) for fault in known)
+
+
+def accounts_for(row: Operation, exhibits: Sequence[Exhibit], rival: Evaluator, wrong: Sequence[Array]) -> bool:
+    """Return whether every value of a row that is wrong is what a fault gives."""
+    try:
+        beyond = beyond_fences(row.name, exhibits, rival)
+    except (IndexError, KeyError, ValueError):  # values of another shape
+        return False
+    return not any((one & other).any() for one, other in zip(wrong, beyond, strict=True))
 
 
 def scores_of(

@@ -108,11 +108,16 @@ class RoundingPlan:
 
     def adds_an_error(self, points: Sequence[Point]) -> bool:
         """Return whether a choice allows a range of values, as an approximation and an unknown order do."""
-        made = [(point, choices.get(point.name, point.published)) for point in points
-                for choices in (self.choices, self.beyond)]  # fmt: skip
-        return any(
-            (point.approximation and choice != point.published) or choice.endswith(ATOMICS) for point, choice in made
+        return self.without_added_errors(points) != self
+
+    def without_added_errors(self, points: Sequence[Point]) -> RoundingPlan:
+        """Return the plan with the published choice wherever another one allows a range of values."""
+        approximate = {point.name for point in points if point.approximation}
+        choices, beyond = (
+            {name: made for name, made in part.items() if not (name in approximate or made.endswith(ATOMICS))}
+            for part in (self.choices, self.beyond)
         )
+        return replace(self, choices=choices, beyond=beyond)
 
     def words(self, points: Sequence[Point]) -> str:
         """Return what is done at some points in words, empty where all is as published."""

@@ -99,7 +99,9 @@ def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> 
     for operation in sorted(failing & shown):
         if not (operation in diagnoses and diagnoses[operation].faults):
             nearer, checked = nearest(operation, exhibits, local, num_elements)
-            again = diagnosed(nearer, checked, {operation}) if nearer is not exhibits else {}
+            # Ways in which nothing fails were refused before: what is wrong hides in what they allow.
+            fails = any(not one.passed for found in checked.values() for one in found if one.operation == operation)
+            again = diagnosed(nearer, checked, {operation}) if fails and nearer is not exhibits else {}
             if operation in again and (
                 again[operation].faults
                 or (much_nearer(operation, checked, local) and not resembling(operation, exhibits, local))
