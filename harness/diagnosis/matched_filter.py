@@ -102,7 +102,7 @@ def diagnose(
                     frozenset(name for name, x in prediction.faulty.items() if x.value.shape == shape)
                 )
     return {
-        operation: name_fault(residuals[operation]) if residuals[operation] else name_shape(shapes[operation])
+        operation: name_in_part(residuals[operation]) if residuals[operation] else name_shape(shapes[operation])
         for operation in operations
         if residuals[operation] or shapes[operation]
     }
@@ -131,11 +131,19 @@ class Residual:
     """One tap: observed − exact, and faulty − exact by fault, both in standard deviations, where compared: [n].
 
     `tokens` int [n] says which values share a token whose hidden noise they share, None where their noise is their own.
+    `failing` bool [n] are the values of features, or keys, of which one is beyond its fence.
     """
 
     observed: Array
     faulty: Mapping[str, Array]
+    failing: Array
     tokens: Array | None = None
+
+    def in_part(self) -> Residual:
+        """Return what fails alone, with all beside it that is computed at once."""
+        at = self.failing
+        tokens = None if self.tokens is None else self.tokens[at]
+        return Residual(self.observed[at], {name: x[at] for name, x in self.faulty.items()}, at[at], tokens)
 
 
 def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
@@ -166,7 +174,10 @@ def residual_of(exhibit: Exhibit, prediction: Prediction) -> Residual:
     rows = (
         None if prediction.noise is None else tokens_of(mask, exhibit.evidence.graph.specs[prediction.operation].axes)
     )
-    return Residual(observed, made, None if rows is None else np.repeat(rows, observed.size // rows.size))
+    beyond = mask & (np.abs(seen.raw - exact) > prediction.fence.allowed)
+    failing = np.broadcast_to(beyond.any(-1, keepdims=True), mask.shape)[mask]
+    num_each = observed.size // max(failing.size, 1)
+    return Residual(observed, made, np.repeat(failing, num_each), None if rows is None else np.repeat(rows, num_each))
 
 
 def nearest_step(faulty: Exact, exact: Exact, observed: Array) -> Array:
@@ -190,6 +201,19 @@ def deviation_of(fence: Fence, observed: Array, recorded: str) -> Array:
     rounding = max(UNIT_ROUNDOFF[recorded], UNIT_ROUNDOFF["float32"]) * np.abs(observed) / math.sqrt(3)
     deviation: Array = np.maximum(fence.deviation, rounding) + np.finfo(np.float32).tiny
     return deviation
+
+
+def name_in_part(residuals: Sequence[Residual]) -> Diagnosis:
+    """Return the likeliest fault of all values, or of those that fail where no fault explains all.
+
+    A port may be wrong in one kind of call, one expert or one row alone: `place` tells which.
+    """
+    found = name_fault(residuals)
+    failing = [residual.in_part() for residual in residuals if residual.failing.any()]
+    if found.faults or not failing:
+        return found
+    part = name_fault(failing)
+    return part if part.faults else found
 
 
 def name_fault(residuals: Sequence[Residual]) -> Diagnosis:

@@ -125,6 +125,13 @@ def norm_of_scaled_input(x: Array, gain: Array, *, scope: Scope, plan: RoundingP
     return replace(honest, value=honest.value * np.sqrt((mean + EPSILON) / other))
 
 
+def norm_with_eps_outside(x: Array, gain: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+    """Divide x by its root mean square and eps, which is added to the root and not below it."""
+    honest = norm.rms_norm(x, gain, scope=scope, plan=plan)
+    mean = np.square(x).mean(-1, keepdims=True)
+    return replace(honest, value=honest.value * np.sqrt(mean + EPSILON) / (np.sqrt(mean) + EPSILON))
+
+
 BASES = (("e", 1 / math.log(2), "2"), ("2", math.log(2), "e"))
 """The base in which log-sum-exps are merged, the factor by which they are then too large, and the base they have."""
 
@@ -260,6 +267,15 @@ EXPERT_ROWS = (
         explanation="eps is 1e-5 and is added to the mean square of the input (SPEC §4).",
         provenance="coremltools#2822",
         changes=changes_at(*NORMS, function=norm_of_scaled_input),
+    ),
+    Fault(
+        id="norm_eps_outside",
+        kind="operation",
+        title="eps is added to the norms' root, not to the mean square below it",
+        remedy="add eps to the mean square before the root is taken",
+        explanation="eps is 1e-5 and is added to the mean square of the input (SPEC §4).",
+        provenance="norm kernels written by hand",
+        changes=changes_at(*NORMS, function=norm_with_eps_outside),
     ),
 )  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from grok_conformance.harness.faults import narrow_arithmetic, narrow_results
 from grok_conformance.harness.faults.fault import Change, Fault, changes_at
 from grok_conformance.harness.faults.operation import NORMS, activated_by
@@ -66,6 +68,21 @@ def of_quantised(name: str, title: str, provenance: str, kind: str) -> Fault:
         provenance=provenance,
         changes={row: Change(function=quantising(GROK_1.by_name[row], kind, GROK_1).function) for row in PRODUCTS},
     )
+
+
+def of_cache_read(name: str, title: str, provenance: str, kind: str) -> Fault:
+    """Return the row of a quantised cache that shows what it was given, which is right where a port declares it."""
+    rows = (GROK_1.by_name[name] for name in ("attention.logits", "attention.heads"))
+    return Fault(
+        id=name,
+        kind="precision",
+        title=title,
+        remedy=f"read keys and values as they were stored, or declare in INFO: caches quantised to {kind}",
+        explanation="Attention reads what the cache holds (SPEC §4.4), unless INFO says that it is quantised.",
+        provenance=provenance,
+        changes={row.name: Change(function=quantising(replace(row, operands=(1,)), kind, GROK_1).function)
+                 for row in rows},
+    )  # fmt: skip
 
 
 def of_float16_weights(name: str, title: str, provenance: str, changes: dict[str, Change]) -> Fault:
@@ -212,6 +229,14 @@ OF_FUNCTIONS = (
     of_function("cache_int8", "the cache stores int8 with a scale per head and token",
                 "store keys and values in the compute dtype", "LMDeploy",
                 changes_at(*CACHES, function=narrow_arithmetic.cached_as(narrow_arithmetic.int8_per_token))),
+    of_cache_read("cache_read_int8", "keys and values are read as int8 with a scale per head and token",
+                  "LMDeploy, TensorRT-LLM", "int8"),
+    of_cache_read("cache_read_int8_in_blocks", "keys and values are read as int8 in blocks of 32",
+                  "llama.cpp with -ctk q8_0", "int8_block32"),
+    of_cache_read("cache_read_fp8", "keys and values are read as fp8 with a scale per head and token",
+                  "vLLM with fp8 caches", "fp8"),
+    of_cache_read("cache_read_fp8_unscaled", "keys and values are read as fp8 without a scale",
+                  "vLLM with fp8 caches", "fp8_unscaled"),
     of_function("gate_on_input", "the gates multiply the experts' input instead of their output",
                 "multiply the experts' outputs by the gates", "Llama 4's layer",
                 {**dict.fromkeys(("moe.expert_activation", "moe.expert_up"),

@@ -108,6 +108,12 @@ def scaled_norm(x: Tensor, scale: Tensor) -> Tensor:
     return (scaled * inverse * scale).to(x.dtype)
 
 
+def norm_with_eps_outside(x: Tensor, scale: Tensor) -> Tensor:
+    wide = x.float()
+    root = wide.square().mean(-1, keepdim=True).sqrt() + operations.NORM_EPSILON
+    return (wide / root * scale).to(x.dtype)
+
+
 NORMS = "attention.norm attention.output_norm moe.norm moe.output_norm final_norm"
 QUANTISED = (
     "attention.query attention.key attention.value attention.output "
@@ -140,5 +146,6 @@ KERNEL_FAULTS: Mapping[str, Fault] = {
     ),
     "scales_in_tiles_of_4": fault(QUANTISED, PREFILL, apply_scales=in_tiles_of_4),
     "norm_eps_scaled": fault(NORMS, PREFILL, rms_norm=scaled_norm),
+    "norm_eps_outside": fault(NORMS, PREFILL, rms_norm=norm_with_eps_outside),
 }  # fmt: skip
 """Every such fault by the name of its row."""
