@@ -140,19 +140,51 @@ def of_the_right_value(trial: Trial) -> Iterator[Hypothesis]:
     def make(one: ShownTap) -> tuple[Array, Array]:
         own = trial_of(one)
         right, seen = one.exact.ravel()[own.at], one.observed.ravel()[own.at]
-        order = np.argsort(right, kind="stable")
-        before, here, after = order[:-2], order[1:-1], order[2:]
-        width = right[after] - right[before]
-        share = np.where(width > 0, (right[here] - right[before]) / np.where(width > 0, width, 1.0), 0.5)
+        here, told, rise = between_neighbours(right, seen)
         value, deviation = one.observed.copy().ravel(), one.deviation.copy().ravel()
-        value[own.at[here]] = seen[before] + share * (seen[after] - seen[before])
-        rise = np.abs(seen[after] - seen[before])
+        value[own.at[here]] = told
         deviation[own.at[here]] = 2 * deviation[own.at[here]] + rise / (2 * FACTOR)
         return value.reshape(one.exact.shape), deviation.reshape(one.exact.shape)
 
     yield Hypothesis(
         "another function of the right values, each by itself", make, free=FUNCTION_FREEDOM, least=MIN_OF_FUNCTION
     )
+
+
+def of_the_argument(trial: Trial) -> Iterator[Hypothesis]:
+    """Yield that a function of one input is another one, where the right value is a product of it and something else.
+
+    What is observed over what is right is then a smooth function of that input, the argument.
+    """
+    shown = trial.shown
+    if shown.exhibit.is_behind_hidden(shown.tap) or shown.applied().argument is None:
+        return
+
+    def make(one: ShownTap) -> tuple[Array, Array]:
+        own, argument = trial_of(one), np.asarray(one.applied().argument).ravel()
+        right, seen = one.exact.ravel()[own.at], one.observed.ravel()[own.at]
+        ratio = np.divide(seen, right, out=np.ones_like(seen), where=right != 0)
+        here, told, rise = between_neighbours(argument[own.at], ratio)
+        value, deviation = one.observed.copy().ravel(), one.deviation.copy().ravel()
+        value[own.at[here]] = told * right[here]
+        deviation[own.at[here]] = 2 * deviation[own.at[here]] + rise * np.abs(right[here]) / (2 * FACTOR)
+        return value.reshape(one.exact.shape), deviation.reshape(one.exact.shape)
+
+    yield Hypothesis(
+        "another function of the argument, each by itself", make, free=FUNCTION_FREEDOM, least=MIN_OF_FUNCTION
+    )
+
+
+def between_neighbours(places: Array, values: Array) -> tuple[Array, Array, Array]:
+    """Return which of some values [n] have a neighbour on either side, what lies between these, and how they differ.
+
+    Neighbours are those whose places, real numbers [n], are next.
+    """
+    order = np.argsort(places, kind="stable")
+    before, here, after = order[:-2], order[1:-1], order[2:]
+    width = places[after] - places[before]
+    share = np.where(width > 0, (places[here] - places[before]) / np.where(width > 0, width, 1.0), 0.5)
+    return here, values[before] + share * (values[after] - values[before]), np.abs(values[after] - values[before])
 
 
 def scaled_along(trial: Trial) -> Iterator[Hypothesis]:

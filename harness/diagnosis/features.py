@@ -104,11 +104,25 @@ def _of_experts(shown: ShownTap) -> Iterator[Feature]:
         counts = np.bincount(chosen[real].ravel(), minlength=num_experts)
         yield Feature("expert", along(shown, "".join(letters), chosen), noun="expert")
         yield Feature("load", along(shown, "".join(letters), counts[chosen]), noun="experts with tokens")
+        for noun, counted in (("expert slot", real), ("padded expert slot", np.ones_like(real))):
+            yield Feature(noun, along(shown, "".join(letters), slots_of(chosen, counted)), noun=noun)
         return
     for expert in range(num_experts):
         sent = (chosen == expert).any(-1).astype(np.int64)
         words = (f"tokens not sent to expert {expert}", f"tokens sent to expert {expert}")
         yield Feature(f"sent to {expert}", along(shown, "".join(letters[:-1]), sent), words=words)
+
+
+def slots_of(chosen: Array, real: Array) -> Array:
+    """Return at which place of its expert's tokens each chosen expert [b, t, c] has a token, 0 for what is not counted.
+
+    Kernels run over the tokens of an expert in tiles, with the pads of a batch among them or without.
+    """
+    slots = np.zeros(chosen.shape, np.int64)
+    for expert in np.unique(chosen[real]):
+        own = (chosen == expert) & real[..., None]
+        slots[own] = np.arange(np.count_nonzero(own))
+    return slots
 
 
 def _of_axes(shown: ShownTap) -> Iterator[Feature]:

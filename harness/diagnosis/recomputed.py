@@ -1,4 +1,4 @@
-"""Hypotheses that an operation was applied to something else: other inputs, weights or scales, another step."""
+"""Hypotheses that an operation was applied to something else: other inputs, another step, other keys."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from functools import partial
 
 import numpy as np
 
-from grok_conformance.harness.contract import Array, Weights, split_tap, tap_name
+from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.diagnosis.elementwise import beside, coarser, on_grid, told_as
 from grok_conformance.harness.diagnosis.hypothesis import Hypothesis, Make, Trial
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.masks import visible_keys
-from grok_conformance.harness.graph.oracle import dequantized
-from grok_conformance.harness.graph.rounding import WEIGHTS
+from grok_conformance.harness.graph.model_graph import ModelGraph
 from grok_conformance.harness.graph.row import Exact
+
+CHOICE = "choice"
+"""The noun of the axis of the chosen experts."""
+
+NUM_WINDOWS = 8
+"""Windows of keys that are tried: not every failing tap has a query just beyond one."""
 
 Override = Callable[[ShownTap], Mapping[str, Array]]
 """Gives for a tap the inputs, or the weights, that are other than they should be, by name."""
@@ -68,6 +73,31 @@ def from_changed_inputs(trial: Trial) -> Iterator[Hypothesis]:
                 return {one.inputs[i]: change(one.values[one.inputs[i]])}
 
             yield Hypothesis(f"right for {operation} {words}", with_inputs(made))
+
+
+def without_some_experts(trial: Trial) -> Iterator[Hypothesis]:
+    """Yield what the experts' sum is without one or all of the chosen ones, whichever fits each token."""
+    graph = trial.shown.graph
+    gated = [i for i, name in enumerate(trial.shown.inputs) if graph.noun(letters_of(graph, name)[-1]) == CHOICE]
+    if trial.shown.operation == graph.choice or len(gated) == 0 or graph.noun(trial.shown.axes[-1]) == CHOICE:
+        return
+    i = gated[0]
+
+    def make(one: ShownTap) -> tuple[Array, Array]:
+        gates = one.values[one.inputs[i]]
+        kept = [np.arange(gates.shape[-1]) != left_out for left_out in range(gates.shape[-1])]
+        made = [told(one, one.applied(inputs={one.inputs[i]: gates * some})) for some in (*kept, np.zeros_like(gates))]
+        off = np.stack([np.abs(value - one.observed).max(-1) for value, _ in made])  # [subsets, b, t]
+        nearest = off.argmin(0)[None, ..., None]
+        value, deviation = (np.take_along_axis(np.stack(each), nearest, 0)[0] for each in zip(*made, strict=True))
+        return value, deviation
+
+    yield Hypothesis("right without one of the chosen experts, or without any", make, free=1)
+
+
+def letters_of(graph: ModelGraph, name: str) -> tuple[str, ...]:
+    """Return the axis letters of an input."""
+    return graph.specs[split_tap(name.removeprefix("previous:"))[1]].axes
 
 
 def input_changes(
@@ -126,85 +156,6 @@ def from_rounded_operands(trial: Trial) -> Iterator[Hypothesis]:
             yield Hypothesis(f"right for {name} rounded to {grid} before it is computed", with_inputs(made))
 
 
-def with_weights_of_another_layer(trial: Trial) -> Iterator[Hypothesis]:
-    """Yield what the operation gives with the weights of every other layer."""
-    first = trial.shown
-    for layer in range(first.scope.config.model.num_layers if first.layer is not None and first.matrices else 0):
-        if layer != first.layer:
-
-            def made(one: ShownTap, away: int = layer - (first.layer or 0)) -> Mapping[str, Array]:
-                names = one.graph.stored_names(one.row, tap_name((one.layer or 0) + away, one.operation))
-                return {own: one.weight(name) for own, name in zip(one.matrices, names, strict=True)}
-
-            yield Hypothesis(f"right for the weights of layer {layer}", with_weights(made))
-
-
-def with_weights_of_another_operation(trial: Trial) -> Iterator[Hypothesis]:
-    """Yield what the operation gives with every other weight of the layer that has the shape of its own."""
-    first = trial.shown
-    rows = first.graph.rows_of(first.scope.config)
-    for i, own in enumerate(first.matrices):
-        for row in rows:
-            for j, other in enumerate(first.graph.stored_names(row, first.tap) if first.layer is not None else ()):
-                if other == own or first.weight(other).shape != first.weight(own).shape:
-                    continue
-
-                def made(one: ShownTap, i: int = i, row: str = row.name, j: int = j) -> Mapping[str, Array]:
-                    there = one.graph.by_name[row]
-                    return {one.matrices[i]: one.weight(one.graph.stored_names(there, one.tap)[j])}
-
-                yield Hypothesis(f"right for the weights of {row.tap}", with_weights(made))
-
-
-def with_changed_weights(trial: Trial) -> Iterator[Hypothesis]:
-    """Yield what the operation gives with a weight transposed, shifted by one, reversed, or taken as ones."""
-    first = trial.shown
-    for i, name in enumerate(first.matrices):
-        own = first.weight(name)
-        changes: list[tuple[str, Callable[[Array], Array]]] = [("taken as ones", np.ones_like)]
-        if own.ndim > 1 and own.shape[-1] == own.shape[-2]:
-            changes.append(("transposed", lambda x: x.swapaxes(-1, -2)))
-        for axis in range(own.ndim):
-            what = "experts" if own.ndim > 2 and axis == 0 else f"axis {axis}"  # noqa: PLR2004
-            changes += [(f"shifted by {step} along its {what}", shifted(step, axis)) for step in (1, -1)]
-            changes.append((f"in the reverse order of its {what}", reversed_along(axis)))
-        for words, change in changes:
-
-            def made(one: ShownTap, i: int = i, change: Callable[[Array], Array] = change) -> Mapping[str, Array]:
-                return {one.matrices[i]: change(one.weight(one.matrices[i]))}
-
-            yield Hypothesis(
-                f"right for {first.graph.below(name)[1].removeprefix('/')} {words}",
-                with_weights(made),
-            )
-
-
-def with_changed_scales(trial: Trial) -> Iterator[Hypothesis]:
-    """Yield what the operation gives with the scale groups of a weight shifted, reversed, or one of them left out."""
-    first = trial.shown
-    stored = first.exhibit.weights.stored
-    for i, name in enumerate(first.matrices):
-        if f"{name}.scales" not in stored:
-            continue
-        count = stored[f"{name}.scales"].shape[-2]
-        changes: list[tuple[str, Callable[[Array], Array]]] = [("all taken as 1", np.ones_like)]
-        if count > 1:
-            changes += [(f"shifted by {step} group", shifted(step, -2)) for step in (1, -1)]
-            changes.append(("in reverse order", lambda x: np.flip(x, -2)))
-        for group in range(count if count > 1 else 0):
-            changes.append((f"of group {group} taken as 0", partial(without, group=group)))
-            changes.append((f"of group {group} taken from its neighbour", partial(neighbour, group=group)))
-        for words, change in changes:
-
-            def made(one: ShownTap, i: int = i, change: Callable[[Array], Array] = change) -> Mapping[str, Array]:
-                own = one.matrices[i]
-                held: Weights = one.exhibit.weights.stored
-                read = {f"{own}.weight": held[f"{own}.weight"], f"{own}.scales": change(held[f"{own}.scales"])}
-                return {own: dequantized(one.scope.config, read, own, one.plan.at(WEIGHTS), one.graph)}
-
-            yield Hypothesis(f"right for scales {words}", with_weights(made))
-
-
 def shifted(step: int, axis: int) -> Callable[[Array], Array]:
     """Return a shift along an axis, what leaves at one end entering at the other."""
     return lambda x: np.roll(x, step, axis)
@@ -215,46 +166,8 @@ def reversed_along(axis: int) -> Callable[[Array], Array]:
     return lambda x: np.flip(x, axis)
 
 
-def without(scales: Array, group: int) -> Array:
-    """Return scales [.., G, n] with one group zero."""
-    kept = np.array(scales)
-    kept[..., group, :] = 0
-    return kept
-
-
-def neighbour(scales: Array, group: int) -> Array:
-    """Return scales [.., G, n] with one group that of its neighbour."""
-    kept = np.array(scales)
-    kept[..., group, :] = kept[..., group - 1 if group else 1, :]
-    return kept
-
-
-def with_another_expert(trial: Trial) -> Iterator[Hypothesis]:
-    """Yield what the operation gives for one expert in place of all, and for the experts next to the chosen."""
-    first = trial.shown
-    choice = tap_name(first.layer, first.graph.choice)
-    if choice not in first.inputs:
-        return
-    count = first.scope.config.model.num_experts
-    for expert in range(count):
-
-        def made(one: ShownTap, expert: int = expert) -> Mapping[str, Array]:
-            name = tap_name(one.layer, one.graph.choice)
-            return {name: np.full_like(one.values[name], expert)}
-
-        yield Hypothesis(f"right for expert {expert}", with_inputs(made))
-    for step in (1, -1):
-
-        def moved(one: ShownTap, step: int = step) -> Mapping[str, Array]:
-            name = tap_name(one.layer, one.graph.choice)
-            return {name: (one.values[name] + step) % count}
-
-        yield Hypothesis(f"right for the expert {'after' if step > 0 else 'before'} the chosen one", with_inputs(moved))
-
-
 def at_another_step(trial: Trial) -> Iterator[Hypothesis]:
     """Yield what the operation gives at other cache steps, or where other keys are seen."""
-    del trial
     steps: list[tuple[str, Callable[[Array], Array]]] = [
         ("the position after", lambda x: x + 1),
         ("the position before", lambda x: np.maximum(x - 1, 0)),
@@ -271,10 +184,31 @@ def at_another_step(trial: Trial) -> Iterator[Hypothesis]:
             return told(one, one.applied(scope=replace(one.scope, steps=moved, visible=seen)))
 
         yield Hypothesis(f"right for {words}", make)
+    yield from in_a_window(trial)
     yield Hypothesis("right where every key is seen", lambda one: _seeing(one, np.ones_like(one.scope.visible)))
     yield Hypothesis(
         "right where the last key is not seen", lambda one: _seeing(one, np.roll(one.scope.visible, -1, -1))
     )
+
+
+def in_a_window(trial: Trial) -> Iterator[Hypothesis]:
+    """Yield what the operation gives where a query sees few keys alone, fewer than the first that fails does."""
+    shown = trial.shown
+    if not {"b", "t"} <= set(shown.axes) or not shown.wrong.any():
+        return
+    other = tuple(i for i, axis in enumerate(shown.axes) if axis not in "bt")
+    seen = shown.scope.visible.sum(-1)[shown.wrong.any(other)]  # of the queries that fail
+    largest = int(seen.min()) - 1
+    for window in range(largest, max(largest - NUM_WINDOWS, 0), -1):
+        yield Hypothesis(
+            f"right where only the last {window} keys are seen", partial(_last_keys, window=window), free=1
+        )
+
+
+def _last_keys(one: ShownTap, window: int) -> tuple[Array, Array]:
+    visible = one.scope.visible
+    after = np.flip(np.cumsum(np.flip(visible, -1), -1), -1)  # how many are seen from a key on
+    return _seeing(one, visible & (after <= window))
 
 
 def _seeing(one: ShownTap, visible: Array) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from grok_conformance.harness.diagnosis import consequences, elementwise, recomputed, relocated
+from grok_conformance.harness.diagnosis import consequences, elementwise, other_weights, recomputed, relocated
 from grok_conformance.harness.diagnosis.hypothesis import Hypothesis, Trial
 
 
@@ -48,25 +48,30 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
         recomputed.from_changed_inputs, "look at how that input is indexed or signed where it is read", recomputes=True
     ),
     Transformation(
-        recomputed.with_weights_of_another_layer,
+        other_weights.with_weights_of_another_layer,
         "look for the index of the layer where weights are read",
         recomputes=True,
     ),
     Transformation(
-        recomputed.with_weights_of_another_operation,
+        other_weights.with_weights_of_another_operation,
         "read the weights of this operation, not the other's",
         recomputes=True,
     ),
     Transformation(
-        recomputed.with_changed_weights,
+        other_weights.with_changed_weights,
         "look at how that weight is laid out where it is loaded or read",
         recomputes=True,
     ),
     Transformation(
-        recomputed.with_changed_scales, "look at how groups of rows are matched with their scales", recomputes=True
+        other_weights.with_changed_scales, "look at how groups of rows are matched with their scales", recomputes=True
     ),
     Transformation(
-        recomputed.with_another_expert, "look at which expert's weights are gathered for a token", recomputes=True
+        other_weights.with_another_expert, "look at which expert's weights are gathered for a token", recomputes=True
+    ),
+    Transformation(
+        recomputed.without_some_experts,
+        "look for tokens that an expert has no room for, or that are lost",
+        recomputes=True,
     ),
     Transformation(
         recomputed.at_another_step, "look at the positions, steps and masks that the call is given", recomputes=True
@@ -80,6 +85,11 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(elementwise.added, "look for a term that is added once too often, or left out"),
     Transformation(elementwise.clipped, "look for a range that is too narrow: a dtype, a clamp, a table"),
     Transformation(elementwise.of_the_right_value, "compare the function and its constants: the operands are right"),
+    Transformation(
+        elementwise.of_the_argument,
+        "compare the function and its constants: the operands are right",
+        recomputes=True,
+    ),
     Transformation(elementwise.scaled_along, "look for a normalisation or scale that belongs to these places"),
 )
 """In the order in which they are told where the data does not tell them apart: the plainer ones first."""

@@ -7,7 +7,15 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import Score
-from grok_conformance.harness.checks.rivals import explained_by_a_fault, faulty, harmful, likelier, only_in, rivals
+from grok_conformance.harness.checks.rivals import (
+    explained_by_a_fault,
+    faulty,
+    harmful,
+    hides_a_fault,
+    likelier,
+    only_in,
+    rivals,
+)
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.faults import ALL_FAULTS, FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import GROK_1
@@ -86,6 +94,24 @@ def test_an_approximation_does_not_hide_a_fault_of_one_layer() -> None:
     taps[key] = by_erf.astype(np.float32)
     approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": HARDWARE_TANH})})
     assert faulty(GROK_1.by_name["moe.expert_hidden"], approximate, [exhibit(THREE_LAYERS, taps)])
+
+
+def test_an_approximation_does_not_hide_a_fault_of_some_values() -> None:
+    """A fault of every second choice leaves half of the values of every layer right."""
+    case_id, row = "unequal/prefill/padded_batch.float32", GROK_1.by_name["moe.expert_hidden"]
+    right, erf = honest_taps(case_id, 31), honest_taps(case_id, 31, evaluator=mutant(FAULTS["gelu_erf"]))
+    approximate = Ways({row.name: RoundingPlan({"tanh": HARDWARE_TANH})})
+    taps, close = dict(right), dict(right)
+    for key in [key for key in right if key.endswith(row.name)]:
+        activation, up = (right[key.replace("hidden", name)].astype(np.float64) for name in ("activation", "up"))
+        by_erf = activation / 2 * (1 + np.vectorize(math.erf)(activation / math.sqrt(2))) * up
+        taps[key] = np.where([[[[False], [True]]]], by_erf, right[key]).astype(right[key].dtype)
+        tanh = np.tanh(gelu_argument(activation)) * (1 + 2.0**-11 * np.cos(1000 * activation))
+        close[key] = (0.5 * activation * (1 + tanh) * up).astype(right[key].dtype)
+    assert not np.array_equal(erf["call0/logits"], right["call0/logits"])
+    assert hides_a_fault(row, approximate, {row.name}, [exhibit(case_id, taps)])
+    assert not hides_a_fault(row, approximate, {row.name}, [exhibit(case_id, close)])
+    assert not hides_a_fault(row, approximate, set(), [exhibit(case_id, taps)])
 
 
 def test_an_approximation_of_few_values_is_not_beaten_by_a_fault_that_no_value_shows() -> None:

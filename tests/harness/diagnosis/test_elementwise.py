@@ -5,6 +5,7 @@ import pytest
 
 from grok_conformance.harness.diagnosis.elementwise import beside, coarser, fitted, on_grid, shortest, told_as
 from grok_conformance.harness.diagnosis.likeness import likeness_of
+from grok_conformance.harness.graph.operations.experts import gelu_argument
 from tests.harness.diagnosis.faulty_port import PREFILL, Change, taps_with, trial_with
 
 
@@ -26,6 +27,19 @@ from tests.harness.diagnosis.faulty_port import PREFILL, Change, taps_with, tria
 )
 def test_a_change_of_every_value_is_told(change: Change, words: str) -> None:
     assert likeness_of(taps_with(PREFILL, "moe.norm", change)).words.split(" (or ")[0] == words
+
+
+def test_another_function_of_one_factor_is_told() -> None:
+    """Gelu by a rational tanh: gated values are another function of the activation, times the other factor."""
+    taps = taps_with(PREFILL, "moe.expert_hidden", lambda x: x)
+    made = {}
+    for one in taps:
+        activation, up = (one.values[name] for name in one.inputs)
+        x = np.clip(gelu_argument(activation), -3, 3)
+        made[one.call, one.layer] = 0.5 * activation * (1 + x * (27 + x * x) / (27 + 9 * x * x)) * up
+    given = iter([x for _, x in sorted(made.items())])
+    found = likeness_of(taps_with(PREFILL, "moe.expert_hidden", lambda _: next(given)))
+    assert found.words == "another function of the argument, each by itself"
 
 
 def test_a_factor_of_its_own_for_every_head_is_told() -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 
 from grok_conformance.harness.cases.case import Call, CallKind
-from grok_conformance.harness.diagnosis.features import KINDS, along, features_of
+from grok_conformance.harness.diagnosis.features import KINDS, along, features_of, slots_of
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
 from tests.harness.diagnosis.faulty_port import DECODE, PREFILL, taps_with, toy_with
 
@@ -37,10 +37,18 @@ def test_what_comes_after_the_choice_of_experts_has_their_features() -> None:
     one = taps_with(PREFILL, "moe.expert_hidden", lambda x: x)[0]
     assert set(values(one, "expert")) <= set(range(5))
     assert max(values(one, "load")) <= 20
+    assert values(one, "expert slot") == list(range(max(values(one, "load"))))
     norm = taps_with(PREFILL, "moe.norm", lambda x: x)[0]
     assert [each.name for each in features_of(norm) if "expert" in each.name or "sent" in each.name] == []
     output = taps_with(PREFILL, "moe.output", lambda x: x)[0]
     assert values(output, "sent to 3") in ([0, 1], [0], [1])
+
+
+def test_the_tokens_of_an_expert_are_numbered_with_their_pads_or_without() -> None:
+    chosen = np.array([[[0, 1], [1, 2], [1, 0]]])
+    real = np.array([[True, False, True]])
+    assert slots_of(chosen, real).tolist() == [[[0, 0], [0, 0], [1, 1]]]
+    assert slots_of(chosen, np.ones_like(real)).tolist() == [[[0, 0], [1, 0], [2, 1]]]
 
 
 def test_axes_are_laid_beside_one_another() -> None:

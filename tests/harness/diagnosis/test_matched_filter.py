@@ -15,6 +15,7 @@ from grok_conformance.harness.diagnosis.matched_filter import (
     describe,
     diagnose,
     name_fault,
+    name_in_part,
     telling,
     tokens_of_all,
 )
@@ -139,17 +140,34 @@ def test_cases_in_which_an_operation_fails_tell_of_it_though_many_others_fail_el
     assert len(told) == NUM_EXHIBITS
 
 
+NONE = np.zeros(3, bool)
+
+
+def test_a_fault_of_some_tokens_alone_is_named_by_what_fails() -> None:
+    """Two of three tokens have a fault; what the third shows is right, and the whole is half of each."""
+    fault, right = np.linspace(50, 90, 8), np.zeros(8)
+    other = np.linspace(90, 50, 8)
+    every = {"some": np.tile(fault, 3), "another": np.tile(other, 3)}
+    observed = np.concatenate([fault, right, fault])
+    whole = Residual(observed, every, np.ones(24, bool))
+    assert name_in_part([whole]).faults == ()
+    part = Residual(observed, every, np.repeat([True, False, True], 8))
+    assert name_in_part([part]).faults == ("some",)
+    nothing = Residual(np.concatenate([fault / 2, right, other]), every, part.failing)
+    assert name_in_part([nothing]).faults == ()
+
+
 def test_residuals_of_several_taps_have_tokens_of_their_own() -> None:
-    first = Residual(np.ones(2), {}, np.array([0, 4]))
-    assert tokens_of_all([first, Residual(np.ones(3), {})]) is not None
-    assert np.asarray(tokens_of_all([first, Residual(np.ones(3), {})])).tolist() == [0, 4, 5, 6, 7]
-    assert tokens_of_all([Residual(np.ones(3), {})]) is None
+    first = Residual(np.ones(2), {}, NONE[:2], np.array([0, 4]))
+    assert tokens_of_all([first, Residual(np.ones(3), {}, NONE)]) is not None
+    assert np.asarray(tokens_of_all([first, Residual(np.ones(3), {}, NONE)])).tolist() == [0, 4, 5, 6, 7]
+    assert tokens_of_all([Residual(np.ones(3), {}, NONE)]) is None
 
 
 def test_a_residual_in_the_direction_of_a_fault_but_of_another_size_is_not_that_fault() -> None:
     d = np.random.default_rng(0).standard_normal(1000) * 100
-    assert name_fault([Residual(d, {"some": d})]).faults == ("some",)
-    assert name_fault([Residual(d / 2, {"some": d})]).faults == ()
+    assert name_fault([Residual(d, {"some": d}, d > 0)]).faults == ("some",)
+    assert name_fault([Residual(d / 2, {"some": d}, d > 0)]).faults == ()
 
 
 def test_a_diagnosis_reads_as_one_line() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,8 +81,23 @@ def _trial() -> Trial:
     return trial_with(PREFILL, "attention.query_rotated", lambda x: 2 * x)
 
 
-def test_scale_groups_are_left_out_or_taken_from_their_neighbour() -> None:
-    scales = np.arange(6.0).reshape(3, 2)
-    assert recomputed.without(scales, 1).tolist() == [[0, 1], [0, 0], [4, 5]]
-    assert recomputed.neighbour(scales, 0).tolist() == [[2, 3], [2, 3], [4, 5]]
-    assert recomputed.neighbour(scales, 2).tolist() == [[0, 1], [2, 3], [2, 3]]
+def without_first_choice(one: ShownTap) -> tuple[np.ndarray, np.ndarray]:
+    name = one.inputs[0]
+    return recomputed.told(one, one.applied(inputs={name: one.values[name] * [0, 1]}))
+
+
+def test_tokens_that_lack_an_expert_are_told() -> None:
+    assert "right without one of the chosen experts" in likened("moe.output", without_first_choice)
+
+
+def test_a_window_of_keys_is_told() -> None:
+    trial = trial_with(PREFILL, "attention.weights", lambda x: 2 * x)
+    (two,) = [one for one in recomputed.in_a_window(replaced(trial)) if one.words.endswith("last 2 keys are seen")]
+    assert likened("attention.weights", two.make).split(" (or ")[0] == "right where only the last 2 keys are seen"
+
+
+def replaced(trial: Trial) -> Trial:
+    """Return a trial in which queries fail that see three keys or more."""
+    shown = trial.shown
+    many = shown.scope.visible.sum(-1)[:, None, None, :, None] > 2
+    return Trial(replace(shown, wrong=np.broadcast_to(many, shown.observed.shape)), trial.at, trial.faint)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from grok_conformance.harness.diagnosis import elementwise
 from grok_conformance.harness.diagnosis.hypothesis import trial_of
 from grok_conformance.harness.diagnosis.shown_tap import shown_taps
 from grok_conformance.harness.diagnosis.transformations import TRANSFORMATIONS
@@ -13,7 +14,8 @@ def test_every_row_says_what_to_change() -> None:
 
 def test_a_row_that_applies_the_operation_again_says_so() -> None:
     for row in TRANSFORMATIONS:
-        assert row.recomputes == row.hypotheses.__module__.endswith(("recomputed", "consequences"))
+        of_inputs = row.hypotheses.__module__.endswith(("recomputed", "other_weights", "consequences"))
+        assert row.recomputes == (of_inputs or row.hypotheses is elementwise.of_the_argument)
 
 
 def test_rows_have_hypotheses_about_an_operation_of_grok_1_and_of_a_toy() -> None:

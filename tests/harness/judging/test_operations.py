@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.probes import make_probe, probe_cases
@@ -111,6 +112,20 @@ def test_a_fault_in_a_port_that_rounds_elsewhere_is_found_and_named(fault: str, 
     found = judge_operations([port(fault)], NUM_ELEMENTS)
     assert operation in found.failing
     assert fault in found.diagnoses[operation].faults
+
+
+def test_what_hides_in_an_approximation_that_was_refused_fails_and_is_named() -> None:
+    case_id, hidden = CASES[0], "moe.expert_hidden"
+    right, erf = (honest_taps(case_id, 1, evaluator=each) for each in (evaluate, mutant(FAULTS["gelu_erf"])))
+    first = [tap for tap in right if tap.endswith(f"00.{hidden}")]  # later layers have other inputs
+    taps = dict(right)
+    for tap in first:
+        taps[tap] = np.where([[[[False], [True]]]], erf[tap], right[tap])
+    preset, case = golden_case(case_id)
+    one = Exhibit(preset, case, evidence_of(case_id, taps), exact_weights(preset.name, "float32"))
+    found = judge_operations([one], NUM_ELEMENTS)
+    assert f"layers.00.{hidden}" in [c.tap for c in found.local[case_id] if not c.passed]
+    assert found.diagnoses[hidden].faults == ("gelu_erf",)
 
 
 def test_values_that_are_not_finite_have_no_likely_fault() -> None:
