@@ -18,6 +18,7 @@ from grok_conformance.harness.graph.rounding import (
     EVENLY,
     HANDED_ON,
     HARDWARE_TANH,
+    IN_GROUPS,
     NEAREST,
     ORDERS,
     SHARDS,
@@ -177,7 +178,7 @@ FIRST_SUMS: tuple[Moves, ...] = (
     numbers_of_sums("at once" + SPREAD),
     numbers_of_sums("at once" + NEAREST),
     orders_of_sums,
-    *(numbers_of_sums("at once" + blocks) for blocks in (*BLOCKS, *DEALT_BLOCKS)),
+    *(numbers_of_sums("at once" + blocks) for blocks in (*BLOCKS, IN_GROUPS, *DEALT_BLOCKS)),
 )
 """What is tried after those."""
 

@@ -202,9 +202,11 @@ def scaled_logits(query: Array, keys: Array, scope: Scope) -> Array:
 def capped_by(bound: Elementwise) -> Function:
     """Return attention logits under another cap."""
 
-    def logits(query: Array, keys: Array, *, scope: Scope, **_: Any) -> Exact:
-        value = bound(scaled_logits(grouped(query, keys.shape[2]), keys, scope))
-        return Exact(value, bound=6 * np.abs(value))
+    def logits(query: Array, keys: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+        made, multiplier = attention.scores(query, keys, scope, plan)
+        value = bound(made.value * multiplier)
+        inner = replace(made, value=value, bound=6 * np.abs(value) + multiplier * made.bound)
+        return replace(inner, spread=multiplier * made.spread, jump=multiplier * made.jump)
 
     return logits
 

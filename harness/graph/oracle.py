@@ -104,6 +104,9 @@ def evaluate(
     inputs = [consumed(values[name], graph.is_real(name), scope, plan) for name in names]
     stored = graph.stored_names(operation, tap)
     matrices = [weights.get(name, plan.at(WEIGHTS)) for name in stored]
+    if stored and f"{stored[0]}.scales" in weights.stored:
+        num_groups = weights.stored[f"{stored[0]}.scales"].shape[-2]
+        scope = replace(scope, group_size=weights.stored[f"{stored[0]}.weight"].shape[-2] // num_groups)
     if plan.at(SCALES) != SCALES.published and f"{stored[0]}.scales" in weights.stored:
         matrices = [weights.get(stored[0], "kept")]
         scope = replace(scope, scales=weights.stored[f"{stored[0]}.scales"].astype(np.float64))

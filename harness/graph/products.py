@@ -25,6 +25,7 @@ from grok_conformance.harness.graph.rounding import (
     EVENLY,
     HANDED_ON,
     IN_BLOCKS,
+    IN_GROUPS,
     NEAREST,
     PROMOTES,
     RESULT,
@@ -38,16 +39,17 @@ from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.graph.tensor_cores import TENSOR_CORE, contract_on_tensor_core
 
 
-def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float) -> Exact:
+def contract_in_parts(x: Array, w: Array, sums: str, dtype: str, margin: float, group_size: int = 0) -> Exact:
     """Multiply x [..., k] by w [k, n] in shards of k, whose partial sums are rounded to a dtype and then added.
 
-    `sums` is a choice at the point of that name: how many, and in which order.
+    `sums` is a choice at the point of that name: how many, and in which order; `group_size` is how many rows share a
+    scale.
     """
     dealt_out, _, dealt = sums.partition(DEALT)
     shared, _, block = dealt_out.partition(IN_BLOCKS)
     plain, comma, sharing = shared.partition(",")
     count, _, order = plain.partition(" ")
-    share_out = in_blocks(int(block)) if block else SHARINGS[comma + sharing]
+    share_out = shared_as(comma + sharing, int(block or 0), group_size)
     if dealt:  # what a part has is brought together
         part_of = np.arange(x.shape[-1]) // int(dealt) % int(count)
         together, sizes = np.argsort(part_of, kind="stable"), np.bincount(part_of)
@@ -136,6 +138,24 @@ def in_blocks(size: int) -> Sharing:
         return parts_between([0, *(min(length, part.stop * size) for part in blocks)])
 
     return share_out
+
+
+def in_groups(size: int) -> Sharing:
+    """Return a sharing of whole groups of one size, no part with two more than another; of rows where there is none."""
+
+    def share_out(length: int, num_parts: int) -> list[slice]:
+        unit = max(size, 1)
+        groups = evenly(-(-length // unit), num_parts)
+        return parts_between([0, *(min(length, part.stop * unit) for part in groups)])
+
+    return share_out
+
+
+def shared_as(words: str, block: int, group_size: int) -> Sharing:
+    """Return the sharing that the end of a choice asks for: by name, in blocks of a size, or in groups of a scale."""
+    if words == IN_GROUPS:
+        return in_groups(group_size)
+    return in_blocks(block) if block else SHARINGS[words]
 
 
 def evenly(length: int, num_parts: int) -> list[slice]:
@@ -269,7 +289,7 @@ def product(x: Array, w: Array, scope: Scope, plan: RoundingPlan) -> Exact:
     if scope.rounds and scope.scales is not None:
         exact = contract_unscaled(x, w, scope.scales, plan.at(SCALES), dtype, scope.margin)
     elif scope.rounds and plan.at(SUMS) != SUMS.published:
-        exact = contract_in_parts(x, w, plan.at(SUMS), dtype, scope.margin)
+        exact = contract_in_parts(x, w, plan.at(SUMS), dtype, scope.margin, scope.group_size)
     elif plan.at(TENSOR_CORE) != TENSOR_CORE.published:
         exact = contract_on_tensor_core(x, w, plan.at(TENSOR_CORE))
     else:

@@ -263,6 +263,9 @@ IN_BLOCKS = ", in blocks of "
 
 BLOCKS = tuple(f"{IN_BLOCKS}{size}" for size in (16, 32, 64, 128))
 
+IN_GROUPS = ", in scale groups"
+"""Ends the choices that share out whole groups of a scale, no part with two more than another."""
+
 DEALT = ", dealt out in turn in blocks of "
 """Ends the choices in which every part has each so manieth block, with the size of a block: the threads of a kernel
 that share a length without cutting it up."""
@@ -290,7 +293,7 @@ SUMS = Point(
         },
         **{
             f"{n} at once{blocks}": f"{n} partial sums{blocks}, each rounded, {ORDERS['at once']}"
-            for blocks in (*BLOCKS, *DEALT_BLOCKS)
+            for blocks in (*BLOCKS, IN_GROUPS, *DEALT_BLOCKS)
             for n in (2, 3, 4, 8)
         },
         **{

@@ -42,7 +42,8 @@ class Scope:
     query sees; margin is λ·u(float32)/√3: within so many spreads of a sum, its rounding may go either way. `form` is
     how the logits are shown; `multiply` is how a fault multiplies by stored matrices, None for what is right. `scales`
     [.., G, n] are those of the matrix at hand where a plan scales its sums and not its values, else None; `offset`
-    [.., k, n] is what a plan adds to that matrix and takes away again, else None. `measured` is what an operation takes
+    [.., k, n] is what a plan adds to that matrix and takes away again, else None. `group_size` is how many rows of that
+    matrix share a scale, 0 where it has none. `measured` is what an operation takes
     its statistic of where that is not the input that it divides.
     """
 
@@ -55,6 +56,7 @@ class Scope:
     multiply: Multiply | None = None
     scales: Array | None = None
     offset: Array | None = None
+    group_size: int = 0
     measured: Array | None = None
 
     def of_expert(self, expert: int) -> Scope:

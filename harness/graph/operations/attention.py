@@ -149,6 +149,11 @@ def update_cache(cache: Array, new: Array, *, scope: Scope, plan: RoundingPlan) 
 
 def attention_logits(query: Array, keys: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
     """Return the capped logits of query [b, t, q, h] and keys [b, s, g, h]: float64 [b, g, r, t, s] (SPEC §4.4)."""
+    return capped(*scores(query, keys, scope, plan), plan)
+
+
+def scores(query: Array, keys: Array, scope: Scope, plan: RoundingPlan) -> tuple[Exact, float]:
+    """Return the products of query and keys [b, g, r, t, s], and what they are still to be multiplied by."""
     config, dtype = scope.config.model, scope.config.fprop_dtype
     b, t, q, h = query.shape
     multiplier = config.attn_output_multiplier
@@ -167,7 +172,7 @@ def attention_logits(query: Array, keys: Array, *, scope: Scope, plan: RoundingP
         made = rounded(made, dtype, scope.margin)
     if scope.rounds and scale == "result":
         made, multiplier = rounded(times(made, multiplier), dtype, scope.margin), 1.0
-    return capped(made, multiplier, plan)
+    return made, multiplier
 
 
 def scaled_first(query: Array, keys: Array, scope: Scope, which: str) -> tuple[Array, Array]:

@@ -22,6 +22,7 @@ from grok_conformance.harness.graph.products import (
     add_as_ring,
     evenly,
     in_blocks,
+    in_groups,
     in_tiles,
     product,
     product_by_expert,
@@ -84,6 +85,7 @@ SHARES = Point(
         "in tiles": "shards in equal tiles, the last shorter",
         "spread": "shards cut where a longer one may lie anywhere",
         "nearest": "shards cut at the nearest place",
+        "in scale groups": "shards of whole scale groups",
         **{f"{IN_BLOCKS.removeprefix(', ')}{size}": f"shards of whole blocks of {size}" for size in (16, 32, 64, 128)},
     },
 )
@@ -245,7 +247,7 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     num_ranks, _, rounds = plan.at(RANKS).partition(" ")
     if rounds:
         hidden = round_to(hidden, dtype)
-    for at in shared_out(hidden.shape[-1], int(num_ranks), plan.at(SHARES)):
+    for at in shared_out(hidden.shape[-1], int(num_ranks), plan.at(SHARES), scope.group_size):
         made = product_by_expert(hidden[..., at], w[:, at], index.astype(np.int64), scope, AS_PUBLISHED)
         made = rounded(made, dtype, scope.margin) if rounds.endswith(ROUNDED_TOO) else made
         value, weight = gate[..., None] * made.value, gate[..., None]  # [b, t, c, d]
@@ -259,9 +261,10 @@ def combine_in_ranks(gate: Array, hidden: Array, index: Array, w: Array, *, scop
     return add_parts(parts, dtype, plan)
 
 
-def shared_out(length: int, num_ranks: int, choice: str) -> list[slice]:
-    """Share a width out among ranks by a choice at `SHARES`."""
+def shared_out(length: int, num_ranks: int, choice: str, group_size: int) -> list[slice]:
+    """Share a width, of which so many places share a scale, out among ranks by a choice at `SHARES`."""
     named: dict[str, Sharing] = {"evenly": evenly, "in tiles": in_tiles, "spread": spread, "nearest": to_the_nearest}
+    named["in scale groups"] = in_groups(group_size)
     return (named.get(choice) or in_blocks(int(choice.rpartition(" ")[2])))(length, num_ranks)
 
 

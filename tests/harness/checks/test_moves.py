@@ -20,6 +20,7 @@ from grok_conformance.harness.graph.rounding import (
     DEALT_BLOCKS,
     EVENLY,
     HANDED_ON,
+    IN_GROUPS,
     ORDERS,
     SPREAD,
     SUMS,
@@ -49,7 +50,7 @@ def test_numbers_of_partial_sums_come_before_their_orders() -> None:
     two = Ways({ROW.name: AS_PUBLISHED.but(SUMS, "2 at once")})
     orders = {ways.plans[ROW.name].at(SUMS) for ways in orders_of_sums(ROW, two, told())}
     added = {f"2 {order}{split}" for order in ORDERS for split in ("", EVENLY, SPREAD)}
-    shared_out = {f"2 at once{blocks}" for blocks in (*BLOCKS, *DEALT_BLOCKS)}
+    shared_out = {f"2 at once{blocks}" for blocks in (*BLOCKS, IN_GROUPS, *DEALT_BLOCKS)}
     handed = {f"2 {order}{split}" for order in HANDED_ON for split in ("", EVENLY)}
     assert orders == (added | shared_out | handed) - {"2 at once"}
 

@@ -125,6 +125,7 @@ def test_settled_plans_of_hidden_rows_are_not_changed_again() -> None:
         {"ranks": "2"},
         {"ranks": "3", "shares": "nearest", "sum": "as tree"},
         {"ranks": "3 of rounded", "shares": "in blocks of 16"},
+        {"ranks": "3", "shares": "in scale groups"},
     ],
 )
 def test_shards_of_the_experts_are_identified_where_their_outputs_are_hidden(choices: dict[str, str]) -> None:

@@ -14,12 +14,14 @@ from grok_conformance.harness.graph.products import (
     contract_unscaled,
     evenly,
     in_blocks,
+    in_groups,
     in_tiles,
     partial_sums,
     product_by_expert,
+    shared_as,
     to_the_nearest,
 )
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED, IN_GROUPS
 from grok_conformance.harness.graph.row import Scope
 
 
@@ -117,6 +119,12 @@ def test_parts_are_added_with_ranks_half_as_many_away_or_node_by_node(order: str
 def test_a_length_may_be_cut_at_the_nearest_place() -> None:
     assert [part.stop - part.start for part in to_the_nearest(160, 3)] == [53, 54, 53]
     assert [part.stop - part.start for part in to_the_nearest(10, 4)] == [2, 3, 3, 2]
+
+
+def test_whole_groups_of_a_scale_are_shared_out_evenly() -> None:
+    assert [part.stop - part.start for part in in_groups(10)(160, 3)] == [60, 50, 50]
+    assert [part.stop - part.start for part in shared_as(IN_GROUPS, 0, 10)(160, 3)] == [60, 50, 50]
+    assert [part.stop - part.start for part in in_groups(0)(10, 3)] == [4, 3, 3]  # a matrix without scales
 
 
 def test_whole_blocks_are_shared_out_as_tiled_kernels_do() -> None:

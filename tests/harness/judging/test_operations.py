@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from grok_conformance.harness.diagnosis.probe_design import emulated, in_form
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans, evaluate
 from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.judging import operations
 from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, ways_in_words
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps
@@ -126,6 +128,22 @@ def test_what_hides_in_an_approximation_that_was_refused_fails_and_is_named() ->
     found = judge_operations([one], NUM_ELEMENTS)
     assert f"layers.00.{hidden}" in [c.tap for c in found.local[case_id] if not c.passed]
     assert found.diagnoses[hidden].faults == ("gelu_erf",)
+
+
+def test_a_cap_that_is_missing_where_one_token_is_decoded_hides_in_no_approximated_tanh() -> None:
+    case_id = "unequal/decode/unequal_lengths.bfloat16"
+    faulty = mutant(FAULTS["attention_cap_missing"])
+
+    def in_decode(tap: str, scope: Scope, weights: ExactWeights, values: Any, plan: RoundingPlan) -> Exact:
+        return (faulty if scope.tokens.shape[1] == 1 else evaluate)(tap, scope, weights, values, plan)
+
+    kept: Plans = {"attention.logits": RoundingPlan({"query · key": "kept"})}
+    preset, case = golden_case(case_id)
+    taps = honest_taps(case_id, 1, evaluator=in_decode, plans=kept)
+    one = Exhibit(preset, case, evidence_of(case_id, taps), exact_weights(preset.name, "bfloat16"))
+    found = judge_operations([one], NUM_ELEMENTS)
+    assert found.failing == {"attention.logits"}
+    assert "attention_cap_missing" in found.diagnoses["attention.logits"].faults
 
 
 def test_values_that_are_not_finite_have_no_likely_fault() -> None:
