@@ -22,14 +22,18 @@ Answers = Sequence[Mapping[str, Answer]]
 def with_memory(judged: Sequence[Judged], groups: Sequence[Group], answers: Answers) -> list[Judged]:
     """Say of every drawn case that failed if its values are remembered ones.
 
-    They are those of its stored twin, an earlier request of the same shape; or the stored twin gave the golden values
-    bit for bit, and this one has none. A port that is right for some drawn case computes, and may well give those bits.
+    They are those of its stored twin, an earlier request of the same shape; or every stored case passes, its twin with
+    the golden bits, and this one fails in a call that its twin has as well. A port that is right for some drawn case
+    computes, and may well give those bits.
     """
     given = {case: answer for each in answers for case, answer in each.items()}
     golden = {case.id: group.expected for group in groups for case in group.cases}
+    num_calls = {case.id: len(case.calls) for group in groups for case in group.cases}
     statuses = {verdict.case: verdict.status for each in judged for verdict in each.verdicts}
 
-    computes = any(each == "pass" and drawn_as(case) is not None for case, each in statuses.items())
+    drawn_well = any(each == "pass" and drawn_as(case) is not None for case, each in statuses.items())
+    stored_badly = any(each not in PASSING and drawn_as(case) is None for case, each in statuses.items())
+    computes = drawn_well or stored_badly
 
     def remembered(verdict: CaseVerdict) -> CaseVerdict:
         twin = stored_id(verdict.case)
@@ -40,7 +44,8 @@ def with_memory(judged: Sequence[Judged], groups: Sequence[Group], answers: Answ
             reason = f"it gives the values of {twin}, an earlier request of the same shape"
             return replace(verdict, cause="history", reason=f"history: {reason}")
         expected = golden[twin](twin)
-        if not computes and all(digest(stored[key]) == digest(expected[key]) for key in logits_of(stored)):
+        shared = any(not one.passed and one.call < num_calls[twin] for one in verdict.comparisons)
+        if shared and not computes and all(digest(stored[key]) == digest(expected[key]) for key in logits_of(stored)):
             reason = f"{twin} gave the golden values bit for bit, and with other tokens: {verdict.reason}"
             return replace(verdict, cause=MEMORY, reason=f"{MEMORY}: {reason}")
         return verdict

@@ -16,13 +16,13 @@ from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.run import run_candidates
 from tests.candidates.adapter_length import num_lines
 
-CASE = "square/prefill/padded_batch.float32"
+CASES = "square*/prefill/*"
 
 
 def judge(folder: Path, waivers: tuple[Waiver, ...] = ()) -> CandidateVerdict:
     pytest.importorskip("easydel", reason="needs the extra easydel, in an environment of its own")
     golden = open_golden(GOLDEN_DIR / "v1")
-    groups, limits = read_groups(golden, CASE), Limits(silent_seconds=600)  # importing it takes long
+    groups, limits = read_groups(golden, CASES), Limits(silent_seconds=600)  # importing it takes long
     found = find_candidate("easydel")
     (judged,) = run_candidates([found], groups, golden.manifest.suite, folder, limits, waivers=waivers)
     return judged.verdict
@@ -30,7 +30,9 @@ def judge(folder: Path, waivers: tuple[Waiver, ...] = ()) -> CandidateVerdict:
 
 @pytest.mark.timeout(900)
 def test_with_its_known_deviations_it_passes(tmp_path: Path) -> None:
-    assert judge(tmp_path, builtin_waivers()).passed
+    verdict = judge(tmp_path, builtin_waivers())
+    assert verdict.passed
+    assert {case.case.rpartition(".")[2] for case in verdict.cases} == {"float32", "bfloat16"}
 
 
 def test_the_adapter_takes_sixty_lines_besides_its_imports_and_what_is_said_of_it() -> None:

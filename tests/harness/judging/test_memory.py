@@ -45,6 +45,23 @@ def test_a_drawn_case_that_fails_is_told_from_which_memory_it_came(
     assert verdicts[1].reason.startswith(cause)
 
 
+def test_a_port_that_fails_where_its_twin_has_no_call_is_not_accused(tmp_path: Path) -> None:
+    """What is wrong from the second position on leaves the first as golden as an honest port's."""
+    groups = with_drawn([group_of(CASE)], 7)[:1]
+    case, twin = groups[0].cases
+    assert len(twin.calls) > len(case.calls)
+    honest = noisy_taps(groups[0].preset, twin, exact_weights(groups[0].preset.name, case.fprop_dtype), 31)
+    later = {key: x * (0 if int(key[4]) >= len(case.calls) else 1) for key, x in honest.items()}
+    given = {
+        case.id: answered(tmp_path / "first", dict(golden_taps(CASE))),
+        twin.id: answered(tmp_path / "second", later),
+    }
+    assert [(verdict.status, verdict.cause) for verdict in judged(given, groups).verdicts] == [
+        ("pass", ""),
+        ("fail", ""),
+    ]
+
+
 def test_a_port_that_is_right_for_another_drawn_case_computes_and_is_not_accused(tmp_path: Path) -> None:
     other = "unequal/prefill/padded_batch.float32"
     groups = with_drawn([group_of(CASE), group_of(other)], 7)
