@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from grok_conformance.harness.cases.drawn import drawn_as, stored_id
 from grok_conformance.harness.commands import NONCONFORMING
 from grok_conformance.harness.commands.narrow_options import (
     is_in_process,
@@ -44,7 +43,7 @@ from grok_conformance.harness.judging.groups import Group, any_seed
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.regression import Regression, compare_runs
-from grok_conformance.harness.judging.selection import asked_groups, asked_rungs
+from grok_conformance.harness.judging.selection import asked_groups, asked_rungs, only_cases
 from grok_conformance.harness.judging.summary import refuse
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.judging.waivers import Waiver
@@ -220,21 +219,6 @@ def dump(verdict: CandidateVerdict, evidence: CaseEvidence, num_elements: int, o
     folder = options.dump / re.sub(r"[^A-Za-z0-9_.-]+", "_", verdict.name)
     written = dump_operations(verdict, evidence, num_elements, folder, passing=bool(options.operation))
     sys.stdout.write(f"{how_to_load(written)}\n" if written else f"{verdict.name}: no operation to dump\n")
-
-
-def only_cases(groups: Sequence[Group], cases: frozenset[str] | None) -> tuple[Group, ...]:
-    """Return groups with some cases alone, and what another seed draws of them; raises FileError where none is left."""
-    if cases is None:
-        return tuple(groups)
-    names = {stored_id(case_id).rpartition(".")[0] for case_id in cases}
-
-    def is_among(case_id: str) -> bool:
-        return case_id in cases or (drawn_as(case_id) is not None and stored_id(case_id).rpartition(".")[0] in names)
-
-    kept = [replace(group, cases=tuple(case for case in group.cases if is_among(case.id))) for group in groups]
-    if not any(group.cases for group in kept):
-        raise FileError("--last-failed: none of the cases that failed is among those asked for")
-    return tuple(group for group in kept if group.cases)
 
 
 def failed_cases(verdict: CandidateVerdict) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.faults import ALL_FAULTS, Fault
 
 Diagnoses = Mapping[str, Mapping[str, Diagnosis]]
@@ -18,14 +18,16 @@ def agreed(
     """Return the diagnoses without the names that are contradicted elsewhere.
 
     A fault is contradicted where it is the likeliest of all and still does not explain what fails: at an operation that
-    it touches, in any compute dtype. What is named by a class of faults keeps the rest of the class. Of a class, those
+    it touches, in any compute dtype. Where it would explain it and hardly shows, it is named if it is named elsewhere.
+    What is named by a class of faults keeps the rest of the class. Of a class, those
     that touch an operation which is `right` give way to those that touch none.
     """
+    every = [pair for by_operation in diagnoses.values() for pair in by_operation.items()]
+    named = {name for _, found in every for name in found.faults}
     contradicted = {
         (operation, found.likeliest)
-        for by_operation in diagnoses.values()
-        for operation, found in by_operation.items()
-        if not found.faults and found.likeliest
+        for operation, found in every
+        if not found.faults and found.likeliest and not found.is_faint
     }
 
     def holds(name: str) -> bool:
@@ -36,7 +38,10 @@ def agreed(
         held = tuple(name for name in names if holds(name))
         return tuple(name for name in held if not set(faults[name].operations) & set(right)) or held
 
+    def names_of(found: Diagnosis) -> tuple[str, ...]:
+        return (found.likeliest,) if found.is_faint and found.likeliest in named else found.faults
+
     return {
-        dtype: {operation: replace(found, faults=fitting(found.faults)) for operation, found in by_operation.items()}
+        dtype: {operation: replace(found, faults=fitting(names_of(found))) for operation, found in by_operation.items()}
         for dtype, by_operation in diagnoses.items()
     }

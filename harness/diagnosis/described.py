@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.likeness import likeness_of
-from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED, Diagnosis, telling
+from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED, telling
 from grok_conformance.harness.diagnosis.places import place_of
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
 from grok_conformance.harness.measure.comparison import Comparison

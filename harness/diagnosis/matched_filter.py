@@ -16,6 +16,7 @@ import numpy as np
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.diagnosis.fit import Fit, fit, tokens_of
+from grok_conformance.harness.diagnosis.likely_fault import DECISIVE, TOLERANCE, Diagnosis
 from grok_conformance.harness.diagnosis.prediction import Prediction, predict
 from grok_conformance.harness.faults import ALL_FAULTS, Fault
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
@@ -29,51 +30,14 @@ SAME_DIRECTION = 0.99
 DISTANCE = math.sqrt(2 * (1 - SAME_DIRECTION))
 """The relative distance of two equally long differences at that cosine: differences closer than that are one class."""
 
-DECISIVE = 2.0
-"""log10 of the likelihood ratio by which a fault must beat another, or none at all, to be named without it."""
-
 NUM_WHERE_HIDDEN = 4
 """Cases from which a fault is named where taps are hidden."""
 
 NUM_EXHIBITS = 24
 """Cases from which it is named where all taps are shown: each costs an evaluation of every fault."""
 
-TOLERANCE = 0.01
-"""How far the coefficient of the right fault may be from 1 beyond four standard errors, since a fence is no more than a
-model: of the faults of the table, put into a port, none is farther than 0.006 beyond them."""
-
-
 MAX_STANDARD_ERROR = 0.15
 """Standard error of a coefficient beyond which a fault is not named, unless it explains most of what is left."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What the matched filter says of one operation.
-
-    `faults` is the likeliest fault with all that the data cannot tell from it, empty where no known fault explains the
-    residual. The other figures are those of the likeliest one: its coefficient (1 for the right fault, 0 for none) with
-    a heteroscedasticity-robust standard error, the share of the weighted residual that it explains (0..1), and log10 of
-    the likelihood ratio to the runner-up, which is a fault or "no fault".
-
-    `place` says in words where in the data the operation fails, empty where it fails throughout or nothing is clear.
-    `resembles` says what the failing values are right for, which is told where no known fault explains them, and
-    `remedy` what to change then; it `relabels` where the right values merely stand in another order. `num_tokens` is by
-    how many tokens of equal weight the coefficient is told, where they share hidden noise.
-    """
-
-    faults: tuple[str, ...]
-    likeliest: str
-    coefficient: float
-    standard_error: float
-    explained: float
-    log10_ratio: float
-    runner_up: str
-    place: str = ""
-    resembles: str = ""
-    remedy: str = ""
-    relabels: bool = False
-    num_tokens: float = math.inf
 
 
 def diagnose(
@@ -251,6 +215,7 @@ def name_fault(residuals: Sequence[Residual]) -> Diagnosis:
         log10_ratio=log10_ratio(others[runner_up]),
         runner_up=runner_up,
         num_tokens=best.num_tokens,
+        left_over=best.remainder / observed.size,
     )
 
 
@@ -288,25 +253,4 @@ def explains(best: Fit, observed: Array, log10_ratio: float) -> bool:
         and strength
         and known
         and (best.remainder <= observed.size or best.remainder <= DISTANCE**2 * total)
-    )
-
-
-LARGEST_RATIO = 6.0
-"""log10 of the likelihood ratio beyond which no digits are shown."""
-
-
-def describe(diagnosis: Diagnosis) -> str:
-    """Return a diagnosis in one line for a reader."""
-    where = f"; {diagnosis.place}" if diagnosis.place else ""
-    if not diagnosis.faults:
-        known = "no known fault explains this"
-        return known + (f"; the failing values are {diagnosis.resembles}" if diagnosis.resembles else "") + where
-    names = "likely " + " or ".join(diagnosis.faults)
-    if math.isnan(diagnosis.coefficient):
-        return f"{names}, which gives this shape"
-    digits = 10 ** round(min(diagnosis.log10_ratio, LARGEST_RATIO))
-    ratio = "more than a million" if diagnosis.log10_ratio > LARGEST_RATIO else f"{digits:,}"
-    return (
-        f"{names}, coefficient {diagnosis.coefficient:.3g} ± {diagnosis.standard_error:.1g}, "
-        f"explains {diagnosis.explained:.1%}, {ratio} to 1 before {diagnosis.runner_up}{where}"
     )

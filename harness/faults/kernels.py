@@ -19,9 +19,9 @@ from grok_conformance.harness.faults.narrow_arithmetic import expert_in_of_gated
 from grok_conformance.harness.faults.operation import NORMS
 from grok_conformance.harness.faults.weights import EXPERTS, QUANTISED, scales_read
 from grok_conformance.harness.graph.operations import attention, experts, norm
-from grok_conformance.harness.graph.products import evenly, parts_between
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Scope
+from grok_conformance.harness.graph.sharing import evenly, parts_between
 
 Parts = Callable[[int], list[slice]]
 """Gives the parts of so many slots."""

@@ -24,9 +24,10 @@ from grok_conformance.harness.faults.functions import (
 from grok_conformance.harness.graph import quantised
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.operations import attention, experts, norm, router
-from grok_conformance.harness.graph.products import evenly, product_by_expert
+from grok_conformance.harness.graph.products import product_by_expert
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Function, Multiply, Scope
+from grok_conformance.harness.graph.sharing import evenly
 
 BF16_BITS = 8
 """Significant bits of bfloat16, the hidden one included."""

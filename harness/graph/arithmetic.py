@@ -106,6 +106,12 @@ def add_rounded(terms: Sequence[Exact], dtype: str) -> Exact:
     return Exact(value, jump=np.maximum(high - value, value - low))
 
 
+def times(made: Exact, factor: float) -> Exact:
+    """Return a result times a factor."""
+    value = made.value * factor
+    return Exact(value, bound=made.bound * factor + np.abs(value), spread=made.spread * factor, jump=made.jump * factor)
+
+
 def softmax(logits: Array, visible: Array, ceiling: float | None = None) -> Exact:
     """Softmax over the last axis among the visible entries; the others are exactly 0.
 

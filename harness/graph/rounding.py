@@ -7,7 +7,6 @@ that add their documented error.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -137,22 +136,6 @@ AS_PUBLISHED = RoundingPlan()
 
 ATOMICS = "by atomics"
 """Ends the choices whose order is another at every call: no plan says which, but few sums have few orders."""
-
-
-def single_choices(points: Sequence[Point]) -> list[RoundingPlan]:
-    """Return the plans with another choice at one point, then those at two, of points without partial sums.
-
-    Choices that add an error are left out: without more data than one operation they might hide a fault.
-    """
-    singles = [
-        (point, choice)
-        for point in points
-        if not (point.approximation or point.slow or point == SUMS)
-        for choice in point.choices
-        if choice not in (point.published, "float16")
-    ]
-    pairs = [(one, other) for one, other in itertools.combinations(singles, 2) if one[0] != other[0]]
-    return [AS_PUBLISHED.but(*each) for each in singles] + [AS_PUBLISHED.but(*one).but(*other) for one, other in pairs]
 
 
 def rounding_point(name: str, published: str, words: str) -> Point:

@@ -9,7 +9,7 @@ import numpy as np
 
 from grok_conformance.harness.checks.evidence import Evidence, Key
 from grok_conformance.harness.contract import Array, split_tap
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.faults import ALL_FAULTS, mutant
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, RoundingPlan

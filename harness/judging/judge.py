@@ -10,7 +10,7 @@ from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
 from grok_conformance.harness.judging.agreement import Agree, in_agreement, with_agreement
 from grok_conformance.harness.judging.emulation import (

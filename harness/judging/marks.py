@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.checks.local import Local
-from grok_conformance.harness.diagnosis.matched_filter import NUM_WHERE_HIDDEN, Diagnosis, diagnose
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import NUM_WHERE_HIDDEN, diagnose
 from grok_conformance.harness.faults import ALL_FAULTS, Fault
 from grok_conformance.harness.measure.systematic import Systematic
 

@@ -19,7 +19,8 @@ from grok_conformance.harness.checks.search import LARGEST_SEGMENT, identify
 from grok_conformance.harness.checks.ways import choose_ways
 from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.diagnosis.described import described
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, diagnose
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import diagnose
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation

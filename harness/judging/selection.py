@@ -130,3 +130,18 @@ def expected_of_either(
 ) -> Mapping[str, Array]:
     """Return the golden taps of a case from the group that holds it."""
     return first(case_id) if case_id in known else second(case_id)
+
+
+def only_cases(groups: Sequence[Group], cases: frozenset[str] | None) -> tuple[Group, ...]:
+    """Return groups with some cases alone, and what another seed draws of them; raises FileError where none is left."""
+    if cases is None:
+        return tuple(groups)
+    names = {stored_id(case_id).rpartition(".")[0] for case_id in cases}
+
+    def is_among(case_id: str) -> bool:
+        return case_id in cases or (drawn_as(case_id) is not None and stored_id(case_id).rpartition(".")[0] in names)
+
+    kept = [replace(group, cases=tuple(case for case in group.cases if is_among(case.id))) for group in groups]
+    if not any(group.cases for group in kept):
+        raise FileError("--last-failed: none of the cases that failed is among those asked for")
+    return tuple(group for group in kept if group.cases)

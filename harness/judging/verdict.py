@@ -14,7 +14,7 @@ from grok_conformance.harness.checks.flips import FlipCount
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
 from grok_conformance.harness.checks.logit_agreement import LogitAgreement, RoutingMargins
 from grok_conformance.harness.checks.pooling import pooled_systematic
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.model_graph import ModelGraph

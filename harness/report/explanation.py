@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from grok_conformance.harness.contract import LOGITS
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis, describe
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.comparison import Comparison, Kind

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.contract import LEVELS, QUANTISATIONS, tap_specs
-from grok_conformance.harness.diagnosis.matched_filter import describe
+from grok_conformance.harness.diagnosis.likely_fault import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.coverage import in_short

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grok_conformance.harness.contract import split_tap, tap_specs
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis, describe
 from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.regression import Regression

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.judging.agreement import Told, in_agreement
 from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.submission import Submission, judge_submission, together

@@ -21,7 +21,8 @@ from grok_conformance.harness.contract import (
 from grok_conformance.harness.contract.grok_1 import PUBLISHED
 from grok_conformance.harness.contract.taps import SPECS
 from grok_conformance.harness.diagnosis.described import described_by
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis, describe, name_fault, residual_of
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis, describe
+from grok_conformance.harness.diagnosis.matched_filter import name_fault, residual_of
 from grok_conformance.harness.diagnosis.prediction import Prediction
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap
 from grok_conformance.harness.faults import ALL_FAULTS, change_of, mutant

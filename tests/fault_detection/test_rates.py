@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.power import power_table
 from grok_conformance.harness.judging.operations import JudgedOperations
 from tests.fault_detection import session, summary

@@ -15,10 +15,11 @@ from grok_conformance.harness.cases.synthesis import synthesize
 from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import Array, CandidateInfo
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.faults import Fault, mutant
 from grok_conformance.harness.golden.reading import case_ids
 from grok_conformance.harness.graph.oracle import Evaluator, ExactWeights, Plans
+from grok_conformance.harness.judging.agreement import in_agreement, with_agreement
 from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, seen_to_fail
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
@@ -102,9 +103,10 @@ def cases_of(fault: Fault, dtype: str) -> tuple[str, ...]:
 def judge(
     answers: Sequence[tuple[Preset, Case, ExactWeights, Mapping[str, Array]]], info: CandidateInfo = INFO
 ) -> Judged:
-    """Judge what a port showed in some cases, as a run does it operation by operation, permitted ways included."""
+    """Judge what a port showed in cases of one dtype, as a run does it operation by operation, its ways included."""
     shown = [exhibit_of(preset, case, info, taps, weights) for preset, case, weights, taps in answers]
-    return Judged(judge_operations(shown, NUM_ELEMENTS))
+    (found,) = with_agreement({"": judge_operations(shown, NUM_ELEMENTS)}, in_agreement).values()
+    return Judged(found)
 
 
 def emulated(

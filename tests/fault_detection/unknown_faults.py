@@ -17,7 +17,8 @@ from grok_conformance.harness.cases.case import tap_key
 from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.diagnosis.described import described
-from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED, Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
+from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED
 from grok_conformance.harness.diagnosis.places import inside, place_of, tokens_of
 from grok_conformance.harness.diagnosis.shown_tap import ShownTap, shown_taps
 from grok_conformance.harness.judging.operations import judge_operations

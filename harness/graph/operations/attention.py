@@ -19,10 +19,12 @@ from grok_conformance.harness.graph.arithmetic import (
     rounded,
     rounding_jump,
     softmax,
+    times,
 )
-from grok_conformance.harness.graph.products import accumulated, evenly, in_tiles, product
+from grok_conformance.harness.graph.products import accumulated, product
 from grok_conformance.harness.graph.rounding import EVENLY, HARDWARE_TANH, Point, RoundingPlan, rounding_point
 from grok_conformance.harness.graph.row import Exact, Scope
+from grok_conformance.harness.graph.sharing import evenly, in_tiles
 
 QUERY_KEY = rounding_point("query · key", "rounded", "q·k not rounded before it is scaled")
 NARROW = "narrow "
@@ -184,12 +186,6 @@ def scaled_first(query: Array, keys: Array, scope: Scope, which: str) -> tuple[A
         query if which.endswith("keys") else round_to(query * factor, dtype),
         keys if which.endswith("query") else round_to(keys * factor, dtype),
     )
-
-
-def times(made: Exact, factor: float) -> Exact:
-    """Return a result times a factor."""
-    value = made.value * factor
-    return Exact(value, bound=made.bound * factor + np.abs(value), spread=made.spread * factor, jump=made.jump * factor)
 
 
 def capped(made: Exact, multiplier: float, plan: RoundingPlan) -> Exact:

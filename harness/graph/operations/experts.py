@@ -16,19 +16,7 @@ from grok_conformance.harness.graph.arithmetic import (
     round_to,
     rounded,
 )
-from grok_conformance.harness.graph.products import (
-    ADDITIONS,
-    Sharing,
-    add_as_ring,
-    evenly,
-    in_blocks,
-    in_groups,
-    in_tiles,
-    product,
-    product_by_expert,
-    spread,
-    to_the_nearest,
-)
+from grok_conformance.harness.graph.products import ADDITIONS, add_as_ring, product, product_by_expert
 from grok_conformance.harness.graph.rounding import (
     AS_PUBLISHED,
     HARDWARE_TANH,
@@ -40,6 +28,15 @@ from grok_conformance.harness.graph.rounding import (
     rounding_point,
 )
 from grok_conformance.harness.graph.row import Exact, Scope
+from grok_conformance.harness.graph.sharing import (
+    Sharing,
+    evenly,
+    in_blocks,
+    in_groups,
+    in_tiles,
+    spread,
+    to_the_nearest,
+)
 
 GELU_FACTOR = math.sqrt(2 / math.pi)
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from grok_conformance.harness.diagnosis.described import described
-from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED, Diagnosis, describe
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis, describe
+from grok_conformance.harness.diagnosis.matched_filter import UNEXPLAINED
 from tests.harness.diagnosis.faulty_port import DECODE, PREFILL, exhibit_with
 
 KNOWN = Diagnosis(("gelu_erf",), "gelu_erf", 1.0, 0.01, 0.98, 12.0, "no fault")

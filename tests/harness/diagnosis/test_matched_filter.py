@@ -8,11 +8,10 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis, describe
 from grok_conformance.harness.diagnosis.matched_filter import (
     NUM_EXHIBITS,
-    Diagnosis,
     Residual,
-    describe,
     diagnose,
     name_fault,
     name_in_part,
@@ -168,11 +167,3 @@ def test_a_residual_in_the_direction_of_a_fault_but_of_another_size_is_not_that_
     d = np.random.default_rng(0).standard_normal(1000) * 100
     assert name_fault([Residual(d, {"some": d}, d > 0)]).faults == ("some",)
     assert name_fault([Residual(d / 2, {"some": d}, d > 0)]).faults == ()
-
-
-def test_a_diagnosis_reads_as_one_line() -> None:
-    found = Diagnosis(("gelu_erf",), "gelu_erf", 0.99, 0.02, 0.98, 12.0, "silu_for_gelu")
-    assert describe(found) == (
-        "likely gelu_erf, coefficient 0.99 ± 0.02, explains 98.0%, more than a million to 1 before silu_for_gelu"
-    )
-    assert "1,000 to 1" in describe(replace(found, log10_ratio=3.0))

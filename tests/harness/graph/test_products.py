@@ -12,17 +12,12 @@ from grok_conformance.harness.graph.products import (
     chunk_of,
     contract_in_parts,
     contract_unscaled,
-    evenly,
-    in_blocks,
-    in_groups,
-    in_tiles,
     partial_sums,
     product_by_expert,
-    shared_as,
-    to_the_nearest,
 )
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, IN_GROUPS
+from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import Scope
+from grok_conformance.harness.graph.sharing import evenly, in_tiles
 
 
 def bf16(x: Array) -> Array:
@@ -53,12 +48,6 @@ def test_each_row_is_multiplied_by_the_matrix_of_its_own_expert() -> None:
         assert np.allclose(made.value[place], alone.value[0], rtol=1e-14)
         # The squares are summed in float32 (`sum_of_squares`), and some BLAS sum a lone row otherwise.
         assert np.allclose(np.asarray(made.spread)[place], np.asarray(alone.spread)[0], rtol=1e-6)
-
-
-def test_a_length_that_parts_do_not_divide_is_shared_out_in_tiles_or_evenly() -> None:
-    assert [part.stop - part.start for part in in_tiles(32, 5)] == [7, 7, 7, 7, 4]
-    assert [part.stop - part.start for part in evenly(32, 5)] == [7, 7, 6, 6, 6]
-    assert [part.stop - part.start for part in evenly(3, 5)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 1), (4, 8), (3, 16)])
@@ -114,23 +103,6 @@ def test_parts_are_added_with_ranks_half_as_many_away_or_node_by_node(order: str
     expected = add(parts)  # type: ignore[operator]
     assert np.allclose(found.value, expected, rtol=1e-12)
     assert not np.allclose(contract_in_parts(x, w, "8 in turn", "bfloat16", 0.0).value, expected, rtol=1e-12)
-
-
-def test_a_length_may_be_cut_at_the_nearest_place() -> None:
-    assert [part.stop - part.start for part in to_the_nearest(160, 3)] == [53, 54, 53]
-    assert [part.stop - part.start for part in to_the_nearest(10, 4)] == [2, 3, 3, 2]
-
-
-def test_whole_groups_of_a_scale_are_shared_out_evenly() -> None:
-    assert [part.stop - part.start for part in in_groups(10)(160, 3)] == [60, 50, 50]
-    assert [part.stop - part.start for part in shared_as(IN_GROUPS, 0, 10)(160, 3)] == [60, 50, 50]
-    assert [part.stop - part.start for part in in_groups(0)(10, 3)] == [4, 3, 3]  # a matrix without scales
-
-
-def test_whole_blocks_are_shared_out_as_tiled_kernels_do() -> None:
-    assert [part.stop - part.start for part in in_blocks(32)(80, 2)] == [64, 16]
-    assert [part.stop - part.start for part in in_blocks(16)(90, 3)] == [32, 32, 26]
-    assert [part.stop - part.start for part in in_blocks(128)(90, 3)] == [90]
 
 
 @pytest.mark.parametrize("choice", ["sums", "sums, and scaled"])

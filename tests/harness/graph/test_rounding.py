@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from grok_conformance.harness.graph.rounding import (
-    ACCUMULATOR,
     AS_PUBLISHED,
     RESULT,
     SUMS,
     rounding_point,
-    single_choices,
 )
 
 GELU = rounding_point("gelu", "rounded", "gelu kept in float32")
@@ -25,17 +23,3 @@ def test_only_what_is_done_otherwise_is_said() -> None:
     plan = AS_PUBLISHED.but(GELU, "kept").but(SUMS, "2 at once")
     assert AS_PUBLISHED.words([GELU, SUMS]) == ""
     assert plan.words([GELU, SUMS]) == "gelu kept in float32, 2 partial sums, each rounded, added in float32"
-
-
-def test_choices_that_add_an_error_are_not_tried_without_more_data() -> None:
-    plans = single_choices([GELU, ACCUMULATOR])
-    assert plans == [AS_PUBLISHED.but(GELU, "kept")]
-
-
-def test_one_choice_or_two_and_no_partial_sums() -> None:
-    plans = single_choices([GELU, RESULT, SUMS])
-    assert plans == [
-        AS_PUBLISHED.but(GELU, "kept"),
-        AS_PUBLISHED.but(RESULT, "rounded"),
-        AS_PUBLISHED.but(GELU, "kept").but(RESULT, "rounded"),
-    ]

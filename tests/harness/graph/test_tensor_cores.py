@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import Array
-from grok_conformance.harness.graph.rounding import single_choices
 from grok_conformance.harness.graph.tensor_cores import TENSOR_CORE, contract_on_tensor_core, cut
 
 RANDOM = np.random.default_rng(0)
@@ -42,7 +41,3 @@ def test_every_choice_gives_other_sums_all_of_them_too_small() -> None:
 def test_nothing_is_cut_from_what_is_0_and_towards_0_from_the_rest() -> None:
     assert cut(np.array([0.0, 1.75, -1.75]), None, 2).tolist() == [0.0, 1.5, -1.5]
     assert cut(np.zeros(2), np.zeros(2), 24).tolist() == [0.0, 0.0]
-
-
-def test_what_is_slow_to_work_out_is_not_tried_with_everything_else() -> None:
-    assert single_choices([TENSOR_CORE]) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.judging.agreement import Told, in_agreement
 
 CAP, NORM = "attention.logits", "moe.norm"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.contract import Array, CandidateInfo, select_taps
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.judging.emulation import diagnosed, emulating
 from grok_conformance.harness.judging.judge import judge_candidate

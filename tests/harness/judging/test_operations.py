@@ -15,7 +15,7 @@ from grok_conformance.harness.checks.local import Local
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import CandidateInfo
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.probe_design import emulated, in_form
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans, evaluate

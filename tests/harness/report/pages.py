@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.measure.histogram import EDGES, Element
 from grok_conformance.harness.report.files import report_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from grok_conformance.harness.checks.end_to_end import Drift
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.judging.verdict import by_operation
 from grok_conformance.harness.measure.comparison import Comparison

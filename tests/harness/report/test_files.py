@@ -13,7 +13,7 @@ import pytest
 
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
 from grok_conformance.harness.checks.logit_agreement import LogitAgreement, RoutingMargins
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.formats.files import plain
 from grok_conformance.harness.judging.baseline import conformance_digest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.report.files import read_report, report_of, write_report_json

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from grok_conformance.harness.diagnosis.matched_filter import Diagnosis
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.report.explanation import format_ratio

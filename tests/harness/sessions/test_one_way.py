@@ -11,9 +11,11 @@ from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import round_to
 from grok_conformance.harness.graph.grok_1 import GROK_1
+from grok_conformance.harness.graph.operations.experts import DENSE_GELU
 from grok_conformance.harness.graph.oracle import ExactWeights, evaluate
-from grok_conformance.harness.graph.rounding import AS_PUBLISHED, SUMS, RoundingPlan
+from grok_conformance.harness.graph.rounding import ACCUMULATOR, AS_PUBLISHED, RESULT, SUMS, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
+from grok_conformance.harness.graph.tensor_cores import TENSOR_CORE
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.sessions import one_way
 from grok_conformance.harness.sessions.one_operation import OperationReport
@@ -101,3 +103,21 @@ def test_a_wrong_choice_of_experts_is_told_without_warnings() -> None:
         warnings.simplefilter("error")
         report = check("moe.expert_index", (golden_tap("moe.expert_index", "float32") + 1) % 5, "float32")
     assert not report.passed
+
+
+def test_choices_that_add_an_error_are_not_tried_without_more_data() -> None:
+    plans = one_way.single_choices([DENSE_GELU, ACCUMULATOR])
+    assert plans == [AS_PUBLISHED.but(DENSE_GELU, "kept")]
+
+
+def test_one_choice_or_two_and_no_partial_sums() -> None:
+    plans = one_way.single_choices([DENSE_GELU, RESULT, SUMS])
+    assert plans == [
+        AS_PUBLISHED.but(DENSE_GELU, "kept"),
+        AS_PUBLISHED.but(RESULT, "rounded"),
+        AS_PUBLISHED.but(DENSE_GELU, "kept").but(RESULT, "rounded"),
+    ]
+
+
+def test_what_is_slow_to_work_out_is_not_tried_with_everything_else() -> None:
+    assert one_way.single_choices([TENSOR_CORE]) == []
