@@ -170,16 +170,20 @@ def scores_in_bf16(query: Array, keys: Array, *, scope: Scope, plan: RoundingPla
     return replace(honest, value=bf16(LOGIT_CAP * bf16(np.tanh(bf16(scaled / LOGIT_CAP)))))
 
 
-def softmax_steps_in_bf16(logits: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
-    """Round after every step of the softmax to bf16."""
-    honest = attention.attention_weights(logits, scope=scope, plan=plan)
-    visible = np.broadcast_to(scope.visible[:, None, None], logits.shape)
-    largest = np.where(visible, logits, -np.inf).max(-1, keepdims=True)
-    sees = visible.any(-1, keepdims=True)
-    raised = np.where(visible, np.exp(bf16(bf16(logits) - bf16(np.where(sees, largest, 0.0)))), 0.0)
-    raised = bf16(raised)
-    total = bf16(raised.sum(-1, keepdims=True))
-    return replace(honest, value=np.where(sees, bf16(raised / np.where(sees, total, 1.0)), honest.value))
+def softmax_steps_in_bf16(given: Elementwise) -> Function:
+    """Return a softmax that rounds after every step to bf16, of logits as they are `given` to it."""
+
+    def softmax(logits: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
+        honest = attention.attention_weights(logits, scope=scope, plan=plan)
+        visible = np.broadcast_to(scope.visible[:, None, None], logits.shape)
+        largest = np.where(visible, logits, -np.inf).max(-1, keepdims=True)
+        sees = visible.any(-1, keepdims=True)
+        raised = np.where(visible, np.exp(bf16(given(logits) - given(np.where(sees, largest, 0.0)))), 0.0)
+        raised = bf16(raised)
+        total = bf16(raised.sum(-1, keepdims=True))
+        return replace(honest, value=np.where(sees, bf16(raised / np.where(sees, total, 1.0)), honest.value))
+
+    return softmax
 
 
 def averaged_in_fp8(weights: Array, values: Array, *, scope: Scope, plan: RoundingPlan) -> Exact:
