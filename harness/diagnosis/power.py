@@ -91,4 +91,5 @@ def describe(power: Power) -> str:
     seen = len(power.probability) - len(power.invisible)
     shown = f", by probes of which it shows {power.probes}" if power.probes else ""
     text = f"{power.fprop_dtype}{shown}: {seen} of {len(power.probability)} known faults would be seen"
-    return text + (f"; cannot see {', '.join(power.invisible)}" if power.invisible else "")
+    text += f"; cannot see {', '.join(power.invisible)}" if power.invisible else ""
+    return text + (f"; {len(power.not_asked)} others need other cases" if power.not_asked else "")

@@ -26,6 +26,13 @@ def test_a_candidate_that_shows_only_logits_is_told_what_they_cannot_show() -> N
     assert {"gates_renormalised", "attention_multiplier_on_output", "gelu_erf"} <= set(narrow.invisible)
     assert "cannot see" in describe(narrow)
     assert "gates_renormalised" in describe(narrow)
+    assert "other cases" not in describe(narrow)
+
+
+def test_a_run_of_few_cases_is_told_how_many_faults_need_others() -> None:
+    (narrow,) = power_of_run("caches", [(f"{STRESS}.bfloat16", "bfloat16")])
+    assert narrow.not_asked
+    assert describe(narrow).endswith(f"{len(narrow.not_asked)} others need other cases")
 
 
 def test_a_higher_level_sees_no_less() -> None:
