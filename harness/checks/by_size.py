@@ -10,7 +10,7 @@ from dataclasses import replace
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score, worst_by_tokens_of_expert
 from grok_conformance.harness.checks.local import Local, fails, of_row, telling
-from grok_conformance.harness.checks.moves import Moves, all_at_once, coarse, permitted, standing_alone, with_ways
+from grok_conformance.harness.checks.moves import Moves, coarse, permitted, with_ways
 from grok_conformance.harness.checks.rivals import faulty
 from grok_conformance.harness.checks.search import Found, checked_in, promising, search
 from grok_conformance.harness.graph.oracle import evaluate
@@ -107,8 +107,10 @@ def ways_by_tokens_of_expert(row: Operation, ways: Ways, told: Sequence[Exhibit]
     for plan in [whole.but(RESULT, result) for result in results] or [whole]:
         base = replace(ways, plans={**ways.plans, row.name: plan})
         worst = worst_by_tokens_of_expert(row.name, [with_ways(one, base) for one in told])
-        kinds = (few_sums, coarse, all_at_once, standing_alone) if worst else (few_sums,)
-        for limit in FEW_TOKENS:
+        kinds = (few_sums, coarse, one_alone) if worst else (few_sums,)
+        # Of limits that part the sizes that there are alike the first will do.
+        limits = {tuple(size for size in worst if size <= limit) or limit: limit for limit in reversed(FEW_TOKENS)}
+        for limit in sorted(limits.values()):
             few, sides = Calls("e", limit), parted(worst, limit)
             for other in map(dict, dict.fromkeys(plans_beside(row, base, told, kinds)) if any(sides) else ()):
                 made = (RoundingPlan(other, few, plan.choices), RoundingPlan(plan.choices, few, other))
@@ -128,6 +130,14 @@ def few_sums(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Wa
             yield replace(ways, plans={**ways.plans, row.name: plan})
 
 
+def one_alone(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways with a choice at a point that stands alone, and no other change."""
+    plan = ways.plans.get(row.name, AS_PUBLISHED)
+    for point in (point for point in row.points if point.alone):
+        for choice in (choice for choice in point.choices if permitted(point, choice, row.name, told)):
+            yield replace(ways, plans={**ways.plans, row.name: plan.but(point, choice)})
+
+
 def plans_beside(
     row: Operation, base: Ways, told: Sequence[Exhibit], kinds: Sequence[Moves]
 ) -> Iterator[frozenset[tuple[str, str]]]:
@@ -141,12 +151,14 @@ def plans_beside(
 def parted(worst: Mapping[int, float], limit: int) -> tuple[bool, bool]:
     """Return whether experts of at most so many tokens may be where all fails, and whether larger ones may.
 
-    `worst` is the worst error over its fence by how many tokens an expert has; where that is not known, both may.
+    `worst` is the worst error over its fence by how many tokens an expert has; where that is not known, both may. Of
+    the sizes on the side that fails at least half must: where few values are compared they may pass by chance.
     """
     sides = {small: [error > 1 for size, error in worst.items() if (size <= limit) == small] for small in (True, False)}
     if not worst:
         return True, True
-    return any(sides[True]) and not any(sides[False]), any(sides[False]) and not any(sides[True])
+    small, large = (any(side) and 2 * sum(side) >= len(side) for side in (sides[True], sides[False]))
+    return small and not any(sides[False]), large and not any(sides[True])
 
 
 def remembering_failures(search_in: WaysIn) -> WaysIn:

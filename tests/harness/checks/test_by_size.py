@@ -137,4 +137,5 @@ def test_experts_are_parted_by_their_tokens_where_one_side_fails_and_the_other_d
     assert parted({1: 9.0, 2: 3.0, 5: 0.4}, 2) == (True, False)
     assert parted({1: 0.9, 2: 0.1, 5: 7.0}, 2) == (False, True)
     assert parted({1: 9.0, 2: 3.0, 5: 0.4}, 1) == (False, False)
+    assert parted({1: 9.0, 2: 0.3, 3: 0.2, 5: 0.4}, 4) == (False, False)  # most of the small ones pass
     assert parted({}, 3) == (True, True)  # what is not known
