@@ -45,11 +45,15 @@ def diagnose(
     comparisons: Sequence[Sequence[Comparison]],
     operations: Collection[str],
     faults: Mapping[str, Fault] = ALL_FAULTS,
+    *,
+    in_part: bool = True,
 ) -> dict[str, Diagnosis]:
     """Return the diagnosis of some operations, over the layers that failed (all if none did) of all exhibits.
 
-    `comparisons` are the local checks of each exhibit. An operation that was nowhere shown has no diagnosis.
+    `comparisons` are the local checks of each exhibit. An operation that was nowhere shown has no diagnosis. Where no
+    fault explains all values, those that fail are asked by themselves, if they may be asked `in_part`.
     """
+    name = name_in_part if in_part else name_fault
     layers = {
         operation: {c.layer for found in comparisons for c in found if c.operation == operation and not c.passed}
         for operation in operations
@@ -66,7 +70,7 @@ def diagnose(
                     frozenset(name for name, x in prediction.faulty.items() if x.value.shape == shape)
                 )
     return {
-        operation: name_in_part(residuals[operation]) if residuals[operation] else name_shape(shapes[operation])
+        operation: name(residuals[operation]) if residuals[operation] else name_shape(shapes[operation])
         for operation in operations
         if residuals[operation] or shapes[operation]
     }

@@ -70,7 +70,8 @@ def diagnosed(operations: Sequence[str], told: Sequence[Exhibit], local: Local) 
     if not operations:
         return {}
     try:
-        return diagnose(told, [local[one.case.id] for one in told], operations, marking(ALL_FAULTS))
+        checks = [local[one.case.id] for one in told]
+        return diagnose(told, checks, operations, marking(ALL_FAULTS), in_part=False)  # nothing fails by itself
     except (ArithmeticError, IndexError, KeyError, ValueError):  # a fault of another shape among hidden taps
         alone = [] if len(operations) == 1 else operations
         return {name: each for one in alone for name, each in diagnosed([one], told, local).items()}
