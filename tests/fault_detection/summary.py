@@ -249,8 +249,10 @@ def power_page(found: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "## Predicted and observed power",
         "",
-        "Doses at, half and a quarter of the smallest one found, of faults but those of an expert, by bins of the "
-        "predicted",
+        (
+            "Doses at, half and a quarter of the smallest one found, of faults but those of an expert, by bins of the "
+            "predicted"
+        ),
         "power; and the trials above.",
         "",
         "| runs of | number | mean predicted | observed (99 % bounds) | agree |",
