@@ -29,6 +29,10 @@ Scores = Mapping[int | None, Score]
 """Scores of what was shown of a row: of all of it by None, or of what is shown in each layer."""
 
 
+FEWEST_WRONG = 24
+"""Values that must be wrong to be a fault's: of fewer, each off by a rounding, a fault may give all by chance."""
+
+
 def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     """Return whether a known fault of a row, or of a hidden one before it, is decisively likelier than ways of it.
 
@@ -74,7 +78,8 @@ def hides_a_fault(row: Operation, ways: Ways, approximate: Collection[str], told
     tried = [with_ways(one, plain) for one in told]
     wrong = beyond_fences(row.name, tried)
     known = [fault for fault in harmful(ALL_FAULTS).values() if row.name in fault.changes]
-    return any(map(np.any, wrong)) and any(accounts_for(row, tried, mutant(fault), wrong) for fault in known)
+    enough = sum(map(np.count_nonzero, wrong)) >= FEWEST_WRONG
+    return enough and any(accounts_for(row, tried, mutant(fault), wrong) for fault in known)
 
 
 def accounts_for(row: Operation, exhibits: Sequence[Exhibit], rival: Evaluator, wrong: Sequence[Array]) -> bool:
