@@ -42,6 +42,7 @@ WORDS: Mapping[str, str] = {
     "evidence": "what a candidate showed in one case: its usable taps, and what is wrong with the others",
     "exact, expected, observed": "the float64 oracle's value; the golden value; the candidate's value",
     "exhibit": "one answered case as all checks are given it: preset, case, evidence, exact weights, ways",
+    "expert slot": "where a token stands among those of its expert in one call; a padded one counts pads too",
     "fault": "a row of the table of what ports really got wrong",
     "fence": "how far one element may honestly stray from exact; part of the noise model, never widened for a port",
     "flip": "a token that the port sends to other experts than the exact scores would; excused only near a tie",
