@@ -26,7 +26,8 @@ class Diagnosis:
     `resembles` says what the failing values are right for, which is told where no known fault explains them, and
     `remedy` what to change then; it `relabels` where the right values merely stand in another order. `num_tokens` is by
     how many tokens of equal weight the coefficient is told, where they share hidden noise. `left_over` is the mean
-    square of what the likeliest fault leaves, 1 for honest noise.
+    square of what the likeliest fault leaves, 1 for honest noise. The fault is `partly` there where it tells the values
+    that fail, and others, which it would change too, are right: another fault may give these values as well.
     """
 
     faults: tuple[str, ...]
@@ -42,6 +43,7 @@ class Diagnosis:
     relabels: bool = False
     num_tokens: float = math.inf
     left_over: float = math.inf
+    partly: bool = False
 
     @property
     def is_faint(self) -> bool:
@@ -60,7 +62,7 @@ def describe(diagnosis: Diagnosis) -> str:
     if not diagnosis.faults:
         known = "no known fault explains this"
         return known + (f"; the failing values are {diagnosis.resembles}" if diagnosis.resembles else "") + where
-    names = "likely " + " or ".join(diagnosis.faults)
+    names = "likely " + " or ".join(diagnosis.faults) + (", in part of the values" if diagnosis.partly else "")
     if math.isnan(diagnosis.coefficient):
         return f"{names}, which gives this shape"
     digits = 10 ** round(min(diagnosis.log10_ratio, LARGEST_RATIO))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -181,7 +181,7 @@ def name_in_part(residuals: Sequence[Residual]) -> Diagnosis:
     if found.faults or not failing:
         return found
     part = name_fault(failing)
-    return part if part.faults else found
+    return replace(part, partly=True) if part.faults else found
 
 
 def name_fault(residuals: Sequence[Residual]) -> Diagnosis:

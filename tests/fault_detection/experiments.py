@@ -93,11 +93,11 @@ def left_out(fault: str, dtype: str) -> LeftOut:
 
 
 def rediagnose(judged: Judged, faults: dict[str, Fault]) -> set[str]:
-    """Return the faults of another table that the residuals are taken for."""
+    """Return the faults of another table that the residuals are taken for, those of some values alone left out."""
     diagnoses = diagnose(
         judged.found.exhibits, list(judged.found.local.values()), judged.failing | judged.noted, faults
     )
-    return {name for each in diagnoses.values() for name in each.faults}
+    return {name for each in diagnoses.values() if not each.partly for name in each.faults}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ SOURCES = {"oracle": "oracle with the fault (self-test)", "port": "torch port, p
 ASPECTS = ("detected", "located", "named")
 EXPERIMENTS = {
     "left_out.{}.detected": "fault missing from the table: still detected",
-    "left_out.{}.unexplained": "fault missing from the table: reported as unexplained",
+    "left_out.{}.unexplained": "fault missing from the table: reported as unexplained, or as another's on some values",
     "pairs.{}.named": "two faults at once: both named at their operations",
     "nulls.{}.rejected": "impostor in place of one tap: rejected",
 }

@@ -152,6 +152,8 @@ def test_a_fault_of_some_tokens_alone_is_named_by_what_fails() -> None:
     assert name_in_part([whole]).faults == ()
     part = Residual(observed, every, np.repeat([True, False, True], 8))
     assert name_in_part([part]).faults == ("some",)
+    assert name_in_part([part]).partly
+    assert not name_in_part([Residual(part.observed, {"some": part.observed}, part.failing)]).partly
     nothing = Residual(np.concatenate([fault / 2, right, other]), every, part.failing)
     assert name_in_part([nothing]).faults == ()
 
