@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.matched_filter import diagnose
 from grok_conformance.harness.diagnosis.power import taps_of_level
 from grok_conformance.harness.diagnosis.power_model import power_of_case
@@ -86,18 +87,16 @@ class LeftOut:
 def left_out(fault: str, dtype: str) -> LeftOut:
     """Judge the oracle with a fault against a table without it and without those of its class."""
     judged = mutant_of(FAULTS[fault], dtype, GOLDEN_DRAW, seed=1)
-    known = {name for found in judged.diagnoses.values() for name in found.faults} | {fault}
+    known = {name for each in rediagnosed(judged, FAULTS) for name in each.faults} | {fault}
     others = {name: row for name, row in FAULTS.items() if name not in known}
-    found = rediagnose(judged, others)
+    found = {name for each in rediagnosed(judged, others) if not each.partly for name in each.faults}
     return LeftOut(fault, dtype, judged.detected, tuple(sorted(found)))
 
 
-def rediagnose(judged: Judged, faults: dict[str, Fault]) -> set[str]:
-    """Return the faults of another table that the residuals are taken for, those of some values alone left out."""
-    diagnoses = diagnose(
-        judged.found.exhibits, list(judged.found.local.values()), judged.failing | judged.noted, faults
-    )
-    return {name for each in diagnoses.values() if not each.partly for name in each.faults}
+def rediagnosed(judged: Judged, faults: Mapping[str, Fault]) -> list[Diagnosis]:
+    """Return the diagnoses of the residuals by another table of faults, each operation by itself."""
+    failing = judged.failing | judged.noted
+    return list(diagnose(judged.found.exhibits, list(judged.found.local.values()), failing, faults).values())
 
 
 @dataclass(frozen=True)
