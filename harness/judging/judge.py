@@ -24,12 +24,7 @@ from grok_conformance.harness.judging.emulation import (
     waive_unseen,
 )
 from grok_conformance.harness.judging.groups import Group
-from grok_conformance.harness.judging.operations import (
-    JudgedOperations,
-    check_operations,
-    judge_operations,
-    ways_in_words,
-)
+from grok_conformance.harness.judging.operations import JudgedOperations, check_operations, judge_operations
 from grok_conformance.harness.judging.quirks import (
     apart_from_quirks,
     quirks_among,
@@ -38,6 +33,7 @@ from grok_conformance.harness.judging.quirks import (
 )
 from grok_conformance.harness.judging.verdict import CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver, in_case
+from grok_conformance.harness.judging.way_words import ways_in_words
 from grok_conformance.harness.judging.whole_run import HonestRuns, WholeRun, needs_whole_run, whole_run
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.running.answers import Answer

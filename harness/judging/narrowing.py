@@ -23,9 +23,10 @@ from grok_conformance.harness.judging.judge import (
     unanswered,
     with_expected,
 )
-from grok_conformance.harness.judging.operations import judge_operations, ways_in_words
+from grok_conformance.harness.judging.operations import judge_operations
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, case_status
 from grok_conformance.harness.judging.waivers import Waiver
+from grok_conformance.harness.judging.way_words import ways_in_words
 from grok_conformance.harness.judging.whole_run import HonestRuns
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.running.answers import Answer

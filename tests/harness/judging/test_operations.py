@@ -22,7 +22,9 @@ from grok_conformance.harness.graph.oracle import ExactWeights, Plans, evaluate
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.judging import operations
-from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, ways_in_words
+from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
+from grok_conformance.harness.judging.way_words import ways_in_words
+from grok_conformance.harness.measure.comparison import Comparison
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps
 
 CASES = ("unequal/prefill/padded_batch.float32", "unequal/prefill/single_token.float32")
@@ -95,15 +97,6 @@ def test_a_port_that_rounds_elsewhere_passes_with_its_plan_in_words() -> None:
         "moe.expert_output": "result rounded to the compute dtype, as a bf16 GEMM gives",
         "attention.logits": "q·k not rounded before it is scaled",
     }
-
-
-def test_the_plan_of_a_hidden_operation_is_told_at_the_next_that_is_shown() -> None:
-    exhibit = port(plans={})
-    hidden = {key: seen for key, seen in exhibit.evidence.observed.items() if not key[1].endswith("moe.expert_hidden")}
-    blind = replace(exhibit, evidence=replace(exhibit.evidence, observed=hidden))
-    own = with_ways(blind, Ways({"moe.expert_hidden": RoundingPlan({"hidden": "rounded"})}))
-    words = "gated hidden rounded to the compute dtype"
-    assert ways_in_words([own]) == {"moe.expert_output": f"moe.expert_hidden, which is hidden: {words}"}
 
 
 @pytest.mark.parametrize(
@@ -191,3 +184,38 @@ def test_an_honest_port_passes_by_all_that_it_shows_and_by_its_logits_alone() ->
     assert not found.failing
     assert len(found.exhibits[0].evidence.observed) == len(one.evidence.observed)
     assert all(c.passed for c in check_case(one.logits_alone(), num_elements=NUM_ELEMENTS))
+
+
+def test_a_way_that_shows_slightly_in_a_quirk_alone_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other cases leave it within their fences; the one of the quirk tells it, and all are judged in it."""
+    quirk = "unequal/decode/pads_in_cache.float32"
+    plans: Plans = {"attention.norm": RoundingPlan({"root": "approximate"})}
+    checked = check_case
+
+    def slightly(one: Exhibit, **options: Any) -> list[Comparison]:
+        found = checked(one, **options)
+        plain = one.ways == Ways() and one.case.id == quirk
+        return [replace(c, bulk=1.1) if plain and c.operation == "attention.norm" else c for c in found]
+
+    preset, case = golden_case(quirk)
+    evidence = evidence_of(quirk, honest_taps(quirk, 1))
+    one = Exhibit(preset, case, evidence, exact_weights(preset.name, "float32"))
+    assert one.quirk
+    asked: list[set[str]] = []
+
+    def chosen(found: list[Exhibit], local: Local, _num_elements: int) -> tuple[list[Exhibit], Local]:
+        asked.append({each.case.id for each in found})
+        return [with_ways(each, Ways(plans)) for each in found], local
+
+    monkeypatch.setattr(operations, "check_case", slightly)
+    honest = exhibits()
+    assert judge_operations(honest, NUM_ELEMENTS).exhibits[0].ways == Ways()
+    nothing = JudgedOperations((), {}, frozenset(), frozenset(), {})
+    monkeypatch.setattr(
+        operations, "seen_to_fail", lambda found, local, _: replace(nothing, exhibits=tuple(found), local=local)
+    )
+    monkeypatch.setattr(operations, "choose_ways", chosen)
+    found = judge_operations([*honest, one], NUM_ELEMENTS)
+    assert asked == [{*CASES, quirk}]
+    assert all(each.ways == Ways(plans) for each in found.exhibits)
+    assert all(c.passed for each in found.local.values() for c in each)
