@@ -47,8 +47,7 @@ def from_other_inputs(trial: Trial) -> Iterator[Hypothesis]:
     first, specs = trial.shown, trial.shown.graph.specs
     near = (None, first.layer, (first.layer or 0) - 1)
     for i, name in enumerate(first.inputs):
-        plain = name.removeprefix("previous:")
-        axes = specs[split_tap(plain)[1]].axes
+        axes = letters_of(first.graph, name)
         for other, x in first.values.items():
             if other == name or x.shape != first.values[name].shape or first.is_beyond(other):
                 continue
