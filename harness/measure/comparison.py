@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from grok_conformance.harness.contract import Array, split_tap
+from grok_conformance.harness.contract import DTYPES, Array, split_tap
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.histogram import Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
@@ -138,12 +138,14 @@ def compare(  # the order in which they come about
         allowed = block(slice(0, observed.size)).fence.allowed.reshape(observed.shape)
         ratio = fence_ratio(np.where(mask, np.abs(observed - exact.value), 0.0), allowed)
         tokens = worst_tokens(ratio, observed, exact.value, allowed, axes)
+    by_token = axes if fence.common is None else None
+    bulk = found.bulk(num_tokens(mask, axes) if by_token else None)
     return Comparison(
         call,
         tap,
         found.num_elements,
         tail=found.tail,
-        bulk=found.bulk(num_tokens(mask, axes) if fence.common is None else None),
+        bulk=found.bulk(num_distinct(exact.value, mask, recorded, by_token)) if bulk > 1 else bulk,
         systematic=conclude(found.directions or {}, fence.factor),
         excess=found.excess,
         index=index,
@@ -158,8 +160,30 @@ def compare(  # the order in which they come about
 
 def num_tokens(mask: Array, axes: tuple[str, ...]) -> int:
     """Return in how many tokens, or slots of a cache, anything is compared; the mask has the axes of a tap."""
-    other = tuple(i for i, axis in enumerate(axes) if axis not in ("b", "t") and not (axis == "s" and "t" not in axes))
-    return int(np.count_nonzero(mask.any(other)))
+    return int(np.count_nonzero(mask.any(axes_within_token(axes))))
+
+
+def axes_within_token(axes: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the places of a tap's axes that are neither rows nor tokens, nor the slots of a cache."""
+    return tuple(i for i, axis in enumerate(axes) if axis not in ("b", "t") and not (axis == "s" and "t" not in axes))
+
+
+def num_distinct(value: Array, mask: Array, recorded: str, by_token: tuple[str, ...] | None) -> int:
+    """Return how many independent errors are as uncertain together as those of the values compared, rounded down.
+
+    Values that round to the same magnitude err alike, tokens too where noise is common to all values of one (`by_token`
+    gives the axes of the tap then): m_i equal ones of each kind count as (Σ m_i)² / Σ m_i² (Kish 1965, effective size).
+    """
+    scored = mask & (value != 0)  # a zero has nothing to round
+    rounded = np.where(scored, np.abs(value), -1.0).astype(DTYPES[recorded]).astype(np.float32)
+    if by_token is None:
+        found = np.unique(rounded[scored], return_counts=True)[1]
+    else:
+        within = axes_within_token(by_token)
+        rows = np.moveaxis(rounded, within, range(-len(within), 0))
+        rows = rows.reshape(-1, math.prod(rounded.shape[i] for i in within))
+        found = np.unique(rows[(rows >= 0).any(-1)], axis=0, return_counts=True)[1]
+    return int(found.sum() ** 2 // max(np.square(found).sum(), 1))
 
 
 def compare_routing(

@@ -18,7 +18,15 @@ from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.comparison import Comparison, Kind, clean, compare, compare_routing, num_tokens
+from grok_conformance.harness.measure.comparison import (
+    Comparison,
+    Kind,
+    clean,
+    compare,
+    compare_routing,
+    num_distinct,
+    num_tokens,
+)
 from grok_conformance.harness.measure.scan import fenced
 
 FACTOR = 7.0
@@ -116,6 +124,37 @@ def test_an_error_far_within_every_fence_but_in_all_elements_fails_in_bulk() -> 
     found = judge(value * (1 + 0.9 * 2.0**-8), value)
     assert found.tail < 1 < found.bulk
     assert not found.passed
+
+
+def test_equal_values_err_alike_so_that_many_of_them_are_no_bulk() -> None:
+    few = draw(1, 1, 4)
+    alike = np.broadcast_to(few, (1, 65, 4))
+    assert judge(alike * (1 + 0.83 * 2.0**-8), alike).passed  # one token, 65 times
+    apart = draw(1, 65, 4)
+    assert not judge(apart * (1 + 0.83 * 2.0**-8), apart).passed
+
+
+@pytest.mark.parametrize(
+    ("value", "by_token", "expected"),
+    [
+        ([[1.0, 2.0], [3.0, 4.0]], None, 4),
+        ([[1.0, -1.0], [1.0, 1.001]], None, 1),  # of one magnitude, once rounded to bfloat16
+        ([[1.0, 1.0], [1.0, 9.0]], None, 1),  # (3 + 1)² / (3² + 1²), rounded down
+        ([[1.0, 2.0], [3.0, 4.0]], ("t", "d"), 2),
+        ([[1.0, 2.0], [1.0, 2.0]], ("t", "d"), 1),
+        ([[1.0, 2.0], [2.0, 1.0]], ("t", "d"), 2),
+    ],
+)
+def test_equal_errors_count_as_one(value: list[list[float]], by_token: tuple[str, ...] | None, expected: int) -> None:
+    tap = np.array(value)
+    assert num_distinct(tap, np.ones_like(tap, bool), "bfloat16", by_token) == expected
+
+
+def test_what_is_not_compared_is_no_distinct_value() -> None:
+    tap = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    mask = np.array([[True, True], [True, True], [False, False]])
+    assert num_distinct(tap, mask, "bfloat16", None) == 4
+    assert num_distinct(tap, mask, "bfloat16", ("t", "d")) == 2
 
 
 def test_exact_zeros_do_not_dilute_the_bulk() -> None:
