@@ -18,7 +18,8 @@ NUM_TELLING = 2
 
 def of_row(row: str, one: Exhibit, local: Local) -> list[Comparison]:
     """Return the comparisons of a row in the calls of a case that are looked at."""
-    return [c for c in local[one.case.id] if one.row_of(c) == row and one.looks_at(c.call)]
+    taps = one.evidence.graph.taps_of_rows(one.evidence.config).get(row, frozenset())
+    return [c for c in local[one.case.id] if c.tap in taps and one.looks_at(c.call)]
 
 
 def telling(row: str, own: Sequence[Exhibit], local: Local) -> list[Exhibit]:

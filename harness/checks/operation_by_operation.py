@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,9 +23,10 @@ from grok_conformance.harness.contract import (
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate, walk
 from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.blocks import Fencing, Pair
 from grok_conformance.harness.measure.comparison import (
     Comparison,
-    compare,
+    compare_all,
     compare_routing,
 )
 from grok_conformance.harness.measure.noise import (
@@ -34,7 +35,6 @@ from grok_conformance.harness.measure.noise import (
     margin,
     tail_factor,
 )
-from grok_conformance.harness.measure.scan import Fencing, fenced, fenced_by
 
 
 def check_case(
@@ -61,41 +61,51 @@ def check_case(
         segments = simulate(exhibit, read, only=needed, rows_apart=evaluator is evaluate)
     results = dict(evidence.problems)
     scores: dict[Key, tuple[Array, Array]] = {}
-    for call, tap, exact, value in walk(
-        exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans,
-        evaluator=read, margin=reach, only=needed,
-    ):  # fmt: skip
-        key, operation = (call, tap), split_tap(tap)[1]
-        if only is not None and graph.operation_of(tap, config).name not in only:
-            continue
-        if operation == graph.scores:
-            hidden = None if segments is None or key in evidence.observed else segments.deviation.get(key, 0.0)
-            scores[call, tap_name(split_tap(tap)[0], graph.choice)] = value, slack_of(exact, hidden, factor)
-        if key not in evidence.observed:
-            continue
-        seen, mask = evidence.observed[key], evidence.masks[call, operation]
-        if operation == graph.choice:
-            if segments is not None:
-                mask = mask & segments.decided(key, seen.raw, graph.specs[operation].axes)
-            found = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
-            # Sums of tied experts may differ by a rounding: they are tied only where the port's own scores are equal.
-            binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], graph.scores)) in evidence.observed
-            results[key] = replace(found, problem=found.problem or (found.note if binding else ""))
-            continue
-        deviation = None if segments is None else segments.deviation.get(key)
-        copied = unchanged_below(exhibit, call) if operation in graph.copies else None
-        fencing = fencing_of(exact, seen.recorded, factor, config, deviation, copied)
-        if segments is not None and deviation is not None:
-            mask = mask & segments.decided(key, seen.raw, graph.specs[operation].axes)
-        result = compare(key, graph.specs[operation].axes, exact, fencing, seen.raw, mask, seen.recorded)
-        if tap == LOGITS and call in evidence.named:
-            fence = fence_of(exact, seen.recorded, factor)
-            fence = fence if deviation is None else widened(fence, deviation, factor)
-            result = with_order(result, exact, fence, evidence.named[call], decided(case, call, segments))
-        results[key] = replace(
-            result, undecided=not result.num_elements and bool(evidence.masks[call, operation].any())
-        )
+
+    def pairs() -> Iterator[Pair]:
+        for call, tap, exact, value in walk(
+            exhibit.preset, case, exhibit.look, weights=exhibit.weights, plans=exhibit.ways.plans,
+            evaluator=read, margin=reach, only=needed,
+        ):  # fmt: skip
+            key, operation = (call, tap), split_tap(tap)[1]
+            if only is not None and graph.operation_of(tap, config).name not in only:
+                continue
+            if operation == graph.scores:
+                hidden = None if segments is None or key in evidence.observed else segments.deviation.get(key, 0.0)
+                scores[call, tap_name(split_tap(tap)[0], graph.choice)] = value, slack_of(exact, hidden, factor)
+            if key not in evidence.observed:
+                continue
+            seen, mask, axes = evidence.observed[key], evidence.masks[call, operation], graph.specs[operation].axes
+            deviation = None if segments is None else segments.deviation.get(key)
+            if segments is not None and (deviation is not None or operation == graph.choice):
+                mask = mask & segments.decided(key, seen.raw, axes)
+            if operation == graph.choice:
+                found = compare_routing(call, tap, scores[key][0], seen.raw, mask, scores[key][1])
+                # Sums of tied experts may differ by a rounding: tied are only those whose own scores are equal.
+                binding = case.tie_rule and (call, tap_name(split_tap(tap)[0], graph.scores)) in evidence.observed
+                results[key] = replace(found, problem=found.problem or (found.note if binding else ""))
+                continue
+            copied = unchanged_below(exhibit, call) if operation in graph.copies else None
+            fencing = fencing_of(exact, seen.recorded, factor, config, deviation, copied)
+            yield Pair(key, axes, exact, fencing, seen.raw, mask, seen.recorded)
+
+    for pair, found in compare_all(pairs()):
+        call, tap = pair.key
+        result = in_order(exhibit, pair, found, segments) if tap == LOGITS and call in evidence.named else found
+        undecided = not result.num_elements and bool(evidence.masks[call, split_tap(tap)[1]].any())
+        results[pair.key] = replace(result, undecided=True) if undecided else result
     return [results[key] for key in sorted(results, key=lambda key: (key[0], places[key[1]]))]
+
+
+def in_order(exhibit: Exhibit, pair: Pair, found: Comparison, segments: Segments | None) -> Comparison:
+    """Return how logits compare whose most probable tokens are named, with what is wrong of their order."""
+    deviation = None if segments is None else segments.deviation.get(pair.key)
+    fence = fence_of(pair.exact, pair.recorded, pair.factor)
+    if deviation is not None:
+        fence = widened(fence, deviation, pair.factor)
+    call = pair.key[0]
+    told = decided(exhibit.case, call, segments)
+    return with_order(found, pair.exact, fence, exhibit.evidence.named[call], told)
 
 
 def decided(case: Case, call: int, segments: Segments | None) -> Array:
@@ -128,13 +138,13 @@ def fencing_of(
     Of a cache, which is a copy, `copied` are the steps int32 [b] before the call.
     """
     if copied is None and deviation is None:
-        return fenced(recorded, factor)
+        return factor
     fence = fence_of(exact, recorded, factor)
     if copied is not None:
         fence = fence_of_copy(exact, fence, recorded, copied, config)
     if deviation is not None:
         fence = widened(fence, deviation, factor)
-    return fenced_by(fence, exact.value.shape)
+    return fence
 
 
 def unchanged_below(exhibit: Exhibit, call: int) -> Array:

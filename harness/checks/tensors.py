@@ -11,8 +11,8 @@ from grok_conformance.harness.checks.readings import reader
 from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.graph.oracle import cached_taps, empty_cache, walk
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, WEIGHTS
+from grok_conformance.harness.measure.blocks import Pair, blocks_of
 from grok_conformance.harness.measure.noise import margin, tail_factor
-from grok_conformance.harness.measure.scan import blocks_of
 
 
 def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) -> dict[str, Array]:
@@ -46,7 +46,8 @@ def operation_tensors(exhibit: Exhibit, call: int, tap: str, num_elements: int) 
     copied = unchanged_below(exhibit, call) if row.copies else None
     fencing = fencing_of(exact, seen.recorded, factor, config, noise, copied)
     mask = np.broadcast_to(evidence.masks[call, operation], seen.raw.shape)
-    fence = blocks_of(seen.raw, exact, fencing, mask)(slice(0, seen.raw.size)).fence
+    pair = Pair((call, tap), graph.specs[operation].axes, exact, fencing, seen.raw, mask, seen.recorded)
+    fence = blocks_of(pair)(slice(0, seen.raw.size)).fence
     plan = exhibit.ways.plans.get(row.name, AS_PUBLISHED).in_call(exhibit.case.calls[call].tokens.shape)
     return {
         **{f"input/{name}": values[name] for name in graph.input_taps(tap, config) if name in values},

@@ -25,6 +25,7 @@ from grok_conformance.harness.diagnosis.prediction import Prediction, predict
 from grok_conformance.harness.faults import FAULTS, Fault, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, walk
 from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.blocks import Pair
 from grok_conformance.harness.measure.comparison import Comparison, compare, compare_routing
 from grok_conformance.harness.measure.noise import honest_result, margin, tail_factor
 
@@ -154,7 +155,7 @@ def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Compa
     copied = steps if prediction.operation in graph.copies else None
     fencing = fencing_of(exact, recorded, factor, config, prediction.noise, copied)
     axes = graph.specs[prediction.operation].axes
-    return compare((call, tap), axes, exact, fencing, observed, prediction.mask, recorded)
+    return compare(Pair((call, tap), axes, exact, fencing, observed, prediction.mask, recorded))
 
 
 def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:

@@ -97,6 +97,16 @@ class ModelGraph:
 
         return functools.cache(found)
 
+    @functools.cached_property
+    def taps_of_rows(self) -> Callable[[LanguageModelConfig], Mapping[str, frozenset[str]]]:
+        """The taps that each row of a configuration makes, by row, worked out once."""
+
+        def found(config: LanguageModelConfig) -> Mapping[str, frozenset[str]]:
+            pairs = self.taps_with_rows(config)
+            return {row.name: frozenset(tap for tap, maker in pairs if maker is row) for _, row in pairs}
+
+        return functools.cache(found)
+
     def operation_of(self, tap: str, config: LanguageModelConfig) -> Operation:
         """Return the row that makes a tap, of the kind of block that the configuration has."""
         return self._makers["dense" if config.dense else "moe", split_tap(tap)[1]]

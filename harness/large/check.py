@@ -27,9 +27,9 @@ from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.large.forms import token_axis
 from grok_conformance.harness.large.plan import Plan
 from grok_conformance.harness.large.store import read_stage
+from grok_conformance.harness.measure.blocks import Pair
 from grok_conformance.harness.measure.comparison import Comparison, Kind, clean, compare, compare_routing, widen
 from grok_conformance.harness.measure.noise import margin, tail_factor
-from grok_conformance.harness.measure.scan import fenced
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,8 @@ def _check_call(
             continue
         exact, channels = _evaluate(tap, scope, weights, values, sample)
         observed = widen(raw[tap] if channels is None else raw[tap][..., channels])
-        result = compare(
-            (call, tap),
-            SPECS[operation].axes,
-            exact,
-            fenced(recorded[operation], factor),
-            observed,
-            mask,
-            recorded[operation],
-        )
+        pair = Pair((call, tap), SPECS[operation].axes, exact, factor, observed, mask, recorded[operation])
+        result = compare(pair)
         yield _placed(result, values, rows, channels)
 
 

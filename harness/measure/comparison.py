@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -10,10 +11,10 @@ from functools import cached_property
 import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
-from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.blocks import BATCH_SIZE, BLOCK_SIZE, Pair, block_of, blocks_of, kind_of
 from grok_conformance.harness.measure.histogram import Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
-from grok_conformance.harness.measure.scan import Fencing, blocks_of, fence_ratio, find
+from grok_conformance.harness.measure.scan import Findings, fence_ratio, find_each, find_in
 from grok_conformance.harness.measure.systematic import Systematic, conclude
 
 
@@ -104,54 +105,75 @@ def clean(x: Array, mask: Array | np.bool_) -> Array:
     return widen(np.where(mask, x, np.zeros((), x.dtype)))
 
 
-def compare(  # the order in which they come about
-    key: tuple[int, str],
-    axes: tuple[str, ...],
-    exact: Exact,
-    fencing: Fencing,
-    observed: Array,
-    mask: Array,
-    recorded: str,
-) -> Comparison:
-    """Compare an observed tap (float64) with its exact result where the mask, broadcast to the tap's shape, is set.
+def compare(pair: Pair) -> Comparison:
+    """Compare an observed tap with its exact result."""
+    ((_, found),) = compare_all([pair])
+    return found
 
-    `key` is the call and the tap, `axes` the tap's axis letters.
-    """
-    call, tap = key
-    mask = np.broadcast_to(mask, observed.shape)
-    block = blocks_of(observed, exact, fencing, mask)
-    found = find(observed.size, block, recorded)
+
+def compare_all(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, Comparison]]:
+    """Yield every pair with how it compares, in the order given; small ones of a kind are worked out together."""
+    held: list[Pair] = []
+    num_elements = 0
+    for pair in pairs:
+        held.append(pair)
+        num_elements += pair.observed.size
+        if num_elements > BATCH_SIZE:
+            yield from zip(held, _compared(held), strict=True)
+            held, num_elements = [], 0
+    yield from zip(held, _compared(held), strict=True)
+
+
+def _compared(pairs: Sequence[Pair]) -> list[Comparison]:
+    """Return how each of some pairs compares."""
+    found = [Comparison(*pair.key, 0) for pair in pairs]
+    kinds: dict[Hashable, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        if pair.observed.size:
+            kinds.setdefault(kind_of(pair) if pair.observed.size <= BLOCK_SIZE else i, []).append(i)
+    for places in kinds.values():
+        alike = [pairs[i] for i in places]
+        findings, directions = find_each(block_of(alike), alike[0].recorded) if len(alike) > 1 else find_in(alike[0])
+        systematic = conclude(directions, len(alike), alike[0].factor)
+        for i, pair, one, each in zip(places, alike, findings, systematic, strict=True):
+            found[i] = _concluded(pair, one, each)
+    return found
+
+
+def _concluded(pair: Pair, found: Findings, systematic: tuple[Systematic, ...]) -> Comparison:
+    """Return how a pair compares, of which so much was found."""
+    call, tap = pair.key
+    observed, exact, shape = pair.observed, pair.exact, pair.observed.shape
     if not found.num_elements:
         return Comparison(call, tap, 0)
-    place = found.first_bad if found.num_bad else found.worst
-    index = tuple(int(i) for i in np.unravel_index(place, observed.shape))
-    fence = block(slice(place, place + 1)).fence
+    index = tuple(map(int, np.unravel_index(found.first_bad if found.num_bad else found.worst, shape)))
     seen, wanted = float(observed[index]), float(exact.value[index])
     if found.num_bad:
         problem = f"{found.num_bad} of {found.num_elements} values are {NOT_FINITE}"
         return Comparison(call, tap, found.num_elements, index=index, observed=seen, exact=wanted, problem=problem)
+    mask = np.broadcast_to(pair.mask, shape)
     tokens: tuple[Element, ...] = ()
     note = ""
     if found.tail > 1:
-        grid = grid_of(observed[mask]) if recorded == "float32" else ""
+        grid = grid_of(observed[mask]) if pair.recorded == "float32" else ""
         note = f"the values lie on the grid of {grid}: rounded, though float32" if grid else ""
-        allowed = block(slice(0, observed.size)).fence.allowed.reshape(observed.shape)
+        allowed = blocks_of(pair)(slice(0, observed.size)).fence.allowed.reshape(shape)
         ratio = fence_ratio(np.where(mask, np.abs(observed - exact.value), 0.0), allowed)
-        tokens = worst_tokens(ratio, observed, exact.value, allowed, axes)
-    by_token = axes if fence.common is None else None
-    bulk = found.bulk(num_tokens(mask, axes) if by_token else None)
+        tokens = worst_tokens(ratio, observed, exact.value, allowed, pair.axes)
+    by_token = None if pair.has_common else pair.axes
+    bulk = found.bulk(num_tokens(mask, pair.axes) if by_token else None)
     return Comparison(
         call,
         tap,
         found.num_elements,
         tail=found.tail,
-        bulk=found.bulk(num_distinct(exact.value, mask, recorded, by_token)) if bulk > 1 else bulk,
-        systematic=conclude(found.directions or {}, fence.factor),
+        bulk=found.bulk(num_distinct(exact.value, mask, pair.recorded, by_token)) if bulk > 1 else bulk,
+        systematic=systematic,
         excess=found.excess,
         index=index,
         observed=seen,
         exact=wanted,
-        allowed=float(fence.allowed[0]),
+        allowed=found.allowed,
         note=note,
         histogram=found.counts,
         tokens=tokens,
@@ -175,7 +197,8 @@ def num_distinct(value: Array, mask: Array, recorded: str, by_token: tuple[str, 
     gives the axes of the tap then): m_i equal ones of each kind count as (Σ m_i)² / Σ m_i² (Kish 1965, effective size).
     """
     scored = mask & (value != 0)  # a zero has nothing to round
-    rounded = np.where(scored, np.abs(value), -1.0).astype(DTYPES[recorded]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded = np.where(scored, np.abs(value), -1.0).astype(DTYPES[recorded]).astype(np.float32)
     if by_token is None:
         found = np.unique(rounded[scored], return_counts=True)[1]
     else:

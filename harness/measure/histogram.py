@@ -27,11 +27,24 @@ class Element:
     expected: float = math.nan
 
 
+BINS = np.searchsorted(EDGES, 2.0 ** np.arange(-6, 10))
+"""The bin of what is at most 2**k, for k of -6 to 9: the edges beyond the first are powers of two."""
+
+
+def bins_of(ratio: Array) -> Array:
+    """Return the bin of `EDGES` of some errors / fences, none of them negative; NaN counts as beyond all.
+
+    The bits of a float64, less one, have as exponent the power of two that it lies above.
+    """
+    exponent = ((ratio.view(np.int64) - 1) >> 52) - 1022
+    found: Array = BINS[np.clip(exponent, -6, 9) + 6]
+    found[ratio == 0] = 0
+    return found
+
+
 def histogram(ratio: Array) -> tuple[int, ...]:
     """Return how many of some errors / fences fall into each bin of `EDGES`; NaN counts as beyond all."""
-    largest = ratio.max(initial=0.0)
-    at_most = [ratio.size if largest <= edge else int(np.count_nonzero(ratio <= edge)) for edge in EDGES]
-    return tuple(upper - lower for lower, upper in zip((0, *at_most), (*at_most, ratio.size), strict=True))
+    return tuple(np.bincount(bins_of(ratio), minlength=len(EDGES) + 1).tolist())
 
 
 def worst_tokens(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,22 +17,11 @@ import numpy as np
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.histogram import EDGES, histogram
-from grok_conformance.harness.measure.noise import BULK_DEVIATIONS, Fence, fence_of
-from grok_conformance.harness.measure.systematic import Sums, add_directions, merge_directions, weight_of
-
-BLOCK_SIZE = 2**17
-"""Elements of a block: few enough for the cache, enough that threads seldom wait for one another between operations."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A stretch of a tap, flattened: what was observed, its exact result and fence, what is compared; all [n]."""
-
-    observed: Array
-    exact: Exact
-    fence: Fence
-    mask: Array
+from grok_conformance.harness.measure.blocks import BLOCK_SIZE, Block, Pair, blocks_of, stretch_of
+from grok_conformance.harness.measure.consecutive import Consecutive
+from grok_conformance.harness.measure.histogram import EDGES, bins_of
+from grok_conformance.harness.measure.noise import BULK_DEVIATIONS
+from grok_conformance.harness.measure.systematic import Directions, directions_of, joined, weight_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +29,7 @@ class Findings:
     """What is found in some elements; places are flat indices into the tap.
 
     `tail` is the largest error / fence, at `worst`; `squares` the sum of the `num_scored` squared errors over their
-    deviations; `counts` a histogram of error / fence; `directions` the sums of the systematic statistics.
+    deviations; `counts` a histogram of error / fence. `allowed` is the fence at `worst`.
     """
 
     num_elements: int = 0
@@ -52,7 +41,7 @@ class Findings:
     num_scored: int = 0
     excess: float = 0.0
     counts: tuple[int, ...] = (0,) * (len(EDGES) + 1)
-    directions: Mapping[str, Sums] | None = None
+    allowed: float = math.nan
 
     def bulk(self, num_units: int | None = None) -> float:
         """Return the root mean square of errors over what honest rounding gives, less BULK_DEVIATIONS of its own.
@@ -65,7 +54,7 @@ class Findings:
         return math.sqrt(self.squares / self.num_scored) / (1 + BULK_DEVIATIONS / math.sqrt(2 * count))
 
     def __add__(self, other: Findings) -> Findings:
-        """Return what is found in both, without directions; of equal extremes the first in the tap counts."""
+        """Return what is found in both; of equal extremes the first in the tap counts."""
         bad = min((self, other), key=lambda found: (not found.num_bad, found.first_bad))
         worse = max((self, other), key=lambda found: (found.tail, -found.worst))
         return Findings(
@@ -78,93 +67,53 @@ class Findings:
             num_scored=self.num_scored + other.num_scored,
             excess=max(self.excess, other.excess),
             counts=tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
+            allowed=worse.allowed,
         )
 
+    def moved(self, start: int) -> Findings:
+        """Return the findings of a stretch that begins at a place of its tap."""
+        return replace(self, first_bad=self.first_bad + start, worst=self.worst + start)
 
-def find(num_elements: int, block: Callable[[slice], Block], recorded: str) -> Findings:
-    """Return the findings in a tap of so many elements; `block` makes any stretch of it, in several threads at once."""
-    stretches = [slice(start, min(start + BLOCK_SIZE, num_elements)) for start in range(0, num_elements, BLOCK_SIZE)]
-    if len(stretches) <= 1:
-        directions: dict[str, Sums] = {}
-        found = findings_of(block(slice(0, num_elements)), 0, recorded, directions)
-        return replace(found, directions=directions)
-    num_threads = os.cpu_count() or 1
-    parts: list[dict[str, Sums]] = [{} for _ in range(num_threads)]
 
-    def every(first: int) -> Findings:
-        found = (findings_of(block(s), s.start, recorded, parts[first]) for s in stretches[first::num_threads])
-        return functools.reduce(Findings.__add__, found, Findings())
+def find(num_elements: int, block: Callable[[slice], Block], recorded: str) -> tuple[Findings, Directions]:
+    """Return what is found in a tap of so many elements; `block` makes any stretch of it, in several threads."""
+    starts = range(0, num_elements, BLOCK_SIZE)
+    num_threads = min(os.cpu_count() or 1, len(starts))
 
+    def some(first: int) -> tuple[Findings, Directions]:
+        found: Findings = Findings()
+        directions: Directions = {}
+        for start in starts[first::num_threads]:
+            (one,), sums = find_each(block(slice(start, min(start + BLOCK_SIZE, num_elements))), recorded)
+            found += one.moved(start)
+            directions = joined(directions, sums)
+        return found, directions
+
+    if num_threads <= 1:
+        return some(0) if starts else (Findings(), {})
     with ThreadPoolExecutor(num_threads) as threads:
-        found = functools.reduce(Findings.__add__, threads.map(every, range(num_threads)), Findings())
-    return replace(found, directions=merge_directions(parts))
-
-
-Fencing = Callable[[Exact, slice], Fence]
-"""Returns the fence of a stretch of a tap, flattened, whose exact result is given."""
-
-
-def fenced(recorded: str, factor: float) -> Fencing:
-    """Return the fences that `fence_of` gives, each worked out with its block: a whole one costs as much as finding."""
-    return lambda exact, _: fence_of(exact, recorded, factor)
-
-
-def fenced_by(fence: Fence, shape: tuple[int, ...]) -> Fencing:
-    """Return the stretches of a fence that is known, of a tap of this shape."""
-    allowed, deviation = flat(fence.allowed, shape), flat(fence.deviation, shape)
-    common = None if fence.common is None else flat(fence.common, shape)
-    return lambda _, at: Fence(allowed[at], deviation[at], None if common is None else common[at], fence.factor)
-
-
-def flat(x: Array | float, shape: tuple[int, ...]) -> Array:
-    """Return an array of this shape, or one that is broadcast to it, flattened."""
-    return np.broadcast_to(np.asarray(x), shape).reshape(-1)
-
-
-def stretch_of(x: Array | float, at: Array | slice) -> Array | float:
-    """Return some elements of a flat array; of a number, which stands for all, the number."""
-    return x[at] if isinstance(x, np.ndarray) and x.ndim else x
-
-
-def blocks_of(observed: Array, exact: Exact, fencing: Fencing, mask: Array) -> Callable[[slice], Block]:
-    """Return a function that cuts whole arrays of one shape, or what is broadcast to it, into blocks."""
-    shape = observed.shape
-    value, seen, chosen = flat(exact.value, shape), flat(observed, shape), flat(mask, shape)
-    bound, spread, jump, inherited = (
-        flat(error, shape) if np.ndim(error) else error
-        for error in (exact.bound, exact.spread, exact.jump, exact.inherited)
+        parts = list(threads.map(some, range(num_threads)))
+    return functools.reduce(Findings.__add__, (one for one, _ in parts)), functools.reduce(
+        joined, (d for _, d in parts)
     )
-    argument = None if exact.argument is None else flat(exact.argument, shape)
-
-    def block(at: slice) -> Block:
-        part = Exact(
-            value[at],
-            bound=stretch_of(bound, at),
-            spread=stretch_of(spread, at),
-            jump=stretch_of(jump, at),
-            inherited=stretch_of(inherited, at),
-            shared=exact.shared,
-            argument=None if argument is None else argument[at],
-        )
-        return Block(seen[at], part, fencing(part, at), chosen[at])
-
-    return block
 
 
-def findings_of(block: Block, start: int, recorded: str, directions: dict[str, Sums]) -> Findings:
-    """Return the findings in one block that starts at an index of the tap.
+def find_in(pair: Pair) -> tuple[list[Findings], Directions]:
+    """Return what is found in a tap of any size, as `find_each` does of several."""
+    found, directions = find(pair.observed.size, blocks_of(pair), pair.recorded)
+    return [found], directions
 
-    What it adds to the systematic statistics is added to `directions`.
-    """
+
+def find_each(block: Block, recorded: str) -> tuple[list[Findings], Directions]:
+    """Return what is found in each tap of a block, at places in that tap, and the sums of the systematic statistics."""
     exact, fence, mask = block.exact, block.fence, block.mask
-    num_elements = int(np.count_nonzero(mask))
-    if not num_elements:
-        return Findings()
-    finite = np.isfinite(block.observed)
-    if not finite.all() and (bad := mask & ~finite).any():  # the values are told apart: no other statistic is needed
-        return Findings(num_elements, int(np.count_nonzero(bad)), first_bad=start + int(bad.argmax()))
+    taps = Consecutive.of(np.array(block.starts), mask.size)
+    num_elements, bad = taps.count(mask), ~np.isfinite(block.observed) & mask
+    num_bad = taps.count(bad)
+    if num_bad.any():  # the values are told apart: no other statistic of such a tap is needed
+        mask = mask & taps.each(num_bad == 0)
     signed = block.observed - exact.value
-    if num_elements < mask.size:
+    if not mask.all():
         signed = np.where(mask, signed, 0.0)
     # A masked weight is exactly 0 and would dilute the mean; what is smaller than any normal number may become 0.
     scored = mask & (np.abs(exact.value) >= SMALLEST_NORMAL["float32"]) & (fence.deviation > 0)
@@ -172,21 +121,37 @@ def findings_of(block: Block, start: int, recorded: str, directions: dict[str, S
     erring = signed != 0
     # Where little errs only that is looked at: all else is exactly right.
     where = slice(None) if np.count_nonzero(erring) > mask.size // 2 else np.flatnonzero(erring)
+    some = taps if isinstance(where, slice) else taps.at(where)
     off = signed[where]
     error, residual = np.abs(off), off * weight[where]
     ratio = fence_ratio(error, fence.allowed[where])
-    worst = int(ratio.argmax()) if ratio.size else 0
-    add_directions(directions, residual, where, weight, exact, fence, recorded)
-    exactly, *others = histogram(ratio)
-    return Findings(
-        num_elements=num_elements,
-        tail=float(ratio[worst]) if ratio.size else 0.0,
-        worst=start + (worst if isinstance(where, slice) or not ratio.size else int(where[worst])),
-        squares=float(np.square(residual).sum()),
-        num_scored=int(np.count_nonzero(scored)),
-        excess=excess_units(error, exact, where, recorded),
-        counts=(exactly + num_elements - ratio.size, *others),
+    tail = some.reduce(np.maximum, ratio)
+    worst = some.first(~(ratio < some.each(tail)))  # NaN is the worst of all
+    place = np.where(worst < 0, taps.starts, worst if isinstance(where, slice) or not where.size else where[worst])
+    figures = zip(
+        num_elements.tolist(),
+        num_bad.tolist(),
+        np.maximum(taps.first(bad) - taps.starts, 0).tolist(),
+        tail.tolist(),
+        (place - taps.starts).tolist(),
+        taps.reduce(np.add, np.square(signed * weight)).tolist(),
+        taps.count(scored).tolist(),
+        excess_units(error, exact, where, recorded, some).tolist(),
+        map(tuple, histograms(ratio, some, num_elements).tolist()),
+        fence.allowed[place].tolist(),
+        strict=True,
     )
+    found = [Findings(*(each[:3] if each[1] else each)) if each[0] else Findings() for each in figures]
+    return found, directions_of(residual, where, weight, exact, fence, recorded, taps)
+
+
+def histograms(ratio: Array, some: Consecutive, num_elements: Array) -> Array:
+    """Return how many elements of every tap fall into each bin [taps, bins]; those without a ratio do not err."""
+    num_taps, num_bins = num_elements.size, len(EDGES) + 1
+    counts = np.bincount(some.number * num_bins + bins_of(ratio), minlength=num_taps * num_bins)
+    counts = counts.reshape(num_taps, num_bins)
+    counts[:, 0] += num_elements - counts.sum(1)
+    return counts
 
 
 def fence_ratio(error: Array, allowed: Array) -> Array:
@@ -196,17 +161,14 @@ def fence_ratio(error: Array, allowed: Array) -> Array:
     return np.divide(error, allowed, out=np.where(error > 0, np.inf, 0.0), where=allowed > 0)
 
 
-def excess_units(error: Array, exact: Exact, where: Array | slice, recorded: str) -> float:
-    """Return the largest error beyond one rounding to the recorded dtype, in the operation's float32 units.
+def excess_units(error: Array, exact: Exact, where: Array | slice, recorded: str, some: Consecutive) -> Array:
+    """Return of every tap the largest error beyond one rounding to its dtype, in the operation's float32 units [taps].
 
     The errors are those of some elements, at `where`; they are 0 where nothing is compared.
     """
     size = np.abs(exact.value[where])
     beyond = error - UNIT_ROUNDOFF[recorded] * size - stretch_of(exact.jump, where)
     far = np.flatnonzero(beyond > 0)
-    if not far.size:
-        return 0.0
-    at = far if far.size < size.size // 4 else slice(None)  # picking some costs more than working out all
-    bound, spread = (stretch_of(stretch_of(x, where), at) for x in (exact.bound, exact.spread))
-    unit = UNIT_ROUNDOFF["float32"] * (size[at] + bound + spread)
-    return float(np.divide(beyond[at], unit, out=np.zeros_like(unit), where=unit > 0).max(initial=0.0))
+    bound, spread = (stretch_of(stretch_of(x, where), far) for x in (exact.bound, exact.spread))
+    unit = UNIT_ROUNDOFF["float32"] * (size[far] + bound + spread)
+    return some.at(far).reduce(np.maximum, np.divide(beyond[far], unit, out=np.zeros_like(unit), where=unit > 0))

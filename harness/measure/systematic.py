@@ -18,6 +18,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array
 from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.consecutive import Consecutive
 from grok_conformance.harness.measure.noise import Fence
 
 CLUSTER_BITS = 12
@@ -32,6 +33,9 @@ OCTAVES = (-4, 12)
 """The lowest and highest power of two that bounds a bin of arguments; what lies beyond joins the outermost bins."""
 
 NUM_OCTAVES = 2 * (OCTAVES[1] - OCTAVES[0] + 1)
+
+NUM_GROUPS = NUM_OCTAVES + 1
+"""Groups of elements of one tap: the octaves of their arguments, and last what has no argument."""
 
 
 @dataclass(frozen=True)
@@ -62,40 +66,49 @@ class Systematic:
         return abs(self.score) / self.allowed
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sums:
-    """What a direction sums over some elements, by bin: residual · direction by cluster, direction², the floor's terms.
+    """What a direction sums over groups of elements: residual · direction by cluster, direction², the floor's terms.
 
-    terms float64 [bins, clusters], information and floor float64 [bins].
+    A group is an octave of the arguments of a tap: number of the tap in its block · NUM_GROUPS + octave. groups int [n]
+    ascending, terms float64 [n, clusters], information and floor float64 [n].
     """
 
+    groups: Array
     terms: Array
     information: Array
     floor: Array
 
-    @staticmethod
-    def zero(num_bins: int) -> Sums:
-        """Return the sums over nothing."""
-        return Sums(np.zeros((num_bins, NUM_CLUSTERS)), np.zeros(num_bins), np.zeros(num_bins))
+    def of(self, rows: Array) -> Sums:
+        """Return the sums of some groups."""
+        return Sums(self.groups[rows], self.terms[rows], self.information[rows], self.floor[rows])
 
-    def add_terms(self, cluster: Array, bins: Array | None, terms: Array) -> None:
-        """Add residual · direction of elements, all [n], of one bin (None) or each of its own."""
-        place = cluster if bins is None else bins * NUM_CLUSTERS + cluster
-        sums = np.bincount(place, terms)  # np.add.at would keep all other threads waiting
-        self.terms.reshape(-1)[: sums.size] += sums
+    def joined(self, first: Array) -> Sums:
+        """Return the sums over whole taps, whose groups begin at these rows."""
+        if first.size == self.groups.size:  # of which each has but one
+            return self
+        terms, information, floor = (np.add.reduceat(x, first) for x in (self.terms, self.information, self.floor))
+        return Sums(self.groups[first], terms, information, floor)
 
-    def add_weights(self, bins: Array | None, squares: Array, floor: Array | None) -> None:
-        """Add direction² and the terms of the floor of elements, all [n]; `floor` None is 0 everywhere."""
-        self.information += squares.sum() if bins is None else np.bincount(bins, squares, len(self.terms))
-        if floor is not None:
-            self.floor += floor.sum() if bins is None else np.bincount(bins, floor, len(self.terms))
+    def __add__(self, other: Sums) -> Sums:
+        """Return the sums over the elements of both."""
+        groups = np.union1d(self.groups, other.groups)
+        terms, information, floor = np.zeros((groups.size, NUM_CLUSTERS)), np.zeros(groups.size), np.zeros(groups.size)
+        for each in (self, other):
+            rows = np.searchsorted(groups, each.groups)
+            terms[rows] += each.terms
+            information[rows] += each.information
+            floor[rows] += each.floor
+        return Sums(groups, terms, information, floor)
 
-    def absorb(self, other: Sums) -> None:
-        """Add the sums over other elements, which have the same bins and clusters."""
-        for i in np.flatnonzero(other.information):
-            self.terms[i] += other.terms[i]
-        self.information += other.information
-        self.floor += other.floor
+
+Directions = Mapping[str, Sums]
+"""The sums of every direction, by name; none where nothing is known of what elements may err in common."""
+
+
+def joined(one: Directions, other: Directions) -> Directions:
+    """Return the sums over the elements of both, of which one may have none."""
+    return {name: one[name] + other[name] for name in one} if one and other else one or other
 
 
 def weight_of(fence: Fence, scored: Array) -> Array:
@@ -105,69 +118,84 @@ def weight_of(fence: Fence, scored: Array) -> Array:
     return np.divide(1, fence.deviation, out=np.zeros_like(fence.deviation), where=scored)
 
 
-def conclude(directions: Mapping[str, Sums], allowed: float) -> tuple[Systematic, ...]:
-    """Return the statistic of every direction, and of every bin of it, along which something errs."""
-    found = []
+def conclude(directions: Directions, num_taps: int, allowed: float) -> list[tuple[Systematic, ...]]:
+    """Return for every tap of a block the statistic of every direction, and of every octave, along which it errs."""
+    found: list[list[Systematic]] = [[] for _ in range(num_taps)]
     for name, sums in directions.items():
-        occurring = np.flatnonzero(sums.information)
-        whole = sums.terms[occurring].sum(0), sums.information.sum(), sums.floor.sum()
-        each = [(f"{name} {octave(int(i))}", sums.terms[i], sums.information[i], sums.floor[i]) for i in occurring]
-        found += [(name, *whole), *(each if len(sums.information) > 1 else [])]
-    return tuple(
-        Systematic(
-            name=name,
-            coefficient=float(terms.sum() / information),
-            standard_error=math.sqrt(float(terms @ terms)) / float(information),
-            floor=float(floor / information),
-            information=float(information),
-            allowed=allowed,
-        )
-        for name, terms, information, floor in found
-        if terms.any()
-    )
+        taps, octaves = np.divmod(sums.groups, NUM_GROUPS)
+        first, argued = np.flatnonzero(np.diff(taps, prepend=-1)), np.flatnonzero(octaves < NUM_OCTAVES)
+        if not first.size:
+            continue
+        names = [f"{name} {octave(int(number))}" for number in octaves[argued]]
+        parts = [(first, [name] * first.size, sums.joined(first)), (argued, names, sums.of(argued))]
+        for rows, told, each in parts if names else parts[:1]:
+            for tap, one in zip(taps[rows].tolist(), _statistics(told, each, allowed), strict=True):
+                found[tap] += [one] if one.standard_error else []
+    return [tuple(each) for each in found]
 
 
-def add_directions(
-    directions: dict[str, Sums],
+def _statistics(names: Iterable[str], sums: Sums, allowed: float) -> list[Systematic]:
+    """Return one statistic of every group."""
+    coefficients = sums.terms.sum(1) / sums.information
+    errors = np.sqrt(np.einsum("ij,ij->i", sums.terms, sums.terms)) / sums.information
+    floors = sums.floor / sums.information
+    figures = (coefficients.tolist(), errors.tolist(), floors.tolist(), sums.information.tolist())
+    return [Systematic(*each, allowed) for each in zip(names, *figures, strict=True)]
+
+
+def directions_of(
     residual: Array,
     where: Array | slice,
     weight: Array,
     exact: Exact,
     fence: Fence,
     recorded: str,
-) -> None:
-    """Add to the sums of every direction the elements that have a weight (`weight_of`); all arrays are flat.
+    taps: Consecutive,
+) -> Directions:
+    """Return the sums of every direction over the elements that have a weight (`weight_of`); all arrays are flat.
 
     `residual` is the whitened error of some of them, at `where`; the others do not err, but say as much of what the
-    whole tap errs in common. The value's own direction is binned by octaves of the argument.
+    whole tap errs in common. The value's own direction is grouped by octaves of the argument.
     """
     if fence.common is None:
-        return
+        return {}
     gain = exact.value * weight  # 0 where no element is scored, as all that follows
     common = fence.common * weight if fence.common.any() else None
-    bins = None if exact.argument is None else octaves_of(exact.argument)
-    if not directions:
-        directions |= {"gain": Sums.zero(1 if bins is None else NUM_OCTAVES), "bias": Sums.zero(1)}
     floor = None if common is None else np.abs(gain) * common
-    directions["gain"].add_weights(bins, np.square(gain), floor)
-    directions["bias"].add_weights(None, weight > 0, common)
-    if not residual.any():
-        return
     cluster = cluster_of(exact.value[where], recorded)
-    directions["gain"].add_terms(cluster, None if bins is None else bins[where], residual * gain[where])
-    directions["bias"].add_terms(cluster, None, residual)
+    octaves = None if exact.argument is None else octaves_of(exact.argument)
+    return {
+        "gain": _summed(taps, octaves, np.square(gain), floor, where, cluster, residual * gain[where]),
+        "bias": _summed(taps, None, (weight > 0).astype(np.float64), common, where, cluster, residual),
+    }
 
 
-def merge_directions(parts: Iterable[dict[str, Sums]]) -> dict[str, Sums]:
-    """Return the sums of every direction over all parts, of which some may have none; uses the parts up."""
-    merged: dict[str, Sums] = {}
-    for part in parts:
-        for name, sums in part.items():
-            if name in merged:
-                merged[name].absorb(sums)
-            else:
-                merged[name] = sums
-    return merged
+def _summed(
+    taps: Consecutive,
+    octaves: Array | None,
+    squares: Array,
+    floor: Array | None,
+    where: Array | slice,
+    cluster: Array,
+    terms: Array,
+) -> Sums:
+    """Return the sums of a direction: direction² and the floor's terms of all elements, the terms of those at `where`.
+
+    Elements without a direction are in no group, and their terms are 0.
+    """
+    floor = np.zeros_like(squares) if floor is None else floor
+    if octaves is None:
+        group, groups = taps.number, np.arange(taps.starts.size) * NUM_GROUPS + NUM_OCTAVES
+        information, floors = (taps.reduce(np.add, x) for x in (squares, floor))
+    else:
+        group, groups = taps.number * NUM_GROUPS + octaves, np.arange(taps.starts.size * NUM_GROUPS)
+        information, floors = (np.bincount(group, x, groups.size) for x in (squares, floor))
+    occurring = information != 0
+    num_rows = int(np.count_nonzero(occurring))
+    row = np.maximum(np.cumsum(occurring) - 1, 0)[group if isinstance(group, int) else group[where]]
+    summed = np.bincount(row * NUM_CLUSTERS + cluster, terms, max(num_rows, 1) * NUM_CLUSTERS)
+    summed = summed.reshape(-1, NUM_CLUSTERS)[:num_rows]
+    return Sums(groups[occurring], summed, information[occurring], floors[occurring])
 
 
 def cluster_of(value: Array, recorded: str) -> Array:
@@ -187,7 +215,7 @@ def octaves_of(argument: Array) -> Array:
     The bits of a float64 are its sign, 11 of the exponent (0 for 0, else 1023 above it) and 52 of the fraction.
     """
     lowest, highest = (1023 + exponent for exponent in OCTAVES)
-    bits = argument.view(np.int64)
+    bits = argument.astype(np.float64, copy=False).view(np.int64)  # a position is a whole number
     exponent = np.clip(bits >> 52 & 0x7FF, lowest, highest)
     number: Array = 2 * (exponent - lowest) + (bits < 0)
     return number

@@ -22,9 +22,9 @@ from grok_conformance.harness.graph.rounding import (
     RoundingPlan,
 )
 from grok_conformance.harness.graph.row import Exact, Scope
+from grok_conformance.harness.measure.blocks import Pair
 from grok_conformance.harness.measure.comparison import Comparison, compare, compare_routing
 from grok_conformance.harness.measure.noise import tail_factor
-from grok_conformance.harness.measure.scan import fenced
 
 
 def best_way(tap: str, scope: Scope, exhibit: Exhibit, values: Mapping[str, Array]) -> tuple[Comparison, str]:
@@ -101,6 +101,4 @@ def compared_with(
     if split_tap(tap)[1] == GROK_1.choice:
         (scores,) = values.values()
         return compare_routing(0, tap, scores, seen.raw, mask, slack_of(Exact(scores), None, factor))
-    return compare(
-        (0, tap), SPECS[split_tap(tap)[1]].axes, exact, fenced(seen.recorded, factor), seen.raw, mask, seen.recorded
-    )
+    return compare(Pair((0, tap), SPECS[split_tap(tap)[1]].axes, exact, factor, seen.raw, mask, seen.recorded))

@@ -30,8 +30,9 @@ from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.golden.reading import open_golden, read_taps
 from grok_conformance.harness.graph.oracle import ExactWeights
 from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.blocks import Block
 from grok_conformance.harness.measure.noise import fence_of, tail_factor
-from grok_conformance.harness.measure.scan import Block, find
+from grok_conformance.harness.measure.scan import find
 from tests.benchmarks.gates import Action, Record, assert_ratio, assert_seconds
 from tests.benchmarks.presets import LOADS, prompt, write_load
 

@@ -18,6 +18,7 @@ from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.row import Exact
+from grok_conformance.harness.measure.blocks import Pair
 from grok_conformance.harness.measure.comparison import (
     Comparison,
     Kind,
@@ -27,7 +28,6 @@ from grok_conformance.harness.measure.comparison import (
     num_distinct,
     num_tokens,
 )
-from grok_conformance.harness.measure.scan import fenced
 
 FACTOR = 7.0
 
@@ -47,16 +47,8 @@ def draw(*shape: int, seed: int = 0) -> Array:
 def judge(observed: Array, value: Array, mask: Array | None = None, recorded: str = "bfloat16") -> Comparison:
     exact = Exact(value, spread=np.abs(value))
     everything = np.ones_like(value, bool)
-    fencing = fenced(recorded, FACTOR)
-    return compare(
-        (0, TAP),
-        spec_of(TAP).axes,
-        exact,
-        fencing,
-        observed,
-        everything if mask is None else mask,
-        recorded,
-    )
+    mask = everything if mask is None else mask
+    return compare(Pair((0, TAP), spec_of(TAP).axes, exact, FACTOR, observed, mask, recorded))
 
 
 def rounded(x: Array) -> Array:
@@ -178,8 +170,8 @@ def test_any_number_of_values_below_every_normal_number_may_be_flushed_to_zero(s
     argument = np.where(np.abs(value) < SMALLEST_NORMAL["float32"], -256.0, 1.0)
     observed = np.where(argument < 0, 0.0, rounded(value))
     exact = Exact(value, spread=np.abs(value), argument=argument)
-    fencing, everything = fenced("bfloat16", FACTOR), np.ones_like(value, bool)
-    found = compare((0, TAP), spec_of(TAP).axes, exact, fencing, observed, everything, "bfloat16")
+    everything = np.ones_like(value, bool)
+    found = compare(Pair((0, TAP), spec_of(TAP).axes, exact, FACTOR, observed, everything, "bfloat16"))
     assert found.passed
     assert "gain near -256" not in {each.name for each in found.systematic}
 

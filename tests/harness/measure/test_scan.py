@@ -13,10 +13,11 @@ from grok_conformance.harness.contract import Array
 from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUNDOFF, round_to
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure import scan
+from grok_conformance.harness.measure.blocks import BLOCK_SIZE, Block, Fencing, Pair, block_of, blocks_of, kind_of
 from grok_conformance.harness.measure.histogram import EDGES
 from grok_conformance.harness.measure.noise import Fence, fence_of
-from grok_conformance.harness.measure.scan import Findings, blocks_of, fenced, fenced_by, find
-from grok_conformance.harness.measure.systematic import conclude
+from grok_conformance.harness.measure.scan import Findings, find, find_each, find_in
+from grok_conformance.harness.measure.systematic import Systematic, conclude
 
 LAMBDA = 6.6
 Tap = tuple[Array, Exact, Fence, Array]
@@ -31,11 +32,15 @@ def drawn(seed: int, num: int, recorded: str) -> Tap:
     return observed, exact, fence_of(exact, recorded, LAMBDA), random.random(num) < random.choice([0.5, 2.0])
 
 
-def found(tap: Tap, recorded: str, block_size: int) -> Findings:
+def pair_of(observed: Array, exact: Exact, fencing: Fencing, mask: Array, recorded: str) -> Pair:
+    return Pair((0, "logits"), ("b", "t", "v"), exact, fencing, observed, mask, recorded)
+
+
+def found(tap: Tap, recorded: str, block_size: int) -> tuple[Findings, tuple[Systematic, ...]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "BLOCK_SIZE", block_size)
-        observed, exact, fence, mask = tap
-        return find(observed.size, blocks_of(observed, exact, fenced_by(fence, observed.shape), mask), recorded)
+        (one,), directions = find_in(pair_of(*tap, recorded))
+        return one, conclude(directions, 1, LAMBDA)[0]
 
 
 def plainly(tap: Tap, recorded: str) -> Findings:
@@ -78,7 +83,7 @@ def test_findings_are_what_their_definition_says(seed: int, recorded: str, share
     tap = (value + error, exact, fence, random.random(num) < random.choice([0.5, 1.0]))
     expected = plainly(tap, recorded)
     for block_size in (num, 40):
-        seen = found(tap, recorded, block_size)
+        seen, _ = found(tap, recorded, block_size)
         assert (seen.num_elements, seen.num_scored, seen.counts) == (
             expected.num_elements,
             expected.num_scored,
@@ -106,8 +111,8 @@ def test_an_argument_goes_with_its_elements() -> None:
     value = np.linspace(1, 2, 100, endpoint=False)
     tap = Exact(value, bound=value, argument=np.where(np.arange(100) < 50, 1.0, -8.0))
     observed = np.where(np.arange(100) < 50, value, 1.5 * value)
-    parts = found((observed, tap, fence_of(tap, "float32", LAMBDA), np.ones(100, bool)), "float32", 40)
-    assert {one.name for one in conclude(parts.directions or {}, LAMBDA)} == {"gain", "gain near -8", "bias"}
+    _, systematic = found((observed, tap, fence_of(tap, "float32", LAMBDA), np.ones(100, bool)), "float32", 40)
+    assert {one.name for one in systematic} == {"gain", "gain near -8", "bias"}
 
 
 def test_a_bulk_is_the_root_mean_square_less_six_of_its_own_deviations() -> None:
@@ -116,24 +121,45 @@ def test_a_bulk_is_the_root_mean_square_less_six_of_its_own_deviations() -> None
     assert Findings().bulk() == 0.0
 
 
-def plain(findings: Findings) -> Findings:
-    return replace(findings, directions=None, squares=0.0)
-
-
 @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(60, 300), st.sampled_from(["bfloat16", "float32"]))
 def test_blocks_find_what_the_whole_tap_shows(seed: int, num: int, block_size: int, recorded: str) -> None:
     tap = drawn(seed, num, recorded)
-    whole, parts = found(tap, recorded, num), found(tap, recorded, block_size)
-    assert plain(parts) == plain(whole)
-    assert parts.squares == pytest.approx(whole.squares, rel=1e-12)
-    expected, merged = (conclude(each.directions or {}, LAMBDA) for each in (whole, parts))
-    assert {one.name for one in merged} == {one.name for one in expected}
-    by_name = {one.name: one for one in merged}
-    for one in expected:
-        same = by_name[one.name]
-        assert same.coefficient == pytest.approx(one.coefficient, rel=1e-9, abs=1e-15)
-        assert same.standard_error == pytest.approx(one.standard_error, rel=1e-9)
-        assert same.floor == pytest.approx(one.floor, rel=1e-9)
+    same(found(tap, recorded, block_size), found(tap, recorded, num))
+
+
+def same(found: tuple[Findings, tuple[Systematic, ...]], expected: tuple[Findings, tuple[Systematic, ...]]) -> None:
+    """Assert that the same is found of a tap, sums in another order apart."""
+    ours, theirs = ({one.name: one for one in systematic} for _, systematic in (found, expected))
+    assert replace(found[0], squares=0.0, excess=0.0) == replace(expected[0], squares=0.0, excess=0.0)
+    assert found[0].squares == pytest.approx(expected[0].squares, rel=1e-12)
+    assert found[0].excess == pytest.approx(expected[0].excess, rel=1e-9)
+    assert set(ours) == set(theirs)
+    for name, one in theirs.items():
+        assert ours[name].coefficient == pytest.approx(one.coefficient, rel=1e-9, abs=1e-15)
+        for figure in ("standard_error", "floor", "information", "allowed"):
+            assert getattr(ours[name], figure) == pytest.approx(getattr(one, figure), rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 90)), min_size=1, max_size=8), st.data())
+def test_taps_that_are_looked_at_together_show_what_each_shows_alone(
+    taps: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    recorded = data.draw(st.sampled_from(["bfloat16", "float32"]))
+    known, argued, common = (data.draw(st.booleans()) for _ in range(3))
+    pairs = []
+    for seed, num in taps:
+        observed, exact, fence, mask = drawn(seed, num, recorded)
+        observed[seed % num] = data.draw(st.sampled_from([observed[seed % num], observed[seed % num] + 1, math.nan]))
+        exact = exact if argued else replace(exact, argument=None)
+        exact = exact if common else replace(exact, inherited=np.abs(exact.value) * 2.0**-9)
+        fence = fence if common else replace(fence, common=None)
+        pairs.append(pair_of(observed, exact, fence if known else LAMBDA, mask * data.draw(st.booleans()), recorded))
+    assert len({kind_of(pair) for pair in pairs}) == 1
+    findings, directions = find_each(block_of(pairs), recorded)
+    together = conclude(directions, len(pairs), LAMBDA)
+    for pair, one, systematic in zip(pairs, findings, together, strict=True):
+        alone, sums = find_in(pair)
+        same((one, systematic), (alone[0], conclude(sums, 1, LAMBDA)[0]))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 50), st.data())
@@ -141,7 +167,7 @@ def test_the_first_value_that_is_not_finite_is_told(seed: int, block_size: int, 
     observed, exact, fence, _ = drawn(seed, 200, "float32")
     places = data.draw(st.sets(st.integers(0, 199), min_size=1, max_size=5))
     observed[list(places)] = np.nan
-    parts = found((observed, exact, fence, np.ones(200, bool)), "float32", block_size)
+    parts, _ = found((observed, exact, fence, np.ones(200, bool)), "float32", block_size)
     assert (parts.num_bad, parts.first_bad, parts.num_elements) == (len(places), min(places), 200)
 
 
@@ -151,11 +177,11 @@ def test_a_fence_made_block_by_block_is_the_fence_of_the_whole(seed: int, record
     spread, jump, inherited = (random.random((2, 3, 4)) if random.random() < 0.6 else 0.0 for _ in range(3))
     value, bound = random.random((2, 3, 4)), random.random(4)
     exact = Exact(value, bound=bound, spread=spread, jump=jump, inherited=inherited, shared=bool(seed % 2))
-    whole = fenced_by(fence_of(exact, recorded, LAMBDA), (2, 3, 4))
+    whole = fence_of(exact, recorded, LAMBDA)
     mask = np.ones((2, 3, 4), bool)
     for at in (slice(0, 24), slice(5, 17), slice(23, 24)):
         ours, theirs = (
-            blocks_of(exact.value, exact, made, mask)(at).fence for made in (fenced(recorded, LAMBDA), whole)
+            blocks_of(pair_of(exact.value, exact, made, mask, recorded))(at).fence for made in (LAMBDA, whole)
         )
         np.testing.assert_array_equal(ours.allowed, theirs.allowed)
         np.testing.assert_array_equal(ours.deviation, theirs.deviation)
@@ -166,27 +192,28 @@ def test_a_fence_made_block_by_block_is_the_fence_of_the_whole(seed: int, record
 
 def test_nothing_compared_is_nothing_found() -> None:
     observed, exact, fence, mask = drawn(1, 100, "float32")
-    assert found((observed, exact, fence, np.zeros_like(mask)), "float32", 7).num_elements == 0
+    assert found((observed, exact, fence, np.zeros_like(mask)), "float32", 7)[0].num_elements == 0
 
 
 def test_the_least_normal_number_is_scored_and_what_is_smaller_is_not() -> None:
     least = SMALLEST_NORMAL["float32"]
     value = np.array([least, np.nextafter(least, 0), 0.0, 1.0])
     exact, everything = Exact(value), np.ones(4, bool)
-    assert find(4, blocks_of(value, exact, fenced("float32", LAMBDA), everything), "float32").num_scored == 2
+    (found,), _ = find_in(pair_of(value, exact, LAMBDA, everything, "float32"))
+    assert found.num_scored == 2
 
 
 def test_temporaries_do_not_grow_with_the_tap() -> None:
     sizes = []
 
-    def block(stretch: slice) -> scan.Block:
+    def block(stretch: slice) -> Block:
         value = np.ones(stretch.stop - stretch.start)
         sizes.append(value.size)
         exact = Exact(value)
-        return scan.Block(value, exact, fence_of(exact, "bfloat16", LAMBDA), np.ones(value.size, bool))
+        return Block(value, exact, fence_of(exact, "bfloat16", LAMBDA), np.ones(value.size, bool))
 
-    assert find(10 * scan.BLOCK_SIZE + 3, block, "bfloat16").num_elements == 10 * scan.BLOCK_SIZE + 3
-    assert max(sizes) == scan.BLOCK_SIZE
+    assert find(10 * BLOCK_SIZE + 3, block, "bfloat16")[0].num_elements == 10 * BLOCK_SIZE + 3
+    assert max(sizes) == BLOCK_SIZE
 
 
 def test_where_noise_is_common_to_a_token_the_bulk_counts_tokens() -> None:

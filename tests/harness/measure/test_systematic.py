@@ -15,9 +15,10 @@ from grok_conformance.harness.graph.operations.experts import gelu
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, by_operation
 from grok_conformance.harness.measure import scan
+from grok_conformance.harness.measure.blocks import Pair
 from grok_conformance.harness.measure.comparison import Comparison, compare
 from grok_conformance.harness.measure.noise import Fence, fence_of
-from grok_conformance.harness.measure.scan import blocks_of, fenced, fenced_by, find
+from grok_conformance.harness.measure.scan import find_in
 from grok_conformance.harness.measure.systematic import (
     NUM_CLUSTERS,
     NUM_OCTAVES,
@@ -45,9 +46,9 @@ def scores(exact: Exact, observed: Array, recorded: str) -> dict[str, Systematic
 
 def systematic(exact: Exact, observed: Array, fence: Fence, recorded: str) -> tuple[Systematic, ...]:
     """Return every systematic statistic of a tap, as a comparison has them."""
-    block = blocks_of(observed, exact, fenced_by(fence, observed.shape), np.ones(observed.shape, bool))
-    found = find(observed.size, block, recorded)
-    return conclude(found.directions or {}, fence.factor)
+    everything = np.ones(observed.shape, bool)
+    _, directions = find_in(Pair((0, "logits"), ("b", "t", "v"), exact, fence, observed, everything, recorded))
+    return conclude(directions, 1, fence.factor)[0]
 
 
 def plainly(exact: Exact, observed: Array, fence: Fence, mask: Array, recorded: str) -> dict[str, Systematic]:
@@ -98,8 +99,8 @@ def test_every_statistic_is_what_its_definition_says(seed: int, whole: bool, arg
     observed = round_to(value + deviation * random.standard_normal(num) * random.choice([0.01, 1.0]), recorded)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "BLOCK_SIZE", num if whole else 40)
-        parts = find(num, blocks_of(observed, exact, fenced_by(fence, (num,)), mask), recorded)
-    found = {one.name: one for one in conclude(parts.directions or {}, LAMBDA)}
+        _, directions = find_in(Pair((0, "logits"), ("b", "t", "v"), exact, fence, observed, mask, recorded))
+    found = {one.name: one for one in conclude(directions, 1, LAMBDA)[0]}
     expected = plainly(exact, observed, fence, mask, recorded)
     negligible = {name for name, one in expected.items() if abs(one.coefficient) < 1e-15}  # sums that cancel
     assert set(found) | negligible == set(expected)
@@ -113,15 +114,8 @@ def compared(exact: Exact, observed: Array, recorded: str, tap: str = "layers.00
     argument = None if exact.argument is None else exact.argument.reshape(shape)
     shaped = replace(exact, value=exact.value.reshape(shape), argument=argument)
     everything = np.ones(shaped.value.shape, bool)
-    return compare(
-        (0, tap),
-        SPECS[split_tap(tap)[1]].axes,
-        shaped,
-        fenced(recorded, LAMBDA),
-        observed.reshape(shape),
-        everything,
-        recorded,
-    )
+    axes = SPECS[split_tap(tap)[1]].axes
+    return compare(Pair((0, tap), axes, shaped, LAMBDA, observed.reshape(shape), everything, recorded))
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["bfloat16", "float16", "float32"]))
@@ -198,6 +192,10 @@ def test_an_octave_holds_the_arguments_of_one_sign_from_its_name_to_twice_that(a
         assert math.copysign(1, low) == math.copysign(1, argument)
         assert abs(low) <= abs(argument) or abs(low) == 2.0**lowest
         assert abs(argument) < 2 * abs(low) or abs(low) == 2.0**highest
+
+
+def test_a_whole_number_is_in_the_octave_of_its_value() -> None:
+    assert [octave(int(number)) for number in octaves_of(np.array([1, -3, 129]))] == ["near 1", "near -2", "near 128"]
 
 
 def test_arguments_beyond_the_octaves_join_the_outermost() -> None:
