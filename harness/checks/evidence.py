@@ -229,7 +229,8 @@ def shape_problem(
         for axis, size, want in zip(spec.axes, shape, wanted, strict=True)
     )
     if not fits:
-        return f"{Kind.SHAPE} {list(shape)}, expected [{', '.join(spec.axes)}] = {list(wanted)}"
+        told = f"{Kind.SHAPE} {list(shape)}, expected [{', '.join(spec.axes)}] = {list(wanted)}"
+        return told + (", whose axes stand in another order" if sorted(shape) == sorted(wanted) else "")
     if recorded == "int32":
         return "" if np.issubdtype(dtype, np.integer) else f"dtype {dtype}, expected an integer dtype"
     if str(dtype) not in UNIT_ROUNDOFF or str(dtype) == "int32":

@@ -112,7 +112,7 @@ WORDS: Mapping[str, str] = {
     "sweep": "a drawn model and a few requests to it, which cross many borders at once; `--case 'sweep_*'`",
     "tail": "the one error of a tap that is farthest out, as a share of its fence",
     "tap": "a named value inside the model, such as `layers.03.router.logits`",
-    "tapping": "what a failure hangs on: it comes where fewer taps are recorded, and not where all are",
+    "tapping": "what a failure hangs on: it comes with all taps recorded or with fewer, and not with the others",
     "tie, near-tie": "scores of experts that are equal, or nearer to one another than honest rounding",
     "trigger": "the circumstances in which a fault shows: a long context, padding, a second call, a full cache",
     "way, plan": (

@@ -64,24 +64,24 @@ def predict(
 
     kept: Kept = {}
 
-    def results(evaluator: Evaluator, taps: Collection[str]) -> dict[Key, tuple[Exact, Array]]:
+    def results(evaluator: Evaluator, taps: Collection[str], told: Collection[str]) -> dict[Key, tuple[Exact, Array]]:
         walked = walk(
             preset, case, lambda call, tap: shown.get((call, tap)), weights=exhibit.weights,
             plans=exhibit.ways.plans, evaluator=only(taps, evaluator), margin=margin,
         )  # fmt: skip
-        return {(call, tap): (exact, value) for call, tap, exact, value in walked if tap in taps}
+        return {(call, tap): (exact, value) for call, tap, exact, value in walked if tap in told}
 
     def changed(fault: Fault) -> set[str]:
         if hidden:  # what is wrong there is carried on
             return hidden | wanted
         return {tap for tap in wanted if change_of(fault, tap, exhibit.weights) is not None}
 
-    exact = results(remembered(evaluate, kept), hidden | wanted)
-    faulty = {
-        name: exact | results(remembered(mutant(fault), kept, fault), changed(fault))
-        for name, fault in faults.items()
-        if not reachable.isdisjoint(fault.operations)
-    }
+    exact = results(remembered(evaluate, kept), hidden | wanted, hidden | wanted)
+    faulty = {}
+    for name, fault in faults.items():
+        if not reachable.isdisjoint(fault.operations):
+            taps = changed(fault)  # of what a fault does to hidden taps of long prompts nothing is kept: it is large
+            faulty[name] = exact | results(remembered(mutant(fault), kept, fault), taps, taps & wanted)
     for key, (honest, _) in exact.items():
         if key[1] not in wanted or not (key in evidence.observed or key in evidence.misshapen):
             continue

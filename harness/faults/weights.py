@@ -122,8 +122,8 @@ FAULTS = (
     Fault(
         id="head_untied",
         kind="weights",
-        title="the output matrix is not the embedding table",
-        remedy="use the embedding table, transposed, as the output matrix",
+        title="the logits are zero: the output matrix is not the embedding table and was never filled",
+        remedy="use the embedding table, transposed, as the output matrix, or find what else leaves the logits zero",
         explanation=(
             "Logits are h · embeddingsᵀ: the table is shared. A separate output matrix that no checkpoint fills "
             "stays zero."

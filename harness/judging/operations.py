@@ -114,6 +114,7 @@ def check_operations(
     )
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is tried of a port's values may be absurd
 def judge_core(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> JudgedOperations:
     """Return what cases say of the operations: the ways found, the checks then, and what fails, diagnosed."""
     undiagnosed = seen_to_fail(exhibits, local, num_elements)

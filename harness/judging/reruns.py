@@ -1,8 +1,9 @@
 """Judges the further runs of every case: those that gave other values, by the same checks as the first run.
 
 A case that passes in one run and fails in another hangs on something that must not matter. It is named as far as it is
-proven: `tapping` where only runs with fewer taps fail, `history` where the same requests in a fresh process give the
-same values, `randomness` where they give others; `concurrency` where a server fails only while it has several.
+proven: `tapping` where it fails with all taps or with fewer and not with the others, `history` where the same requests
+in a fresh process give the same values, `randomness` where they give others; `concurrency` where a server fails only
+while it has several.
 """
 
 from __future__ import annotations
@@ -176,13 +177,19 @@ def hangs_on_concurrency(verdict: CaseVerdict) -> bool:
     return bool(failed) and failed <= BY_SERVER and bool(alone) and all(alone)
 
 
+def hangs_on_taps(verdict: CaseVerdict) -> bool:
+    """Return whether all runs of a case with every tap go one way; where they fail, others do not."""
+    failed, whole = failing_apart(verdict), {run.name for run in verdict.runs} & {FIRST, *WHOLE}
+    return not failed & whole or whole <= failed
+
+
 def with_causes(judged: Sequence[Judged], answers: Answers, replayed: Answers | None) -> list[Judged]:
     """Name the cause wherever a case passes in one run and fails in another.
 
     `replayed` are the answers of a fresh process to the same jobs as `answers`, None where there are none.
     """
     verdicts = [verdict for each in judged for verdict in each.verdicts]
-    only_tapping = not set().union(*map(failing_apart, verdicts)) & {FIRST, *WHOLE}
+    only_tapping = all(map(hangs_on_taps, verdicts))
     same = {case: run_digests(answer) for each in answers for case, answer in each.items()}
     again = {case: run_digests(answer) for each in replayed or () for case, answer in each.items()}
 
@@ -197,7 +204,8 @@ def with_causes(judged: Sequence[Judged], answers: Answers, replayed: Answers | 
             cause = "randomness"
         else:
             cause = "tapping" if only_tapping else "history"
-        return replace(verdict, cause=cause, reason=f"{cause}: {verdict.reason}")
+        where = "run with every tap: " if cause == "tapping" and FIRST in failing_apart(verdict) else ""
+        return replace(verdict, cause=cause, reason=f"{cause}: {where}{verdict.reason}")
 
     return [replace(each, verdicts=tuple(map(caused, each.verdicts))) for each in judged]
 

@@ -9,13 +9,17 @@ from dataclasses import replace
 from grok_conformance.harness.contract import LOGITS
 from grok_conformance.harness.diagnosis.likely_fault import Diagnosis, describe
 from grok_conformance.harness.faults import ALL_FAULTS
+from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.comparison import Comparison, Kind
-from grok_conformance.harness.measure.words import times
+from grok_conformance.harness.measure.words import MILLION, times
 from grok_conformance.harness.report.reproduction import reproduce
 
 MAX_REMEDIES = 2
 """Faults of one class of which is told what to change."""
+
+LEAST_BULK = 0.01
+"""Times honest rounding below which the mean of all errors says nothing."""
 
 
 def format_ratio(comparison: Comparison) -> str:
@@ -50,19 +54,22 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
             f"  worst at  {list(worst.index)}",
             f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}{golden}",
             f"  error     {error}",
-            f"  bulk      {times(worst.bulk)} times honest rounding, over {worst.num_elements} values",
         ]
+        if worst.bulk >= LEAST_BULK:  # else the values that err are none that are rounded, such as zeros
+            lines.append(f"  bulk      {times(worst.bulk)} times honest rounding, over {worst.num_elements} values")
     if worst.note:
         lines.append(f"  note      {worst.note}")
     common = max((*worst.systematic, *row.systematic), key=lambda one: one.ratio, default=None)
-    if common is not None and common.ratio > 1:
+    if common is not None and common.ratio > 1 and abs(common.coefficient) < MILLION:
         size = f"{common.coefficient:+.3g} ± {common.standard_error:.2g}"
         lines.append(
             f"  in common {common.name} {size}: {abs(common.score):.3g} standard errors, {common.allowed:.3g} allowed"
         )
-    if row.diagnosis is not None and (row.diagnosis.faults or row.diagnosis.resembles or not worst.note):
+    cure = cure_of(worst)
+    if row.diagnosis is not None and (row.diagnosis.faults or row.diagnosis.resembles or not (worst.note or cure)):
         lines.append(f"  diagnosis {describe(replace(row.diagnosis, place=''))}")
-        lines += [f"  change    {remedy}" for remedy in remedies(row.diagnosis)]
+    told = remedies(row.diagnosis) if row.diagnosis is not None else []
+    lines += [f"  change    {remedy}" for remedy in told or [cure] * bool(cure)]
     if row.diagnosis is not None and row.diagnosis.place:
         lines.append(f"  where     {row.diagnosis.place}")
     lines += [f"  kept      {told}" for told in [function_kept(verdict, row)] if told]
@@ -76,6 +83,17 @@ def remedies(diagnosis: Diagnosis) -> list[str]:
     """Return what to change, one line for each fault that the data cannot tell from the others."""
     known = [ALL_FAULTS[name].remedy for name in diagnosis.faults if name in ALL_FAULTS]
     return list(dict.fromkeys(known or [diagnosis.remedy] * bool(diagnosis.remedy)))[:MAX_REMEDIES]
+
+
+def cure_of(worst: Comparison) -> str:
+    """Return what to change where something is wrong that no number tells, an empty string where that says nothing."""
+    if worst.kind is Kind.SHAPE:
+        return "give the tap with these axes, or name the axes that it has in the tap map"
+    if not worst.is_finite:
+        return "look for an overflow, a division by 0, or a query all of whose keys are masked"
+    if worst.problem and worst.operation == GROK_1.choice:
+        return "take the experts with the largest probabilities, largest first, of equal ones the lowest index"
+    return ""
 
 
 def function_kept(verdict: CandidateVerdict, row: OperationVerdict) -> str:

@@ -225,19 +225,29 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
         )
 
 
+NOT_TOLD = "–"
+"""Stands where there is no figure."""
+
+
 def figures(element: Mapping[str, Any]) -> Figures:
     """Return one element as the page writes it."""
-    observed, exact, fence = (number(element[key]) for key in ("observed", "exact", "allowed"))
+    observed, exact, expected, fence = (number(element[key]) for key in ("observed", "exact", "expected", "allowed"))
     error = abs(observed - exact)
+    ratio = error / fence if fence > 0 else math.inf if error else 0.0
     return Figures(
         index=",".join(map(str, element["index"])),
         observed=f"{observed:.7g}",
-        exact=f"{exact:.7g}",
-        expected=f"{number(element['expected']):.7g}",
-        error=f"{error:.3g}",
-        fence=f"{fence:.3g}",
-        times=times(error / fence if fence > 0 else math.inf if error else 0.0),
+        exact=told(exact, 7),
+        expected=told(expected, 7),
+        error=told(error, 3),
+        fence=told(fence, 3),
+        times=times(ratio) if math.isfinite(error) else NOT_TOLD,
     )
+
+
+def told(figure: float, digits: int) -> str:
+    """Return a figure to so many digits; none is expected in a drawn case, none allowed of what is not finite."""
+    return NOT_TOLD if math.isnan(figure) else f"{figure:.{digits}g}"
 
 
 def diagnosis_of(operation: Mapping[str, Any]) -> Diagnosis | None:

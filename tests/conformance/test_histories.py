@@ -54,6 +54,7 @@ PORTS = {
     "stale_by_shape": ("given = self.kept.setdefault((tokens.shape, tuple(taps)), given)", "history"),
     "worn_out": ("assert self.num_prefills < 12, 'out of pages'", "history"),
     "wrong_fast_path": ("if len(taps) < 3 and taps: given['logits'] = given['logits'] * 1.01", "tapping"),
+    "wrong_while_recorded": ("if len(taps) > 3: given['logits'] = given['logits'] * 1.01", "tapping"),
     "wrong_without_any_tap": ("if not taps: self.model.prefill(tokens[:, ::-1], lengths, taps)", "tapping"),
     "a_race": (
         "if (x := random.SystemRandom().random()) < 0.3: given['logits'] = given['logits'] * (1.01 + x)",

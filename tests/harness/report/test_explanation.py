@@ -10,6 +10,7 @@ from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.judging.verdict import by_operation
 from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.systematic import Systematic
 from grok_conformance.harness.report.explanation import contrast, explain, reproduce_row
 from tests.harness.report.verdicts import BAD, FAILING, verdict
 
@@ -42,6 +43,31 @@ def test_no_known_fault_is_told_only_where_nothing_is_known() -> None:
     rounded = replace(BAD, note="the values lie on the grid of bfloat16: rounded, though float32")
     assert "no known fault" not in told(UNKNOWN, rounded)
     assert "grid of bfloat16" in told(UNKNOWN, rounded)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        (replace(BAD, problem="shape [2, 6, 8, 12], expected [b, t, q, h] = [2, 6, 12, 8]"), "name the axes"),
+        (replace(BAD, problem="960 of 960 values are not finite"), "look for an overflow"),
+        (
+            replace(BAD, tap="layers.00.moe.expert_index", problem="a more probable expert was left out"),
+            "largest first",
+        ),
+    ],
+)
+def test_what_no_number_tells_has_a_cure_of_its_own(wrong: Comparison, cure: str) -> None:
+    text = told(UNKNOWN, wrong)
+    assert "no known fault" not in text
+    assert cure in text.partition("change")[2].partition("\n")[0]
+
+
+def test_a_bulk_of_nothing_and_a_common_error_beyond_reading_are_not_told() -> None:
+    huge = Systematic("gain", 3e37, 1e36, 0.0, 1.0, 6.5)
+    assert "bulk" in told(UNKNOWN, replace(BAD, bulk=3.0))
+    assert "bulk" not in told(UNKNOWN, replace(BAD, bulk=0.0))
+    assert "in common" in told(UNKNOWN, replace(BAD, systematic=(replace(huge, coefficient=3.0, standard_error=0.1),)))
+    assert "in common" not in told(UNKNOWN, replace(BAD, systematic=(huge,)))
 
 
 UNNAMED = replace(
