@@ -150,9 +150,9 @@ PROBES: Mapping[str, Probe] = {
         digest="4a9f16195ef19466e59ab30742c4280d1ba8921e676e0f182f7831c210089baf",
     ),
     "probe_whole": Probe(
-        config=sized(num_layers=2),
+        config=sized(num_layers=2, selected=8),
         recipe=Recipe(seed=3),
-        why="both blocks at their usual sizes in two layers: what is misread, exchanged or left out",
+        why="both blocks at their usual sizes in two layers, all experts chosen: what is misread, exchanged or left out",
         cases=(
             ProbeCase(name="decode/unequal", why="padded rows of unequal lengths, then two steps",
                       calls=(CallRow("prefill", (5, 3, 4, 5, 2, 4, 3, 5), 5), STEP, STEP)),
