@@ -23,16 +23,18 @@ CaseEvidence = Callable[[str], tuple[Exhibit, Mapping[str, Array]]]
 """What was shown in a case, and its golden taps, by the case's id; it is read when it is asked for."""
 
 SNIPPET = """\
+import numpy as np
 from safetensors import safe_open  # pip install safetensors
 
 with safe_open({path!r}, "numpy") as file:
     tensors = {{name: file.get_tensor(name) for name in file.keys()}}
 for name, x in tensors.items():
     print(name, x.dtype, x.shape)  # input/…, weight/…, observed, exact, expected, error, fence, mask
-wrong = tensors["mask"] & (abs(tensors["error"]) > tensors["fence"])
-print(wrong.sum(), "of", tensors["mask"].sum(), "values are beyond their fences, the first at", wrong.nonzero())
+wrong = tensors["mask"] & ~(abs(tensors["error"]) <= tensors["fence"])  # what is not finite too
+print(wrong.sum(), "of", tensors["mask"].sum(), "values are beyond their fences")
+print("the first at", *np.argwhere(wrong)[:5].tolist())
 """
-"""Ten lines that load what was dumped."""
+"""Ten lines at most that load what was dumped."""
 
 
 def dump_operations(

@@ -37,8 +37,8 @@ def test_the_printed_snippet_loads_what_was_dumped(capsys: pytest.CaptureFixture
     pytest.importorskip("safetensors")
     main(["run", "--candidate", "my_port.py", *CASE, "--operation", "moe.norm", "--dump", "dump", "--in-process"])
     lines = capsys.readouterr().out.splitlines()
-    begin = next(i for i, line in enumerate(lines) if line.startswith("from safetensors"))
-    snippet = lines[begin : next(i for i, line in enumerate(lines) if line.startswith("print(wrong.sum()")) + 1]
+    begin = next(i for i, line in enumerate(lines) if line == "import numpy as np")
+    snippet = lines[begin : next(i for i, line in enumerate(lines) if line.startswith('print("the first at"')) + 1]
     assert len(snippet) <= 10
     ran = subprocess.run([sys.executable, "-c", "\n".join(snippet)], capture_output=True, text=True, check=True)  # noqa: S603
     assert "values are beyond their fences" in ran.stdout
