@@ -108,9 +108,14 @@ def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
     """Return what will take time, since nothing is said while it does."""
     ports = dict.fromkeys(item.parent for item in items if isinstance(item, Test))
     return [
-        f"conformance: {port.name} runs once, as far as {len(port.asked)} tests need, when the first of them begins"
+        f"conformance: {port.name} runs once, as far as {needing(len(port.asked))}, when the first of them begins"
         for port in ports
     ]
+
+
+def needing(num_tests: int) -> str:
+    """Return in words that so many tests need something."""
+    return "1 test needs" if num_tests == 1 else f"{num_tests} tests need"
 
 
 class Port(pytest.Collector):

@@ -17,6 +17,7 @@ from grok_conformance.harness.graph.forms import log_softmax
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.noise import Fence
+from grok_conformance.harness.measure.words import number_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def named_in(values: Array, positions: Array, lengths: Array, form: LogitForm) -
     few = real & (named.sum(-1) < least)
     if few.any():
         row, t = (int(i) for i in np.argwhere(few)[0])
-        problem = f"names {int(named[row, t].sum())} tokens at [{row}, {t}], expected {least} of {form}"
+        problem = f"names {number_of(int(named[row, t].sum()), 'tokens')} at [{row}, {t}], expected {least} of {form}"
         return ShownLogits(values, named, problem=problem)
     compared = named if form.kind != "tokens" else np.zeros_like(named)
     return ShownLogits(values, compared, named)

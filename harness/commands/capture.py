@@ -9,6 +9,7 @@ from pathlib import Path
 from grok_conformance.harness.commands import PASS, capturing_large
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError
+from grok_conformance.harness.measure.words import number_of
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.sessions import capture
 
@@ -45,7 +46,9 @@ def execute(options: argparse.Namespace) -> int:
     groups = capture.suite_groups()
     with progress_bar(sum(len(group.cases) for group in groups)) as advance:
         manifest = capture.capture(options.out, groups, replace=options.replace, add=options.add, on_progress=advance)
-    sys.stdout.write(f"{options.out}: {len(manifest.presets)} presets, {len(manifest.cases)} cases\n")
+    sys.stdout.write(
+        f"{options.out}: {number_of(len(manifest.presets), 'presets')}, {number_of(len(manifest.cases), 'cases')}\n"
+    )
     if options.reason:
         sys.stdout.write(f"for CHANGELOG.md: * {', '.join(options.replace)} replaced: {options.reason}\n")
     return PASS

@@ -16,6 +16,7 @@ from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.formats.files import FileError, read_json
 from grok_conformance.harness.large.plan import Plan, make_calls
 from grok_conformance.harness.large.sketch import splitmix64
+from grok_conformance.harness.measure.words import number_of
 
 if TYPE_CHECKING:
     from grok_conformance.harness.large.capture import Estimate
@@ -77,7 +78,9 @@ def execute(options: argparse.Namespace) -> int:
             on_progress=lambda stage: advance(options.config, stage),
         )
     if sha256:
-        sys.stdout.write(f"{options.out}: {len(plan.stages)} stages, form {plan.form}, manifest sha256 {sha256}\n")
+        sys.stdout.write(
+            f"{options.out}: {number_of(len(plan.stages), 'stages')}, form {plan.form}, manifest sha256 {sha256}\n"
+        )
     return PASS
 
 

@@ -16,6 +16,7 @@ from grok_conformance.harness.large.check import Sample, check_stage, select_sta
 from grok_conformance.harness.large.distance import BLIND, Distance, distances
 from grok_conformance.harness.large.plan import Plan, read_plan
 from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.words import number_of
 from grok_conformance.harness.report.progress import progress_bar
 
 
@@ -46,7 +47,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.checkpoint is None and options.against is None:
         for stage in stages:
             store.read_stage(options.folder, stage)
-        sys.stdout.write(f"{options.folder}: every tensor of {len(stages)} stages has its digest\n")
+        sys.stdout.write(f"{options.folder}: every tensor of {number_of(len(stages), 'stages')} has its digest\n")
     return PASS if passed else NONCONFORMING
 
 
@@ -65,7 +66,7 @@ def judge(options: argparse.Namespace, plan: Plan, stages: tuple[str, ...]) -> b
     sys.stdout.writelines(f"{line}\n" for line in describe(found))
     rate = f"a sample of {sample.fraction:.4g} of the experts' and logits' channels, seed {sample.seed}"
     num_failed = sum(not comparison.passed for comparison in found)
-    sys.stdout.write(f"{len(found)} taps, {num_failed} beyond their fences; {rate}\n")
+    sys.stdout.write(f"{number_of(len(found), 'taps')}, {num_failed} beyond their fences; {rate}\n")
     return not num_failed
 
 

@@ -15,6 +15,7 @@ from grok_conformance.harness.golden.reading import open_golden
 from grok_conformance.harness.judging import summary
 from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.selection import stored_groups
+from grok_conformance.harness.measure.words import number_of
 from grok_conformance.harness.report.weights import grouped
 from grok_conformance.harness.running.answers import read_answer, read_weights
 from grok_conformance.harness.running.child_process import Limits
@@ -46,9 +47,12 @@ def execute(options: argparse.Namespace) -> int:
     empty = [group for group, count in zip(groups, counts, strict=True) if not count]
     if empty:
         reason = failures.get(empty[0].preset.name) or HOOKS
-        sys.stdout.write(f"{candidate.name}: shows no weights of {len(empty)} of {len(groups)} models: {reason}\n")
+        sys.stdout.write(
+            f"{candidate.name}: shows no weights of {len(empty)} of {number_of(len(groups), 'models')}: {reason}\n"
+        )
     if not empty and not problems:
-        sys.stdout.write(f"{candidate.name}: {sum(counts)} tensors of {len(groups)} models are as stored\n")
+        told = f"{number_of(sum(counts), 'tensors')} of {number_of(len(groups), 'models')}"
+        sys.stdout.write(f"{candidate.name}: {told} are as stored\n")
     return NONCONFORMING if problems or empty else PASS
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from grok_conformance.harness.commands import NONCONFORMING, PASS
 from grok_conformance.harness.formats.tensors import open_tensors
+from grok_conformance.harness.measure.words import number_of
 from grok_conformance.harness.report.terminal import LOOK, wide_console
 from grok_conformance.harness.sessions.tap_differences import TapDifference, tap_differences
 
@@ -34,7 +35,7 @@ def execute(options: argparse.Namespace) -> int:
     changed = [each for each in found if each.problem or each.num_changed]
     if changed:
         wide_console().print(differences_table(changed))
-    sys.stdout.write(f"{len(found) - len(changed)} of {len(found)} taps have the same values")
+    sys.stdout.write(f"{len(found) - len(changed)} of {number_of(len(found), 'taps')} with the same values")
     if beyond:
         sys.stdout.write(f"; beyond {options.roundings:g} roundings: {len(beyond)}, first {beyond[0].tap}")
     sys.stdout.write("\n")

@@ -14,6 +14,7 @@ from grok_conformance.harness.contract import split_tap
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.judging.baseline import History, Record
 from grok_conformance.harness.judging.verdict import PASSING, SEVERITY
+from grok_conformance.harness.measure.words import number_of
 
 MIN_RUNS = 4
 """Runs in the history from which the noise of timings is measured."""
@@ -111,7 +112,7 @@ def uncompared(old: Record, new: Record, num_runs: int) -> Iterator[str]:
     if old.suite != new.suite:
         yield f"the baseline is of golden set {old.suite}, this run of {new.suite}"
     if lost := len(set(old.taps) - set(new.taps)):
-        yield f"{lost} taps of the baseline are not in this run"
+        yield f"not in this run: {number_of(lost, 'taps')} of the baseline"
     if old.platform != new.platform:
         yield "the baseline was made on another platform: times and memory are not compared"
         return
@@ -173,7 +174,8 @@ def memory_flags(old: Record, new: Record) -> Iterator[str]:
 def describe(regression: Regression) -> Iterator[str]:
     """Yield a comparison with the baseline in a few lines."""
     if regression.num_taps:
-        yield f"against the baseline: {regression.num_identical} of {regression.num_taps} taps bit for bit the same"
+        same = f"{regression.num_identical} of {number_of(regression.num_taps, 'taps')}"
+        yield f"against the baseline: {same} bit for bit the same"
     if regression.within:
         yield f"changed within fences: {', '.join(regression.within)}"
     if regression.beyond:

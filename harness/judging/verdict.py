@@ -22,7 +22,7 @@ from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison, Kind
 from grok_conformance.harness.measure.systematic import Systematic
-from grok_conformance.harness.measure.words import times
+from grok_conformance.harness.measure.words import number_of, times
 
 Status = Literal["pass", "waived", "quirk", "fail", "missing", "unsupported", "error", "inconclusive"]
 
@@ -158,8 +158,8 @@ class CandidateVerdict:
         """
         failed: list[Status] = [row.status for row in self.operations if row.status == "fail"]
         failed += ["fail"] if self.weights or self.outdated else []
-        counted = [case.status for case in self.cases if not case.does_not_count]
-        core = [status for status in counted if status != "quirk"] or counted
+        number_of = [case.status for case in self.cases if not case.does_not_count]
+        core = [status for status in number_of if status != "quirk"] or number_of
         status = worst_status([*core, *failed])
         return "missing" if status in PASSING and self.level == "none" else status
 
@@ -236,8 +236,8 @@ def case_status(  # noqa: PLR0911 - one return per rule, in order of precedence
         where = f"layer {flip.layer} chose other experts for token {list(flip.index)}"
         return "fail", f"{where}: gap {flip.gap:.3g}, honest {flip.allowed:.3g}"
     if routing is not None and not routing.passed:
-        count = f"{routing.observed} tokens chose other experts within their margins, {routing.expected:.3g} expected"
-        return "fail", f"{count}: a chance of {routing.chance:.1e}"
+        count = f"{number_of(routing.observed, 'tokens')} chose other experts within their margins"
+        return "fail", f"{count}, {routing.expected:.3g} expected: a chance of {routing.chance:.1e}"
     if far := [drift for drift in drifts if not drift.ratio <= 1]:
         told = f"end to end {times(far[0].ratio)} times the honest error, with every operation right"
         return "fail", f"{far[0].tap}: {told}"

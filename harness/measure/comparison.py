@@ -16,6 +16,7 @@ from grok_conformance.harness.measure.histogram import Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
 from grok_conformance.harness.measure.scan import Findings, fence_ratio, find_each, find_in
 from grok_conformance.harness.measure.systematic import Systematic, conclude
+from grok_conformance.harness.measure.words import number_of
 
 
 class Kind(StrEnum):
@@ -248,5 +249,5 @@ def compare_routing(
         return Comparison(call, tap, count, index=at(unordered), problem="experts are not in order of probability")
     canonical = np.argsort(-rows, axis=-1, kind="stable")[:, :num_chosen]
     num_ties = int((canonical != chosen).any(-1).sum())
-    note = f"{num_ties} ties not decided for the lowest index" if num_ties else ""
+    note = f"{number_of(num_ties, 'ties')} not decided for the lowest index" if num_ties else ""
     return Comparison(call, tap, count, note=note)

@@ -7,6 +7,11 @@ import math
 MILLION = 1e6
 
 
+def number_of(number: int, things: str) -> str:
+    """Return a number with what it counts, given in the plural, in the singular where it is one."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
+
+
 def times(ratio: float) -> str:
     """Return measured / allowed as a person reads it: three digits, then thousands, then no digits at all."""
     if not math.isfinite(ratio):

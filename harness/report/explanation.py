@@ -12,7 +12,7 @@ from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.comparison import Comparison, Kind
-from grok_conformance.harness.measure.words import MILLION, times
+from grok_conformance.harness.measure.words import MILLION, number_of, times
 from grok_conformance.harness.report.reproduction import reproduce
 
 MAX_REMEDIES = 2
@@ -56,7 +56,9 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
             f"  error     {error}",
         ]
         if worst.bulk >= LEAST_BULK:  # else the values that err are none that are rounded, such as zeros
-            lines.append(f"  bulk      {times(worst.bulk)} times honest rounding, over {worst.num_elements} values")
+            lines.append(
+                f"  bulk      {times(worst.bulk)} times honest rounding, over {number_of(worst.num_elements, 'values')}"
+            )
     if worst.note:
         lines.append(f"  note      {worst.note}")
     common = max((*worst.systematic, *row.systematic), key=lambda one: one.ratio, default=None)
@@ -123,7 +125,7 @@ def contrast(verdict: CandidateVerdict, row: OperationVerdict) -> str:
     shown = [case.case for case in verdict.cases if any(row.operation == c.operation for c in case.comparisons)]
     shown = [case for case in shown if case.endswith(row.fprop_dtype)]
     failing = [case for case in shown if case in row.cases_at_fault]
-    told = f"{len(failing)} of {len(shown)} cases in {row.fprop_dtype}"
+    told = f"{len(failing)} of {number_of(len(shown), 'cases')} in {row.fprop_dtype}"
     if len(failing) == len(shown):
         return told
     passing = [case for case in shown if case not in failing]

@@ -77,7 +77,7 @@ def headline(views: Sequence[CandidateView]) -> str:
     """Return the verdict on the run in half a sentence."""
     failed = [view.name for view in views if view.status not in PASSING]
     if not failed:
-        return f"{len(views)} of {len(views)} candidates pass"
+        return f"{len(views)} of {len(views)} candidates pass" if views[1:] else "1 of 1 candidate passes"
     return f"{', '.join(failed)} {'does' if len(failed) == 1 else 'do'} not conform"
 
 

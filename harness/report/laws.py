@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grok_conformance.harness.laws.check import Result
+from grok_conformance.harness.measure.words import number_of
 from grok_conformance.harness.report.terminal import LOOK, STYLES
 
 
@@ -32,7 +33,7 @@ def laws_table(candidate: str, results: Sequence[Result]) -> Table:
             result.law.name,
             Text(worst.status, style=STYLES[worst.status]),
             "every bit" if result.law.bitwise else "rounding",
-            f"{result.held} of {result.num_draws} draws",
+            f"{result.held} of {number_of(result.num_draws, 'draws')}",
             str(result.bitwise),
             f"{worst.ratio:.3g}",
         )

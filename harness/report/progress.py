@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from grok_conformance.harness.measure.words import number_of
+
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -54,6 +56,8 @@ def lines_of(num_cases: int, clock: Callable[[], float] = time.monotonic) -> Cal
             if now - last.setdefault(name, began) >= SECONDS_BETWEEN_LINES:
                 last[name] = now
                 all_done = f"{done.total()} of {num_cases} in all"
-                sys.stderr.write(f"{name}: {done[name]} cases in {now - began:.0f} s, now {case} ({all_done})\n")
+                sys.stderr.write(
+                    f"{name}: {number_of(done[name], 'cases')} in {now - began:.0f} s, now {case} ({all_done})\n"
+                )
 
     return advance

@@ -19,7 +19,7 @@ from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.coverage import in_short
 from grok_conformance.harness.judging.verdict import PASSING, UNCOUNTED, CandidateVerdict, CaseVerdict, OperationVerdict
-from grok_conformance.harness.measure.words import times
+from grok_conformance.harness.measure.words import number_of, times
 from grok_conformance.harness.report.explanation import (
     explain,
     failing_operations,
@@ -166,9 +166,10 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     passed = sum(case.status in PASSING for case in verdict.cases)
     flips = [flip for case in verdict.cases for flip in case.flips]
     drift = max((d.ratio for case in verdict.cases for d in case.drifts if case.status != "quirk"), default=math.nan)
-    parts = [f"{passed} of {len(verdict.cases)} cases"]
+    parts = [f"{passed} of {number_of(len(verdict.cases), 'cases')}"]
     if missed := len(verdict.missed_quirks):
-        parts.append(f"{missed} of them published quirks that it does not reproduce")
+        quirks = "a published quirk" if missed == 1 else "published quirks"
+        parts.append(f"{missed} of them {quirks} that it does not reproduce")
     if drawn := [seed for case in verdict.cases if (seed := drawn_as(case.case))]:
         parts.append(f"{len(drawn)} of them drawn by --seed {drawn[0][1]}")
     uncounted = Counter(case.status for case in verdict.cases if case.does_not_count)
@@ -181,9 +182,13 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
     if not math.isnan(drift):
         parts.append(f"end to end {times(drift)} of what is allowed")
     if flips:
-        parts.append(f"{sum(flip.excused for flip in flips)} of {len(flips)} other choices of experts excused")
+        parts.append(
+            f"{sum(flip.excused for flip in flips)} of {number_of(len(flips), 'other choices')} of experts excused"
+        )
     causes = Counter(case.cause for case in verdict.cases if case.cause)
-    parts += [f"{count} cases hang on {cause}" for cause, count in causes.items()]
+    parts += [
+        f"{number_of(count, 'cases')} {'hangs' if count == 1 else 'hang'} on {cause}" for cause, count in causes.items()
+    ]
     if repeatability := repeated(verdict):
         parts.append(repeatability)
     if verdict.seconds:

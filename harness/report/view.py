@@ -14,7 +14,7 @@ from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
-from grok_conformance.harness.measure.words import times
+from grok_conformance.harness.measure.words import number_of, times
 from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
 from grok_conformance.harness.report.case_rows import CaseRow, case_rows
 from grok_conformance.harness.report.explanation import remedies
@@ -283,7 +283,7 @@ def other_reasons(row: Mapping[str, Any]) -> list[str]:
             reason = f"{case['status']}: {case['reason']}"
             counts[reason] = counts.get(reason, 0) + 1
     weights = [f"weights of {each['preset']}: {each['tensor']}: {each['problem']}" for each in row["weights"]]
-    return [*row["outdated"], *weights, *(f"{count} cases, {reason}" for reason, count in counts.items())]
+    return [*row["outdated"], *weights, *(f"{number_of(count, 'cases')}, {reason}" for reason, count in counts.items())]
 
 
 def facts(row: Mapping[str, Any]) -> dict[str, str]:

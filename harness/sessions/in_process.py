@@ -26,6 +26,7 @@ from grok_conformance.harness.judging.submission import Submission, judge_submis
 from grok_conformance.harness.judging.summary import summarise
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict, OperationVerdict
 from grok_conformance.harness.judging.waivers import Waiver, waivers_of
+from grok_conformance.harness.measure.words import number_of
 from grok_conformance.harness.report import terminal
 from grok_conformance.harness.running.answers import Answer
 from grok_conformance.harness.running.in_process import Adapter, Loaded, adapter_of, answer, answer_later, load_adapter
@@ -150,7 +151,8 @@ def judging_told(num_cases: int) -> Progress:
 
     def advance(name: str, _case: str) -> None:
         if next(done) == num_cases:
-            sys.stderr.write(f"{name}: {num_cases} cases answered in {time.monotonic() - began:.1f} s, judging them\n")
+            told = f"{number_of(num_cases, 'cases')} answered in {time.monotonic() - began:.1f} s"
+            sys.stderr.write(f"{name}: {told}, now to be judged\n")
 
     return advance
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -84,6 +85,10 @@ class OperationReport:
         lines += [f"  diagnosis {describe(self.diagnosis)}"] if self.diagnosis is not None else []
         lines += [f"  change    {remedy}" for remedy in remedies(self.diagnosis)] if self.diagnosis is not None else []
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook shows it."""
+        return f'<pre style="line-height:1.3">{html.escape(str(self))}</pre>'
 
 
 def oracle(

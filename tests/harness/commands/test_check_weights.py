@@ -39,7 +39,7 @@ def check_weights_of(adapter: Path) -> int:
 def test_check_weights_passes_what_is_as_stored(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter.write_text(ADAPTER.replace("FACTOR", "1"))
     assert check_weights_of(adapter) == 0
-    assert capsys.readouterr().out.endswith(": 21 tensors of 1 models are as stored\n")
+    assert capsys.readouterr().out.endswith(": 21 tensors of 1 model are as stored\n")
 
 
 def test_check_weights_needs_no_forward_pass_to_work(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:

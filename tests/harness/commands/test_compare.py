@@ -20,5 +20,5 @@ def test_compare_exits_with_1_beyond_what_is_accepted(
     write_tensors(tmp_path / "b", {**TAPS, "call0/logits": TAPS["call0/logits"] * np.float32(1 + 2.0**-22)})
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--roundings", roundings]) == status
     output = capsys.readouterr().out
-    assert "1 of 2 taps have the same values" in output
+    assert "1 of 2 taps with the same values" in output
     assert ("first call0/logits" in output) == (status == 1)

@@ -49,7 +49,7 @@ def test_a_failure_is_shown_again_in_its_case_alone(
     command = shlex.split(line.partition("first: ")[2])
     assert command == ["grok-conformance", *words, "--case", CASE]
     assert main(command[1:]) == 1
-    assert "0 of 1 cases" in capsys.readouterr().out
+    assert "0 of 1 case;" in capsys.readouterr().out
     assert main([*words, "--case", cases[1]]) == 0
 
 

@@ -46,7 +46,7 @@ def test_the_printed_snippet_loads_what_was_dumped(capsys: pytest.CaptureFixture
 
 def test_exitfirst_stops_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--candidate", "my_port.py", *CASE, "--operation", "moe.*", "--exitfirst"]) == NONCONFORMING
-    assert "0 of 1 cases" in capsys.readouterr().out
+    assert "0 of 1 case;" in capsys.readouterr().out
 
 
 def test_a_narrowed_pass_says_what_it_is_a_pass_of(capsys: pytest.CaptureFixture[str]) -> None:

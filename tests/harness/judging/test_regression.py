@@ -44,7 +44,7 @@ def test_another_choice_of_experts_is_told_with_its_case() -> None:
 def test_an_operation_that_is_no_longer_shown_is_flagged() -> None:
     found = against(replace(OLD, operations={"attention.key bfloat16": "pass"}, taps={KEY: "a"}))
     assert found.flags == ("moe.expert_index bfloat16 is no longer shown",)
-    assert found.notes == ("1 taps of the baseline are not in this run",)
+    assert found.notes == ("not in this run: 1 tap of the baseline",)
 
 
 @pytest.mark.parametrize(("factor", "flagged"), [(1.0, False), (1.1, False), (2.0, True)])

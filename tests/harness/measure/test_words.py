@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from grok_conformance.harness.measure.words import times
+from grok_conformance.harness.measure.words import number_of, times
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,8 @@ from grok_conformance.harness.measure.words import times
 )  # fmt: skip
 def test_a_ratio_is_told_without_an_exponent(ratio: float, shown: str) -> None:
     assert times(ratio) == shown
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, "0 cases"), (1, "1 case"), (2, "2 cases"), (1000, "1,000 cases")])
+def test_what_is_counted_stands_in_the_singular_where_it_is_one(number: int, told: str) -> None:
+    assert number_of(number, "cases") == told

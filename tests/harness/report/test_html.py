@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_is_marked_and_told_in_words() -> None:
 
 
 def test_a_case_that_failed_without_an_operation_is_told_with_its_reason() -> None:
-    assert "1 cases, error: killed by signal 11" in page(verdict(PASSING, CRASHED))
+    assert "1 case, error: killed by signal 11" in page(verdict(PASSING, CRASHED))
 
 
 def test_no_name_or_reason_can_break_out_of_the_page() -> None:

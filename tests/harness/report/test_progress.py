@@ -18,7 +18,7 @@ def test_a_line_is_written_for_each_candidate_once_a_minute(capsys: pytest.Captu
         advance(name, CASE)
     assert capsys.readouterr().err.splitlines() == [
         f"port: 2 cases in 61 s, now {CASE} (2 of 9 in all)",
-        f"other: 1 cases in 62 s, now {CASE} (3 of 9 in all)",
+        f"other: 1 case in 62 s, now {CASE} (3 of 9 in all)",
         f"port: 4 cases in 125 s, now {CASE} (5 of 9 in all)",
     ]
 

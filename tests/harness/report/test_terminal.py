@@ -53,7 +53,7 @@ def test_the_table_of_operations_shows_verdict_ratio_and_worst_case() -> None:
 def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_time() -> None:
     last = shown(verdict(PASSING)).splitlines()[-1]
     assert last == (
-        "port 2.1: pass (layers); 1 of 1 cases; end to end 0.25 of what is allowed; "
+        "port 2.1: pass (layers); 1 of 1 case; end to end 0.25 of what is allowed; "
         "1 of 1 other choices of experts excused; "
         "bitwise repeatable (a race in 77.6% of runs would have been seen); answered in 3.2 s"
     )
@@ -65,13 +65,13 @@ def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_ti
 
 def test_a_case_that_passes_in_one_run_and_fails_in_another_is_told_with_what_it_hangs_on() -> None:
     output = shown(verdict(replace(PASSING, status="fail", cause="history", reason="history: run a second time: x")))
-    assert "1 cases hang on history" in output.splitlines()[-1]
+    assert "1 case hangs on history" in output.splitlines()[-1]
     assert "history: run a second time: x" in output
 
 
 def test_the_last_line_of_a_failing_candidate_names_the_operations_at_fault() -> None:
     last = shown(verdict(FAILING)).splitlines()[-1]
-    assert last.startswith("port 2.1: fail; 0 of 1 cases; wrong at attention.key, output, logits;")
+    assert last.startswith("port 2.1: fail; 0 of 1 case; wrong at attention.key, output, logits;")
 
 
 def test_what_was_judged_elsewhere_is_told_without_a_time() -> None:
@@ -172,7 +172,7 @@ def test_a_problem_without_a_number_is_told_in_words() -> None:
 
 def test_a_case_that_failed_otherwise_is_told_with_its_reason() -> None:
     output = shown(verdict(PASSING, CRASHED))
-    assert "port: 1 cases, error: killed by signal 11" in output
+    assert "port: 1 case, error: killed by signal 11" in output
     assert f"first: {reproduce('port', OTHER)}" in output
 
 

@@ -35,7 +35,7 @@ def test_an_honest_port_passes_as_a_module_and_by_name() -> None:
 
 def test_once_all_cases_are_answered_it_is_told_that_they_are_judged(capsys: pytest.CaptureFixture[str]) -> None:
     gc.judge(WRONG, CASE, operations="moe.norm")
-    assert ": 1 cases answered in " in capsys.readouterr().err
+    assert ": 1 case answered in " in capsys.readouterr().err
 
 
 def test_several_patterns_of_cases_are_judged_together() -> None:

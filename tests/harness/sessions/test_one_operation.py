@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import replace
 
@@ -106,3 +107,8 @@ def test_a_kernel_with_a_fault_that_no_row_knows_is_told_what_its_values_are_rig
     report = gc.check_operation("moe.expert_hidden", INPUTS, wrong, dtype="float32")
     assert "the failing values are the right values times 0.5; only choice 0" in str(report)
     assert "change    look for that factor" in str(report)
+
+
+def test_a_notebook_shows_a_report_as_it_is_printed() -> None:
+    report = gc.check_operation("moe.expert_hidden", INPUTS, gelu_tanh(ACTIVATION) * UP * 2, dtype="float32")
+    assert html.unescape(report._repr_html_()) == f'<pre style="line-height:1.3">{report}</pre>'
