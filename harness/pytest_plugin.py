@@ -88,12 +88,16 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     named = [node.removeprefix(FOLDER).partition("::")[0] for node in nodes]
     given = config.getoption("--conformance-candidate") or ([] if nodes else config.getini("conformance_candidate"))
     for name in dict.fromkeys([*given, *named]):
-        tests = list(Port.from_parent(session, name=name, nodeid=f"{FOLDER}{name}").collect())
+        port = Port.from_parent(session, name=name, nodeid=f"{FOLDER}{name}")
+        tests = list(port.collect())
         wanted = [node for node in nodes if node.startswith(f"{FOLDER}{name}::")]
         known = {test.nodeid: test for test in tests}
         if missing := [node for node in wanted if node not in known]:
             raise pytest.UsageError(f"{missing[0]}: no such test; `pytest --collect-only` lists them")
-        items += [known[node] for node in wanted] or tests
+        chosen = [known[node] for node in wanted] or tests
+        items += chosen
+        report = pytest.CollectReport(port.nodeid, "passed", None, chosen)
+        config.hook.pytest_collectreport(report=report)  # without it pytest says that no tests were collected
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -65,6 +65,14 @@ def test_a_fault_fails_the_case_and_its_operation_with_the_harness_s_explanation
     assert "Traceback" not in words
 
 
+def test_what_is_listed_is_counted_as_collected(folder: Path) -> None:
+    options = ("--conformance-candidate", "my_port", *CASES)
+    status, words = run_pytest(folder, "--collect-only", "-q", *options)
+    assert (status, "30 tests collected" in words) == (0, True), words
+    status, words = run_pytest(folder, "--collect-only", "-q", "-k", "router", *options)
+    assert (status, "2/30 tests collected (28 deselected)" in words) == (0, True), words
+
+
 def test_tests_of_a_candidate_are_selected_like_others(folder: Path) -> None:
     status, words = run_pytest(folder, "--conformance-candidate", "my_port", "-k", "router", *CASES)
     assert status == 0
@@ -222,4 +230,4 @@ def test_sweeps_are_drawn_alike_in_all_workers_and_a_failure_says_how_to_repeat_
     status, words = run_pytest(folder, *options, "--conformance-candidate", "my_port")
     assert (status, "3 passed" in words) == (0, True), words  # in both dtypes, and the operation
     status, words = run_pytest(folder, *options, "--conformance-candidate", "wrong_port", "--conformance-seed", "7")
-    assert (status, "3 failed" in words, "--conformance-seed 7 draws it again" in words) == (1, True, True), words
+    assert (status, "3 failed" in words, "drawn     by seed 7, as sweep_deep/" in words) == (1, True, True), words
