@@ -21,7 +21,7 @@ from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
 from grok_conformance.harness.judging.selection import EVERY, Patterns, asked_groups, each_once
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
 from grok_conformance.harness.judging.waivers import waivers_of
-from grok_conformance.harness.report.explanation import explain
+from grok_conformance.harness.report.explanation import explain, explain_case
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.run import run_candidates
@@ -46,13 +46,9 @@ class Check:
 
 
 def case_problem(verdict: CandidateVerdict, case_id: str) -> str:
-    """Return why a case does not pass, and how what was drawn for it is drawn again."""
+    """Return why a case does not pass, and how to see it again."""
     (case,) = (case for case in verdict.cases if case.case == case_id)
-    if case.status in PASSING or case.does_not_count:
-        return ""
-    drawn = drawn_as(case_id)
-    repeat = "" if drawn is None else f"\n{case_id}: --conformance-seed {drawn[1]} draws it again"
-    return f"{case.status}: {case.reason}{repeat}"
+    return "" if case.status in PASSING or case.does_not_count else explain_case(verdict, case)
 
 
 def operation_problem(verdict: CandidateVerdict, operation: str, dtype: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.contract import LOGITS
 from grok_conformance.harness.diagnosis.likely_fault import Diagnosis, describe
 from grok_conformance.harness.faults import ALL_FAULTS
@@ -147,9 +148,29 @@ def reproduce_row(verdict: CandidateVerdict, row: OperationVerdict) -> str:
 
 
 def reproduce_case(verdict: CandidateVerdict, case: CaseVerdict) -> str:
-    """Return the command that shows a case fail again; one that hangs on something else needs the cases around it."""
+    """Return the command that shows a case fail again.
+
+    One that hangs on something else needs the cases around it, with those that the run drew.
+    """
+    if not case.cause:
+        return reproduce(verdict.name, case.case)
     preset, dtype = case.case.partition("/")[0], case.case.rpartition(".")[2]
-    return reproduce(verdict.name, f"{preset}/*.{dtype}" if case.cause else case.case)
+    seeds = [drawn[1] for each in (case, *verdict.cases) if (drawn := drawn_as(each.case)) is not None]
+    return reproduce(verdict.name, f"{preset}/*.{dtype}", seed=seeds[0] if seeds else None)
+
+
+def explain_case(verdict: CandidateVerdict, case: CaseVerdict) -> str:
+    """Return why a case does not pass in a few lines: what its failure hangs on, what is likely, how to see it."""
+    lines = [f"{case.status}: {case.reason}"]
+    if (drawn := drawn_as(case.case)) is not None:
+        lines.append(f"  drawn     by seed {drawn[1]}, as {case.case}")
+    lines += [f"  cause     {case.cause}, which `explain {case.cause}` tells of"] * bool(case.cause)
+    for operation, rows in failing_operations(verdict).items():
+        at_fault = [row for row in rows if case.case in row.cases_at_fault]
+        if at_fault:
+            lines.append(f"  wrong at  {operation}{', likely ' * bool(likely(at_fault))}{likely(at_fault)}")
+    lines.append(f"  reproduce {reproduce_case(verdict, case)}")
+    return "\n".join(lines)
 
 
 def likely(rows: Sequence[OperationVerdict]) -> str:

@@ -19,6 +19,9 @@ NOX = "nox -s conformance --"
 ENDPOINT = ("--endpoint", "--model", "--top-logprobs")
 """The options of `run` that say which server is judged."""
 
+KEPT = ("--layer", "--golden")
+"""The options of `run` without which a failure would be looked for in other layers, or by another golden set."""
+
 
 def started_by(words: Sequence[str]) -> str:
     """Return the program that the words of a process began with, as it is typed; empty in Python itself."""
@@ -75,29 +78,34 @@ def reproduce(
     case: str,
     operation: str = "",
     *,
+    seed: int | None = None,
     words: Sequence[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
     """Return the command that judges one candidate in one case, or the cases of a glob, at one operation or whole.
 
-    `words` are those that started this process, `environment` its variables: a nox session, pytest, `judge` on folders,
-    the installed program, `python -m` and Python itself are each told in their own terms.
+    `seed` is that of the run where what it drew matters, a drawn case brings its own. `words` are those that started
+    this process, `environment` its variables: a nox session, pytest, `judge` on folders, the installed program,
+    `python -m` and Python itself are each told in their own terms. Layers and the golden set stay as they were given.
     """
     drawn = drawn_as(case)
-    seed = [] if drawn is None else ["--seed", str(drawn[1]), *["--ladder"] * is_rung(case)]
+    seed = seed if drawn is None else drawn[1]
+    drawing = [] if seed is None else ["--seed", str(seed), *["--ladder"] * is_rung(case)]
     words = sys.argv if words is None else words
     environment = os.environ if environment is None else environment
     start, rest = started_by(words), words[1:]
     if start == PYTEST:
-        narrowed = ["--conformance-candidate", candidate, "--conformance-case", stored_id(case)]
+        narrowed = ["--conformance-candidate", candidate, "--conformance-case", case]  # of a drawn one with its seed
+        narrowed += ["--conformance-seed", str(seed)] if drawn is None and seed is not None else []
         return f"{PYTEST} {shlex.join(narrowed)}"
     if start and rest[:1] == ["judge"]:
         return f"{start} {shlex.join([*without_option(rest, '--case'), '--case', case])}"
-    narrowed = [*called(candidate, rest), "--case", stored_id(case), *seed]
+    narrowed = [*called(candidate, rest), "--case", stored_id(case), *drawing]
     narrowed += ["--operation", operation] if operation else []
+    narrowed += [word for name in KEPT for value in values_of(rest, name) for word in (name, value)]
     if start and in_nox(environment):
         return f"{NOX} {shlex.join(narrowed)}"
-    if start or drawn is not None:  # drawn cases are run by the command line alone
+    if start or seed is not None:  # drawn cases are run by the command line alone
         return f"{start or MODULE} run {shlex.join(narrowed)}"
     asked = f", operations={operation!r}" if operation else ""
     return f"grok_conformance.judge({candidate!r}, {case!r}{asked})"

@@ -50,6 +50,9 @@ Detail = Literal["quiet", "normal", "verbose"]
 MAX_FAILURES = 5
 """Failing operations that are explained in full, per candidate; the table and the JSON hold all."""
 
+MAX_NAMED = 3
+"""Cases that are named of those that fail for one reason."""
+
 
 def wide_console(width: int = PIPE_WIDTH) -> Console:
     """Return the console of standard output; in a pipe it is wide enough for the names of cases."""
@@ -227,8 +230,18 @@ def failures(verdict: CandidateVerdict, most: int | None = MAX_FAILURES) -> list
         if not excused and (case.cause or case.case not in explained):
             others.setdefault(f"{case.status}: {case.reason}", []).append(case)
     for reason, cases in others.items():
-        blocks.append(f"{verdict.name}: {len(cases)} cases, {reason}\n  first: {reproduce_case(verdict, cases[0])}")
+        blocks.append(explain_others(verdict, reason, cases))
     return blocks
+
+
+def explain_others(verdict: CandidateVerdict, reason: str, cases: Sequence[CaseVerdict]) -> str:
+    """Return which cases did not pass for a reason that no operation explains, and how to see the first of them."""
+    command = reproduce_case(verdict, cases[0])
+    if len(cases) == 1:
+        return f"{verdict.name}: {cases[0].case}: {reason}\n  reproduce {command}"
+    named = ", ".join(case.case for case in cases[:MAX_NAMED])
+    more = f" and {len(cases) - MAX_NAMED} more" if len(cases) > MAX_NAMED else ""
+    return f"{verdict.name}: {len(cases)} cases, {reason}\n  cases     {named}{more}\n  first: {command}"
 
 
 def known_deviations(verdict: CandidateVerdict) -> list[str]:

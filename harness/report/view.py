@@ -14,7 +14,7 @@ from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
-from grok_conformance.harness.measure.words import number_of, times
+from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
 from grok_conformance.harness.report.case_rows import CaseRow, case_rows
 from grok_conformance.harness.report.explanation import remedies
@@ -277,13 +277,16 @@ def faults_of(row: Mapping[str, Any]) -> list[Fault]:
 def other_reasons(row: Mapping[str, Any]) -> list[str]:
     """Return what no failing operation explains: weights that differ, and why cases did not pass, each reason once."""
     explained = {case for operation in row["operations"] for case in operation["cases_at_fault"]}
-    counts: dict[str, int] = {}
+    others: dict[str, list[str]] = {}
     for case in row["cases"]:
         if case["status"] not in PASSING and not case["waived"] and case["case"] not in explained:
-            reason = f"{case['status']}: {case['reason']}"
-            counts[reason] = counts.get(reason, 0) + 1
+            others.setdefault(f"{case['status']}: {case['reason']}", []).append(case["case"])
     weights = [f"weights of {each['preset']}: {each['tensor']}: {each['problem']}" for each in row["weights"]]
-    return [*row["outdated"], *weights, *(f"{number_of(count, 'cases')}, {reason}" for reason, count in counts.items())]
+    told = [
+        f"{cases[0]}: {reason}" if len(cases) == 1 else f"{len(cases)} cases, such as {cases[0]}, {reason}"
+        for reason, cases in others.items()
+    ]
+    return [*row["outdated"], *weights, *told]
 
 
 def facts(row: Mapping[str, Any]) -> dict[str, str]:

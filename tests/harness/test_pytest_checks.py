@@ -24,6 +24,7 @@ from grok_conformance.harness.pytest_checks import (
     needed,
     node_name,
 )
+from grok_conformance.harness.report.reproduction import reproduce
 from grok_conformance.harness.running.registry import UnknownCandidateError
 from tests.harness.honest_port import golden
 from tests.harness.report.verdicts import CASE, CRASHED, FAILING, PASSING, verdict
@@ -49,7 +50,7 @@ def test_what_cannot_be_judged_is_refused_before_anything_runs(tmp_path: Path) -
 
 def test_a_check_says_nothing_of_what_passes_and_why_it_fails() -> None:
     assert Check(case=CASE)(verdict(PASSING)) == ""
-    assert Check(case=CASE)(verdict(FAILING)) == "fail: too far"
+    assert Check(case=CASE)(verdict(FAILING)).startswith("fail: too far\n  wrong at  attention.key\n")
     assert Check(operation="attention.query", dtype="bfloat16")(verdict(PASSING)) == ""
     assert "12.5 times" in Check(operation="attention.key", dtype="bfloat16")(verdict(FAILING))
     assert Check()(verdict(PASSING)) == ""
@@ -128,6 +129,7 @@ def test_what_is_drawn_has_a_test_of_the_same_name_whatever_the_seed() -> None:
 def test_a_drawn_case_that_fails_says_how_it_is_drawn_again_and_a_declined_one_does_not_fail() -> None:
     drawn = "sweep_long/sweep/chunks~redrawn-7.float32"
     failing = replace(verdict(FAILING), cases=(CaseVerdict(case=drawn, status="fail", reason="too far"),))
-    assert case_problem(failing, drawn) == f"fail: too far\n{drawn}: --conformance-seed 7 draws it again"
+    told = case_problem(failing, drawn)
+    assert told == f"fail: too far\n  drawn     by seed 7, as {drawn}\n  reproduce {reproduce('port', drawn)}"
     declined = CaseVerdict(case=drawn, status="unsupported", reason="no truncate()", waived=("open",))
     assert case_problem(replace(failing, cases=(declined,)), drawn) == ""

@@ -51,7 +51,7 @@ def test_check_weights_needs_no_forward_pass_to_work(adapter: Path, capsys: pyte
 def test_check_weights_of_a_candidate_that_shows_none_fails(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter.write_text("from grok_conformance.candidates.numpy_float64 import INFO, load\n")
     assert check_weights_of(adapter) == 1
-    assert "shows no weights of 1 of 1 models: give the model loaded_weights()" in capsys.readouterr().out
+    assert "shows no weights of 1 of 1 model: give the model loaded_weights()" in capsys.readouterr().out
     adapter.write_text(
         "from grok_conformance.candidates.numpy_float64 import INFO\n"
         "def load(config, weights): raise OSError('no device')"

@@ -45,11 +45,11 @@ def test_a_failure_is_shown_again_in_its_case_alone(
     words = ["judge", str(folder / "jobs"), str(out)]
     monkeypatch.setattr(sys, "argv", ["/bin/grok-conformance", *words])
     assert main(words) == 1
-    (line,) = {line for line in capsys.readouterr().out.splitlines() if "first: " in line and CASE in line}
-    command = shlex.split(line.partition("first: ")[2])
+    (line,) = {line for line in capsys.readouterr().out.splitlines() if "  reproduce " in line and CASE in line}
+    command = shlex.split(line.partition("  reproduce ")[2])
     assert command == ["grok-conformance", *words, "--case", CASE]
     assert main(command[1:]) == 1
-    assert "0 of 1 case;" in capsys.readouterr().out
+    assert "0 of 1 case" in capsys.readouterr().out
     assert main([*words, "--case", cases[1]]) == 0
 
 

@@ -11,7 +11,8 @@ from grok_conformance.harness.faults import FAULTS
 from grok_conformance.harness.judging.verdict import by_operation
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.systematic import Systematic
-from grok_conformance.harness.report.explanation import contrast, explain, reproduce_row
+from grok_conformance.harness.report.explanation import contrast, explain, explain_case, reproduce_row
+from grok_conformance.harness.report.reproduction import reproduce
 from tests.harness.report.verdicts import BAD, FAILING, verdict
 
 UNKNOWN = Diagnosis((), "", 0.0, 0.0, 0.0, 0.0, "no fault")
@@ -110,3 +111,13 @@ def test_failing_cases_are_told_by_what_they_alone_have_in_common() -> None:
     found = replace(verdict(FAILING), cases=tuple(cases), operations=rows)
     assert contrast(found, rows[0]) == "2 of 3 cases in bfloat16, exactly those with area decode"
     assert "x/decode/a.bfloat16" in reproduce_row(found, rows[0])
+
+
+def test_a_case_is_told_with_what_it_hangs_on_what_is_wrong_in_it_and_how_to_see_it_with_what_was_drawn() -> None:
+    drawn = replace(FAILING, case="unequal/prefill/a~redrawn-7.bfloat16", comparisons=())
+    failing = replace(FAILING, cause="history", reason="history: too far")
+    text = explain_case(verdict(failing, drawn), failing)
+    assert text.startswith("fail: history: too far\n  cause     history, which `explain history` tells of\n")
+    assert "  wrong at  attention.key\n" in text
+    assert text.endswith(f"  reproduce {reproduce('port', 'unequal/*.bfloat16', seed=7)}")
+    assert "  drawn     by seed 7, as unequal/prefill/a~redrawn-7.bfloat16\n" in explain_case(verdict(drawn), drawn)

@@ -57,7 +57,7 @@ def test_the_verdict_and_the_likely_fault_with_its_layers_come_before_everything
 
 
 def test_a_run_in_which_all_pass_says_so() -> None:
-    assert "<h1>Grok-1 conformance: 1 of 1 candidates pass</h1>" in page(verdict(PASSING))
+    assert "<h1>Grok-1 conformance: 1 of 1 candidate passes</h1>" in page(verdict(PASSING))
 
 
 def test_every_cell_of_the_map_has_its_errors_its_worst_tokens_and_its_diagnosis() -> None:
@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_is_marked_and_told_in_words() -> None:
 
 
 def test_a_case_that_failed_without_an_operation_is_told_with_its_reason() -> None:
-    assert "1 case, error: killed by signal 11" in page(verdict(PASSING, CRASHED))
+    assert f"{CRASHED.case}: error: killed by signal 11" in page(verdict(PASSING, CRASHED))
 
 
 def test_no_name_or_reason_can_break_out_of_the_page() -> None:

@@ -64,6 +64,25 @@ def test_a_rung_of_the_ladder_is_shown_again_by_its_seed_and_the_ladder() -> Non
     assert command.endswith("--case ladder_width_17/ladder/drawn.float32 --seed 7 --ladder")
 
 
+def test_layers_and_the_golden_set_stay_as_they_were_given() -> None:
+    words = [MODULE, "run", "--layer", "1", "--layer=2", "--golden", "my set", "--candidate", "port"]
+    command = reproduce("port", "a/*", "moe.norm", words=words, environment={})
+    told = "--case 'a/*' --operation moe.norm --layer 1 --layer 2 --golden 'my set'"
+    assert command == f"python -m grok_conformance run --candidate port {told}"
+
+
+def test_cases_that_hang_on_one_another_are_run_again_with_what_the_run_drew() -> None:
+    command = reproduce("port", "a/*", seed=7, words=[MODULE, "run"], environment={})
+    assert command == "python -m grok_conformance run --candidate port --case 'a/*' --seed 7"
+    command = reproduce("port", "a/*", seed=7, words=["/bin/pytest"], environment={})
+    assert command == "pytest --conformance-candidate port --conformance-case 'a/*' --conformance-seed 7"
+
+
+def test_in_pytest_a_drawn_case_is_asked_for_by_its_own_id() -> None:
+    command = reproduce("port", "a/b/c~redrawn-7.float32", words=["/bin/pytest"], environment={})
+    assert command == "pytest --conformance-candidate port --conformance-case 'a/b/c~redrawn-7.float32'"
+
+
 @pytest.mark.parametrize(
     ("words", "environment", "command"),
     [

@@ -15,7 +15,7 @@ from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdi
 from grok_conformance.harness.report.explanation import format_ratio
 from grok_conformance.harness.report.figures import LEGEND
 from grok_conformance.harness.report.reproduction import reproduce
-from grok_conformance.harness.report.terminal import MAX_FAILURES, Detail, failures, show
+from grok_conformance.harness.report.terminal import MAX_FAILURES, MAX_NAMED, Detail, failures, show
 from tests.harness.report.verdicts import (
     BAD,
     CASE,
@@ -54,13 +54,13 @@ def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_ti
     last = shown(verdict(PASSING)).splitlines()[-1]
     assert last == (
         "port 2.1: pass (layers); 1 of 1 case; end to end 0.25 of what is allowed; "
-        "1 of 1 other choices of experts excused; "
+        "1 of 1 other choice of experts excused; "
         "bitwise repeatable (a race in 77.6% of runs would have been seen); answered in 3.2 s"
     )
     unrepeated = replace(PASSING, repeatable=False, flips=(replace(FLIP, gap=1.0),), drifts=())
     last = shown(verdict(unrepeated)).splitlines()[-1]
     assert "end to end" not in last
-    assert "0 of 1 other choices of experts excused; not bitwise repeatable" in last
+    assert "0 of 1 other choice of experts excused; not bitwise repeatable" in last
 
 
 def test_a_case_that_passes_in_one_run_and_fails_in_another_is_told_with_what_it_hangs_on() -> None:
@@ -172,8 +172,15 @@ def test_a_problem_without_a_number_is_told_in_words() -> None:
 
 def test_a_case_that_failed_otherwise_is_told_with_its_reason() -> None:
     output = shown(verdict(PASSING, CRASHED))
-    assert "port: 1 case, error: killed by signal 11" in output
-    assert f"first: {reproduce('port', OTHER)}" in output
+    assert f"port: {OTHER}: error: killed by signal 11\n  reproduce {reproduce('port', OTHER)}" in output
+
+
+def test_cases_that_failed_for_one_reason_are_told_together_and_the_first_of_them_by_name() -> None:
+    crashed = [replace(CRASHED, case=f"unequal/prefill/{name}.bfloat16") for name in "abcde"]
+    output = shown(verdict(PASSING, *crashed))
+    assert "port: 5 cases, error: killed by signal 11" in output
+    assert f"cases     {', '.join(case.case for case in crashed[:MAX_NAMED])} and 2 more\n" in output
+    assert f"first: {reproduce('port', crashed[0].case)}" in output
 
 
 def test_no_more_failures_are_explained_than_can_be_read_and_the_rest_are_named() -> None:
