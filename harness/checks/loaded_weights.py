@@ -19,6 +19,9 @@ from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL, UNIT_ROUN
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
 
+NO_SUCH = "no parameter of this configuration"
+"""What is wrong with a name that is not stored."""
+
 ALIKE = 2.0**-8
 """To within this share a tensor is what a known mistake makes of the stored one: a rounding to bfloat16."""
 
@@ -58,20 +61,29 @@ def check_weights(
         name = key.removeprefix(LOADED).removeprefix(DEQUANTIZED)
         expected = readings(config, stored, name)
         if name == key or not expected:
-            found.append(WeightProblem(preset=preset, tensor=key, problem=unknown_name(name, stored)))
+            found.append(unknown_name(preset, key, name, stored))
         elif problem := compare_weight(preset, key, observed, expected):
             likely = likely_mistake(config, stored, name, observed)
             found.append(WeightProblem(**{**vars(problem), "likely": likely}))
     return tuple(found)
 
 
-def unknown_name(name: str, stored: Weights) -> str:
-    """Return that no parameter has a name, and which one has one like it."""
-    known = {other.removesuffix(".weight").removesuffix(".scales") for other in stored}
-    if name in known:
-        return f"no parameter of this configuration: put {LOADED} or {DEQUANTIZED} before it"
-    like = difflib.get_close_matches(name, sorted(known), n=1)
-    return "no parameter of this configuration" + (f": did you mean {like[0]}?" if like else "")
+def unknown_name(preset: str, key: str, name: str, stored: Weights) -> WeightProblem:
+    """Return that no parameter has a name, and what stands before one, or which one has one like it."""
+    whole = {other.removesuffix(".weight").removesuffix(".scales") for other in stored}
+    if name in whole | set(stored):
+        told = f"{NO_SUCH}: put {LOADED} or {DEQUANTIZED} before it"
+        return WeightProblem(preset=preset, tensor=key, problem=told)
+    ends = [other for other in whole | set(stored) if name.endswith(other)]
+    if ends:
+        before = name.removesuffix(max(ends, key=len))
+        likely = f"{before!r} before the stored name: leave it out"
+        return WeightProblem(preset=preset, tensor=key, problem=NO_SUCH, likely=likely)
+    part = next((part for part in (".weight", ".scales") if name.endswith(part)), "")
+    alike = sorted(other for other in (stored if part else whole) if other.endswith(part))
+    like = difflib.get_close_matches(name, alike or sorted(whole), n=1)
+    told = NO_SUCH + (f": did you mean {like[0]}?" if like else "")
+    return WeightProblem(preset=preset, tensor=key, problem=told)
 
 
 def readings(config: LanguageModelConfig, stored: Weights, name: str) -> list[Array]:
@@ -138,6 +150,7 @@ def likely_mistake(config: LanguageModelConfig, stored: Weights, name: str, obse
 def mistakes(config: LanguageModelConfig, stored: Weights, name: str) -> Iterator[tuple[str, Array]]:
     """Yield (mistake, what it makes of a parameter), float64."""
     (exact, *_) = readings(config, stored, name)
+    yield "negated: every value has the other sign", -exact
     if exact.ndim > 1:
         yield "transposed: its last two axes are exchanged", exact.swapaxes(-1, -2)
     if f"{name}.scales" in stored:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from grok_conformance.harness.checks.loaded_weights import WeightProblem
+from grok_conformance.harness.checks.loaded_weights import NO_SUCH, WeightProblem
 from grok_conformance.harness.graph.grok_1 import GROK_1
 
 LAYER = re.compile(rf"(?<={re.escape(GROK_1.layer_path.split('{layer}')[0])})\d+")
@@ -13,11 +13,15 @@ FIGURE = re.compile(r"\d+")
 
 
 def grouped(problems: Sequence[WeightProblem]) -> list[str]:
-    """Return a line for every mistake: its first tensor in full, then in how many other layers and models it is."""
+    """Return a line for every mistake: its first tensor in full, then in how many other layers and models it is.
+
+    What stands before the names of all tensors is one mistake.
+    """
     groups: dict[tuple[str, str], list[WeightProblem]] = {}
     for each in problems:
         kind = each.likely or FIGURE.sub("#", each.problem)
-        groups.setdefault((LAYER.sub("*", each.tensor), kind), []).append(each)
+        tensor = "" if each.likely and each.problem == NO_SUCH else LAYER.sub("*", each.tensor)
+        groups.setdefault((tensor, kind), []).append(each)
     return [f"{same[0]}{further(same)}" for same in groups.values()]
 
 

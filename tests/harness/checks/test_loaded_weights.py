@@ -77,6 +77,7 @@ MISTAKES: dict[str, tuple[str, Callable[[], Array], str]] = {
     ),
     "unscaled": (QUERY, lambda: parts(QUERY)[0], "scales left out"),
     "one_plus_scale": (NORM, lambda: 1 + stored()[NORM], "1 + scale, where the specification multiplies by scale"),
+    "negated": (LINEAR, lambda: -product(LINEAR), "negated: every value has the other sign"),
     "another": (
         f"{LAYER}/moe/linear/w",
         lambda: product(f"{LAYER}/moe/linear_v/w"),
@@ -142,3 +143,17 @@ def test_published_partition_specs_pass_and_another_is_named() -> None:
     )
     without = {name: spec for name, spec in shown.items() if name != ROUTER}
     assert [problem.tensor for problem in check_partition_specs("grok-1", names, without)] == [ROUTER]
+
+
+@pytest.mark.parametrize("part", [".weight", ".scales", ""])
+def test_a_name_like_a_stored_one_is_told_with_the_stored_name(part: str) -> None:
+    shown = QUERY.replace("query", "q_query")
+    (problem,) = check({f"loaded/{shown}{part}": stored()[f"{QUERY}.weight"]})
+    assert problem.problem == f"no parameter of this configuration: did you mean {QUERY}{part}?"
+
+
+@pytest.mark.parametrize("name", [NORM, QUERY, f"{QUERY}.scales"])
+def test_what_stands_before_a_stored_name_is_told(name: str) -> None:
+    (problem,) = check({f"loaded/model.{name}": stored()[NORM]})
+    assert problem.problem == "no parameter of this configuration"
+    assert problem.likely == "'model.' before the stored name: leave it out"
