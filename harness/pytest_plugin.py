@@ -96,7 +96,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             raise pytest.UsageError(f"{missing[0]}: no such test; `pytest --collect-only` lists them")
         chosen = [known[node] for node in wanted] or tests
         items += chosen
-        report = pytest.CollectReport(port.nodeid, "passed", None, chosen)
+        report = pytest.CollectReport(port.nodeid, "passed", None, [*chosen])
         config.hook.pytest_collectreport(report=report)  # without it pytest says that no tests were collected
 
 

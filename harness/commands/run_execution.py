@@ -8,7 +8,6 @@ import pdb  # noqa: T100 - what --pdb enters
 import re
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -50,6 +49,7 @@ from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.report.progress import progress_bar
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.in_process import adapter_of
+from grok_conformance.harness.running.own_frames import own_traceback
 from grok_conformance.harness.running.registry import (
     Candidate,
     UnknownCandidateError,
@@ -203,7 +203,7 @@ def in_this_process(
         except (FileError, UnknownCandidateError):
             raise
         except Exception as error:  # noqa: BLE001 - the candidate's own, shown where it was raised
-            traceback.print_exc()
+            sys.stderr.write(own_traceback(error))
             if options.pdb:
                 pdb.post_mortem(error.__traceback__)
             return None

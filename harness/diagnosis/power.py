@@ -17,6 +17,7 @@ from pathlib import Path
 from grok_conformance.harness.cases.probes import PREFIX
 from grok_conformance.harness.contract import LEVELS, tap_specs
 from grok_conformance.harness.faults import FAULTS
+from grok_conformance.harness.measure.words import number_of
 
 POWER_FILE = Path(__file__).parents[1] / "faults" / "power.json"
 
@@ -90,6 +91,8 @@ def describe(power: Power) -> str:
     """Return a power statement in one line."""
     seen = len(power.probability) - len(power.invisible)
     shown = f", by probes of which it shows {power.probes}" if power.probes else ""
-    text = f"{power.fprop_dtype}{shown}: {seen} of {len(power.probability)} known faults would be seen"
+    text = f"{power.fprop_dtype}{shown}: {seen} of {number_of(len(power.probability), 'known faults')} would be seen"
     text += f"; cannot see {', '.join(power.invisible)}" if power.invisible else ""
-    return text + (f"; {len(power.not_asked)} others need other cases" if power.not_asked else "")
+    count = len(power.not_asked)
+    others = "1 other needs" if count == 1 else f"{count} others need"
+    return text + (f"; {others} other cases" if count else "")

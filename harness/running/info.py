@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -51,9 +52,8 @@ def read_info(path: Path | None) -> CandidateInfo:
     globs = (*taps, *dtypes, *quantised)
     if len(globs) > MAX_GLOBS or max(map(len, globs), default=0) > MAX_GLOB:
         raise FileError(f"{path}: at most {MAX_GLOBS} globs of taps, of at most {MAX_GLOB} characters each")
-    for pattern in sorted({*globs} - _TAPS):
-        if not select_taps(_TAPS, [pattern]):
-            raise FileError(f"{path}: {unknown('tap', pattern, [spec.name for spec in tap_specs()])}")
+    if told := unknown_tap(globs):
+        raise FileError(f"{path}: {told}")
     if not (isinstance(fused, bool) and isinstance(tie_rule, bool)):
         raise FileError(f"{path}: fused and tie_rule must be true or false")
     return CandidateInfo(
@@ -66,6 +66,14 @@ def read_info(path: Path | None) -> CandidateInfo:
         logits=_read_form(path, logits),
         quantised=quantised,
     )
+
+
+def unknown_tap(globs: Iterable[str]) -> str:
+    """Return in words the first glob that matches no tap of any model, an empty string where each matches one."""
+    for pattern in sorted({*globs} - _TAPS):
+        if not select_taps(_TAPS, [pattern]):
+            return unknown("tap", pattern, [spec.name for spec in tap_specs()])
+    return ""
 
 
 def _read_form(path: Path, data: Any) -> LogitForm:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import sysconfig
 import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -28,10 +27,11 @@ from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.formats.suggestions import unknown
 from grok_conformance.harness.formats.tensors import TensorFile, digest, open_tensors, write_tensors
 from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
+from grok_conformance.harness.running.info import unknown_tap
 from grok_conformance.harness.running.jobs import Job, JobCase, read_config, read_job
+from grok_conformance.harness.running.own_frames import place_of
 
 MAX_TRACEBACK = 4000
-MAX_PLACES = 3
 MAX_SHOWN_BYTES = 2**30
 
 REFUSED, FAILED = 1, 2
@@ -218,6 +218,8 @@ def as_array(where: str, value: Any) -> Array:
         array: Array = np.array(value)
     except ValueError:
         raise TypeError(f"{where}: rows of unequal lengths are no array: pad them") from None
+    if array.dtype == object and isinstance(value, np.ndarray):
+        raise TypeError(f"{where}: an array of Python objects: give it a dtype, such as x.astype(np.float32)")
     if array.dtype == object:
         raise TypeError(f"{where}: {type(value).__name__} is no array: return a NumPy array or a tensor")
     return array
@@ -254,6 +256,9 @@ def info_of(candidate: Any, module: str) -> CandidateInfo:
     for dtype in info.fprop_dtypes:
         if dtype not in FPROP_DTYPES:
             raise ValueError(f"INFO: fprop_dtypes: {unknown('compute dtype', dtype, FPROP_DTYPES)}")
+    for field in ("taps", "dtypes", "quantised"):
+        if told := unknown_tap(getattr(info, field)):
+            raise ValueError(f"INFO in {Path(module).name}: {field}: {told}")
     return info
 
 
@@ -277,16 +282,6 @@ def _failure(error: BaseException) -> dict[str, Any]:
         "reason": f"{type(error).__name__}: {error}{place}",
         "traceback": text[-MAX_TRACEBACK:],
     }
-
-
-def place_of(frames: Sequence[traceback.FrameSummary]) -> str:
-    """Return the last places of a traceback in the candidate's own files, innermost first; of any files without."""
-    harness = str(Path(__file__).resolve().parents[1])
-    others = (harness, "site-packages", "dist-packages", "<frozen", sysconfig.get_path("stdlib"))
-    own = [frame for frame in frames if not any(part in str(Path(frame.filename).resolve()) for part in others)]
-    told = own or [frame for frame in frames[-1:] if not frame.filename.startswith("<")]  # of a SyntaxError none
-    places = [f"{Path(one.filename).name}:{one.lineno} in {one.name}" for one in told]
-    return f" ({', called at '.join(reversed(places[-MAX_PLACES:]))})" if places else ""
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ def test_a_narrowed_pass_says_what_it_is_a_pass_of(capsys: pytest.CaptureFixture
 def test_what_a_port_raises_in_this_process_is_shown_where_it_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
     Path("my_port.py").write_text(SOURCE.replace("1 + weights[name]", "1 / 0"))
     assert main(["run", "--candidate", "my_port.py", *CASE, "--in-process"]) == NONCONFORMING
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "my_port.py" in said
+    assert "in_process.py" not in said
 
 
 def test_a_run_that_passed_leaves_nothing_to_repeat(capsys: pytest.CaptureFixture[str]) -> None:

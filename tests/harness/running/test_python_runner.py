@@ -2,6 +2,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -284,6 +285,18 @@ def test_a_value_that_is_no_array_is_an_error_that_names_the_tap(tmp_path: Path)
     answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
     assert answer.status == "error"
     assert "prefill: logits: NoneType is no array: return a NumPy array or a tensor" in answer.reason
+
+
+def test_an_array_of_objects_is_told_as_one(tmp_path: Path) -> None:
+    source = RECORDER.replace("np.array([len(taps)], np.int32)", "np.array([1, None])")
+    answer = answer_one(tmp_path, source, case("tiny/a", call("prefill", [1])))
+    assert "prefill: logits: an array of Python objects: give it a dtype, such as x.astype(" in answer.reason
+
+
+def test_a_tap_that_no_model_has_is_told_where_it_is_declared() -> None:
+    info = CandidateInfo(name="port", version="1", taps=("logits", "layers.*.nope"))
+    with pytest.raises(ValueError, match=r"^INFO in e8\.py: taps: no tap 'layers\.\*\.nope'; did you mean"):
+        python_runner.info_of(SimpleNamespace(INFO=info, load=print), "/somewhere/e8.py")
 
 
 COUNTER = """
