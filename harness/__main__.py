@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -22,6 +23,20 @@ DISTRIBUTION = "grok-conformance"
 PROGRAM = "python -m grok_conformance"
 MAX_MESSAGE = 500
 """Characters of a refusal."""
+
+PLACE = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    }
+)
+"""What the machine refuses because of the place, however much room there is."""
 
 AGAIN_SECONDS = 0.02
 """When an interrupt comes once more that no one could take."""
@@ -102,7 +117,8 @@ def one_line_of(error: BaseException) -> str:
     """Return what the machine refused in one line: the file and the reason, or that memory or nesting ran out."""
     if isinstance(error, OSError):
         name = str(error.filename or "a file")
-        return f"{name[:300]}: {error.strerror or error}: make room, or give another place"
+        room = "" if error.errno in PLACE else "make room, or "
+        return f"{name[:300]}: {error.strerror or error}: {room}give another place"
     if isinstance(error, MemoryError):
         return "out of memory: judge fewer cases at once (--case GLOB), or on a larger machine"
     return "nested too deeply: one of the files given is no configuration, report or waiver"

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
 
 CACHE = Path(".grok_conformance_cache")
 LAST_FAILED = CACHE / "last_failed.json"
-"""What failed in the last run here: {candidate: {case: [operations that failed, none where it failed otherwise]}}."""
+"""What failed in the last run here: see `LastFailed`."""
+
+Failed = dict[str, dict[str, list[str]]]
+"""Candidates, their cases that failed, and in each the operations that did, none where it failed otherwise."""
+
+
+@dataclass(frozen=True)
+class LastFailed:
+    """What failed in a run, and the layers that it was narrowed to, none for all."""
+
+    failed: Failed
+    layers: list[int]
 
 
 def add_narrow_options(parser: argparse.ArgumentParser) -> None:
@@ -85,17 +97,19 @@ def refuse_with_shard(options: argparse.Namespace) -> None:
         raise FileError("--shard needs --keep DIR, which `merge` reads, and --seed N, the same for all shards")
 
 
-def last_failed(path: Path = LAST_FAILED) -> dict[str, dict[str, list[str]]]:
+def last_failed(path: Path = LAST_FAILED) -> LastFailed:
     """Return what failed in the last run; raises FileError where there was none, or nothing failed."""
     if not path.is_file():
         raise FileError(f"--last-failed: {path} does not exist: no run in this folder has failed yet")
     try:
-        found: dict[str, dict[str, list[str]]] = read_json(path)
+        match read_json(path):
+            case {"failed": failed, "layers": [*layers]} if is_failed(failed) and all(type(n) is int for n in layers):
+                found = LastFailed(failed, layers)
+            case _:
+                raise FileError(f"{path}: not what an earlier run left")
     except FileError as error:
         raise FileError(f"{error}: remove it") from None
-    if not is_failed(found):
-        raise FileError(f"{path}: not what an earlier run left: remove it")
-    if not found:
+    if not found.failed:
         raise FileError("--last-failed: nothing failed in the last run: leave it out")
     return found
 
@@ -115,25 +129,28 @@ def is_failed(found: object) -> bool:
     )
 
 
-def narrow_to_last_failed(options: argparse.Namespace, failed: dict[str, dict[str, list[str]]]) -> frozenset[str]:
-    """Set the candidates and operations that failed, unless others are given, and return the cases.
+def narrow_to_last_failed(options: argparse.Namespace, last: LastFailed) -> frozenset[str]:
+    """Set the candidates and operations that failed and the layers, unless others are given, and return the cases.
 
     Cases that failed otherwise than at an operation are judged whole.
     """
     if options.candidate is None:
-        options.candidate = list(failed)
-    rows = [cases for name, cases in failed.items() if name in options.candidate]
+        options.candidate = list(last.failed)
+    rows = [cases for name, cases in last.failed.items() if name in options.candidate]
     if not rows:
         raise FileError(f"--last-failed: {', '.join(options.candidate)} did not fail in the last run: leave it out")
     operations = [names for cases in rows for names in cases.values()]
     if not options.operation and all(operations):
         options.operation = sorted(set().union(*operations))
+    options.layer = options.layer or last.layers
     return frozenset(case for cases in rows for case in cases)
 
 
-def remember_failed(failed: Iterable[tuple[str, dict[str, list[str]]]], path: Path = LAST_FAILED) -> None:
-    """Keep what failed; where nothing did and nothing is kept, nothing is written."""
+def remember_failed(
+    failed: Iterable[tuple[str, dict[str, list[str]]]], layers: list[int], path: Path = LAST_FAILED
+) -> None:
+    """Keep what failed in some layers; where nothing did and nothing is kept, nothing is written."""
     found = {name: cases for name, cases in failed if cases}
     if found or path.is_file():
         path.parent.mkdir(exist_ok=True)
-        write_json(path, found)
+        write_json(path, {"layers": layers, "failed": found})

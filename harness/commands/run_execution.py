@@ -110,7 +110,7 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.shard is not None:
         keep_shard(options.keep, options.shard, whole, [candidate.name for candidate in candidates])
     verdicts, records = answered
-    remember_failed((verdict.name, failed_cases(verdict)) for verdict in verdicts)
+    remember_failed(((verdict.name, failed_cases(verdict)) for verdict in verdicts), options.layer)
     regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)
     refused = [refuse(name, groups, reason) for name, reason in absent.items()]
     asked_for = {*(options.candidate or ()), *(name for name, _ in options.require)}

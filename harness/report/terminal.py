@@ -83,7 +83,7 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
         for line in [*power_lines(verdicts), *coverage_lines(verdicts, whole=detail == "verbose")]:
             console.print(line, highlight=False, soft_wrap=True)
     for verdict in verdicts:
-        console.print(verdict_line(verdict), soft_wrap=True)
+        console.print(verdict_line(verdict, alone=detail == "quiet"), soft_wrap=True)
         if detail != "quiet" and verdict.next_taps:
             console.print(next_level(verdict), highlight=False, soft_wrap=True)
 
@@ -164,8 +164,11 @@ def rounding_plan(verdict: CandidateVerdict) -> list[str]:
     ]
 
 
-def verdict_line(verdict: CandidateVerdict) -> Text:
-    """Return a candidate's verdict in one line: level, cases, end-to-end error, flips, repeatability, time."""
+def verdict_line(verdict: CandidateVerdict, *, alone: bool = False) -> Text:
+    """Return a candidate's verdict in one line: level, cases, end-to-end error, flips, repeatability, time.
+
+    Where it stands `alone`, and no operation is at fault, with the reason of the first case that did not pass.
+    """
     passed = sum(case.status in PASSING for case in verdict.cases)
     flips = [flip for case in verdict.cases for flip in case.flips]
     drift = max((d.ratio for case in verdict.cases for d in case.drifts if case.status != "quirk"), default=math.nan)
@@ -182,6 +185,9 @@ def verdict_line(verdict: CandidateVerdict) -> Text:
         by_fault.setdefault(likely(rows), []).append(operation)
     for fault, operations in by_fault.items():
         parts.append(f"{f'likely {fault}' if fault else 'wrong'} at {', '.join(operations)}")
+    reasons = [case.reason for case in verdict.cases if case.status == verdict.status and not case.does_not_count]
+    if alone and not by_fault and not verdict.passed and reasons and reasons[0]:
+        parts.append(reasons[0])
     if not math.isnan(drift):
         parts.append(f"end to end {times(drift)} of what is allowed")
     if flips:

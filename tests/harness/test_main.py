@@ -263,7 +263,11 @@ def test_a_waiver_of_a_tap_that_does_not_exist_is_wrong_usage(
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(28, "No space left on device", "/full/run.json"), "/full/run.json: No space left on device"),
+        (
+            OSError(28, "No space left on device", "/full/run.json"),
+            "/full/run.json: No space left on device: make room",
+        ),
+        (OSError(2, "No such file or directory", "/proc/x"), "/proc/x: No such file or directory: give another place"),
         (MemoryError(), "out of memory: judge fewer cases at once"),
         (RecursionError(), "nested too deeply"),
         (KeyboardInterrupt(), "interrupted: nothing was judged"),

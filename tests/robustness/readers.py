@@ -155,11 +155,12 @@ def plan_prompt(path: Path) -> None:
 
 
 def write_last_failed(folder: Path) -> None:
-    write_json(folder / "last.json", {"port": {CASE: ["moe.norm"], "other": []}, "b": {CASE: []}})
+    failed = {"port": {CASE: ["moe.norm"], "other": []}, "b": {CASE: []}}
+    write_json(folder / "last.json", {"layers": [1], "failed": failed})
 
 
 def read_last_failed(path: Path) -> None:
-    options = argparse.Namespace(candidate=None, operation=[])
+    options = argparse.Namespace(candidate=None, operation=[], layer=[])
     narrow_options.narrow_to_last_failed(options, narrow_options.last_failed(path))
     assert all(isinstance(each, str) for each in [*options.candidate, *options.operation])
 

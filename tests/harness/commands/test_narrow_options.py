@@ -11,6 +11,7 @@ import pytest
 
 from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import BROKEN, NONCONFORMING, PASS
+from grok_conformance.harness.commands.narrow_options import LAST_FAILED
 from grok_conformance.harness.formats.tensors import open_tensors
 from tests.harness.wrong_port import SOURCE
 
@@ -31,6 +32,25 @@ def test_what_failed_is_dumped_and_what_fails_again_is_all_that_is_run(capsys: p
     said = capsys.readouterr().out
     assert "fail, of moe.norm alone; 0 of 3 cases" in said
     assert "likely norm_scale_plus_one at moe.norm" in said
+
+
+def test_the_layers_of_the_last_run_are_those_of_the_next_and_of_the_command_that_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["run", "--candidate", "my_port.py", *CASE, "--operation", "moe.norm", "--layer", "0"]
+    monkeypatch.setattr("sys.argv", ["/x/grok_conformance/__main__.py", *words])
+    assert main(words) == NONCONFORMING
+    assert "--operation moe.norm --layer 0\n" in capsys.readouterr().out
+    assert main(["run", "--last-failed"]) == NONCONFORMING
+    assert "fail, of moe.norm in layer 0 alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [{"a": {"b": []}}, {"layers": ["1"], "failed": {}}, {"layers": [1], "failed": []}])
+def test_what_no_run_left_is_refused(kept: object, capsys: pytest.CaptureFixture[str]) -> None:
+    LAST_FAILED.parent.mkdir()
+    LAST_FAILED.write_text(json.dumps(kept))
+    assert main(["run", "--last-failed"]) == BROKEN
+    assert "last_failed.json: not what an earlier run left: remove it" in capsys.readouterr().err
 
 
 def test_the_printed_snippet_loads_what_was_dumped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,3 +196,9 @@ def test_every_status_can_be_shown_and_only_a_pass_names_the_level(status: str) 
     found = verdict(replace(case, status=status))  # type: ignore[arg-type] # a Status by its parametrisation
     assert found.summary == ("pass (layers)" if status in ("pass", "waived") else status)
     assert found.summary in shown(found)
+
+
+def test_a_verdict_that_stands_alone_tells_why_where_no_operation_does() -> None:
+    assert shown(verdict(CRASHED), detail="quiet").startswith("port 2.1: error; 0 of 1 case; killed by signal 11;")
+    assert "killed" not in shown(verdict(CRASHED)).splitlines()[-1]
+    assert "too far" not in shown(verdict(FAILING), detail="quiet")
