@@ -40,3 +40,21 @@ def test_every_word_is_explained(word: str, capsys: pytest.CaptureFixture[str]) 
     assert main(["explain", word]) == 0
     assert word in capsys.readouterr().out
     assert meaning_of(word)
+
+
+def test_whatever_stands_before_a_line_of_an_explanation_is_explained() -> None:
+    source = (GOLDEN_DIR.parent / "harness" / "report" / "explanation.py").read_text()
+    labels = {label.strip() for label in re.findall(r'"  ([a-z][a-z ]{8}) ', source)}
+    assert {"worst at", "in common", "kept", "contrast", "cause"} <= labels
+    assert {label for label in labels if not meaning_of(label)} - set(MEANINGS) == set()
+
+
+@pytest.mark.parametrize("words", [("exact", "expected", "observed"), ("seen", "cannot see"), ("shown", "hidden")])
+def test_words_for_different_things_have_a_sentence_each(words: tuple[str, ...]) -> None:
+    assert len({meaning_of(word) for word in words}) == len(words)
+    assert not [word for word in words if ";" in meaning_of(word).replace("; operations around", "")]
+
+
+@pytest.mark.parametrize("word", ["wrong", "gain", "bias", "coefficient", "standard errors", "problem", "note"])
+def test_the_words_of_figures_and_cells_are_explained(word: str) -> None:
+    assert meaning_of(word)
