@@ -71,7 +71,9 @@ def test_threads_of_a_child_do_not_spin_unless_the_user_says_so(
     assert run(tmp_path, shows)[1].strip() == "ACTIVE"
 
 
-@pytest.mark.parametrize(("name", "passed"), [("PATH", True), ("XLA_FLAGS", True), ("MY_PATH", False)])
+@pytest.mark.parametrize(
+    ("name", "passed"), [("PATH", True), ("PYTHON_MY_SWITCH", True), ("XLA_FLAGS", True), ("MY_PATH", False)]
+)
 def test_names_are_matched_whole(name: str, *, passed: bool) -> None:
     assert bool(PASSED_ON.fullmatch(name)) == passed
 
