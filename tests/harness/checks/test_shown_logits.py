@@ -83,7 +83,7 @@ def test_fewer_tokens_than_declared_are_a_problem() -> None:
         x[1, 2] = np.where(x[1, 2] == x[1, 2].max(), x[1, 2], np.nan)
         return x
 
-    assert changed(FORMS["top 5"], fewer).problem == ("names 1 tokens at [1, 2], expected 5 of top 5 log probabilities")
+    assert changed(FORMS["top 5"], fewer).problem == ("names 1 token at [1, 2], expected 5 of top 5 log probabilities")
 
 
 @pytest.mark.parametrize(

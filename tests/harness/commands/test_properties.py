@@ -40,8 +40,8 @@ def test_an_honest_port_keeps_a_law_and_exits_with_0(capsys: pytest.CaptureFixtu
     arguments = ["--candidate", "numpy_float64", "--law", "causality", "--law", "doubling", "--draw", "num_tokens=3"]
     assert main(["properties", *arguments]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["causality", "pass", "rounding", "1", "of", "1", "draws", "1", "0"] in rows
-    assert ["doubling", "pass", "every", "bit", "1", "of", "1", "draws", "1", "0"] in rows
+    assert ["causality", "pass", "rounding", "1", "of", "1", "draw", "1", "0"] in rows
+    assert ["doubling", "pass", "every", "bit", "1", "of", "1", "draw", "1", "0"] in rows
 
 
 def test_a_broken_law_exits_with_1_and_says_how_to_see_it_again(

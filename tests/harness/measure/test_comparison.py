@@ -295,7 +295,7 @@ def test_the_most_probable_experts_in_order_pass() -> None:
 def test_exact_ties_may_be_decided_either_way_and_are_noted(second: int) -> None:
     found = route([1, 2], [3, second])
     assert found.passed
-    assert found.note == "1 ties not decided for the lowest index"
+    assert found.note == "1 tie not decided for the lowest index"
 
 
 @pytest.mark.parametrize(
