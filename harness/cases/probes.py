@@ -152,7 +152,7 @@ PROBES: Mapping[str, Probe] = {
     "probe_whole": Probe(
         config=sized(num_layers=2, selected=8),
         recipe=Recipe(seed=3),
-        why="both blocks at their usual sizes in two layers, all experts chosen: what is misread, exchanged or left out",
+        why="both blocks at their usual sizes, two layers, all experts: what is misread, exchanged or left out",
         cases=(
             ProbeCase(name="decode/unequal", why="padded rows of unequal lengths, then two steps",
                       calls=(CallRow("prefill", (5, 3, 4, 5, 2, 4, 3, 5), 5), STEP, STEP)),

@@ -142,9 +142,15 @@ def contrast(verdict: CandidateVerdict, row: OperationVerdict) -> str:
 
 
 def reproduce_row(verdict: CandidateVerdict, row: OperationVerdict) -> str:
-    """Return the command that shows an operation fail again: in its worst case, or over all where only they tell."""
-    case = row.worst_case if not row.worst.passed else f"*.{row.fprop_dtype}"
-    return reproduce(verdict.name, case, row.operation)
+    """Return the command that shows an operation fail again: in its worst case, or over all where only they tell.
+
+    Of a port whose failures hang on earlier requests it is that of the cases around, since alone the case may pass.
+    """
+    if row.worst.passed:
+        return reproduce(verdict.name, f"*.{row.fprop_dtype}", row.operation)
+    if any("history" in case.cause for case in verdict.cases):
+        return reproduce_around(verdict, row.worst_case)
+    return reproduce(verdict.name, row.worst_case, row.operation)
 
 
 def reproduce_case(verdict: CandidateVerdict, case: CaseVerdict) -> str:
@@ -152,10 +158,13 @@ def reproduce_case(verdict: CandidateVerdict, case: CaseVerdict) -> str:
 
     One that hangs on something else needs the cases around it, with those that the run drew.
     """
-    if not case.cause:
-        return reproduce(verdict.name, case.case)
-    preset, dtype = case.case.partition("/")[0], case.case.rpartition(".")[2]
-    seeds = [drawn[1] for each in (case, *verdict.cases) if (drawn := drawn_as(each.case)) is not None]
+    return reproduce_around(verdict, case.case) if case.cause else reproduce(verdict.name, case.case)
+
+
+def reproduce_around(verdict: CandidateVerdict, case: str) -> str:
+    """Return the command that asks for a case among those of its preset and dtype, with those that the run drew."""
+    preset, dtype = case.partition("/")[0], case.rpartition(".")[2]
+    seeds = [drawn[1] for each in (case, *(one.case for one in verdict.cases)) if (drawn := drawn_as(each)) is not None]
     return reproduce(verdict.name, f"{preset}/*.{dtype}", seed=seeds[0] if seeds else None)
 
 

@@ -121,3 +121,12 @@ def test_a_case_is_told_with_what_it_hangs_on_what_is_wrong_in_it_and_how_to_see
     assert "  wrong at  attention.key\n" in text
     assert text.endswith(f"  reproduce {reproduce('port', 'unequal/*.bfloat16', seed=7)}")
     assert "  drawn     by seed 7, as unequal/prefill/a~redrawn-7.bfloat16\n" in explain_case(verdict(drawn), drawn)
+
+
+def test_of_a_port_that_hangs_on_history_the_cases_around_are_asked_for() -> None:
+    failing = replace(FAILING, comparisons=(BAD,))
+    alone = replace(verdict(failing), operations=by_operation((failing,), {failing.case: "bfloat16"}, {}))
+    (row,) = alone.operations
+    assert reproduce_row(alone, row) == reproduce("port", failing.case, BAD.operation)
+    among = replace(alone, cases=(replace(failing, cause="history"),))
+    assert reproduce_row(among, row) == reproduce("port", "unequal/*.bfloat16")
