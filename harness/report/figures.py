@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from grok_conformance.harness.contract import DTYPES
 from grok_conformance.harness.measure.histogram import EDGES
-from grok_conformance.harness.measure.words import MILLION
+from grok_conformance.harness.measure.words import MILLION, times
 
 
 def number(value: Any) -> float:
@@ -56,3 +57,41 @@ def added(histograms: Iterable[Sequence[int]]) -> list[int]:
     for counts in histograms:
         total = [a + b for a, b in zip(total, counts or [0] * len(total), strict=True)]
     return total
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One element of a tap as the page writes it."""
+
+    index: str
+    observed: str
+    exact: str
+    expected: str
+    error: str
+    fence: str
+    times: str
+
+
+NOT_TOLD = "–"
+"""Stands where there is no figure."""
+
+
+def figures(element: Mapping[str, Any]) -> Figures:
+    """Return one element as the page writes it."""
+    observed, exact, expected, fence = (number(element[key]) for key in ("observed", "exact", "expected", "allowed"))
+    error = abs(observed - exact)
+    ratio = error / fence if fence > 0 else math.inf if error else 0.0
+    return Figures(
+        index=",".join(map(str, element["index"])),
+        observed=f"{observed:.7g}",
+        exact=told(exact, 7),
+        expected=told(expected, 7),
+        error=told(error, 3),
+        fence=told(fence, 3),
+        times=times(ratio) if math.isfinite(error) else NOT_TOLD,
+    )
+
+
+def told(figure: float, digits: int) -> str:
+    """Return a figure to so many digits; none is expected in a drawn case, none allowed of what is not finite."""
+    return NOT_TOLD if math.isnan(figure) else f"{figure:.{digits}g}"

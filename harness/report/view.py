@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,27 +13,13 @@ from grok_conformance.harness.judging.coverage import Coverage
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.regression import Regression
 from grok_conformance.harness.judging.verdict import PASSING
-from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.agreement import Growth, Layer, Phase, by_position, growth, phases, routing
 from grok_conformance.harness.report.case_rows import CaseRow, case_rows
 from grok_conformance.harness.report.explanation import remedies
-from grok_conformance.harness.report.figures import added, dtype_of, number, ratio_of, short_ratio
+from grok_conformance.harness.report.figures import Figures, added, dtype_of, figures, number, ratio_of, short_ratio
 
 SHADES = (0.25, 0.5, 1.0, 4.0, 64.0)
 """Upper edges of the colours of measured / allowed: three within the fence, three beyond it."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One element of a tap as the page writes it."""
-
-    index: str
-    observed: str
-    exact: str
-    expected: str
-    error: str
-    fence: str
-    times: str
 
 
 @dataclass(frozen=True)
@@ -223,31 +208,6 @@ def make_cells(row: Mapping[str, Any]) -> Iterator[Cell]:
             changes=() if told is None else remedies(told),
             plan=plans.get((operation, dtype), ""),
         )
-
-
-NOT_TOLD = "–"
-"""Stands where there is no figure."""
-
-
-def figures(element: Mapping[str, Any]) -> Figures:
-    """Return one element as the page writes it."""
-    observed, exact, expected, fence = (number(element[key]) for key in ("observed", "exact", "expected", "allowed"))
-    error = abs(observed - exact)
-    ratio = error / fence if fence > 0 else math.inf if error else 0.0
-    return Figures(
-        index=",".join(map(str, element["index"])),
-        observed=f"{observed:.7g}",
-        exact=told(exact, 7),
-        expected=told(expected, 7),
-        error=told(error, 3),
-        fence=told(fence, 3),
-        times=times(ratio) if math.isfinite(error) else NOT_TOLD,
-    )
-
-
-def told(figure: float, digits: int) -> str:
-    """Return a figure to so many digits; none is expected in a drawn case, none allowed of what is not finite."""
-    return NOT_TOLD if math.isnan(figure) else f"{figure:.{digits}g}"
 
 
 def diagnosis_of(operation: Mapping[str, Any]) -> Diagnosis | None:

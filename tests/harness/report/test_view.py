@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from grok_conformance.harness.report.files import report_of
-from grok_conformance.harness.report.view import Cell, Column, candidate_view, columns_of, figures
+from grok_conformance.harness.report.view import Cell, Column, candidate_view, columns_of
 from tests.harness.honest_port import golden
 from tests.harness.report.pages import BROKEN, data_of, page
 from tests.harness.report.verdicts import CASE
@@ -41,16 +41,3 @@ def test_a_folded_column_shows_the_worst_of_its_layers() -> None:
     worst = replace(view, cells=cells).worst("logits", Column(("0", "1", "2")), "float32")
     assert worst is not None
     assert worst.layer == "1"
-
-
-def test_what_is_told_times_is_a_figure_a_person_can_read() -> None:
-    element = {"index": [0], "observed": 1.3e5, "exact": 0.0, "allowed": 1.0, "expected": 0.0}
-    assert figures(element).times == "130,000"
-    assert figures({**element, "allowed": 0.0}).times == "∞"
-
-
-def test_where_there_is_no_figure_none_is_told() -> None:
-    drawn = {"index": [0], "observed": 1.5, "exact": 1.0, "allowed": 1.0, "expected": "nan"}
-    assert (figures(drawn).expected, figures(drawn).times) == ("–", "0.5")
-    infinite = figures({**drawn, "observed": "nan", "allowed": "nan"})
-    assert (infinite.observed, infinite.error, infinite.fence, infinite.times) == ("nan", "–", "–", "–")
