@@ -199,7 +199,8 @@ Written by `python -m tests.fault_detection.probe_rates`. A fault counts as seen
 fails in at least one case of the probes (`harness/cases/probes.py`); where more than logits is shown they are judged by
 themselves too, as a run does. Predicted: the exact model with modelled noise and the fault; observed: the torch port
 with the fault patched in by hand. The list is the catalogue, `FAULTS` of `harness/faults/`, less rows that are harmless
-or change no operation: faults of precision and of kernels are not in it."""
+or change no operation: faults of precision and of kernels are not in it. One of them, `cache_unrotated_keys`, stores
+other keys and gives the same logits, so that only a form that shows the cache can tell it."""
 
 
 def share(best: Mapping[str, float]) -> str:
