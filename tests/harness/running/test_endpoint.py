@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from grok_conformance.harness.cases.case import Call
+from grok_conformance.harness.cases.case import Call, Preset
 from grok_conformance.harness.cases.probes import make_probe, probe_cases
+from grok_conformance.harness.cases.sweeps import sweeps
 from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import CandidateInfo, LogitForm
@@ -67,8 +68,10 @@ def stub() -> Iterator[str]:
         yield url
 
 
-def answered(url: str, model: str, top: int, tmp_path: Path, case: Any = CASE) -> tuple[int, Path]:
-    write_job(tmp_path / "job", "probes", PRESET, [case])
+def answered(
+    url: str, model: str, top: int, tmp_path: Path, case: Any = CASE, preset: Preset = PRESET
+) -> tuple[int, Path]:
+    write_job(tmp_path / "job", "probes", preset, [case])
     status = endpoint.main(url, model, top, tmp_path / "job", tmp_path / "out")
     (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
     return status, folder
@@ -111,6 +114,48 @@ def test_a_server_that_mixes_up_requests_in_parallel_fails_the_second_time(
     assert all(np.array_equal(alone[key], first[key], equal_nan=True) for key in first)
     reruns = json.loads((folder / "result.json").read_text())["reruns"]
     assert set(reruns) == {"parallel", "again"}
+
+
+class Prefixed(Stub):
+    """Answers that the sum of all tokens follows, of which it keeps what whole blocks of 16 add up to.
+
+    It is right if it finds them by all tokens up to their end, and wrong by those of the `block_alone`.
+    """
+
+    kept: ClassVar[dict[tuple[int, ...], int]] = {}
+    block_alone: ClassVar[bool] = False
+
+    def do_POST(self) -> None:
+        prompt = tuple(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"])
+        whole = len(prompt) - len(prompt) % 16
+        total = 0
+        for end in range(16, whole + 1, 16):
+            key = (end, *prompt[end - 16 : end]) if self.block_alone else prompt[:end]
+            total = self.kept.setdefault(key, total + sum(prompt[end - 16 : end]))
+        rows = {f"token_id:{(total + sum(prompt[whole:])) % NUM_WORDS}": -0.25}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"choices": [{"logprobs": {"top_logprobs": [rows]}}]}).encode())
+
+
+NUM_WORDS = 97
+
+
+@pytest.mark.parametrize("block_alone", [False, True], ids=["right", "wrong"])
+def test_a_prefix_cache_that_forgets_what_comes_before_a_block_is_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, block_alone: bool
+) -> None:
+    monkeypatch.setattr(Prefixed, "block_alone", block_alone)
+    Prefixed.kept.clear()
+    ((preset, cases),) = sweeps(1, "sweep_prefixes/sweep/shared*", "float32")
+    wrong = []
+    with serving(Prefixed) as url:
+        for case in cases:
+            _, folder = answered(url, "served", 1, tmp_path / case.id, case, preset)
+            call, length = case.calls[0], case.calls[0].lengths[0]
+            told = np.nanargmax(np.array(open_tensors(folder / "taps.safetensors")["call0/logits"])[0, :length], -1)
+            wrong += [case.id] * (told != np.cumsum(call.tokens[0, :length]) % NUM_WORDS).any()
+    assert wrong == (["sweep_prefixes/sweep/shared_but_first.float32"] if block_alone else [])
 
 
 def test_a_server_that_refuses_is_an_error_in_one_line(stub: str, tmp_path: Path) -> None:
