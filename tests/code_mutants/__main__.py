@@ -33,6 +33,8 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 TARGETS = (
     "measure.comparison",
+    "measure.consecutive",
+    "measure.blocks",
     "measure.scan",
     "measure.systematic",
     "measure.noise",
