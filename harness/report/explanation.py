@@ -50,7 +50,8 @@ def explain(verdict: CandidateVerdict, rows: Sequence[OperationVerdict]) -> str:
         lines.append(f"  problem   {worst.problem}" + (f", first at {list(worst.index)}" if worst.index else ""))
     else:
         golden = "" if math.isnan(worst.expected) else f", expected {worst.expected:.9g}"
-        error = f"{abs(worst.observed - worst.exact):.3g}, {times(worst.tail)} times the fence {worst.allowed:.3g}"
+        fence = f"{times(worst.tail)} times the fence {worst.allowed:.3g}" if worst.allowed else "where none is allowed"
+        error = f"{abs(worst.observed - worst.exact):.3g}, {fence}"
         lines += [
             f"  worst at  {list(worst.index)}",
             f"  observed  {worst.observed:.9g}, exact {worst.exact:.9g}{golden}",
@@ -89,13 +90,15 @@ def remedies(diagnosis: Diagnosis) -> list[str]:
 
 
 def cure_of(worst: Comparison) -> str:
-    """Return what to change where something is wrong that no number tells, an empty string where that says nothing."""
+    """Return what to change where the kind of what is wrong says it, an empty string where it does not."""
     if worst.kind is Kind.SHAPE:
         return "give the tap with these axes, or name the axes that it has in the tap map"
     if not worst.is_finite:
         return "look for an overflow, a division by 0, or a query all of whose keys are masked"
     if worst.problem and worst.operation == GROK_1.choice:
         return "take the experts with the largest probabilities, largest first, of equal ones the lowest index"
+    if not worst.allowed and worst.operation in GROK_1.copies:
+        return "leave slots as they were that an earlier call has filled, and store what is new as it is"
     return ""
 
 

@@ -63,6 +63,13 @@ def test_what_no_number_tells_has_a_cure_of_its_own(wrong: Comparison, cure: str
     assert cure in text.partition("change")[2].partition("\n")[0]
 
 
+def test_a_slot_that_may_not_change_is_told_as_such() -> None:
+    text = told(UNKNOWN, replace(BAD, tap="layers.00.kv.keys", tail=math.inf, allowed=0.0))
+    assert "where none is allowed\n" in text
+    assert "∞" not in text
+    assert "change    leave slots as they were" in text
+
+
 def test_a_bulk_of_nothing_and_a_common_error_beyond_reading_are_not_told() -> None:
     huge = Systematic("gain", 3e37, 1e36, 0.0, 1.0, 6.5)
     assert "bulk" in told(UNKNOWN, replace(BAD, bulk=3.0))
