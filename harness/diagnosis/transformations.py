@@ -23,6 +23,8 @@ class Transformation:
     recomputes: bool = False
 
 
+KEEP_OPERANDS = "do not round before the operation: keep its operands' dtype"
+
 TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(
         consequences.from_right_inputs,
@@ -79,9 +81,7 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(
         elementwise.rounded_once_more, "leave that rounding out: keep the dtype that the specification names"
     ),
-    Transformation(
-        recomputed.from_rounded_operands, "do not round before the operation: keep its operands' dtype", recomputes=True
-    ),
+    Transformation(recomputed.from_rounded_operands, KEEP_OPERANDS, recomputes=True),
     Transformation(elementwise.added, "look for a term that is added once too often, or left out"),
     Transformation(elementwise.clipped, "look for a range that is too narrow: a dtype, a clamp, a table"),
     Transformation(elementwise.of_the_right_value, "compare the function and its constants: the operands are right"),

@@ -20,6 +20,7 @@ from grok_conformance.harness.checks.ways import choose_ways
 from grok_conformance.harness.diagnosis.described import described
 from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.matched_filter import diagnose
+from grok_conformance.harness.diagnosis.transformations import KEEP_OPERANDS
 from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
@@ -186,9 +187,12 @@ def by_marks(found: JudgedOperations) -> JudgedOperations:
 
 
 def resembling(operation: str, exhibits: Sequence[Exhibit], local: Local) -> bool:
-    """Return whether it is known what an operation's failing values are right for, so that no other way need be."""
+    """Return whether it is known what an operation's failing values are right for, so that no other way need be.
+
+    That they are right for rounded operands is what another way says better, since it tells the other values too.
+    """
     told = with_places(exhibits, local, {operation}, {}).get(operation)
-    return told is not None and bool(told.resembles)
+    return told is not None and bool(told.resembles) and told.remedy != KEEP_OPERANDS
 
 
 def with_places(
@@ -228,16 +232,18 @@ NUM_SUSPECTS = 4
 """Known faults of an operation for which ways are looked for: each costs as much as looking for a right port's."""
 
 NEARER = 2.0
-"""How many times nearer a way must be to be shown for an operation that fails in every way."""
+"""How many times nearer, or right in how many more values, a way must be to be shown where every way fails."""
 
 
 def much_nearer(operation: str, local: Local, before: Local) -> bool:
-    """Return whether an operation that still fails errs far less than before."""
-    worst, published = (
-        max((c.ratio for found in each.values() for c in found if c.operation == operation), default=0.0)
-        for each in (local, before)
-    )
-    return worst * NEARER < published
+    """Return whether an operation that still fails errs far less than before, or in far fewer values."""
+
+    def worst_and_number(each: Local) -> tuple[float, int]:
+        own = [c for found in each.values() for c in found if c.operation == operation]
+        return max((c.ratio for c in own), default=0.0), sum(c.num_beyond for c in own)
+
+    now, published = worst_and_number(local), worst_and_number(before)
+    return any(figure * NEARER < other for figure, other in zip(now, published, strict=True))
 
 
 def nearest(

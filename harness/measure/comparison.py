@@ -12,7 +12,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import DTYPES, Array, split_tap
 from grok_conformance.harness.measure.blocks import BATCH_SIZE, BLOCK_SIZE, Pair, block_of, blocks_of, kind_of
-from grok_conformance.harness.measure.histogram import Element, worst_tokens
+from grok_conformance.harness.measure.histogram import EDGES, Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
 from grok_conformance.harness.measure.scan import Findings, fence_ratio, find_each, find_in
 from grok_conformance.harness.measure.systematic import Systematic, conclude
@@ -88,6 +88,11 @@ class Comparison:
     def ratio(self) -> float:
         """Measured / allowed of the worst statistic, infinite where no number can say it."""
         return math.inf if self.problem else max(self.tail, self.bulk, *(x.ratio for x in self.systematic))
+
+    @property
+    def num_beyond(self) -> int:
+        """How many values are beyond their fences; 0 where no number can say it."""
+        return sum(self.histogram[EDGES.index(1.0) + 1 :])
 
     @property
     def passed(self) -> bool:

@@ -17,14 +17,16 @@ from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.contract import CandidateInfo
 from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.probe_design import emulated, in_form
+from grok_conformance.harness.diagnosis.transformations import KEEP_OPERANDS
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans, evaluate
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.judging import operations
-from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations
+from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, much_nearer, resembling
 from grok_conformance.harness.judging.way_words import ways_in_words
 from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.harness.measure.histogram import EDGES
 from tests.harness.honest_port import NUM_ELEMENTS, evidence_of, exact_weights, golden_case, honest_taps
 
 CASES = ("unequal/prefill/padded_batch.float32", "unequal/prefill/single_token.float32")
@@ -38,6 +40,9 @@ def exhibits(fault: str = "") -> list[Exhibit]:
         evidence = evidence_of(case_id, honest_taps(case_id, 1, evaluator=evaluator))
         made.append(Exhibit(preset, case, evidence, exact_weights(preset.name, "float32")))
     return made
+
+
+UNKNOWN = Diagnosis((), "", 0.0, 0.0, 0.0, 0.0, "no fault")
 
 
 def test_an_honest_port_has_nothing_to_be_diagnosed() -> None:
@@ -219,3 +224,23 @@ def test_a_way_that_shows_slightly_in_a_quirk_alone_is_looked_for(monkeypatch: p
     assert asked == [{*CASES, quirk}]
     assert all(each.ways == Ways(plans) for each in found.exhibits)
     assert all(c.passed for each in found.local.values() for c in each)
+
+
+def test_a_way_that_makes_far_more_values_right_is_nearer_though_the_worst_is_as_bad() -> None:
+    def checked(ratio: float, num_beyond: int) -> Local:
+        counts = (100 - num_beyond, *[0] * (EDGES.index(1.0)), num_beyond)
+        return {"case": [Comparison(0, "logits", 100, tail=ratio, histogram=counts)]}
+
+    assert much_nearer("logits", checked(50.0, 4), checked(50.0, 90))
+    assert much_nearer("logits", checked(5.0, 90), checked(50.0, 90))
+    assert not much_nearer("logits", checked(50.0, 60), checked(50.0, 90))
+    assert not much_nearer("router.logits", checked(5.0, 4), checked(50.0, 90))
+
+
+@pytest.mark.parametrize(("remedy", "expected"), [("look for the index", True), (KEEP_OPERANDS, False)])
+def test_that_values_are_right_for_rounded_operands_is_left_to_another_way(
+    remedy: str, monkeypatch: pytest.MonkeyPatch, *, expected: bool
+) -> None:
+    told = replace(UNKNOWN, resembles="right for something", remedy=remedy)
+    monkeypatch.setattr(operations, "with_places", lambda *_: {"logits": told})
+    assert resembling("logits", [], {}) == expected
