@@ -139,7 +139,8 @@ def _compared(pairs: Sequence[Pair]) -> list[Comparison]:
             kinds.setdefault(kind_of(pair) if pair.observed.size <= BLOCK_SIZE else i, []).append(i)
     for places in kinds.values():
         alike = [pairs[i] for i in places]
-        findings, directions = find_each(block_of(alike), alike[0].recorded) if len(alike) > 1 else find_in(alike[0])
+        large = alike[0].observed.size > BLOCK_SIZE
+        findings, directions = find_in(alike[0]) if large else find_each(block_of(alike), alike[0].recorded)
         systematic = conclude(directions, len(alike), alike[0].factor)
         for i, pair, one, each in zip(places, alike, findings, systematic, strict=True):
             found[i] = _concluded(pair, one, each)

@@ -56,3 +56,43 @@ PAIR = pair_of(1, 2, 3)
 def test_what_needs_other_arrays_or_another_fence_is_of_another_kind(other: Pair) -> None:
     assert kind_of(PAIR) == kind_of(pair_of(4, 5, 6))
     assert kind_of(other) != kind_of(PAIR)
+
+
+@pytest.mark.parametrize("common", [None, np.array([0.5, 0.25, 0.125])])
+def test_a_stretch_has_its_own_part_of_everything(common: Array | None) -> None:
+    argument = np.array([[[7.0, 8.0, 9.0]]])
+    exact = replace(pair_of(1, 1, 3).exact, argument=argument)
+    fence = Fence(np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]), common, LAMBDA)
+    block = blocks_of(replace(pair_of(1, 1, 3), exact=exact, fencing=fence))(slice(1, 3))
+    assert block.exact.argument is not None
+    assert block.exact.argument.tolist() == [8, 9]
+    assert (block.fence.allowed.tolist(), block.fence.deviation.tolist()) == ([2, 3], [5, 6])
+    assert (None if block.fence.common is None else block.fence.common.tolist()) == (
+        None if common is None else [0.25, 0.125]
+    )
+    assert block.starts == (0,)
+    assert blocks_of(pair_of(1, 1, 3))(slice(1, 3)).exact.argument is None
+
+
+def test_what_elements_err_in_common_is_known_but_behind_hidden_ones() -> None:
+    hidden = replace(PAIR, exact=replace(PAIR.exact, inherited=np.ones(3)))
+    known = Fence(np.ones(1), np.ones(1), np.ones(1), LAMBDA)
+    fences = [replace(PAIR, fencing=fence) for fence in (known, replace(known, common=None))]
+    assert [pair.has_common for pair in (PAIR, hidden, *fences)] == [True, False, True, False]
+    assert {kind_of(pair) for pair in fences} != {kind_of(fences[0])}
+    one = replace(PAIR, exact=replace(PAIR.exact, inherited=np.ones(1)), fencing=known)
+    assert kind_of(one) != kind_of(replace(one, exact=PAIR.exact))
+
+
+def test_what_all_have_alike_stays_one_number_and_arguments_lie_in_a_row() -> None:
+    argued = [
+        replace(pair, exact=replace(pair.exact, bound=0.0, argument=pair.observed, shared=True))
+        for pair in (pair_of(1, 1, 2, spread=5.0), pair_of(1, 1, 1, spread=5.0))
+    ]
+    block = block_of(argued)
+    assert (block.exact.spread, block.exact.shared) == (5.0, True)
+    assert block.exact.argument is not None
+    assert block.exact.argument.tolist() == [2, 3, 2]
+    assert block_of([PAIR, PAIR]).exact.argument is None
+    other = block_of([pair_of(1, 1, 2, spread=5.0), pair_of(1, 1, 1, spread=6.0)])
+    assert np.asarray(other.exact.spread).tolist() == [5, 5, 6]

@@ -18,12 +18,14 @@ from grok_conformance.harness.graph.arithmetic import SMALLEST_NORMAL
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
 from grok_conformance.harness.graph.row import Exact
-from grok_conformance.harness.measure.blocks import Pair
+from grok_conformance.harness.measure import comparison
+from grok_conformance.harness.measure.blocks import BLOCK_SIZE, Block, Pair, block_of
 from grok_conformance.harness.measure.comparison import (
     Comparison,
     Kind,
     clean,
     compare,
+    compare_all,
     compare_routing,
     num_distinct,
     num_tokens,
@@ -147,6 +149,55 @@ def test_what_is_not_compared_is_no_distinct_value() -> None:
     mask = np.array([[True, True], [True, True], [False, False]])
     assert num_distinct(tap, mask, "bfloat16", None) == 4
     assert num_distinct(tap, mask, "bfloat16", ("t", "d")) == 2
+    partly = np.array([[True, True], [False, True], [True, False]])
+    assert num_distinct(tap, partly, "bfloat16", ("t", "d")) == 3
+    assert num_distinct(np.zeros((2, 2)), np.ones((2, 2), bool), "bfloat16", None) == 0
+    assert num_distinct(tap.reshape(3, 1, 2), mask.reshape(3, 1, 2), "bfloat16", ("t", "q", "h")) == 2
+
+
+def several() -> list[Pair]:
+    """Return pairs of two kinds, one without an element, and one with an error beyond its fence."""
+    sizes, everything = (3, 40, 0, 5, 7, 40), np.ones((1, 1, 1), bool)
+    pairs = []
+    for call, size in enumerate(sizes):
+        value = draw(1, 1, size, seed=call)
+        observed = rounded(value) + (call == 3)
+        exact = Exact(value, spread=np.abs(value), shared=call % 2 == 0)
+        pairs.append(Pair((call, TAP), spec_of(TAP).axes, exact, FACTOR, observed, everything, "bfloat16"))
+    return pairs
+
+
+def test_many_pairs_compare_as_each_does_alone_in_the_order_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [compare(pair) for pair in several()]
+    assert [one.call for one in expected] == list(range(6))
+    assert [one.passed for one in expected] == [call != 3 for call in range(6)]
+    assert expected[2] == Comparison(2, TAP, 0)
+    for block_size in (BLOCK_SIZE, 10):
+        monkeypatch.setattr(comparison, "BLOCK_SIZE", block_size)
+        assert [found for _, found in compare_all(several())] == expected
+
+
+def test_pairs_are_held_back_until_they_are_worth_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+
+    def noted(pairs: list[Pair]) -> list[Comparison]:
+        batches.append(len(pairs))
+        return [Comparison(*pair.key, 0) for pair in pairs]
+
+    monkeypatch.setattr(comparison, "_compared", noted)
+    monkeypatch.setattr(comparison, "BATCH_SIZE", 43)
+    list(compare_all(several()))  # of 3, 40, 0, 5, 7 and 40 elements
+    assert batches == [4, 2, 0]
+    looked_at: list[int] = []
+    monkeypatch.undo()
+
+    def looked(pairs: list[Pair]) -> Block:
+        looked_at.append(len(pairs))
+        return block_of(pairs)
+
+    monkeypatch.setattr(comparison, "block_of", looked)
+    list(compare_all(several()))
+    assert looked_at == [2, 3]
 
 
 def test_exact_zeros_do_not_dilute_the_bulk() -> None:
