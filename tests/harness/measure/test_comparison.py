@@ -155,6 +155,16 @@ def test_what_is_not_compared_is_no_distinct_value() -> None:
     assert num_distinct(tap.reshape(3, 1, 2), mask.reshape(3, 1, 2), "bfloat16", ("t", "q", "h")) == 2
 
 
+def test_values_beyond_their_fences_are_counted() -> None:
+    value = draw(1, 4, 10)
+    observed = value.copy()
+    observed[0, 1, :3] += np.array([1.0, -2.0, 1.3 * 2.0**-8 * value[0, 1, 2]])
+    found = judge(observed, value)
+    assert found.num_beyond == 3
+    assert judge(rounded(value), value).num_beyond == 0
+    assert Comparison(0, TAP, 4, problem="shape [1], expected [2]").num_beyond == 0
+
+
 def several() -> list[Pair]:
     """Return pairs of two kinds, one without an element, and one with an error beyond its fence."""
     sizes, everything = (3, 40, 0, 5, 7, 40), np.ones((1, 1, 1), bool)
