@@ -1,8 +1,9 @@
 """Honest ways over the probes, by logits alone: `python -m tests.fault_detection.probe_ways [CASE GLOB [WAY GLOB]]`.
 
 Every honest way of the zoo (`tests/fault_detection/honest`) runs the torch port over each probe case in bfloat16; of
-what it gives the logits alone are judged by the local check, as of an engine that shows nothing else. Status 1 where
-one fails, or is inconclusive because no logit could be compared.
+what it gives the logits alone are judged by the local check, as of an engine that shows nothing else. Ways that declare
+something, another form of logits or a quantisation, are judged by what they declare and not here. Status 1 where one
+fails, or is inconclusive because no logit could be compared.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
 from grok_conformance.harness.checks.ways import choose_ways
 from grok_conformance.harness.diagnosis.probe_design import NUM_ELEMENTS, in_form, prepare
-from tests.fault_detection.honest.runs import PASSING_MARKS
 from tests.fault_detection.honest.way import matching, taps_of
 from tests.fault_detection.honest.zoo import ZOO
 from tests.fault_detection.rates import clopper_pearson
@@ -38,7 +38,8 @@ class Run:
 
 def runs(cases: str, ways: str) -> Iterator[Run]:
     """Yield the runs of the honest ways that a glob matches in the probe cases that another does."""
-    chosen = [way for name in matching(ZOO, ways) if (way := ZOO[name]).mark in PASSING_MARKS and DTYPE in way.dtypes]
+    matched = (ZOO[name] for name in matching(ZOO, ways))
+    chosen = [way for way in matched if way.mark == "honest" and not way.info and DTYPE in way.dtypes]
     for case in probe_cases(cases):
         if case.fprop_dtype != DTYPE:
             continue
