@@ -24,6 +24,11 @@ from tests.fault_detection.probe_rates import DETECTED, FORMS, KNOWN, Rates, Sho
 from tests.harness.checks.logit_forms import shown
 
 RESULTS = Path(__file__).with_name("probe_names.json")
+PAGE = Path(__file__).with_name("PROBE_NAMES.md")
+TITLE = """# What the probes name in little
+
+Written by `python -m tests.fault_detection.probe_names`. Each fault that the torch port shows in a form (`PROBES.md`) is
+patched into it and judged, as in a run, in the one probe that shows it best. The list is the catalogue, as there."""
 
 LARGEST_CLASS = 3
 """Faults of the largest class that still tells an author where to look."""
@@ -76,6 +81,16 @@ def lines(found: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
         yield f"| {form} | {len(right)} of {len(by_fault)}, {100 * len(right) / len(by_fault):.0f} % | {others} |"
 
 
+def page(found: Names) -> str:
+    """Return the page: a table of what was judged, and what was not."""
+    waiting = {form: 0 for form in found}
+    for form, _, name, _ in asked(recorded()):
+        if form in found:
+            waiting[form] += name not in found[form]
+    told = [f"Not judged yet: {number} in {form}." for form, number in waiting.items() if number]
+    return "\n\n".join((TITLE, "\n".join(lines(found)), *told)) + "\n"
+
+
 def stored() -> Names:
     """Return what was judged so far."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -90,7 +105,8 @@ def main(patterns: list[str]) -> None:
         found.setdefault(form, {})[fault] = named(showing, fault, case_id)
         RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
         sys.stderr.write(f"{form}: {fault}: {', '.join(found[form][fault]) or 'no name'}\n")
-    sys.stdout.writelines(f"{line}\n" for line in lines(stored()))
+    PAGE.write_text(page(stored()))
+    sys.stdout.write(PAGE.read_text())
 
 
 if __name__ == "__main__":
