@@ -27,8 +27,8 @@ RESULTS = Path(__file__).with_name("probe_names.json")
 PAGE = Path(__file__).with_name("PROBE_NAMES.md")
 TITLE = """# What the probes name in little
 
-Written by `python -m tests.fault_detection.probe_names`. Each fault that the torch port shows in a form (`PROBES.md`) is
-patched into it and judged, as in a run, in the one probe that shows it best. The list is the catalogue, as there."""
+Written by `python -m tests.fault_detection.probe_names`. Each fault that the torch port shows in a form (`PROBES.md`)
+is patched into it and judged, as in a run, in the one probe that shows it best. The list is the catalogue, as there."""
 
 LARGEST_CLASS = 3
 """Faults of the largest class that still tells an author where to look."""
@@ -83,7 +83,7 @@ def lines(found: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
 
 def page(found: Names) -> str:
     """Return the page: a table of what was judged, and what was not."""
-    waiting = {form: 0 for form in found}
+    waiting = dict.fromkeys(found, 0)
     for form, _, name, _ in asked(recorded()):
         if form in found:
             waiting[form] += name not in found[form]
