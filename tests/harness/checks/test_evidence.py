@@ -34,18 +34,21 @@ def draw(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
+OTHER_ORDER = ", whose axes stand in another order"
+
+
 @pytest.mark.parametrize(
     ("tap", "shape", "problem"),
     [
         (TAP, (2, 6, 40), ""),
         (TAP, (2, 6, 41), "shape [2, 6, 41], expected [b, t, d] = [2, 6, 40]"),
-        (TAP, (6, 2, 40), "shape [6, 2, 40], expected [b, t, d] = [2, 6, 40]"),
+        (TAP, (6, 2, 40), f"shape [6, 2, 40], expected [b, t, d] = [2, 6, 40]{OTHER_ORDER}"),
         (TAP, (12, 40), "shape [12, 40], expected [b, t, d] = [2, 6, 40]"),
         (TAP, (), "shape [], expected [b, t, d] = [2, 6, 40]"),
         ("layers.00.kv.keys", (2, 6, 3, 8), ""),
         ("layers.00.kv.keys", (2, 5, 3, 8), "shape [2, 5, 3, 8], expected [b, s, g, h] = [2, 9, 3, 8]"),
         ("layers.00.kv.keys", (2, 4096, 3, 8), ""),
-        ("layers.00.kv.keys", (2, 3, 9, 8), "shape [2, 3, 9, 8], expected [b, s, g, h] = [2, 9, 3, 8]"),
+        ("layers.00.kv.keys", (2, 3, 9, 8), f"shape [2, 3, 9, 8], expected [b, s, g, h] = [2, 9, 3, 8]{OTHER_ORDER}"),
     ],
 )
 def test_shapes_are_judged_before_values_and_the_key_axis_may_have_any_length_that_shows_enough(

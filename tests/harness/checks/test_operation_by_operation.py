@@ -86,7 +86,10 @@ def test_a_tap_that_is_not_declared_is_not_missing() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda x: x.swapaxes(1, 2), "shape [2, 12, 6, 8], expected [b, t, q, h] = [2, 6, 12, 8]"),
+        (
+            lambda x: x.swapaxes(1, 2),
+            "shape [2, 12, 6, 8], expected [b, t, q, h] = [2, 6, 12, 8], whose axes stand in another order",
+        ),
         (lambda x: x.reshape(2, 6, 96), "shape [2, 6, 96], expected [b, t, q, h] = [2, 6, 12, 8]"),
         (lambda x: x[:1], "shape [1, 6, 12, 8], expected [b, t, q, h] = [2, 6, 12, 8]"),
         (lambda x: x.astype(ml_dtypes.bfloat16), "dtype bfloat16 is narrower than float32"),
