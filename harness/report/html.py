@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -98,8 +99,14 @@ def legend() -> list[str]:
 
 
 def cells(view: CandidateView) -> dict[str, Any]:
-    """Return what the page's script shows of a candidate: every cell of the map, in the order of `positions`."""
-    return {"name": view.name, "cells": [cell_data(view.name, cell) for cell in view.cells.values()]}
+    """Return what the page's script shows of a candidate: every cell of the map, in the order of `positions`.
+
+    What the commands of all cells begin with stands there once: they are most of a page.
+    """
+    found = [cell_data(view.name, cell) for cell in view.cells.values()]
+    command = os.path.commonprefix([cell["reproduce"] for cell in found])  # noqa: RUF071 - of letters, no paths
+    found = [{**cell, "reproduce": cell["reproduce"].removeprefix(command)} for cell in found]
+    return {"name": view.name, "command": command, "cells": found}
 
 
 def cell_data(candidate: str, cell: Cell) -> dict[str, Any]:

@@ -150,6 +150,12 @@ def test_layers_that_pass_are_one_column_until_they_are_asked_for(page: Page) ->
     assert cells.count() == folded
 
 
+def test_a_cell_tells_the_command_that_shows_it_again(page: Page) -> None:
+    page.locator("article:not([hidden]) .map button.wrong").first.click()
+    command = page.locator("article:not([hidden]) pre").first.inner_text()
+    assert re.match(rf"pytest --conformance-candidate {CANDIDATES[0]} --conformance-case '?[a-z_]+/", command)
+
+
 def test_the_other_candidate_is_a_click_away(page: Page) -> None:
     assert page.locator("article:not([hidden]) h2").inner_text() == CANDIDATES[0]
     page.get_by_role("button", name="numpy_float64", exact=True).click()

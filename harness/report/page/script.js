@@ -79,7 +79,8 @@ function details(candidate, cell) {
   }
   section.append(make("figure", {}, histogram(cell.histogram, `error / fence of ${cell.elements} values, all cases`)));
   section.append(make("p", { class: "faint" }, `worst in ${cell.case}, call ${cell.call}, tap ${cell.tap}`));
-  section.append(make("pre", {}, cell.reproduce, " ", copied(cell.reproduce, "copy the command")));
+  const command = candidate.command + cell.reproduce;
+  section.append(make("pre", {}, command, " ", copied(command, "copy the command")));
   return section;
 }
 
@@ -108,7 +109,7 @@ for (const article of document.querySelectorAll("article")) {
     const back = make("button", { class: "back" }, "back to the map");
     back.addEventListener("click", () => { button.scrollIntoView({ block: "center" }); button.focus({ preventScroll: true }); });
     const share = make("button", { class: "copy", "data-text": address }, "copy a link to this");
-    panel.replaceChildren(details(candidate.name, cell), make("p", { class: "actions" }, share, back));
+    panel.replaceChildren(details(candidate, cell), make("p", { class: "actions" }, share, back));
     if (focus) { button.focus({ preventScroll: true }); history.replaceState(null, "", address); }
   };
   const enter = (button) => {
@@ -143,7 +144,7 @@ for (const article of document.querySelectorAll("article")) {
   const first = buttons.find((button) => button.classList.contains("wrong")) || buttons[0];
   if (first) choose(first, false);
   const paper = article.querySelector(".failing");
-  for (const cell of candidate.cells) if (!fine(cell)) paper.append(details(candidate.name, cell));
+  for (const cell of candidate.cells) if (!fine(cell)) paper.append(details(candidate, cell));
 }
 
 function hint(article) {
