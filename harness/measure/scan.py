@@ -108,12 +108,14 @@ def find_each(block: Block, recorded: str) -> tuple[list[Findings], Directions]:
     """Return what is found in each tap of a block, at places in that tap, and the sums of the systematic statistics."""
     exact, fence, mask = block.exact, block.fence, block.mask
     taps = Consecutive.of(np.array(block.starts), mask.size)
-    num_elements, bad = taps.count(mask), ~np.isfinite(block.observed) & mask
-    num_bad = taps.count(bad)
-    if num_bad.any():  # the values are told apart: no other statistic of such a tap is needed
+    num_elements = taps.count(mask)
+    num_bad = first_bad = np.zeros_like(num_elements)
+    finite = np.isfinite(block.observed)
+    if not finite.all() and (bad := mask & ~finite).any():  # no other statistic of such a tap is needed
+        num_bad, first_bad = taps.count(bad), np.maximum(taps.first(bad) - taps.starts, 0)
         mask = mask & taps.each(num_bad == 0)
     signed = block.observed - exact.value
-    if not mask.all():
+    if num_bad.any() or num_elements.sum() < mask.size:
         signed = np.where(mask, signed, 0.0)
     # A masked weight is exactly 0 and would dilute the mean; what is smaller than any normal number may become 0.
     scored = mask & (np.abs(exact.value) >= SMALLEST_NORMAL["float32"]) & (fence.deviation > 0)
@@ -124,6 +126,11 @@ def find_each(block: Block, recorded: str) -> tuple[list[Findings], Directions]:
     some = taps if isinstance(where, slice) else taps.at(where)
     off = signed[where]
     error, residual = np.abs(off), off * weight[where]
+    # Of whole taps all are summed, so that the sum is to the bit that of a tap alone; of a large one what errs will do.
+    is_stretch = taps.starts.size == 1 and mask.size == BLOCK_SIZE
+    squares = (
+        some.reduce(np.add, np.square(residual)) if is_stretch else taps.reduce(np.add, np.square(signed * weight))
+    )
     ratio = fence_ratio(error, fence.allowed[where])
     tail = some.reduce(np.maximum, ratio)
     worst = some.first(~(ratio < some.each(tail)))  # NaN is the worst of all
@@ -131,10 +138,10 @@ def find_each(block: Block, recorded: str) -> tuple[list[Findings], Directions]:
     figures = zip(
         num_elements.tolist(),
         num_bad.tolist(),
-        np.maximum(taps.first(bad) - taps.starts, 0).tolist(),
+        first_bad.tolist(),
         tail.tolist(),
         (place - taps.starts).tolist(),
-        taps.reduce(np.add, np.square(signed * weight)).tolist(),
+        squares.tolist(),
         taps.count(scored).tolist(),
         excess_units(error, exact, where, recorded, some).tolist(),
         map(tuple, histograms(ratio, some, num_elements).tolist()),

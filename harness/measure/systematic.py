@@ -92,6 +92,9 @@ class Sums:
 
     def __add__(self, other: Sums) -> Sums:
         """Return the sums over the elements of both."""
+        if np.array_equal(self.groups, other.groups):  # as those of two stretches mostly are
+            terms, information = self.terms + other.terms, self.information + other.information
+            return Sums(self.groups, terms, information, self.floor + other.floor)
         groups = np.union1d(self.groups, other.groups)
         terms, information, floor = np.zeros((groups.size, NUM_CLUSTERS)), np.zeros(groups.size), np.zeros(groups.size)
         for each in (self, other):
@@ -166,7 +169,7 @@ def directions_of(
     octaves = None if exact.argument is None else octaves_of(exact.argument)
     return {
         "gain": _summed(taps, octaves, np.square(gain), floor, where, cluster, residual * gain[where]),
-        "bias": _summed(taps, None, (weight > 0).astype(np.float64), common, where, cluster, residual),
+        "bias": _summed(taps, None, weight > 0, common, where, cluster, residual),
     }
 
 
@@ -181,15 +184,17 @@ def _summed(
 ) -> Sums:
     """Return the sums of a direction: direction² and the floor's terms of all elements, the terms of those at `where`.
 
-    Elements without a direction are in no group, and their terms are 0.
+    Elements without a direction are in no group, and their terms are 0. A direction that is 1 or none may be bool.
     """
-    floor = np.zeros_like(squares) if floor is None else floor
     if octaves is None:
         group, groups = taps.number, np.arange(taps.starts.size) * NUM_GROUPS + NUM_OCTAVES
-        information, floors = (taps.reduce(np.add, x) for x in (squares, floor))
+        counted = squares.dtype == bool
+        information = taps.count(squares).astype(np.float64) if counted else taps.reduce(np.add, squares)
+        floors = np.zeros(groups.size) if floor is None else taps.reduce(np.add, floor)
     else:
         group, groups = taps.number * NUM_GROUPS + octaves, np.arange(taps.starts.size * NUM_GROUPS)
-        information, floors = (np.bincount(group, x, groups.size) for x in (squares, floor))
+        information = np.bincount(group, squares, groups.size)
+        floors = np.zeros(groups.size) if floor is None else np.bincount(group, floor, groups.size)
     occurring = information != 0
     num_rows = int(np.count_nonzero(occurring))
     row = np.maximum(np.cumsum(occurring) - 1, 0)[group if isinstance(group, int) else group[where]]
