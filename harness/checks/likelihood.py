@@ -139,6 +139,25 @@ def score_rival(row: str, exhibits: Sequence[Exhibit], rival: Evaluator, noise: 
         return Score(math.inf, math.inf)
 
 
+def surprises(
+    row: str, exhibits: Sequence[Exhibit], evaluator: Evaluator, noise: Sequence[Noise]
+) -> dict[int | None, list[Array]]:
+    """Return how surprising each value of a row's taps is, [tokens, values] by layer, NaN where it is not compared.
+
+    The noise of every case is taken as given. {} where the evaluator gives values of another shape.
+    """
+    found: dict[int | None, list[Array]] = {}
+    try:
+        for one, segments in zip(exhibits, noise, strict=True):
+            for (call, tap), exact, mask, deviation in _worked_out(row, one, evaluator, segments):
+                seen = one.evidence.observed[call, tap]
+                surprise = _surprise(exact, seen.raw, seen.recorded, mask, deviation)
+                found.setdefault(split_tap(tap)[0], []).append(surprise.reshape(math.prod(surprise.shape[:2]), -1))
+    except (IndexError, KeyError, ValueError):
+        return {}
+    return found
+
+
 def _parts(row: str, exhibit: Exhibit, evaluator: Evaluator, segments: Noise) -> Iterator[tuple[int | None, Score]]:
     for key, exact, mask, deviation in _worked_out(row, exhibit, evaluator, segments):
         seen = exhibit.evidence.observed[key]
@@ -216,3 +235,12 @@ def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviat
     worst = float((error / fence.allowed[mask]).max(initial=0.0))
     squares = float(np.square(error).sum()), float(np.square(exact.value[mask]).sum())
     return Score(float(np.log(sigma).sum()) + misfit, worst, misfit, squares)
+
+
+def _surprise(exact: Exact, observed: Array, recorded: str, mask: Array, deviation: Array | None) -> Array:
+    if exact.value.shape != observed.shape:
+        raise ValueError
+    sigma = _fence(exact, observed, recorded, deviation).deviation
+    mask = mask & (sigma > 0) & np.isfinite(observed)
+    error, own = np.where(mask, observed - exact.value, 0.0), np.where(mask, sigma, 1.0)
+    return np.where(mask, np.log(own) + np.log1p(np.square(error / own)), np.nan)

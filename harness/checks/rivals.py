@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import (
     DECISIVE,
-    Noise,
     Score,
     added,
     beyond_fences,
@@ -17,6 +16,7 @@ from grok_conformance.harness.checks.likelihood import (
     noise_before,
     of_all_layers,
     score_by_layer,
+    surprises,
 )
 from grok_conformance.harness.checks.moves import with_ways
 from grok_conformance.harness.contract import Array, split_tap
@@ -47,24 +47,45 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     apart = bool(approximate)
     known = [*rivals(row, told, harmful(ALL_FAULTS)).values(), *in_one_layer(approximate - {row.name}, told)]
     tried = [with_ways(one, ways) for one in told]
+    if not told[0].hidden.isdisjoint(told[0].needed([row.name])):
+        return any(likelier_behind_hidden_rows(row, known, told, tried))
     own, published = (scores_of(row, each, evaluate, apart=apart) for each in (tried, told))
     limits = {layer: min(own[layer], published[layer], key=lambda one: one.surprise) for layer in own}
+    # What explains all is beaten by nothing that leaves something: that ends at the first such tap.
+    explained_only = not apart and limits[None].explained
+    found = (
+        scores_of(row, each, rival, apart=apart, explained_only=explained_only)
+        for each in (told, tried)
+        for rival in known
+    )
+    return any(likelier(score, limits[layer], exactly=not apart) for scores in found for layer, score in scores.items())
 
-    def is_likelier(found: Scores) -> bool:
-        return any(likelier(score, limits[layer], exactly=not apart) for layer, score in found.items())
 
-    for each in (told, tried):
-        # The noise behind a fault is much as it is without: few are likelier by it, and those are scored by their own.
-        noise = [noise_before(row.name, one) for one in each]
-        # What explains all is beaten by nothing that leaves something: with no noise that ends at the first such tap.
-        explained_only = not apart and limits[None].explained and not any(noise)
-        for rival in known:
-            promising = scores_of(row, each, rival, noise, apart=apart, explained_only=explained_only)
-            if any(score.surprise < limits[layer].surprise for layer, score in promising.items()) and is_likelier(
-                scores_of(row, each, rival, apart=apart)
-            ):
-                return True
-    return False
+def likelier_behind_hidden_rows(
+    row: Operation, known: Sequence[Evaluator], told: Sequence[Exhibit], tried: Sequence[Exhibit]
+) -> Iterator[bool]:
+    """Yield of each known fault whether it is decisively likelier, behind hidden rows, than ways, and than none.
+
+    A fault is taken to be as noisy as what it is added to, lest it win by the luck of its own draws.
+    """
+    sides = [(each, [noise_before(row.name, one) for one in each]) for each in (told, tried)]
+    limits = [surprises(row.name, each, evaluate, noise) for each, noise in sides]
+    for rival in known:
+        found = [surprises(row.name, each, rival, noise) for each, noise in sides]
+        yield any(
+            all(gain(limit[layer], surprise) > DECISIVE for limit in limits)
+            for each in found
+            for layer, surprise in each.items()
+        )
+
+
+def gain(limit: Sequence[Array], rival: Sequence[Array]) -> float:
+    """Return by how much less surprising [tokens, values] a rival is, over the values that both compare.
+
+    The values of a token share what the hidden rows before it passed on: they count as one.
+    """
+    gains = [np.subtract(*pair) for pair in zip(limit, rival, strict=True)]
+    return sum(float(each[~np.isnan(each)].mean()) for array in gains for each in array if not np.isnan(each).all())
 
 
 def hides_a_fault(row: Operation, ways: Ways, approximate: Collection[str], told: Sequence[Exhibit]) -> bool:
@@ -95,7 +116,6 @@ def scores_of(
     row: Operation,
     exhibits: Sequence[Exhibit],
     evaluator: Evaluator,
-    noise: Sequence[Noise] | None = None,
     *,
     apart: bool,
     explained_only: bool = False,
@@ -105,7 +125,7 @@ def scores_of(
     With `explained_only` there are none either where not all is explained.
     """
     try:
-        parts = score_by_layer(row.name, exhibits, evaluator, noise, explained_only=explained_only)
+        parts = score_by_layer(row.name, exhibits, evaluator, explained_only=explained_only)
     except (IndexError, KeyError, ValueError):
         return {}
     if explained_only and not parts:

@@ -10,6 +10,7 @@ from grok_conformance.harness.checks.likelihood import Score
 from grok_conformance.harness.checks.rivals import (
     explained_by_a_fault,
     faulty,
+    gain,
     harmful,
     hides_a_fault,
     likelier,
@@ -138,3 +139,10 @@ def test_an_approximation_of_hidden_rows_hides_no_fault_of_one_layer(layer: int 
     told = [Exhibit(preset, case, evidence, exact_weights(preset.name, "float32"))]
     approximate = Ways({"moe.expert_hidden": RoundingPlan({"tanh": HARDWARE_TANH})})
     assert faulty(GROK_1.by_name["logits"], approximate, told) == (layer is not None)
+
+
+def test_the_values_of_a_token_count_as_one_gain() -> None:
+    limit, rival = np.full((3, 1000), 5.0), np.full((3, 1000), 4.0)
+    rival[1, :400] = np.nan  # what only one of both compares says nothing
+    limit[2] = np.nan
+    assert gain([limit], [rival]) == pytest.approx(2.0)
