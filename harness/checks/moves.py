@@ -11,6 +11,7 @@ from grok_conformance.harness.checks.edges import of_caches, of_edges
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.rounding import (
+    ACCUMULATOR,
     AS_PUBLISHED,
     ATOMICS,
     BLOCKS,
@@ -24,6 +25,7 @@ from grok_conformance.harness.graph.rounding import (
     SHARDS,
     SPREAD,
     SUMS,
+    UNSIGNED,
     WEIGHTS,
     Point,
     RoundingPlan,
@@ -198,6 +200,22 @@ def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Itera
     )
     yield from of_edges(row, ways, told)
     yield from of_caches(row, ways, told)
+
+
+def approximated_functions(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> list[Ways]:
+    """Return those of the approximations that are of a function, as coarse as it may be."""
+    return list(_at_points(row, ways, told, is_coarsest_function))
+
+
+def at_once(ways: Ways, several: Sequence[Ways]) -> Ways:
+    """Return ways with each change that some others make to them."""
+    plans = {name: plan for each in several for name, plan in each.plans.items() if plan != ways.plans.get(name)}
+    return replace(ways, plans={**ways.plans, **plans})
+
+
+def is_coarsest_function(point: Point, choice: str) -> bool:
+    """Return whether a choice is the last, which errs most, at a point of a function that may be approximated."""
+    return point.approximation and point not in (ACCUMULATOR, UNSIGNED) and choice == list(point.choices)[-1]
 
 
 def _at_points(

@@ -14,7 +14,7 @@ from grok_conformance.harness.checks.edges import of_caches, only_recorded
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score
 from grok_conformance.harness.checks.local import Local, fails, telling
-from grok_conformance.harness.checks.moves import approximations, with_ways
+from grok_conformance.harness.checks.moves import approximated_functions, approximations, at_once, with_ways
 from grok_conformance.harness.checks.rivals import faulty
 from grok_conformance.harness.checks.search import COARSEST, LARGEST_SEGMENT, NUM_ROUNDS, checked_in, is_used, search
 from grok_conformance.harness.graph.rounding import RoundingPlan
@@ -50,6 +50,16 @@ def choose_once(exhibits: Sequence[Exhibit], local: Local, num_elements: int) ->
     return list(found.values()), local
 
 
+def functions_at_fault(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> list[Ways]:
+    """Return ways with one function approximated, none if all of them at once leave something open.
+
+    Where hidden rows make much of an error its size tells nothing, and one look at all spares one at each.
+    """
+    apart = approximated_functions(row, ways, told)
+    together = at_once(ways, apart)
+    return apart if score(row.name, [with_ways(one, together) for one in told]).explained else []
+
+
 def plans_of(row: Operation, exhibits: Iterable[Exhibit]) -> list[RoundingPlan]:
     """Return the plans that were found of a row in some cases, each once."""
     plans: list[RoundingPlan] = []
@@ -68,14 +78,16 @@ def choose_way(
     `known` are the plans of the row that were found for other forms.
     """
     told = telling(row.name, own, local)
-    if told and score(row.name, told).relative > COARSEST:  # more is wrong than any way can make
+    coarse = bool(told) and score(row.name, told).relative > COARSEST
+    if coarse and told[0].hidden.isdisjoint(told[0].needed([row.name])):  # more is wrong than any way can make
         return own, local
     first = search(row, own, local, num_elements, known)
     if first.checked is not None:
         return [with_ways(one, first.ways) for one in own], first.checked
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.
     told = list(first.told)
-    tried = (*of_caches(row, Ways(), told), *approximations(row, first.ways, told))
+    others = functions_at_fault(row, first.ways, told) if coarse else approximations(row, first.ways, told)
+    tried = (*of_caches(row, Ways(), told), *others)
     used = [each for each in tried if is_used(row, each, told)]
     for unknown in (*used, *only_recorded(row, first.ways, told)):
         checked = checked_in(row, own, unknown, local, num_elements)

@@ -9,8 +9,10 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.moves import as_elsewhere, coarse, numbers_of_sums, permitted, with_ways
+from grok_conformance.harness.checks.ways import functions_at_fault
+from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import GROK_1
-from grok_conformance.harness.graph.oracle import Plans
+from grok_conformance.harness.graph.oracle import Plans, evaluate
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED, LIKE_THE_CACHE, SUMS, WEIGHTS, RoundingPlan
 from tests.harness.checks.plan_ports import CASE, DECODE, KEPT, STRESS, WIDE, WIDE_SCALES, choose, passed, shown
 from tests.harness.honest_port import evidence_of, exact_weights, golden_case, honest_taps, taps_of
@@ -187,3 +189,15 @@ def test_the_form_in_which_a_loader_keeps_all_weights_is_found_though_only_what_
     found = list(exhibits[0].ways.plans.values())
     assert found
     assert found == [RoundingPlan({"weights": "rounded"})] * len(found)
+
+
+@pytest.mark.parametrize(("fault", "names"), [(None, {"moe.expert_hidden"}), ("embedding_multiplier_missing", set())])
+def test_functions_are_thought_of_one_by_one_where_all_of_them_at_once_explain_what_logits_show(
+    fault: str | None, names: set[str]
+) -> None:
+    evaluator = evaluate if fault is None else mutant(FAULTS[fault])
+    preset, case = golden_case(CASE)
+    evidence = evidence_of(CASE, honest_taps(CASE, 31, evaluator=evaluator), ("logits",))
+    told = [Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype))]
+    found = {name for ways in functions_at_fault(GROK_1.by_name["logits"], Ways(), told) for name in ways.plans}
+    assert names == found & {"moe.expert_hidden"}
