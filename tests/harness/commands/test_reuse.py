@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -16,9 +17,11 @@ from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import reuse, run
 from grok_conformance.harness.commands.reuse import VERDICTS, begin, keep, taken_over
 from grok_conformance.harness.contract.taps import GOLDEN
+from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.report.files import read_report
 from grok_conformance.harness.running.program_files import MAPS
 from grok_conformance.harness.sessions import dependencies
+from grok_conformance.harness.sessions.kept_verdicts import path_of, write_kept
 from tests.harness.sessions.test_dependencies import edit, edit_unseen
 
 CASE = "stress/prefill/saturated_cap.float32"
@@ -255,6 +258,20 @@ def test_what_changes_meanwhile_keeps_verdicts_from_being_kept(
     assert not [*VERDICTS.iterdir()]
     keep(keeping, [found], {NAME: ["/"]}, 1, options)
     assert kept_file().name.startswith(f"{NAME}.")
+    assert folder
+
+
+@pytest.mark.parametrize("name", ["torch_compiled", "my_port.py"])
+def test_a_port_of_which_not_everything_is_known_is_neither_kept_nor_taken_over(name: str, folder: Path) -> None:
+    options = options_of()
+    keeping = begin(options)
+    assert keeping is not None
+    found = replace(taken_over(keeping, [NAME], options)[NAME], name=name)
+    own = CandidateVerdict(**{field.name: getattr(found, field.name) for field in fields(CandidateVerdict)})
+    keep(keeping, [own], {name: ["/"]}, 1, options)
+    assert [path.name.partition(".")[0] for path in VERDICTS.iterdir()] == [NAME]
+    write_kept(path_of(VERDICTS, name, keeping.asked), own, found.reused, keeping.depends_on, ["/"])
+    assert taken_over(keeping, [name, NAME], options).keys() == {NAME}
     assert folder
 
 
