@@ -40,10 +40,14 @@ def compiled_once(session: nox.Session) -> dict[str, str]:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Judge the built-in candidates, or those named after `--candidate`."""
+    """Judge the built-in candidates, or those named after `--candidate`.
+
+    Without arguments, verdicts of the last day are reused where nothing has changed; `-- --fresh` judges all again.
+    """
     extras = {"reference", "torch"} | {needs["extra"] for name, needs in EXTRAS.items() if _is_named(name, session)}
     session.install(*TESTED, "--editable", f".[{','.join(sorted(extras))}]")
-    session.run("python", "-m", "grok_conformance", "run", *session.posargs, env=compiled_once(session))
+    words = session.posargs or ["--reuse"]
+    session.run("python", "-m", "grok_conformance", "run", *words, env=compiled_once(session))
 
 
 @nox.session

@@ -118,6 +118,10 @@ WORDS: Mapping[str, str] = {
         "the same calls of a case once more, in a way that must not matter: at once, with less tapped, after all others"
     ),
     "resembles": "the nearest known fault to failing values that no known fault explains",
+    "reused": (
+        "of a verdict: that of an earlier run, at most 24 hours old, on what that one drew: nothing that it depends on "
+        "has changed since"
+    ),
     "reweighted": "of a drawn case: a stored one with other weights, and other tokens too",
     "rounds elsewhere": "of an operation: right, in a rounding plan other than the published one",
     "seen": "of a known fault: a run would find it, with a chance of one half at least",

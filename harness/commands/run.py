@@ -8,6 +8,7 @@ from pathlib import Path
 from grok_conformance.harness.commands import PASS, seed
 from grok_conformance.harness.commands.narrow_options import add_narrow_options, refuse_together
 from grok_conformance.harness.commands.report_options import add_report_options
+from grok_conformance.harness.commands.reuse_options import add_reuse_options, refuse_with_reuse
 from grok_conformance.harness.contract.taps import LEVELS
 from grok_conformance.harness.judging.shard import Shard
 from grok_conformance.harness.running import SERVED
@@ -82,6 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--baseline", type=Path, metavar="DIR", help="compare with each candidate's earlier run, kept in this folder"
     )
     parser.add_argument("--update-baseline", action="store_true", help="make this run the baseline, after comparing")
+    add_reuse_options(parser)
     add_narrow_options(parser)
     add_report_options(parser)
 
@@ -104,6 +106,7 @@ def required_level(text: str) -> tuple[str, str]:
 
 def execute(options: argparse.Namespace) -> int:
     """Judge candidates over the golden cases, or by the laws of every model."""
+    refuse_with_reuse(options)
     if options.watch is not None:
         from grok_conformance.harness.commands.watching import watch
 

@@ -8,13 +8,11 @@ import pdb  # noqa: T100 - what --pdb enters
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.commands import NONCONFORMING
+from grok_conformance.harness.commands.baselines import compare_with_baselines, earlier_runs
 from grok_conformance.harness.commands.narrow_options import (
     is_in_process,
     is_narrow,
@@ -23,25 +21,16 @@ from grok_conformance.harness.commands.narrow_options import (
     refuse_together,
     remember_failed,
 )
+from grok_conformance.harness.commands.reuse import Programs, begin, doubt, keep, programs_in, taken_over
 from grok_conformance.harness.commands.run import add_options
 from grok_conformance.harness.commands.watching import limited
 from grok_conformance.harness.formats.files import FileError, check_folder
 from grok_conformance.harness.formats.scratch import scratch_folder
 from grok_conformance.harness.golden.reading import Golden, open_golden
-from grok_conformance.harness.judging.baseline import (
-    History,
-    Record,
-    append_history,
-    has_baseline,
-    read_baseline,
-    read_history,
-    record_of,
-    write_baseline,
-)
+from grok_conformance.harness.judging.baseline import Record, record_of
 from grok_conformance.harness.judging.groups import Group, any_seed
 from grok_conformance.harness.judging.known_deviations import known_deviations, with_outdated
 from grok_conformance.harness.judging.narrowing import Narrow, narrow_to
-from grok_conformance.harness.judging.regression import Regression, compare_runs
 from grok_conformance.harness.judging.selection import asked_groups, asked_rungs, only_cases
 from grok_conformance.harness.judging.summary import refuse
 from grok_conformance.harness.judging.verdict import PASSING, CandidateVerdict
@@ -62,16 +51,11 @@ from grok_conformance.harness.sessions import asking, run
 from grok_conformance.harness.sessions.dumping import CaseEvidence, dump_operations, how_to_load
 from grok_conformance.harness.sessions.shards import keep_shard, places_of
 
-T = TypeVar("T")
-
 REPORTING = "grok_conformance.harness.commands.conclusion"
 """What draws tables and pages takes long to import, which is done while the candidates answer."""
 
 STARTING_SECONDS = 0.3
 """By then the first candidates have been started, which the import would hold up."""
-
-Earlier = tuple[Record | None, History]
-"""A candidate's baseline, None where its first run becomes it, and the history of its runs."""
 
 
 def judge_candidates(options: argparse.Namespace) -> int:
@@ -92,26 +76,27 @@ def judge_candidates(options: argparse.Namespace) -> int:
     if options.endpoint:
         candidates.append(served(options.endpoint, options.model, options.top_logprobs))
     earlier = earlier_runs(options.baseline, [each.name for each in candidates], update=options.update_baseline)
-    groups, narrow = groups_of(golden, options, cases)
+    keeping = begin(options)
+    seed = any_seed() if options.seed is None else options.seed
+    groups, narrow = groups_of(golden, options, cases, seed)
     waivers = known_deviations(options.waivers, golden)
     whole = groups
     if options.shard is not None:
         groups = tuple(whole[place] for place in places_of(whole, options.shard))
-    asked = Asked(tuple(candidates), groups, golden.manifest.suite, narrow, tuple(waivers))
-    if is_in_process(options):
-        answered = in_this_process(asked, options)
-    elif in_fork(options, candidates):
-        with limited(options.time_limit) as advance:
-            answered = in_this_process(asked, options, advance)
-    else:
-        answered = in_processes(asked, golden, options)
+    reused = taken_over(keeping, [each.name for each in candidates], options)
+    left = tuple(each for each in candidates if each.name not in reused)
+    asked = Asked(left, groups, golden.manifest.suite, narrow, tuple(waivers))
+    answered = answers_to(asked, golden, options)
     if answered is None:
+        doubt(each.name for each in left)
         return NONCONFORMING
     if options.shard is not None:
         keep_shard(options.keep, options.shard, whole, [candidate.name for candidate in candidates])
-    verdicts, records = answered
+    judged = iter(answered.verdicts)
+    verdicts = [reused[each.name] if each.name in reused else next(judged) for each in candidates]
+    keep(keeping, verdicts, answered.programs, seed, options)
     remember_failed(((verdict.name, failed_cases(verdict)) for verdict in verdicts), options.layer)
-    regressions = compare_with_baselines(options.baseline, records, earlier, update=options.update_baseline)
+    regressions = compare_with_baselines(options.baseline, answered.records, earlier, update=options.update_baseline)
     refused = [refuse(name, groups, reason) for name, reason in absent.items()]
     asked_for = {*(options.candidate or ()), *(name for name, _ in options.require)}
     optional = [name for name in absent if name not in asked_for]
@@ -142,8 +127,25 @@ class Asked:
     waivers: tuple[Waiver, ...]
 
 
-Answered = tuple[list[CandidateVerdict], list[Record]]
-"""The verdicts, and what is compared with baselines."""
+@dataclass(frozen=True)
+class Answered:
+    """The verdicts, what is compared with baselines, and the programs that ran, where verdicts are kept."""
+
+    verdicts: Sequence[CandidateVerdict] = ()
+    records: Sequence[Record] = ()
+    programs: Programs = field(default_factory=dict)
+
+
+def answers_to(asked: Asked, golden: Golden, options: argparse.Namespace) -> Answered | None:
+    """Run candidates where they are to be run, and judge them; None where one raised in this process."""
+    if not asked.candidates:
+        return Answered()
+    if is_in_process(options):
+        return in_this_process(asked, options)
+    if in_fork(options, asked.candidates):
+        with limited(options.time_limit) as advance:
+            return in_this_process(asked, options, advance)
+    return in_processes(asked, golden, options)
 
 
 def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> Answered:
@@ -158,6 +160,7 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
     num_cases = sum(len(group.cases) for each in candidates for group in asking.groups_for(each, asked.groups))
     verdicts: list[CandidateVerdict] = []
     records: list[Record] = []
+    programs: dict[str, Sequence[str]] = {}
     threading.Timer(STARTING_SECONDS, importlib.import_module, [REPORTING]).start()
     with scratch_folder() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
         judged = run.run_candidates(
@@ -173,12 +176,13 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
         for each in judged:
             verdicts.append(each.verdict)
             records += [record_of(each.verdict, each.folder, asked.suite)] if options.baseline else []
+            programs[each.verdict.name] = programs_in(each.folder) if options.reuse or options.fresh else ()
             dump(each.verdict, each.evidence, each.num_elements, options)
             if options.detail != "quiet" and len(verdicts) < len(asked.candidates):
                 from grok_conformance.harness.report.terminal import verdict_line
 
                 sys.stderr.write(f"{verdict_line(with_outdated(each.verdict, asked.waivers, golden)).plain}\n")
-    return verdicts, records
+    return Answered(verdicts, records, programs)
 
 
 def in_fork(options: argparse.Namespace, candidates: Sequence[Candidate]) -> bool:
@@ -209,7 +213,7 @@ def in_this_process(
             return None
         dump(report.verdict, report.evidence, report.num_elements, options)
         verdicts.append(report.verdict)
-    return verdicts, []
+    return Answered(verdicts)
 
 
 def dump(verdict: CandidateVerdict, evidence: CaseEvidence, num_elements: int, options: argparse.Namespace) -> None:
@@ -231,10 +235,9 @@ def failed_cases(verdict: CandidateVerdict) -> dict[str, list[str]]:
 
 
 def groups_of(
-    golden: Golden, options: argparse.Namespace, cases: frozenset[str] | None
+    golden: Golden, options: argparse.Namespace, cases: frozenset[str] | None, seed: int
 ) -> tuple[tuple[Group, ...], Narrow]:
     """Return what is judged, golden cases and drawn ones or the ladder, and what it is narrowed to."""
-    seed = any_seed() if options.seed is None else options.seed
     if options.ladder:
         groups = asked_rungs(seed, options.case)
         return groups, narrow_to(options.operation, options.layer, groups)
@@ -254,46 +257,3 @@ def refuse_unused(options: argparse.Namespace) -> None:
         if name not in ("candidate", "properties") and getattr(options, name) != default:
             option = options.detail if name == "detail" else name.replace("_", "-")
             raise FileError(f"--{option}: the laws make no use of it: leave it out, or --properties")
-
-
-def earlier_runs(directory: Path | None, names: Sequence[str], *, update: bool) -> dict[str, Earlier]:
-    """Read what is kept of candidates' earlier runs, before they run again; nothing without a folder.
-
-    A candidate without one has its first run made the baseline. Raises FileError for what cannot be read, unless this
-    run is to replace it.
-    """
-    if directory is None:
-        return {}
-
-    def kept(read: Callable[[Path, str], T], name: str, otherwise: T) -> T:
-        try:
-            return read(directory, name)
-        except FileError:
-            if not update:
-                raise
-            return otherwise
-
-    return {
-        name: (kept(read_baseline, name, None) if has_baseline(directory, name) else None, kept(read_history, name, ()))
-        for name in names
-    }
-
-
-def compare_with_baselines(
-    directory: Path | None, records: Sequence[Record], earlier: Mapping[str, Earlier], *, update: bool
-) -> dict[str, Regression]:
-    """Compare runs with the baselines of their candidates, and make them the baselines if asked to or if first."""
-    if directory is None:
-        return {}
-    regressions = {}
-    for record in records:
-        old, history = earlier[record.candidate]
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        regressions[record.candidate] = compared = compare_runs(old or record, record, history, date)
-        append_history(directory, record.candidate, compared.history[-1], afresh=update)
-        if update or old is None:
-            write_baseline(directory, record)
-            told = f"this run is the baseline from now on, kept in {directory}"
-            kept = compared if old else replace(compared, num_taps=0, num_identical=0, notes=())
-            regressions[record.candidate] = replace(kept, notes=(*kept.notes, told))
-    return regressions

@@ -27,6 +27,7 @@ from grok_conformance.harness.formats.files import (
 )
 from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.golden.provenance import record_platform
+from grok_conformance.harness.judging.reused import ReusedVerdict
 from grok_conformance.harness.judging.verdict import SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1
@@ -82,8 +83,10 @@ def record_of(verdict: CandidateVerdict, answers: Path, suite: str) -> Record:
 def conformance_digest(verdict: CandidateVerdict) -> str:
     """Return the sha256 of all that a conformance run found, times left out: what a benchmark result is earned under.
 
-    Equal digests mean the same candidate, version, level, cases and figures.
+    Equal digests mean the same candidate, version, level, cases and figures. A verdict that is reused keeps its own.
     """
+    if isinstance(verdict, ReusedVerdict):
+        return verdict.reused.digest
     cases = tuple(replace(case, seconds=None) for case in verdict.cases)
     found = plain(replace(verdict, cases=cases, seconds=0.0, powers=(), coverage=()))
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

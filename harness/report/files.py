@@ -19,6 +19,7 @@ from grok_conformance.harness.formats.schema import validate_by
 from grok_conformance.harness.golden.provenance import record_platform, record_toolchain
 from grok_conformance.harness.golden.reading import Golden
 from grok_conformance.harness.judging.baseline import conformance_digest
+from grok_conformance.harness.judging.reused import ReusedVerdict
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.reproduction import command_typed
@@ -113,6 +114,9 @@ def write_junit(path: Path, verdicts: Sequence[CandidateVerdict]) -> None:
     root = ET.Element("testsuites", name="conformance")
     for verdict in verdicts:
         suite = ET.SubElement(root, "testsuite", name=verdict.name)
+        if isinstance(verdict, ReusedVerdict):
+            properties = ET.SubElement(suite, "properties")
+            ET.SubElement(properties, "property", name="reused", value=f"judged {verdict.reused}")
         for case in verdict.cases:
             status = "waived" if case.does_not_count else case.status
             reason = case.reason or "; ".join(case.waived)

@@ -18,6 +18,7 @@ from grok_conformance.harness.diagnosis.likely_fault import describe
 from grok_conformance.harness.diagnosis.power import describe as describe_power
 from grok_conformance.harness.judging.coverage import describe as describe_coverage
 from grok_conformance.harness.judging.coverage import in_short
+from grok_conformance.harness.judging.reused import ReusedVerdict
 from grok_conformance.harness.judging.verdict import PASSING, UNCOUNTED, CandidateVerdict, CaseVerdict, OperationVerdict
 from grok_conformance.harness.measure.words import number_of, times
 from grok_conformance.harness.report.explanation import (
@@ -80,7 +81,8 @@ def show(console: Console, verdicts: Sequence[CandidateVerdict], detail: Detail 
             ]
             for block in blocks:
                 print_block(console, block)
-        for line in [*power_lines(verdicts), *coverage_lines(verdicts, whole=detail == "verbose")]:
+        lines = [*power_lines(verdicts), *coverage_lines(verdicts, whole=detail == "verbose"), *reused_lines(verdicts)]
+        for line in lines:
             console.print(line, highlight=False, soft_wrap=True)
     for verdict in verdicts:
         console.print(verdict_line(verdict, alone=detail == "quiet"), soft_wrap=True)
@@ -116,6 +118,12 @@ def coverage_lines(verdicts: Sequence[CandidateVerdict], *, whole: bool = False)
             told = "; ".join(map(describe_coverage, verdict.coverage)) if whole else in_short(verdict.coverage)
             names.setdefault(told, []).append(verdict.name)
     return [f"Exercised in {', '.join(sharing)}: {text}" for text, sharing in names.items()]
+
+
+def reused_lines(verdicts: Sequence[CandidateVerdict]) -> list[str]:
+    """Return what is to be known of verdicts of earlier runs, nothing where there is none."""
+    names = [verdict.name for verdict in verdicts if isinstance(verdict, ReusedVerdict)]
+    return [f"Reused for {', '.join(names)}: what an earlier run drew and found; --fresh judges again"] if names else []
 
 
 def operations_table(verdicts: Sequence[CandidateVerdict], *, pooled: bool = True) -> Table:

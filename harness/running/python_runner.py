@@ -30,6 +30,7 @@ from grok_conformance.harness.running.answers import DEQUANTIZED, LOADED
 from grok_conformance.harness.running.info import unknown_tap
 from grok_conformance.harness.running.jobs import Job, JobCase, read_config, read_job
 from grok_conformance.harness.running.own_frames import place_of
+from grok_conformance.harness.running.program_files import write_program_files
 
 MAX_TRACEBACK = 4000
 MAX_SHOWN_BYTES = 2**30
@@ -66,6 +67,7 @@ def main(module: str, job_dir: Path, out_dir: Path, *, anew: bool = False) -> in
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the candidate does is an answer
         return _refuse(out_dir, job, error)
     run_cases(model, job, job_dir, info.taps, out_dir)
+    write_program_files(out_dir)
     return 0
 
 

@@ -12,22 +12,25 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
 from grok_conformance.harness.__main__ import main, refused
-from grok_conformance.harness.commands import capturing_large, narrow_options, run_execution
+from grok_conformance.harness.commands import baselines, capturing_large, narrow_options
 from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.judging.baseline import append_history, write_baseline
 from grok_conformance.harness.judging.regression import compare_runs
+from grok_conformance.harness.judging.reused import EarlierRun
 from grok_conformance.harness.judging.waivers import read_waivers
 from grok_conformance.harness.large import canonical, capture, lock
 from grok_conformance.harness.report.files import report_of, write_report_json
 from grok_conformance.harness.running import endpoint
 from grok_conformance.harness.running.completions import Endpoint, EndpointError
 from grok_conformance.harness.running.jobs import JobCase, write_job
+from grok_conformance.harness.sessions.kept_verdicts import read_kept, read_verdict, why_not, write_kept
 from grok_conformance.reference import checkpoint
 from grok_conformance.reference.checkpoint.__main__ import main as checkpoint_main
 from tests.harness import tiny_job
@@ -96,7 +99,7 @@ def write_baselines(folder: Path) -> None:
 
 
 def read_baselines(folder: Path) -> None:
-    earlier = run_execution.earlier_runs(folder, [OLD.candidate], update=False)
+    earlier = baselines.earlier_runs(folder, [OLD.candidate], update=False)
     for old, history in earlier.values():
         compared = compare_runs(old or OLD, taking(1.5), history, "2026-01-01")
         json.dumps(asdict(compared), allow_nan=False)
@@ -163,6 +166,29 @@ def read_last_failed(path: Path) -> None:
     options = argparse.Namespace(candidate=None, operation=[], layer=[])
     narrow_options.narrow_to_last_failed(options, narrow_options.last_failed(path))
     assert all(isinstance(each, str) for each in [*options.candidate, *options.operation])
+
+
+def write_kept_verdict(folder: Path) -> None:
+    run = EarlierRun("2026-11-28T14:03:59+00:00", 123, "d" * 64)
+    write_kept(folder / "port.verdict", verdict(PASSING), run, {"an option": "b"}, [])
+
+
+def sign_kept_verdict(folder: Path) -> None:
+    """Make the digest of a kept verdict hold, where its first line can be read at all."""
+    path = folder / "port.verdict"
+    head, _, body = path.read_bytes().removesuffix(b"\n").partition(b"\n")
+    try:
+        told = {**json.loads(head), "sha256": hashlib.sha256(body).hexdigest()}
+    except (ValueError, TypeError, RecursionError):
+        return
+    path.write_bytes(json.dumps(told).encode() + b"\n" + body)
+
+
+def read_kept_verdict(path: Path) -> None:
+    kept = read_kept(path)
+    assert kept is not None
+    why_not(kept[0], {"an option": "b"}, 123, datetime.now(UTC))
+    json.dumps(report_of([read_verdict(path, *kept)], golden()), allow_nan=False)
 
 
 def write_served(folder: Path) -> None:
@@ -250,6 +276,9 @@ READERS: Mapping[str, Reader] = {
     ),
     "prompt": Reader(write_prompt, refusing(plan_prompt), ("{}/prompt.json",), share=3.0),
     "last failed": Reader(write_last_failed, refusing(read_last_failed), ("{}/last.json",), share=3.0),
+    "kept verdict": Reader(
+        write_kept_verdict, refusing(read_kept_verdict), ("{}/port.verdict",), sign=sign_kept_verdict, share=2.0
+    ),
     "served answer": Reader(write_served, refusing(read_served), ("{}",), share=3.0),
     "compared taps": Reader(write_tap_files, main, ("compare", "{}/one.safetensors", "{}/two.safetensors")),
     "answer": Reader(write_judged, main, ("judge", "{}/job", "{}/out", "--quiet"), ("out/**/*",), share=0.1),

@@ -17,7 +17,8 @@ from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.formats.files import plain
 from grok_conformance.harness.judging.baseline import conformance_digest
-from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, OperationVerdict
+from grok_conformance.harness.judging.reused import EarlierRun, ReusedVerdict
+from grok_conformance.harness.judging.verdict import CaseVerdict, OperationVerdict
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
 from grok_conformance.harness.measure.histogram import Element
@@ -32,6 +33,7 @@ from tests.harness.report.verdicts import (
     DRIFT,
     FAILING,
     PASSING,
+    REUSED,
     verdict,
 )
 
@@ -71,8 +73,12 @@ def test_a_conformance_digest_leaves_out_times_and_nothing_else() -> None:
 def test_the_json_report_is_what_the_published_schema_says() -> None:
     schema = json.loads((Path(terminal.__file__).parent / "report.schema.json").read_text())
     check = fastjsonschema.compile(schema)
-    report = json.loads(json.dumps(report_of([verdict(PASSING), verdict(FAILING), verdict(CRASHED)], golden())))
+    found = [verdict(PASSING), verdict(FAILING), verdict(CRASHED), REUSED]
+    report = json.loads(json.dumps(report_of(found, golden())))
     check(report)
+    assert report["candidates"][-1]["reused"] == {"date": "2026-11-28T14:03:59+00:00", "seed": 123, "digest": "d" * 64}
+    assert report["candidates"][-1]["digest"] == "d" * 64
+    assert "reused" not in report["candidates"][0]
     for name, key in (("comparison", "histogram"), ("case", "margins"), ("candidate", "level")):
         assert key in schema["definitions"][name]["required"]
     report["candidates"][0]["cases"][0]["comparisons"][0].pop("histogram")
@@ -83,7 +89,8 @@ def test_the_json_report_is_what_the_published_schema_says() -> None:
 @pytest.mark.parametrize(
     ("definition", "described"),
     [
-        ("candidate", CandidateVerdict),
+        ("candidate", ReusedVerdict),
+        ("reused", EarlierRun),
         ("case", CaseVerdict),
         ("operation", OperationVerdict),
         ("comparison", Comparison),
@@ -124,5 +131,12 @@ def test_the_junit_report_is_well_formed_whatever_the_reasons_say(tmp_path: Path
     assert second.get("failures") == "4"  # the case and three operations
     messages = [failure.get("message") for failure in second.iter("failure")]
     assert f"{CASE}: 12.5 times the fence" in messages
+    assert not [*root.iter("property")]
     times = [test.get("time") for test in first.findall("testcase")]
     assert times[0] == "0.500000"
+
+
+def test_a_suite_whose_verdict_is_of_an_earlier_run_has_a_property_that_says_so(tmp_path: Path) -> None:
+    write_junit(tmp_path / "run.xml", [REUSED])
+    (found,) = ET.parse(tmp_path / "run.xml").getroot().iter("property")  # noqa: S314 - our own report
+    assert (found.get("name"), found.get("value")) == ("reused", "judged 2026-11-28 14:03 UTC with --seed 123")

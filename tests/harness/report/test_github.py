@@ -7,7 +7,7 @@ import pytest
 
 from grok_conformance.harness.report.github import MAX_ANNOTATIONS, commands_off, report_to_github, summary
 from tests.harness.report.pages import BROKEN
-from tests.harness.report.verdicts import BAD, CRASHED, FAILING, MANY, PASSING, verdict
+from tests.harness.report.verdicts import BAD, CRASHED, FAILING, MANY, PASSING, REUSED, verdict
 
 
 def annotated(*verdicts: object) -> list[str]:
@@ -27,6 +27,10 @@ def test_the_summary_is_appended_and_has_a_row_per_candidate_with_the_likely_fau
     assert "| port | fail | 0 of 1 | gelu_erf | attention.key |" in lines
     assert "| good | pass (layers) | 1 of 1 |  |  |" in lines
     assert "port: attention.key: fail in bfloat16, layers 1" in lines
+
+
+def test_a_verdict_of_an_earlier_run_says_so_in_its_row() -> None:
+    assert "| port | pass (layers); reused from 2026-11-28 14:03 UTC with --seed 123: " in summary([REUSED])
 
 
 def test_a_name_cannot_add_a_column() -> None:

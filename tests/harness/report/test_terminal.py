@@ -27,6 +27,7 @@ from tests.harness.report.verdicts import (
     MISSING,
     OTHER,
     PASSING,
+    REUSED,
     verdict,
 )
 
@@ -114,6 +115,14 @@ def test_in_a_pipe_a_command_is_one_line_and_on_a_terminal_it_can_be_pasted(monk
         output = console.file.getvalue()
         assert (f"reproduce {told}\n" in output) != is_terminal
         assert f"reproduce {told}\n" in re.sub(r" \\\n +", " ", output)
+
+
+@pytest.mark.parametrize("detail", ["quiet", "normal", "verbose"])
+def test_a_verdict_of_an_earlier_run_says_so_in_its_line(detail: Detail) -> None:
+    told = "reused from 2026-11-28 14:03 UTC with --seed 123: nothing that it depends on has changed; 1 of 1 case;"
+    assert f"port 2.1: pass (layers); {told}" in shown(REUSED, detail=detail)
+    assert ("Reused for port: what an earlier run drew" in shown(REUSED, detail=detail)) == (detail != "quiet")
+    assert "eused" not in shown(verdict(PASSING), detail=detail)
 
 
 def test_quiet_shows_the_verdicts_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grok_conformance.harness.checks.end_to_end import Drift, Flip
+from grok_conformance.harness.judging.reused import EarlierRun, reused_from
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, RunVerdict, by_operation
 from grok_conformance.harness.measure.comparison import Comparison
 
@@ -67,6 +68,9 @@ PASSING = CaseVerdict(
     repeatable=True,
     seconds=0.5,
 )
+
+
+REUSED = reused_from(EarlierRun("2026-11-28T14:03:59+00:00", 123, "d" * 64), verdict(PASSING))
 
 
 FAILING = CaseVerdict(case=CASE, status="fail", reason="too far", comparisons=(GOOD, BAD, MISSING, MISSHAPEN))
