@@ -42,7 +42,7 @@ def compiled_once(session: nox.Session) -> dict[str, str]:
 def conformance(session: nox.Session) -> None:
     """Judge the built-in candidates, or those named after `--candidate`.
 
-    Without arguments, verdicts of the last day are reused where nothing has changed; `-- --fresh` judges all again.
+    Without arguments verdicts of the last 12 hours are reused where nothing has changed; `-- --fresh` judges all again.
     """
     extras = {"reference", "torch"} | {needs["extra"] for name, needs in EXTRAS.items() if _is_named(name, session)}
     session.install(*TESTED, "--editable", f".[{','.join(sorted(extras))}]")

@@ -119,7 +119,7 @@ WORDS: Mapping[str, str] = {
     ),
     "resembles": "the nearest known fault to failing values that no known fault explains",
     "reused": (
-        "of a verdict: that of an earlier run, at most 24 hours old, on what that one drew: nothing that it depends on "
+        "of a verdict: that of an earlier run, at most 12 hours old, on what that one drew: nothing that it depends on "
         "has changed since"
     ),
     "reweighted": "of a drawn case: a stored one with other weights, and other tokens too",

@@ -27,8 +27,8 @@ SUFFIX = ".verdict"
 NUM_DIGITS = 16
 """Digits of what was asked in the name of a file."""
 
-LASTS = timedelta(hours=24)
-"""How old a verdict may be: then other tokens and weights are due."""
+LASTS = timedelta(hours=12)
+"""How old a verdict may be: the first run of a day draws other tokens and weights."""
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def test_a_verdict_of_the_day_before_is_judged_again(folder: Path, capsys: pytes
     told["run"]["date"] = (datetime.fromisoformat(told["run"]["date"]) - timedelta(hours=24)).isoformat()
     kept_file().write_bytes(json.dumps(told).encode() + b"\n" + body)
     assert not is_reused()
-    assert "its verdict is not of the last 24 hours" in capsys.readouterr().err
+    assert "its verdict is not of the last 12 hours" in capsys.readouterr().err
     assert folder
 
 

@@ -61,8 +61,8 @@ def test_one_that_is_of_the_same_is_taken_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("on", "seed", "later", "reason"),
     [
-        (ON, None, LASTS, "its verdict is not of the last 24 hours"),
-        (ON, None, timedelta(seconds=-1), "its verdict is not of the last 24 hours"),
+        (ON, None, LASTS, "its verdict is not of the last 12 hours"),
+        (ON, None, timedelta(seconds=-1), "its verdict is not of the last 12 hours"),
         (ON, 124, timedelta(0), "its verdict is of --seed 123"),
         ({**ON, "the golden set": "c"}, None, timedelta(0), "the golden set has changed"),
         ({**ON, "another": "c"}, None, timedelta(0), "another has changed"),
