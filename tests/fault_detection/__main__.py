@@ -12,7 +12,7 @@ import sys
 
 from grok_conformance.harness.diagnosis.power import POWER_FILE
 from grok_conformance.harness.formats.files import write_json
-from tests.fault_detection import foreign_plans, session, summary
+from tests.fault_detection import session, summary
 from tests.fault_detection.honest.runs import PAGE as WAYS
 from tests.fault_detection.honest.runs import misjudged, page
 from tests.fault_detection.kept_steps import forget
@@ -41,7 +41,9 @@ def main() -> int:
     if not wrong:
         foreign = committed.get("foreign_plans", [])  # measured by a command of its own
         write_json(summary.RATES, {**summary.as_json(results, table), "foreign_plans": foreign})
-        summary.PAGE.write_text(summary.as_markdown(results, table) + foreign_plans.block(foreign))
+        summary.PAGE.write_text(
+            summary.as_markdown(results, table) + summary.of_other_commands(summary.PAGE.read_text())
+        )
         if told:
             WAYS.write_text(page(told))
         if results.honest:

@@ -140,11 +140,6 @@ def page(trials: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Not detected: {', '.join(missed) or 'none'}."])
 
 
-def block(trials: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table between its markers, as it stands at the end of RATES.md."""
-    return f"\n{summary.FOREIGN_BEGIN}\n\n{page(trials)}\n\n{summary.FOREIGN_END}\n"
-
-
 def wrong(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what must not be: faults that a plan absorbs, and honest ports that fail."""
     return [

@@ -21,13 +21,16 @@ from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import NUM_ELEMENTS, torch_taps
 from tests.fault_detection.probe_rates import DETECTED, FORMS, KNOWN, Rates, Showing, recorded
+from tests.fault_detection.summary import PAGE
 from tests.harness.checks.logit_forms import shown
+from tests.written_block import write_block
 
 RESULTS = Path(__file__).with_name("probe_names.json")
-PAGE = Path(__file__).with_name("PROBE_NAMES.md")
-TITLE = """# What the probes name in little
+BEGIN = "<!-- probe names: written by python -m tests.fault_detection.probe_names -->"
+END = "<!-- end of probe names -->"
+TITLE = """## What the probes name in little
 
-Written by `python -m tests.fault_detection.probe_names`. Each fault that the torch port shows in a form (`PROBES.md`)
+Written by `python -m tests.fault_detection.probe_names`. Each fault that the torch port shows in a form, as above,
 is patched into it and judged, as in a run, in the one probe that shows it best. The list is the catalogue, as there."""
 
 LARGEST_CLASS = 3
@@ -88,7 +91,7 @@ def page(found: Names) -> str:
         if form in found:
             waiting[form] += name not in found[form]
     told = [f"Not judged yet: {number} in {form}." for form, number in waiting.items() if number]
-    return "\n\n".join((TITLE, "\n".join(lines(found)), *told)) + "\n"
+    return "\n\n".join((TITLE, "\n".join(lines(found)), *told))
 
 
 def stored() -> Names:
@@ -105,8 +108,8 @@ def main(patterns: list[str]) -> None:
         found.setdefault(form, {})[fault] = named(showing, fault, case_id)
         RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
         sys.stderr.write(f"{form}: {fault}: {', '.join(found[form][fault]) or 'no name'}\n")
-    PAGE.write_text(page(stored()))
-    sys.stdout.write(PAGE.read_text())
+    write_block(PAGE, BEGIN, END, page(stored()))
+    sys.stdout.write(f"{page(stored())}\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from grok_conformance.harness.faults import FAULTS, Fault
 from tests.conformance.port_patch import patched
 from tests.conformance.porting_faults import FAULTS as PATCHES
 from tests.conformance.torch_cases import torch_taps
+from tests.fault_detection.summary import PAGE
+from tests.written_block import write_block
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ FORMS: Mapping[str, Showing] = {
     HIDDEN: Showing(ALL_LOGITS, HIDDEN_STATES),
 }
 RESULTS = Path(__file__).with_name("probe_rates.json")
-PAGE = Path(__file__).with_name("PROBES.md")
+BEGIN = "<!-- probes: written by python -m tests.fault_detection.probe_rates -->"
+END = "<!-- end of probes -->"
 DETECTED = 1.0
 KNOWN = {name: fault for name, fault in FAULTS.items() if fault.changes and not fault.harmless}
 
@@ -173,7 +176,7 @@ def page(found: Rates) -> str:
     rows += [row_of(found, dtype, form) for dtype in dtypes for form in FORMS]
     open_cases = sorted({case.id for case in probe_cases("*")} - set(found))
     told = [f"Measured: {listed(sorted(found))}."] + [f"Not measured yet: {listed(open_cases)}."] * bool(open_cases)
-    return "\n\n".join((TITLE, *told, "\n".join(rows))) + "\n"
+    return "\n\n".join((TITLE, *told, "\n".join(rows)))
 
 
 def listed(cases: Collection[str]) -> str:
@@ -193,7 +196,7 @@ def row_of(found: Rates, dtype: str, form: str) -> str:
 
 
 MANY = 12
-TITLE = """# What the probes show in little
+TITLE = """## What the probes show in little
 
 Written by `python -m tests.fault_detection.probe_rates`. A fault counts as seen if the local check on what is shown
 fails in at least one case of the probes (`harness/cases/probes.py`); where more than logits is shown they are judged by
@@ -227,7 +230,7 @@ def main(patterns: list[str]) -> None:
             RESULTS.write_text(json.dumps(found, default=asdict, indent=1, sort_keys=True) + "\n")
             sys.stdout.write(f"{case.id}\n")
             sys.stdout.flush()
-    PAGE.write_text(page(recorded()))
+    write_block(PAGE, BEGIN, END, page(recorded()))
     FILE.write_text(json.dumps(asdict(shipped(recorded())), indent=1, sort_keys=True) + "\n")
 
 

@@ -23,6 +23,7 @@ RATES, PAGE = FOLDER / "rates.json", FOLDER / "RATES.md"
 
 FOREIGN_BEGIN = "<!-- foreign plans: written by python -m tests.fault_detection.foreign_plans --write -->"
 FOREIGN_END = "<!-- end of foreign plans -->"
+"""The first of what other commands write into the page."""
 
 SOURCES = {"oracle": "oracle with the fault (self-test)", "port": "torch port, patched by hand (headline)"}
 ASPECTS = ("detected", "located", "named")
@@ -206,6 +207,11 @@ show it.
 *Detected*: an operation fails, or (ties between experts alone) a note is made. *Located*: nothing is blamed but the
 operations that have the fault. *Named*: every operation blamed is diagnosed with the fault or its class.
 """
+
+
+def of_other_commands(page: str) -> str:
+    """Return what other commands wrote into the page, at its end."""
+    return "\n" + "".join(page.partition(FOREIGN_BEGIN)[1:])
 
 
 def as_markdown(results: Results, table: Table) -> str:

@@ -1,4 +1,4 @@
-"""What PROBES.md says is what was measured, and the probes see what they are made for."""
+"""What RATES.md says of probes is what was measured, and the probes see what they are made for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from grok_conformance.harness.diagnosis.probe_design import HONEST
 from grok_conformance.harness.diagnosis.probe_power import FILE
 from tests.fault_detection.probe_rates import (
+    BEGIN,
     DETECTED,
+    END,
     FORMS,
     KNOWN,
-    PAGE,
     SIDES,
     Side,
     page,
@@ -21,6 +22,7 @@ from tests.fault_detection.probe_rates import (
     shipped,
     strongest,
 )
+from tests.fault_detection.summary import PAGE
 
 FOUND = recorded()
 OF_THE_EXPERTS = (
@@ -31,7 +33,7 @@ BY_NUMBERS = [i for i, form in enumerate(FORMS.values()) if form.logits.kind != 
 
 
 def test_the_page_is_what_was_measured() -> None:
-    assert PAGE.read_text() == page(FOUND)
+    assert f"{BEGIN}\n\n{page(FOUND)}\n\n{END}" in PAGE.read_text()
 
 
 def test_the_power_that_a_run_tells_is_what_was_predicted() -> None:
