@@ -1,4 +1,4 @@
-"""Honest ways over the probes, by logits alone: `python -m tests.fault_detection.probe_ways [--write] [CASE GLOB [WAY GLOB]]`.
+"""Honest ways over the probes, by logits alone: `python -m tests.fault_detection.probe_ways [CASE GLOB [WAY GLOB]]`.
 
 Every honest way of the zoo (`tests/fault_detection/honest`) runs the torch port over each probe case in bfloat16; of
 what it gives the logits alone are judged by the local check, as of an engine that shows nothing else. Ways that declare
@@ -89,8 +89,8 @@ def page(found: Sequence[Run]) -> str:
     rows = [
         "## Honest ways by logits alone",
         "",
-        "Every honest way of the zoo (`WAYS.md`, this project's own list) that declares nothing runs the torch port over each",
-        f"probe in {DTYPE}; the logits alone are judged.",
+        "Every honest way of the zoo (`WAYS.md`, this project's own list) that declares nothing runs the torch port",
+        f"over each probe in {DTYPE}; the logits alone are judged.",
         "",
         "| case | ways | failed | inconclusive | nearest to its fence |",
         "|---|---|---|---|---|",
