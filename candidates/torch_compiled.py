@@ -2,11 +2,12 @@
 
 Weights are dequantised once, at load. The functions are those of `torch_eager`; the compiler is told to round wherever
 eager execution does. The experts stay eager: their shapes depend on the data, and they are products that a library
-does best.
+does best. One token is another matter: an expert is then bound by reading its weights, and reads int8 as stored.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -45,8 +46,48 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"emulate_precision_
 MAX_PROGRAMS = 256
 """Programs that one function may be compiled into: beyond its limit torch would silently run eagerly."""
 
+STORED = (".weight", ".scales")
+"""What the names of int8 values and of their scales end with: those of experts are kept beside what they make."""
+
+dequantized_expert = eager.expert
+
+
+def expert(params: Params, path: str, index: int, x: Tensor) -> eager.ExpertValues:
+    """Run one expert on its tokens x [n, d], one token with the int8 weights (SPEC §4.6)."""
+    names = [f"{path}/{name}/w{kind}" for name in ("linear", "linear_v", "linear_1") for kind in STORED]
+    if len(x) > 1 or not params.keys() >= set(names):
+        return dequantized_expert(params, path, index, x)
+    return eager.ExpertValues(
+        *(value[None] for value in token_program()(x[0], *(params[name][index] for name in names)))
+    )
+
+
+def expert_of_token(x: Tensor, *stored: Tensor) -> tuple[Tensor, ...]:
+    """Return activation, up and hidden [f], and output [d] of x [d], by int8 values and scales of three matrices."""
+    linear, linear_v, linear_1 = stored[:2], stored[2:4], stored[4:]
+    dtype = torch.promote_types(x.dtype, linear[1].dtype)
+    activation, up = (product_with_int8(x, *matrix).to(dtype) for matrix in (linear, linear_v))
+    hidden = operations.gated_hidden(activation.float(), up.float())
+    return activation, up, hidden, product_with_int8(hidden, *linear_1)
+
+
+def product_with_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """Multiply x [k] by int8 [k, n]: float32 sums of each group of rows, times its scales [G, n], added (SPEC §3)."""
+    groups = torch.unflatten(weight, 0, (len(scales), -1)).float()  # [G, k / G, n]
+    parts = torch.unflatten(x.float(), 0, (len(scales), -1, 1))  # [G, k / G, 1]
+    return ((groups * parts).sum(1) * scales.float()).sum(0)
+
+
+@functools.cache
+def token_program() -> Callable[..., tuple[Tensor, ...]]:
+    """Return the program of an expert with one token."""
+    program: Callable[..., tuple[Tensor, ...]] = torch.compile(expert_of_token, options=OPTIONS)
+    return program
+
+
 # Not in the eager port itself, which would import the whole compiler with it.
 eager.run_experts = torch.compiler.disable(eager.run_experts)  # type: ignore[no-untyped-call]
+eager.expert = expert
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
@@ -63,10 +104,14 @@ def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
 
 
 def dequantized(params: Params) -> Params:
-    """Return the parameters with int8 matrices multiplied out, each in the dtype in which its product is taken."""
+    """Return the parameters with int8 matrices multiplied out, each in the dtype in which its product is taken.
+
+    Those of experts stay as well.
+    """
     names = {name.removesuffix(".weight").removesuffix(".scales") for name in params}
     made = {name: matrix(params, name) for name in sorted(names)}
-    return {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()}
+    wide = {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()}
+    return wide | {name: w for name, w in params.items() if "/moe/" in name and name.endswith(STORED)}
 
 
 def run_layer(
@@ -96,6 +141,10 @@ class CompiledModel(eager.TorchModel):
         """Keep the parameters; nothing is compiled before it is called."""
         super().__init__(config, params)
         self.run_layer = torch.compile(run_layer, options=OPTIONS)
+
+    def loaded_weights(self) -> dict[str, Array]:
+        """Return the parameters as they are multiplied, by stored name (SPEC §2)."""
+        return {name: to_numpy(parameter) for name, parameter in self.params.items() if not name.endswith(STORED)}
 
     def _run(self, tokens: Array, lengths: Array, memory: eager.Memory, taps: Collection[str]) -> dict[str, Array]:
         config, ids = self.config, to_torch(tokens).to(torch.int64)
