@@ -1,4 +1,4 @@
-"""One expert's feed-forward block on its tokens, its matrices taken tile by tile (SPEC §4.6).
+"""An expert's products with rows of its matrices, tile by tile (SPEC §4.6).
 
 An int8 matrix is never dequantised as a whole: a tile of it is widened, rounded and multiplied while it is in the
 processor's cache. The products are those of `reference.experts.run_expert`; their sums are taken tile by tile.
@@ -7,16 +7,18 @@ processor's cache. The products are those of `reference.experts.run_expert`; the
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from grok_conformance.reference.experts import ExpertWeights, product, run_expert
+from grok_conformance.reference import experts
+from grok_conformance.reference.experts import expert_dtype, product
 from grok_conformance.reference.layers import computable, contract
 from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
 from grok_conformance.reference.rounding import round_to
+from grok_conformance.reference.streaming.pieces import largest_divisor
 
 MAX_ROWS = 256
 """Of a tile, whose bfloat16 values are to stay in the cache of one core."""
@@ -38,7 +40,7 @@ def tile_shape(shape: tuple[int, int], num_groups: int) -> tuple[int, int]:
     k, m = shape
     if k * m <= MAX_ROWS * MAX_COLUMNS:
         return shape
-    return _largest_divisor(k // num_groups, MAX_ROWS), _largest_divisor(m, MAX_COLUMNS)
+    return largest_divisor(k // num_groups, MAX_ROWS), largest_divisor(m, MAX_COLUMNS)
 
 
 def padded_rows(num_rows: int) -> int:
@@ -47,24 +49,40 @@ def padded_rows(num_rows: int) -> int:
     return -(-num_rows // step) * step
 
 
-@functools.cache
-def expert_program() -> Callable[..., Values]:
-    """Return `run_in_tiles`, compiled when it is called.
+def multiply(x: Any, weight: Any, *, fprop_dtype: Any) -> jax.Array:
+    """Return the product float32 [n, m] of values x [n, k] and a stored matrix [k, m], in the dtype of the expert.
 
-    On the CPU each program runs on one core, beside others: two experts at a time on a core each take half the time of
-    one expert on two, since every tile stays in one core's cache.
+    On the CPU each program runs on one core, beside others: two at a time on a core each take half the time of one on
+    two, since every tile stays in one core's cache.
     """
+    product: jax.Array = _compiled(_multiply, "fprop_dtype")(x, weight, fprop_dtype=jnp.dtype(fprop_dtype))
+    return product
+
+
+def gate(activation: Sequence[Any], up: Sequence[Any], *, dtypes: tuple[Any, Any]) -> Values:
+    """Return what an expert has before its last product [n, f], given the summands of its first two, float32 [n, f]."""
+    values: Values = _compiled(_gate, "dtypes")(activation, up, dtypes=tuple(map(jnp.dtype, dtypes)))
+    return values
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], static: str) -> Callable[..., Any]:
     options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(run_in_tiles, static_argnames=("names",), compiler_options=options)
+    return jax.jit(function, static_argnames=static, compiler_options=options)
 
 
-def run_in_tiles(x: jax.Array, weights: ExpertWeights, *, names: tuple[str, ...]) -> Values:
-    """Return `expert_output` float32 [n, d] and the named values [n, f] of one expert for x [n, d], as `run_expert`."""
-    computed = run_expert(x, weights, multiply)
-    return {name: computed[name] for name in ("expert_output", *names)}
+def _multiply(x: jax.Array, weight: Any, *, fprop_dtype: Any) -> jax.Array:
+    dtype = expert_dtype(weight, fprop_dtype)
+    return product_in_tiles(x.astype(jnp.promote_types(x.dtype, dtype)), weight, dtype)
 
 
-def multiply(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
+def _gate(activation: Sequence[jax.Array], up: Sequence[jax.Array], *, dtypes: tuple[Any, Any]) -> Values:
+    sums = (functools.reduce(jnp.add, summands) for summands in (activation, up))
+    first, second = (round_to(total, dtype) for total, dtype in zip(sums, dtypes, strict=True))
+    return {"expert_activation": first, "expert_up": second, "expert_hidden": experts.gate(first, second)}
+
+
+def product_in_tiles(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
     """Return x [n, k] · weight [k, m], float32 [n, m], as `product`; a matrix of several tiles is summed by them.
 
     A CPU has instructions for products of bfloat16 alone: there float32 x is taken in three parts.
@@ -86,7 +104,8 @@ def multiply(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
         return total
 
     sums = jax.lax.map(sum_tiles, jnp.arange(0, m, columns))  # [m / columns, parts · n, columns]
-    total: jax.Array = jnp.sum(jnp.swapaxes(sums, 0, 1).reshape(len(parts), -1, m), axis=0)
+    products = jnp.swapaxes(sums, 0, 1).reshape(len(parts), -1, m)
+    total: jax.Array = functools.reduce(jnp.add, products[::-1])  # the least part first
     return total
 
 
@@ -115,10 +134,6 @@ def widen(tile: Any, dtype: Any) -> jax.Array:
     exact = tile.weight.astype(jnp.float32) * tile.scales.astype(jnp.float32)
     bits = jax.lax.reduce_precision(exact, exponent_bits=8, mantissa_bits=7).view(jnp.uint32)
     return (bits >> 16).astype(jnp.uint16).view(jnp.bfloat16)  # a bfloat16 is the upper half of a float32
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)
 
 
 def _take(x: Any, start: Any, size: int, axis: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -11,16 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grok_conformance.reference.experts import product
+from grok_conformance.reference.experts import ExpertWeights, product, run_expert
 from grok_conformance.reference.layers import computable
 from grok_conformance.reference.quantization import QuantizedWeight8bit, quantize
 from grok_conformance.reference.streaming import experts
 from grok_conformance.reference.streaming.experts import (
     MAX_COLUMNS,
     MAX_ROWS,
+    gate,
     in_three,
     multiply,
     padded_rows,
+    product_in_tiles,
     tile_shape,
     widen,
 )
@@ -55,14 +58,14 @@ def test_the_tiles_sum_up_to_the_product(weight: Any, x_dtype: Any, monkeypatch:
     monkeypatch.setattr(experts, "MAX_ROWS", 8)
     monkeypatch.setattr(experts, "MAX_COLUMNS", 20)
     exact = np.asarray(x, np.float64) @ np.asarray(computable(weight, dtype), np.float64)
-    for found in (multiply(x, weight, dtype), product(x, weight, dtype)):
+    for found in (product_in_tiles(x, weight, dtype), product(x, weight, dtype)):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-5)
 
 
 def test_a_matrix_of_one_tile_is_multiplied_as_it_is() -> None:
     x, weight = jnp.asarray(RANDOM.standard_normal((5, 48)), jnp.float32), quantize(MATRIX, 3)
-    np.testing.assert_array_equal(multiply(x, weight, jnp.bfloat16), product(x, weight, jnp.bfloat16))
+    np.testing.assert_array_equal(product_in_tiles(x, weight, jnp.bfloat16), product(x, weight, jnp.bfloat16))
 
 
 def test_three_bfloat16_are_a_float32() -> None:
@@ -80,6 +83,22 @@ def test_every_int8_is_widened_as_elsewhere() -> None:
     found, expected = widen(tile, jnp.bfloat16), computable(tile, jnp.bfloat16)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(np.asarray(found, np.float32), np.asarray(expected, np.float32))
+
+
+@pytest.mark.parametrize("scales_dtype", [jnp.bfloat16, jnp.float32])
+def test_products_and_gate_of_whole_matrices_are_one_expert(scales_dtype: Any) -> None:
+    x = jnp.asarray(RANDOM.standard_normal((5, 40)), jnp.bfloat16)
+    linear, linear_v, linear_1 = (
+        jax.tree.map(jnp.asarray, quantize(matrix, 4, scales_dtype)) for matrix in (MATRIX.T, MATRIX.T + 1, MATRIX)
+    )
+    expected = jax.jit(run_expert)(x, ExpertWeights(linear, linear_v, linear_1))
+    products = [[multiply(x, weight, fprop_dtype=x.dtype)] for weight in (linear, linear_v)]
+    values = gate(*products, dtypes=(scales_dtype, scales_dtype))
+    values["expert_output"] = multiply(values["expert_hidden"], linear_1, fprop_dtype=x.dtype)
+    assert values.keys() == expected.keys()
+    for name, value in expected.items():
+        assert values[name].dtype == value.dtype
+        np.testing.assert_array_equal(np.asarray(values[name]), np.asarray(value))
 
 
 @given(st.integers(1, 10_000))
