@@ -55,14 +55,12 @@ class LayerFiles:
     def before_experts(self, layer: int) -> Params:
         """Return a layer's weights but for the experts', prepared while what comes before it was computed."""
         self.request(layer)
-        if self.expected:
-            self.request(layer + 1)
+        self.request(layer + 1)  # read while this layer's attention is computed, which its experts must wait for
         return self.pending.pop(layer).result()
 
     def experts(self, layer: int, chosen: Sequence[int]) -> dict[int, ExpertWeights]:
         """Return the matrices of the chosen experts, each a list of `Rows`; what was read in vain is given back."""
         self.request_experts(layer, chosen)
-        self.request(layer + 1)
         taken = {e: self.pending_experts.pop((layer, e)) for e in chosen}
         for e in self.expected:
             if (layer, e) in self.pending_experts:

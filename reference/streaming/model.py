@@ -220,7 +220,6 @@ def _run_dense(
 ) -> Stage:
     outputs, shown = [], []
     params = weights.before_experts(i)
-    weights.request(i + 1)
     for call, x in zip(calls, xs, strict=True):
         mask = jnp.asarray(call.tokens > stream.config.pad_token)
         (output, updated), taps = programs.dense_layer(params, x, mask, cache, config=stream.config, taps=names)
