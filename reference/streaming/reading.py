@@ -85,8 +85,8 @@ class Loan:
 class ReadAhead:
     """Reads regions in the order in which they are requested, in a thread of its own, into a fixed number of slots.
 
-    It is as far ahead as the slots allow: `num_slots` requests are read and not yet given back. What is read is read
-    from the disk, and leaves nothing in the page cache: a model that is larger than memory would find nothing there.
+    It is as far ahead as the slots allow: `num_slots` requests are read and not yet given back. What is read leaves
+    nothing in the page cache: a model that is larger than memory would find nothing there.
     """
 
     def __init__(self, num_slots: int, num_bytes: int) -> None:

@@ -32,10 +32,10 @@ from grok_conformance.reference.streaming.files import EXPERTS
 from grok_conformance.reference.streaming.reading import READ_BYTES, element, whole
 from tests.benchmarks.results import say
 
-MAX_TIME_RATIO = 2.0
-"""Of the capture's wall time to that of reading."""
+MAX_TIME_RATIO = 1.9
+"""Of the capture's wall time to that of reading, through all layers, on two cores and a disk of some 2 GB/s."""
 
-MAX_RESIDENT_GIB = 14.0
+MAX_RESIDENT_GIB = 4.0
 """Of the capture's process."""
 
 
