@@ -17,9 +17,6 @@ from grok_conformance.reference.quantization import is_quantized, split_groups
 from grok_conformance.reference.rounding import round_to
 from grok_conformance.reference.taps import wanted
 
-Contraction = Callable[[str, jax.Array, jax.Array], jax.Array]
-"""An einsum of two operands in float32, as `contract` is."""
-
 MAX_BLOCK = 64
 """Tokens that an expert takes at a time: enough to hide the dequantisation of its weights, few enough to fill up."""
 
@@ -81,8 +78,13 @@ def as_bits(x: jax.Array) -> jax.Array:
     return x.view(f"uint{8 * x.dtype.itemsize}")
 
 
-def run_expert(x: jax.Array, weights: ExpertWeights, multiply: Contraction = contract) -> dict[str, jax.Array]:
-    """Return one expert's values for x [n, d], by tap name; `multiply` gives the sums of its products.
+def product(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
+    """Return x [n, k] · weight [k, m], float32 [n, m], for a stored weight taken to the compute dtype."""
+    return contract("nk,km->nm", x, computable(weight, dtype).astype(x.dtype))
+
+
+def run_expert(x: jax.Array, weights: ExpertWeights) -> dict[str, jax.Array]:
+    """Return one expert's values for x [n, d], by tap name.
 
     `expert_activation` and `expert_up` [n, f] are in the dtype of `expert_dtype`; `expert_hidden` [n, f] and
     `expert_output` [n, d] in float32. Published behaviour, kept (SPEC §9): the scales' dtype sets the compute dtype.
@@ -90,17 +92,21 @@ def run_expert(x: jax.Array, weights: ExpertWeights, multiply: Contraction = con
 
     def project(x: jax.Array, weight: Any) -> jax.Array:
         dtype = expert_dtype(weight, x.dtype)
-        return round_to(multiply("nd,df->nf", x.astype(dtype), computable(weight, dtype)), dtype)
+        return round_to(product(x.astype(dtype), weight, dtype), dtype)
 
     activation, up = project(x, weights.linear), project(x, weights.linear_v)
-    hidden = gelu(activation) * up.astype(jnp.float32)
-    linear_1 = computable(weights.linear_1, expert_dtype(weights.linear_1, x.dtype)).astype(jnp.float32)
+    hidden = gate(activation, up)
     return {
         "expert_activation": activation,
         "expert_up": up,
         "expert_hidden": hidden,
-        "expert_output": multiply("nf,fd->nd", hidden, linear_1),
+        "expert_output": product(hidden, weights.linear_1, expert_dtype(weights.linear_1, x.dtype)),
     }
+
+
+def gate(activation: jax.Array, up: jax.Array) -> jax.Array:
+    """Return an expert's hidden values float32 [n, f] from its first two products [n, f]."""
+    return gelu(activation) * up.astype(jnp.float32)
 
 
 def expert_dtype(weight: Any, fprop_dtype: Any) -> Any:

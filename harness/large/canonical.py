@@ -111,7 +111,8 @@ def sizes(plan: Plan, checkpoint: Path) -> Sizes:
     with _as_file_errors(), streaming.open_stream(checkpoint, reference_config(plan.config)) as stream:
         layers = [streaming.layer_bytes(stream, i) for i in range(plan.num_layers)]
         table = stream.table.num_bytes if plan.complete else 0
-        began, timed = time.perf_counter(), [stream.layer(0), *([] if plan.config.dense else [stream.expert(0, 0)])]
+        pieces = [] if plan.config.dense else [piece for matrix in stream.expert(0, 0) for piece in matrix]
+        began, timed = time.perf_counter(), [stream.layer(0), *(piece.regions for piece in pieces)]
         for regions in timed:
             stream.reader.request(regions).result().give_back()
         num_bytes = sum(region.num_bytes for regions in timed for region in regions)

@@ -1,40 +1,50 @@
-"""One expert's feed-forward block on its tokens, in tiles of the hidden width (SPEC §4.6).
+"""An expert's products with rows of its matrices, tile by tile (SPEC §4.6).
 
 An int8 matrix is never dequantised as a whole: a tile of it is widened, rounded and multiplied while it is in the
-processor's cache. The products are those of `reference.experts.run_expert`; the sums over f are taken tile by tile.
+processor's cache. The products are those of `reference.experts.run_expert`; their sums are taken tile by tile.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from grok_conformance.reference.experts import ExpertWeights, run_expert
-from grok_conformance.reference.layers import contract
+from grok_conformance.reference import experts
+from grok_conformance.reference.experts import expert_dtype, product
+from grok_conformance.reference.layers import computable, contract
 from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
+from grok_conformance.reference.rounding import round_to
+from grok_conformance.reference.streaming.pieces import largest_divisor
 
-MIN_TILE = 64
-"""Columns of linear and linear_v that are widened at a time: 1.5 MB of float32 each for Grok-1, for a core's cache."""
+MAX_ROWS = 256
+"""Of a tile, whose bfloat16 values are to stay in the cache of one core."""
 
-MAX_WHOLE = 256
-"""A hidden width up to this is one tile."""
+MAX_COLUMNS = 4096
+"""Of a tile: a page of int8. Of shorter pieces of rows the processor fetches none ahead, and waits for each."""
 
 ROWS_STEP = 8
 """Rows are padded to a multiple of this, so that few programs are compiled and the vector units are full."""
 
+CPU_OPTIONS = {"xla_cpu_multi_thread_eigen": False, "xla_cpu_prefer_vector_width": 512}
+"""One core for a program, beside others, and the widest vectors: two products at a time on a core each take half the
+time of one on two, since every tile stays in one core's cache."""
+
 Values = dict[str, jax.Array]
 
 
-def tile_size(num_columns: int, num_groups: int) -> int:
-    """Return the columns f of a tile: the least divisor of a group of scales that reaches MIN_TILE, or all if few."""
-    if num_columns <= MAX_WHOLE:
-        return num_columns
-    group = num_columns // num_groups
-    return next(size for size in range(min(MIN_TILE, group), group + 1) if group % size == 0)
+def tile_shape(shape: tuple[int, int], num_groups: int) -> tuple[int, int]:
+    """Return rows and columns of the tiles of a matrix: they divide it, and none straddles groups of scales.
+
+    A matrix no larger than a tile may be is its only tile.
+    """
+    k, m = shape
+    if k * m <= MAX_ROWS * MAX_COLUMNS:
+        return shape
+    return largest_divisor(k // num_groups, MAX_ROWS), largest_divisor(m, MAX_COLUMNS)
 
 
 def padded_rows(num_rows: int) -> int:
@@ -43,54 +53,87 @@ def padded_rows(num_rows: int) -> int:
     return -(-num_rows // step) * step
 
 
+def multiply(x: Any, weight: Any, *, fprop_dtype: Any) -> jax.Array:
+    """Return the product float32 [n, m] of values x [n, k] and a stored matrix [k, m], in the dtype of the expert."""
+    product: jax.Array = _compiled(_multiply, "fprop_dtype")(x, weight, fprop_dtype=jnp.dtype(fprop_dtype))
+    return product
+
+
+def gate(activation: Sequence[Any], up: Sequence[Any], *, dtypes: tuple[Any, Any]) -> Values:
+    """Return what an expert has before its last product [n, f], given the summands of its first two, float32 [n, f]."""
+    values: Values = _compiled(_gate, "dtypes")(activation, up, dtypes=tuple(map(jnp.dtype, dtypes)))
+    return values
+
+
 @functools.cache
-def expert_program() -> Callable[..., Values]:
-    """Return `run_in_tiles`, compiled when it is called.
+def _compiled(function: Callable[..., Any], static: str) -> Callable[..., Any]:
+    options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+    return jax.jit(function, static_argnames=static, compiler_options=options)
 
-    On the CPU each program runs on one core, beside others: two experts at a time on a core each take half the time of
-    one expert on two, since every tile stays in one core's cache.
+
+def _multiply(x: jax.Array, weight: Any, *, fprop_dtype: Any) -> jax.Array:
+    dtype = expert_dtype(weight, fprop_dtype)
+    return product_in_tiles(x.astype(jnp.promote_types(x.dtype, dtype)), weight, dtype)
+
+
+def _gate(activation: Sequence[jax.Array], up: Sequence[jax.Array], *, dtypes: tuple[Any, Any]) -> Values:
+    sums = (functools.reduce(jnp.add, summands) for summands in (activation, up))
+    first, second = (round_to(total, dtype) for total, dtype in zip(sums, dtypes, strict=True))
+    return {"expert_activation": first, "expert_up": second, "expert_hidden": experts.gate(first, second)}
+
+
+def product_in_tiles(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
+    """Return x [n, k] · weight [k, m], float32 [n, m], as `product`; a matrix of several tiles is summed by them.
+
+    A CPU has instructions for products of bfloat16 alone: there float32 x is taken in three parts.
     """
-    options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(run_in_tiles, static_argnames=("names",), compiler_options=options)
+    (k, m), num_groups = weight.shape, weight.scales.shape[-2] if is_quantized(weight) else 1
+    rows, columns = tile_shape((k, m), num_groups)
+    if (rows, columns) == (k, m):
+        return product(x, weight, dtype)
+    split = x.dtype == jnp.float32 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    parts = in_three(x) if split else x[None]  # [parts, n, k]
+    stacked = parts.reshape(-1, k)
+
+    def sum_tiles(column: jax.Array) -> jax.Array:
+        def add_tile(i: jax.Array, total: jax.Array) -> jax.Array:
+            tile = widen(take_tile(weight, i * rows, rows, column, columns), dtype).astype(stacked.dtype)
+            return total + contract("nk,km->nm", _take(stacked, i * rows, rows, 1), tile)
+
+        total: jax.Array = jax.lax.fori_loop(0, k // rows, add_tile, jnp.zeros((len(stacked), columns), jnp.float32))
+        return total
+
+    sums = jax.lax.map(sum_tiles, jnp.arange(0, m, columns))  # [m / columns, parts · n, columns]
+    products = jnp.swapaxes(sums, 0, 1).reshape(len(parts), -1, m)
+    total: jax.Array = functools.reduce(jnp.add, products[::-1])  # the least part first
+    return total
 
 
-def run_in_tiles(x: jax.Array, weights: ExpertWeights, *, names: tuple[str, ...]) -> Values:
-    """Return `expert_output` float32 [n, d] and the named values [n, f] of one expert for x [n, d], as `run_expert`."""
-    num_columns = weights.linear.shape[-1]
-    num_groups = weights.linear_1.scales.shape[-2] if is_quantized(weights.linear_1) else 1
-    size = tile_size(num_columns, num_groups)
-
-    def run_tile(output: jax.Array, i: jax.Array) -> tuple[jax.Array, Values]:
-        computed = run_expert(x, take_tile(weights, i, size), multiply)
-        # In float32 until the end: the CPU would widen and narrow a whole bfloat16 array for each tile put into it.
-        return output + computed["expert_output"], {name: computed[name].astype(jnp.float32) for name in names}
-
-    one_tile = jax.eval_shape(lambda: run_expert(x, take_tile(weights, jnp.int32(0), size)))
-    output = jnp.zeros(one_tile["expert_output"].shape, jnp.float32)
-    output, tiles = jax.lax.scan(run_tile, output, jnp.arange(num_columns // size))  # tiles [f / size, n, size]
-    wide = {name: jnp.swapaxes(tile, 0, 1).reshape(x.shape[0], num_columns) for name, tile in tiles.items()}
-    return {"expert_output": output, **{name: value.astype(one_tile[name].dtype) for name, value in wide.items()}}
+def in_three(x: jax.Array) -> jax.Array:
+    """Return bfloat16 [3, n, k] whose sum is x float32 [n, k]: of its 24 bits each holds 8."""
+    parts = []
+    for _ in range(3):
+        parts.append(round_to(x, jnp.bfloat16))
+        x = x - parts[-1].astype(jnp.float32)
+    return jnp.stack(parts)
 
 
-def take_tile(weights: ExpertWeights, i: jax.Array, size: int) -> ExpertWeights:
-    """Return tile i of one expert: `size` columns of linear and linear_v, and as many rows of linear_1."""
-    columns = functools.partial(_take, start=i * size, size=size, axis=1)
-    linear_1 = weights.linear_1
-    if is_quantized(linear_1):
-        num_groups = linear_1.scales.shape[-2]
-        group = linear_1.weight.shape[0] // num_groups
-        scales = linear_1.scales if size > group else _take(linear_1.scales, i * size // group, 1, 0)
-        linear_1 = QuantizedWeight8bit(_take(linear_1.weight, i * size, size, 0), scales)
-    else:
-        linear_1 = _take(linear_1, i * size, size, 0)
-    return ExpertWeights(jax.tree.map(columns, weights.linear), jax.tree.map(columns, weights.linear_v), linear_1)
+def take_tile(weight: Any, row: jax.Array, rows: int, column: jax.Array, columns: int) -> Any:
+    """Return so many rows and columns of a stored matrix; of scales the one row that is theirs."""
+    if not is_quantized(weight):
+        return _take(_take(weight, row, rows, 0), column, columns, 1)
+    group = weight.weight.shape[0] // weight.scales.shape[0]
+    scales = take_tile(weight.scales, row // group, 1, column, columns)
+    return QuantizedWeight8bit(take_tile(weight.weight, row, rows, column, columns), scales)
 
 
-def multiply(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the einsum in float32; on the CPU, which multiplies bfloat16 slowly, of operands widened before."""
-    if jax.default_backend() == "cpu":
-        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-    return contract(equation, x, y)
+def widen(tile: Any, dtype: Any) -> jax.Array:
+    """Return a tile as `computable` does; a CPU casts to bfloat16 by rounding once more, which is left out."""
+    if not is_quantized(tile) or not tile.scales.dtype == dtype == jnp.bfloat16:
+        return computable(tile, dtype)
+    exact = tile.weight.astype(jnp.float32) * tile.scales.astype(jnp.float32)
+    bits = jax.lax.reduce_precision(exact, exponent_bits=8, mantissa_bits=7).view(jnp.uint32)
+    return (bits >> 16).astype(jnp.uint16).view(jnp.bfloat16)  # a bfloat16 is the upper half of a float32
 
 
 def _take(x: Any, start: Any, size: int, axis: int) -> Any:

@@ -16,14 +16,17 @@ import jax.numpy as jnp
 from grok_conformance.reference.checkpoint.layout import LeafFile, find_leaves
 from grok_conformance.reference.checkpoint.pickles import Array
 from grok_conformance.reference.config import LanguageModelConfig
+from grok_conformance.reference.experts import ExpertWeights
 from grok_conformance.reference.quantization import QuantizedWeight8bit
+from grok_conformance.reference.streaming.pieces import pieces_of
 from grok_conformance.reference.streaming.reading import ReadAhead, Region, element, slot_bytes, whole
 
 NUM_WORKERS = min(8, os.cpu_count() or 1)
-"""Experts that compute at the same time."""
+"""Pieces of experts that are multiplied at the same time."""
 
-NUM_AHEAD = 3
-"""Requests that are read, or being read, beyond those in use."""
+NUM_AHEAD = 16
+"""Requests that are read, or being read, beyond those in use: as many bytes as a disk gives while a layer's attention,
+which comes between its experts and those before, is computed."""
 
 EXPERTS = "moe/linear"
 """How the modules of the experts' matrices begin, in their layer."""
@@ -63,8 +66,8 @@ class Stream:
         """Return the leaves of a layer's experts."""
         return [leaf for leaf in self.layers[layer] if leaf.module.startswith(EXPERTS)]
 
-    def expert_values(self, layer: int, names: Sequence[str]) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shape and dtype of what one pair of token and expert gives: the output, and the named values."""
+    def expert_values(self, layer: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shape and dtype of what one pair of token and expert gives, by name."""
         m, fprop = self.config.model, self.config.fprop_dtype
         scales = {leaf.module: leaf.stored.scales for leaf in self.expert_leaves(layer)}
 
@@ -72,21 +75,21 @@ class Stream:
             stored = scales[module]
             return jax.ShapeDtypeStruct((m.ffn_size,), jnp.promote_types(stored.dtype, fprop) if stored else fprop)
 
-        kinds = {
+        return {
             "expert_activation": projected("moe/linear"),
             "expert_up": projected("moe/linear_v"),
             "expert_hidden": jax.ShapeDtypeStruct((m.ffn_size,), jnp.float32),
             "expert_output": jax.ShapeDtypeStruct((m.emb_size,), jnp.float32),
         }
-        return {name: kind for name, kind in kinds.items() if name in (*names, "expert_output")}
 
     def layer(self, layer: int) -> list[Region]:
         """Return the regions of a layer's leaves but for the experts', array by array."""
         return _regions(self.leaves(layer))
 
-    def expert(self, layer: int, e: int) -> list[Region]:
-        """Return the regions of one expert, array by array."""
-        return [element(region, e) for region in _regions(self.expert_leaves(layer))]
+    def expert(self, layer: int, e: int) -> ExpertWeights:
+        """Return the pieces of one expert's matrices, each a list of `Piece`, in the order in which they are needed."""
+        leaves = {leaf.module.removeprefix("moe/"): leaf for leaf in self.expert_leaves(layer)}
+        return ExpertWeights(*(pieces_of(leaves[name], e) for name in ExpertWeights._fields))
 
 
 @contextmanager
@@ -127,15 +130,21 @@ def layer_params(leaves: Sequence[LeafFile], arrays: Sequence[Array]) -> dict[st
     params: dict[str, dict[str, Any]] = {}
     left = iter(arrays)
     for leaf in leaves:
-        weight, *scales = (jax.device_put(next(left)) for _ in leaf.stored.arrays)
-        params.setdefault(leaf.module, {})[leaf.name] = QuantizedWeight8bit(weight, *scales) if scales else weight
+        params.setdefault(leaf.module, {})[leaf.name] = stored_weight([next(left) for _ in leaf.stored.arrays])
     return params
 
 
-def _requests(leaves: Sequence[LeafFile]) -> Iterator[list[Region]]:
+def stored_weight(arrays: Sequence[Array]) -> Any:
+    """Return a weight from its arrays: itself, and its scales if it has any."""
+    weight, *scales = map(jax.device_put, arrays)
+    return QuantizedWeight8bit(weight, *scales) if scales else weight
+
+
+def _requests(leaves: Sequence[LeafFile]) -> Iterator[Sequence[Region]]:
     experts = [leaf for leaf in leaves if leaf.module.startswith(EXPERTS)]
     yield _regions([leaf for leaf in leaves if leaf not in experts])
-    yield [element(region, 0) for region in _regions(experts)]
+    for leaf in experts:
+        yield pieces_of(leaf, 0)[0].regions
 
 
 def _regions(leaves: Sequence[LeafFile]) -> list[Region]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
-from grok_conformance.reference.streaming.files import Stream
+import jax
+
+from grok_conformance.reference.experts import ExpertWeights
+from grok_conformance.reference.streaming import programs
+from grok_conformance.reference.streaming.files import Stream, layer_params
+from grok_conformance.reference.streaming.pieces import Piece
 from grok_conformance.reference.streaming.processes import own_experts
 from grok_conformance.reference.streaming.reading import Loan
+from grok_conformance.reference.streaming.tasks import Rows
 
 MANY_PAIRS = 4
 """Pairs of token and expert per expert from which all experts are read before the router has chosen: few are idle."""
+
+Params = dict[str, dict[str, Any]]
 
 
 class LayerFiles:
@@ -20,7 +29,9 @@ class LayerFiles:
         """Request the first layer."""
         c = stream.config.model
         self.stream = stream
-        self.pending: dict[tuple[int, int | None], Future[Loan]] = {}
+        self.preparing = ThreadPoolExecutor(1)
+        self.pending: dict[int, Future[Params]] = {}
+        self.pending_experts: dict[tuple[int, int], ExpertWeights] = {}
         few = num_tokens * c.num_selected_experts < MANY_PAIRS * c.num_experts
         self.expected = [] if c.dense or few else own_experts(range(c.num_experts))
         self.requested = first_layer - 1
@@ -30,36 +41,53 @@ class LayerFiles:
         """Read a layer up to its experts, and these too if most of them will have tokens."""
         if self.requested < layer < self.stream.config.model.num_layers:
             self.requested = layer
-            self.pending[layer, None] = self.stream.reader.request(self.stream.layer(layer))
+            loan = self.stream.reader.request(self.stream.layer(layer))
+            self.pending[layer] = self.preparing.submit(self._prepare, layer, loan)
             self.request_experts(layer, self.expected)
 
     def request_experts(self, layer: int, experts: Collection[int]) -> None:
         """Read those experts of a layer that are not requested yet."""
         for e in experts:
-            if (layer, e) not in self.pending:
-                self.pending[layer, e] = self.stream.reader.request(self.stream.expert(layer, e))
+            if (layer, e) not in self.pending_experts:
+                matrices = (map(self._rows, pieces) for pieces in self.stream.expert(layer, e))
+                self.pending_experts[layer, e] = ExpertWeights(*map(list, matrices))
 
-    def before_experts(self, layer: int) -> Loan:
-        """Return a layer's weights but for the experts'."""
+    def before_experts(self, layer: int) -> Params:
+        """Return a layer's weights but for the experts', prepared while what comes before it was computed."""
         self.request(layer)
-        if self.expected:
-            self.request(layer + 1)
-        return self.pending.pop((layer, None)).result()
+        self.request(layer + 1)  # read while this layer's attention is computed, which its experts must wait for
+        return self.pending.pop(layer).result()
 
-    def experts(self, layer: int, chosen: Sequence[int]) -> dict[int, Future[Loan]]:
-        """Return the weights of the chosen experts; what was read in vain is given back."""
+    def experts(self, layer: int, chosen: Sequence[int]) -> dict[int, ExpertWeights]:
+        """Return the matrices of the chosen experts, each a list of `Rows`; what was read in vain is given back."""
         self.request_experts(layer, chosen)
-        self.request(layer + 1)
-        futures = {e: self.pending.pop((layer, e)) for e in chosen}
+        taken = {e: self.pending_experts.pop((layer, e)) for e in chosen}
         for e in self.expected:
-            if (layer, e) in self.pending:
-                drop(self.pending.pop((layer, e)))
-        return futures
+            if (layer, e) in self.pending_experts:
+                drop_expert(self.pending_experts.pop((layer, e)))
+        return taken
 
     def close(self) -> None:
         """Give back what is requested and not used."""
-        for future in self.pending.values():
-            drop(future)
+        self.preparing.shutdown(wait=False, cancel_futures=True)
+        for matrices in self.pending_experts.values():
+            drop_expert(matrices)
+
+    def _prepare(self, layer: int, loan: Future[Loan]) -> Params:
+        with loan.result() as arrays:
+            params = layer_params(self.stream.leaves(layer), arrays)
+            prepared: Params = jax.block_until_ready(programs.prepare(params, config=self.stream.config))
+            return prepared
+
+    def _rows(self, piece: Piece) -> Rows:
+        return Rows(piece.start, piece.stop, self.stream.reader.request(piece.regions))
+
+
+def drop_expert(matrices: ExpertWeights) -> None:
+    """Give back all rows of an expert unused."""
+    for matrix in matrices:
+        for rows in matrix:
+            drop(rows.loan)
 
 
 def drop(future: Future[Loan]) -> None:

@@ -6,6 +6,7 @@ A layer's weights serve every call that is given: prefill and decoding of known 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from grok_conformance.reference.checkpoint.pickles import Array
-from grok_conformance.reference.experts import ExpertWeights
 from grok_conformance.reference.inference import check_room, check_tokens
 from grok_conformance.reference.memory import KVMemory, Memory
 from grok_conformance.reference.model import LanguageModelOutput
 from grok_conformance.reference.streaming import programs
-from grok_conformance.reference.streaming.experts import expert_program, padded_rows
-from grok_conformance.reference.streaming.files import Stream, layer_params
+from grok_conformance.reference.streaming.experts import padded_rows
+from grok_conformance.reference.streaming.files import Stream
 from grok_conformance.reference.streaming.layer_files import LayerFiles
 from grok_conformance.reference.streaming.processes import gather_pairs, own_experts
 from grok_conformance.reference.streaming.reading import element, read_region, rows_of
+from grok_conformance.reference.streaming.tasks import submit_expert
 from grok_conformance.reference.taps import select_taps
 
 LOGITS_BYTES = 1 << 27
@@ -150,20 +151,24 @@ def _run_layer(
 ) -> Stage:
     config = stream.config
     routed, shown = [], []
-    with weights.before_experts(i) as arrays:
-        params = layer_params(stream.leaves(i), arrays)
-        for call, x in zip(calls, xs, strict=True):
-            mask = jnp.asarray(call.tokens > config.pad_token)
-            result, taps = programs.route(params, x, mask, cache, config=config, taps=names)
-            routed.append(result)
-            shown.append(_to_host(taps))
-            cache = _continued(cache, result.memory, call)
-        norm = {"rms_norm_3": {"scale": jnp.array(params["rms_norm_3"]["scale"], copy=True)}}
-        jax.block_until_ready((routed, cache, norm))
+    params = weights.before_experts(i)
+    for call, x in zip(calls, xs, strict=True):
+        mask = jnp.asarray(call.tokens > config.pad_token)
+        result, taps = programs.route(params, x, mask, cache, config=config, taps=names)
+        routed.append(result)
+        shown.append(_to_host(taps))
+        cache = _continued(cache, result.memory, call)
     values = _run_experts(stream, weights, i, routed, [name for name in names if name in EXPERT_TAPS])
     outputs = []
     for taps, result, made in zip(shown, routed, values, strict=True):
-        x, last = programs.finish(norm, result.residual, result.gates, made["expert_output"], config=config, taps=names)
+        x, last = programs.finish(
+            {"rms_norm_3": params["rms_norm_3"]},
+            result.residual,
+            result.gates,
+            made["expert_output"],
+            config=config,
+            taps=names,
+        )
         outputs.append(x)
         taps.update({name: made[name.removeprefix("moe.")] for name in names if name in EXPERT_TAPS})
         taps.update(_to_host(last))
@@ -178,36 +183,30 @@ def _run_experts(
     rows = np.concatenate([np.asarray(result.normed).reshape(-1, d) for result in routed])  # [tokens, d]
     experts = np.concatenate([np.asarray(result.experts).reshape(-1) for result in routed])  # [pairs], pairs tokens · c
     chosen = own_experts(np.unique(experts).tolist())
-    loans = weights.experts(i, chosen)
-    inner = tuple(name.removeprefix("moe.") for name in names if name != "moe.expert_output")
+    matrices = weights.experts(i, chosen)
     own = np.flatnonzero(np.isin(experts, chosen))  # this process's pairs
+    pairs = {e: np.flatnonzero(experts[own] == e) for e in chosen}
+    kinds = stream.expert_values(i)
+    dtypes = kinds["expert_activation"].dtype, kinds["expert_up"].dtype
 
-    def run_expert(e: int) -> tuple[Array, Taps]:
-        pairs = np.flatnonzero(experts[own] == e)
-        x = np.zeros((padded_rows(len(pairs)), d), rows.dtype)
-        x[: len(pairs)] = rows[own[pairs] // k]
-        with loans[e].result() as arrays, jax.default_device(jax.local_devices()[e % jax.local_device_count()]):
-            computed = expert_program()(x, expert_weights(stream, i, arrays), names=inner)
-            return pairs, {name: np.asarray(value)[: len(pairs)] for name, value in computed.items()}
+    def submit(e: int) -> Future[Taps]:
+        x = np.zeros((padded_rows(len(pairs[e])), d), rows.dtype)
+        x[: len(pairs[e])] = rows[own[pairs[e]] // k]
+        device = jax.local_devices()[e % jax.local_device_count()]
+        return submit_expert(stream.workers, x, matrices[e], dtypes, device)
 
-    values = {
-        name: np.empty((len(own), *kind.shape), kind.dtype) for name, kind in stream.expert_values(i, inner).items()
-    }
-    for pairs, computed in stream.workers.map(run_expert, chosen):
-        for name, value in computed.items():
-            values[name][pairs] = value
+    wanted = {"expert_output", *(name.removeprefix("moe.") for name in names)}
+    values = {name: np.empty((len(own), *kinds[name].shape), kinds[name].dtype) for name in kinds if name in wanted}
+    for e, future in [(e, submit(e)) for e in chosen]:
+        computed = future.result()
+        for name, value in values.items():
+            value[pairs[e]] = computed[name][: len(pairs[e])]
     whole = gather_pairs(experts, values)
     ends = np.cumsum([result.experts.size for result in routed])
     return [
         {name: x[end - result.experts.size : end].reshape(*result.experts.shape, -1) for name, x in whole.items()}
         for end, result in zip(ends, routed, strict=True)
     ]
-
-
-def expert_weights(stream: Stream, layer: int, arrays: Sequence[Array]) -> ExpertWeights:
-    """Return an expert's weights from its arrays, as `stream.expert` asks for them."""
-    params = layer_params(stream.expert_leaves(layer), arrays)
-    return ExpertWeights(*(params[f"moe/{name}"]["w"] for name in ExpertWeights._fields))
 
 
 def _run_dense(
@@ -220,16 +219,13 @@ def _run_dense(
     names: tuple[str, ...],
 ) -> Stage:
     outputs, shown = [], []
-    with weights.before_experts(i) as arrays:
-        weights.request(i + 1)
-        params = layer_params(stream.leaves(i), arrays)
-        for call, x in zip(calls, xs, strict=True):
-            mask = jnp.asarray(call.tokens > stream.config.pad_token)
-            (output, updated), taps = programs.dense_layer(params, x, mask, cache, config=stream.config, taps=names)
-            outputs.append(output)
-            shown.append(_named(_to_host(taps), i))
-            cache = _continued(cache, updated, call)
-        jax.block_until_ready((outputs, cache))
+    params = weights.before_experts(i)
+    for call, x in zip(calls, xs, strict=True):
+        mask = jnp.asarray(call.tokens > stream.config.pad_token)
+        (output, updated), taps = programs.dense_layer(params, x, mask, cache, config=stream.config, taps=names)
+        outputs.append(output)
+        shown.append(_named(_to_host(taps), i))
+        cache = _continued(cache, updated, call)
     return Stage(i, tuple(outputs), cache, tuple(shown))
 
 

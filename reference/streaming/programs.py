@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.layers import InOutEmbed, RMSNorm, scaled
+from grok_conformance.reference.layers import InOutEmbed, RMSNorm, computable, scaled
 from grok_conformance.reference.memory import KVMemory
 from grok_conformance.reference.model import after_block, before_block, make_router
 from grok_conformance.reference.moe import DenseBlock, combine_experts
+from grok_conformance.reference.quantization import is_quantized
 from grok_conformance.reference.router import choose_experts
 from grok_conformance.reference.taps import collect_taps, tap
 
@@ -35,6 +36,18 @@ def _run(function: Any, params: Any, taps: tuple[str, ...]) -> tuple[Any, Taps]:
     with collect_taps(taps) as collected:
         output = hk.transform(function).apply(params, None)
     return output, collected
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def prepare(params: Any, *, config: LanguageModelConfig) -> Any:
+    """Return a copy of a layer's weights, those of its attention as they are multiplied: int8 takes time to widen."""
+
+    def copy(module: str, leaf: Any) -> Any:
+        if module.startswith("multi_head_attention/") and is_quantized(leaf):
+            return computable(leaf, config.fprop_dtype)
+        return jax.tree.map(lambda x: jnp.array(x, copy=True), leaf)
+
+    return {module: {name: copy(module, leaf) for name, leaf in leaves.items()} for module, leaves in params.items()}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "taps"))

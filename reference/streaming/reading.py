@@ -85,8 +85,8 @@ class Loan:
 class ReadAhead:
     """Reads regions in the order in which they are requested, in a thread of its own, into a fixed number of slots.
 
-    It is as far ahead as the slots allow: `num_slots` requests are read and not yet given back. What is read is read
-    from the disk, and leaves nothing in the page cache: a model that is larger than memory would find nothing there.
+    It is as far ahead as the slots allow: `num_slots` requests are read and not yet given back. What is read leaves
+    nothing in the page cache: a model that is larger than memory would find nothing there.
     """
 
     def __init__(self, num_slots: int, num_bytes: int) -> None:
@@ -124,11 +124,11 @@ def read_region(region: Region, memory: Array) -> None:
     try:
         with region.path.open("rb", buffering=0) as file:
             handle = file.fileno()
-            os.posix_fadvise(handle, region.offset, region.num_bytes, os.POSIX_FADV_DONTNEED)
             for start in range(0, region.num_bytes, READ_BYTES):
                 part = memory[start : start + READ_BYTES]
                 read_exactly(handle, part.data, region.offset + start)
-                os.posix_fadvise(handle, region.offset + start, part.nbytes, os.POSIX_FADV_DONTNEED)
+                before = max(0, region.offset + start - READ_BYTES)  # pages that lie across a border fall with the next
+                os.posix_fadvise(handle, before, region.offset + start + part.nbytes - before, os.POSIX_FADV_DONTNEED)
     except OSError as error:
         raise CheckpointError(f"{region.path}: {error.strerror}; the file has changed or its disk failed") from error
 

@@ -28,14 +28,12 @@ from grok_conformance.harness.large.check import Sample, check_stage
 from grok_conformance.harness.large.plan import Plan, make_calls
 from grok_conformance.harness.large.store import read_stage
 from grok_conformance.harness.measure.comparison import Comparison
+from grok_conformance.reference.experts import ExpertWeights
 from grok_conformance.reference.streaming import Stream
-from grok_conformance.reference.streaming.reading import Region
 from tests.benchmarks.results import say
 
 NUM_LAYERS = 2
 FAULTY_LAYER = 1
-LINEAR_1_SCALES = 3
-"""Which of an expert's arrays these are, in file order: linear, its scales, linear_1, its scales, …"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,17 +99,20 @@ def busiest_expert(folder: Path) -> int:
 @contextmanager
 def wrong_scales(expert: int) -> Iterator[None]:
     """Let one expert of the faulty layer be read with the scales of the next one's linear_1."""
-    regions_of = Stream.expert
+    pieces_of = Stream.expert
 
-    def regions(stream: Stream, layer: int, e: int) -> list[Region]:
-        found = regions_of(stream, layer, e)
-        if (layer, e) == (FAULTY_LAYER, expert):
-            found[LINEAR_1_SCALES] = regions_of(stream, layer, (e + 1) % stream.config.model.num_experts)[
-                LINEAR_1_SCALES
-            ]
-        return found
+    def pieces(stream: Stream, layer: int, e: int) -> ExpertWeights:
+        found = pieces_of(stream, layer, e)
+        if (layer, e) != (FAULTY_LAYER, expert):
+            return found
+        other = pieces_of(stream, layer, (e + 1) % stream.config.model.num_experts)
+        mixed = [
+            piece._replace(regions=[piece.regions[0], *of_other.regions[1:]])
+            for piece, of_other in zip(found.linear_1, other.linear_1, strict=True)
+        ]
+        return found._replace(linear_1=mixed)
 
-    with mock.patch.object(Stream, "expert", regions):
+    with mock.patch.object(Stream, "expert", pieces):
         yield
 
 

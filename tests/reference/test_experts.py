@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grok_conformance.reference.experts import ExpertWeights, as_bits, expert_dtype, gelu, run_expert
+from grok_conformance.reference.experts import ExpertWeights, as_bits, expert_dtype, gelu, product, run_expert
 from grok_conformance.reference.quantization import QuantizedWeight8bit
 
 RANDOM = np.random.default_rng(0)
@@ -29,6 +29,11 @@ def test_one_expert_gates_one_product_by_the_other_and_projects_back() -> None:
     hidden = np.vectorize(tanh_form)(x @ linear) * (x @ linear_v)
     np.testing.assert_allclose(made["expert_hidden"], hidden, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(made["expert_output"], hidden @ linear_1, rtol=1e-5, atol=1e-5)
+
+
+def test_float32_values_are_multiplied_by_a_rounded_weight_in_float32() -> None:
+    x, weight = jnp.full((1, 1), 1 + 2**-20, jnp.float32), np.full((1, 1), 1 + 2**-20, np.float32)
+    assert float(product(x, weight, jnp.bfloat16)[0, 0]) == 1 + 2**-20
 
 
 def test_the_scales_dtype_is_that_of_the_first_products() -> None:

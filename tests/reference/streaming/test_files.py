@@ -16,7 +16,8 @@ def test_the_regions_of_a_layer_are_all_its_bytes(tmp_path: Path) -> None:
     folder, config, _ = save(tmp_path)
     with streaming.open_stream(folder, config) as stream:
         for layer in range(config.model.num_layers):
-            experts = [region for e in range(config.model.num_experts) for region in stream.expert(layer, e)]
+            matrices = [matrix for e in range(config.model.num_experts) for matrix in stream.expert(layer, e)]
+            experts = [region for matrix in matrices for piece in matrix for region in piece.regions]
             regions = [*stream.layer(layer), *experts]
             assert sum(region.num_bytes for region in regions) == streaming.layer_bytes(stream, layer)
 
@@ -35,11 +36,11 @@ def test_an_expert_s_arrays_are_its_share_of_the_stored_ones(tmp_path: Path) -> 
     folder, config, params = save(tmp_path)
     stored = params["transformer/decoder_layer_1/moe/linear"]["w"].weight
     with streaming.open_stream(folder, config) as stream:
-        with stream.reader.request(stream.expert(1, 3)).result() as arrays:
-            same = [array for array in arrays if array.shape == stored.shape[1:] and array.dtype == np.int8]
-            assert any(np.array_equal(array, np.asarray(stored)[3]) for array in same)
-        kinds = stream.expert_values(1, ["expert_hidden"])
-    assert sorted(kinds) == ["expert_hidden", "expert_output"]
+        (piece,) = stream.expert(1, 3).linear
+        with stream.reader.request(piece.regions).result() as (weight, _):
+            np.testing.assert_array_equal(weight, np.asarray(stored)[3])
+        kinds = stream.expert_values(1)
+    assert sorted(kinds) == ["expert_activation", "expert_hidden", "expert_output", "expert_up"]
     assert kinds["expert_output"].shape == (config.model.emb_size,)
 
 

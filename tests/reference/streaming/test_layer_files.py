@@ -24,10 +24,18 @@ def test_experts_without_tokens_are_not_read(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(ReadAhead, "request", noted)
     with streaming.open_stream(folder, config) as stream:
-        experts = {tuple(stream.expert(layer, e)): (layer, e) for layer in range(2) for e in range(5)}
+        experts = {
+            tuple(piece.regions): (layer, e, name)
+            for layer in range(2)
+            for e in range(5)
+            for name, matrix in stream.expert(layer, e)._asdict().items()
+            for piece in matrix
+        }
         _, taps = streaming.apply_with_taps(stream, TOKENS[:1, :1], taps=["*.moe.expert_index"])
     read = [experts[tuple(regions)] for regions in requests if tuple(regions) in experts]
-    assert sorted(read) == sorted((i, e) for i in range(2) for e in taps[f"layers.0{i}.moe.expert_index"].flat)
+    chosen = {i: sorted(taps[f"layers.0{i}.moe.expert_index"].flat) for i in range(2)}
+    needed = ("linear", "linear_v", "linear_1")  # in this order
+    assert read == [(i, e, name) for i in range(2) for e in chosen[i] for name in needed]
 
 
 def test_experts_that_were_read_in_vain_do_not_keep_memory(tmp_path: Path) -> None:

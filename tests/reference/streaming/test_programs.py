@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from grok_conformance import reference
+from grok_conformance.reference.layers import computable
+from grok_conformance.reference.quantization import quantize
 from grok_conformance.reference.streaming import programs
 from tests.reference.slot_models import CONFIG, random_params
 
@@ -33,3 +36,18 @@ def test_the_last_norm_is_the_model_s() -> None:
     params = {"rms_norm": PARAMS["language_model/rms_norm"]}
     normed, _ = programs.final_norm(params, taps[last], taps=())
     np.testing.assert_allclose(normed, taps["final_norm"], rtol=1e-6)
+
+
+def test_prepared_weights_are_copies_and_those_of_the_attention_are_widened() -> None:
+    layer = {name.removeprefix("transformer/decoder_layer_0/"): leaves for name, leaves in PARAMS.items()}
+    weight = quantize(np.random.default_rng(0).standard_normal((8, 8)), 2)
+    layer = {"rms_norm": layer["rms_norm"], "router": {"w": weight}, "multi_head_attention/query": {"w": weight}}
+    prepared = programs.prepare(layer, config=CONFIG)
+    np.testing.assert_array_equal(
+        prepared["multi_head_attention/query"]["w"], computable(jax.tree.map(jnp.asarray, weight), CONFIG.fprop_dtype)
+    )
+    assert prepared["multi_head_attention/query"]["w"].dtype == CONFIG.fprop_dtype
+    np.testing.assert_array_equal(prepared["router"]["w"].weight, weight.weight)
+    scale, copied = layer["rms_norm"]["scale"], prepared["rms_norm"]["scale"]
+    np.testing.assert_array_equal(copied, scale)
+    assert copied.unsafe_buffer_pointer() != jnp.asarray(scale).unsafe_buffer_pointer()
