@@ -69,7 +69,7 @@ class LayerFiles:
 
     def close(self) -> None:
         """Give back what is requested and not used."""
-        self.preparing.shutdown(wait=False, cancel_futures=True)
+        self.preparing.shutdown(wait=False)  # what it waits for is read and given back, or fails with the stream
         for matrices in self.pending_experts.values():
             drop_expert(matrices)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.reference import streaming
+from grok_conformance.reference.streaming.layer_files import LayerFiles
 from grok_conformance.reference.streaming.reading import ReadAhead
 from tests.reference.streaming.tiny_streams import TOKENS, save
 
@@ -45,3 +46,13 @@ def test_experts_that_were_read_in_vain_do_not_keep_memory(tmp_path: Path) -> No
         _, taps = streaming.apply_with_taps(stream, same, taps=["layers.00.moe.expert_index", "logits"])
     assert len(np.unique(taps["layers.00.moe.expert_index"])) == 2
     assert np.isfinite(taps["logits"].astype(np.float32)).all()
+
+
+def test_what_is_given_up_before_it_is_read_keeps_no_memory(tmp_path: Path) -> None:
+    folder, config, _ = save(tmp_path)
+    with streaming.open_stream(folder, config, num_workers=1) as stream:
+        for _ in range(stream.memory_bytes // stream.slot_bytes):
+            weights = LayerFiles(stream, num_tokens=12, first_layer=0)  # enough tokens for all experts to be requested
+            weights.request(1)
+            weights.close()
+        stream.reader.request(stream.layer(0)).result(timeout=30).give_back()
