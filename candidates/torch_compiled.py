@@ -55,27 +55,27 @@ dequantized_expert = eager.expert
 def expert(params: Params, path: str, index: int, x: Tensor) -> eager.ExpertValues:
     """Run one expert on its tokens x [n, d], one token with the int8 weights (SPEC §4.6)."""
     names = [f"{path}/{name}/w{kind}" for name in ("linear", "linear_v", "linear_1") for kind in STORED]
-    if len(x) > 1 or not params.keys() >= set(names):
+    wide = params.get(f"{path}/linear/w")
+    if len(x) > 1 or wide is None or not params.keys() >= set(names):
         return dequantized_expert(params, path, index, x)
-    return eager.ExpertValues(
-        *(value[None] for value in token_program()(x[0], *(params[name][index] for name in names)))
-    )
+    dtype = torch.promote_types(x.dtype, wide.dtype)
+    values = token_program()(x[0].float(), dtype, *(params[name][index] for name in names))
+    return eager.ExpertValues(*(value[None] for value in values))
 
 
-def expert_of_token(x: Tensor, *stored: Tensor) -> tuple[Tensor, ...]:
-    """Return activation, up and hidden [f], and output [d] of x [d], by int8 values and scales of three matrices."""
+def expert_of_token(x: Tensor, dtype: torch.dtype, *stored: Tensor) -> tuple[Tensor, ...]:
+    """Return activation and up [f] in a dtype, hidden [f] and output [d] of x [d], by int8 and scales of 3 matrices."""
     linear, linear_v, linear_1 = stored[:2], stored[2:4], stored[4:]
-    dtype = torch.promote_types(x.dtype, linear[1].dtype)
     activation, up = (product_with_int8(x, *matrix).to(dtype) for matrix in (linear, linear_v))
     hidden = operations.gated_hidden(activation.float(), up.float())
     return activation, up, hidden, product_with_int8(hidden, *linear_1)
 
 
 def product_with_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    """Multiply x [k] by int8 [k, n]: float32 sums of each group of rows, times its scales [G, n], added (SPEC §3)."""
-    groups = torch.unflatten(weight, 0, (len(scales), -1)).float()  # [G, k / G, n]
-    parts = torch.unflatten(x.float(), 0, (len(scales), -1, 1))  # [G, k / G, 1]
-    return ((groups * parts).sum(1) * scales.float()).sum(0)
+    """Multiply float32 x [k] by int8 [n, k]: sums of each group of rows, times its scales [G, n], added (SPEC §3)."""
+    groups = torch.unflatten(weight, 1, (len(scales), -1)).float()  # [n, G, k / G]
+    parts = torch.unflatten(x, 0, (len(scales), -1))  # [G, k / G]
+    return ((groups * parts).sum(2) * scales.T).sum(1)
 
 
 @functools.cache
@@ -106,12 +106,13 @@ def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
 def dequantized(params: Params) -> Params:
     """Return the parameters with int8 matrices multiplied out, each in the dtype in which its product is taken.
 
-    Those of experts stay as well.
+    Those of experts stay as well, a column after the other, as one token reads them.
     """
     names = {name.removesuffix(".weight").removesuffix(".scales") for name in params}
     made = {name: matrix(params, name) for name in sorted(names)}
     wide = {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()}
-    return wide | {name: w for name, w in params.items() if "/moe/" in name and name.endswith(STORED)}
+    stored = {name: w for name, w in params.items() if "/moe/" in name and name.endswith(STORED)}
+    return wide | {name: w.float() if name.endswith(".scales") else w.mT.contiguous() for name, w in stored.items()}
 
 
 def run_layer(

@@ -56,7 +56,7 @@ def test_int8_values_are_summed_exactly_before_they_are_scaled() -> None:
     weight, x = random.integers(-127, 128, (24, 5), np.int8), random.integers(-9, 10, 24)
     scales = np.array([[1.0], [0.5], [0.25]]) * np.ones(5)
     exact = (x[:, None] * weight).reshape(3, 8, 5).sum(1) * scales
-    tensors = (torch.tensor(each) for each in (x.astype(np.float32), weight, scales.astype(np.float32)))
+    tensors = (torch.tensor(each) for each in (x.astype(np.float32), weight.T, scales.astype(np.float32)))
     assert np.array_equal(torch_compiled.product_with_int8(*tensors).numpy(), exact.sum(0))
 
 
