@@ -144,7 +144,7 @@ class CompiledModel(eager.TorchModel):
         self.run_layer = torch.compile(run_layer, options=OPTIONS)
 
     def loaded_weights(self) -> dict[str, Array]:
-        """Return the parameters as they are multiplied, by stored name (SPEC §2)."""
+        """Return the parameters as they are multiplied, by stored name, int8 for single tokens left out (SPEC §2)."""
         return {name: to_numpy(parameter) for name, parameter in self.params.items() if not name.endswith(STORED)}
 
     def _run(self, tokens: Array, lengths: Array, memory: eager.Memory, taps: Collection[str]) -> dict[str, Array]:

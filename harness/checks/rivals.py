@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     known = [*rivals(row, told, harmful(ALL_FAULTS)).values(), *in_one_layer(approximate - {row.name}, told)]
     tried = [with_ways(one, ways) for one in told]
     if not told[0].hidden.isdisjoint(told[0].needed([row.name])):
-        return any(likelier_behind_hidden_rows(row, known, told, tried))
+        return fault_is_likelier(row, known, told, tried)
     own, published = (scores_of(row, each, evaluate, apart=apart) for each in (tried, told))
     limits = {layer: min(own[layer], published[layer], key=lambda one: one.surprise) for layer in own}
     # What explains all is beaten by nothing that leaves something: that ends at the first such tap.
@@ -61,22 +61,21 @@ def faulty(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> bool:
     return any(likelier(score, limits[layer], exactly=not apart) for scores in found for layer, score in scores.items())
 
 
-def likelier_behind_hidden_rows(
+def fault_is_likelier(
     row: Operation, known: Sequence[Evaluator], told: Sequence[Exhibit], tried: Sequence[Exhibit]
-) -> Iterator[bool]:
-    """Yield of each known fault whether it is decisively likelier, behind hidden rows, than ways, and than none.
+) -> bool:
+    """Return whether a known fault is decisively likelier, behind hidden rows, than ways, and than none.
 
     A fault is taken to be as noisy as what it is added to, lest it win by the luck of its own draws.
     """
     sides = [(each, [noise_before(row.name, one) for one in each]) for each in (told, tried)]
     limits = [surprises(row.name, each, evaluate, noise) for each, noise in sides]
-    for rival in known:
-        found = [surprises(row.name, each, rival, noise) for each, noise in sides]
-        yield any(
-            all(gain(limit[layer], surprise) > DECISIVE for limit in limits)
-            for each in found
-            for layer, surprise in each.items()
-        )
+    found = (surprises(row.name, each, rival, noise) for rival in known for each, noise in sides)
+    return all(limits) and any(
+        all(gain(limit[layer], surprise) > DECISIVE for limit in limits)
+        for rival in found
+        for layer, surprise in rival.items()
+    )
 
 
 def gain(limit: Sequence[Array], rival: Sequence[Array]) -> float:

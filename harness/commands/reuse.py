@@ -33,8 +33,8 @@ from grok_conformance.harness.sessions.kept_verdicts import (
 VERDICTS = CACHE / "verdicts"
 """The verdicts that runs in this folder have kept."""
 
-Programs = Mapping[str, Sequence[str]]
-"""The files of the programs that each candidate ran, where they are known."""
+Programs = Mapping[str, Mapping[str, str]]
+"""The files of the programs that each candidate ran, where they are known, and what each is known by."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,14 @@ def begin(options: argparse.Namespace) -> Keeping | None:
 
 
 def taken_over(
-    keeping: Keeping | None, candidates: Iterable[str], options: argparse.Namespace
+    keeping: Keeping | None, candidates: Sequence[str], options: argparse.Namespace
 ) -> dict[str, ReusedVerdict]:
     """Return the verdicts of earlier runs that are those of this one, by candidate; says why another is not."""
     if keeping is None or not options.reuse:
         return {}
     known = [name for name in candidates if name in default_names()]
+    for name in (each for each in candidates if each not in known):
+        note(f"{name}: judged: only candidates of the main job are reused")
     found = {name: earlier_verdict(keeping, name, options) for name in known}
     return {name: verdict for name, verdict in found.items() if verdict is not None}
 
@@ -125,12 +127,17 @@ def doubt(candidates: Iterable[str]) -> None:
     forget(VERDICTS, [name for name in candidates if name in builtin_names()])
 
 
-def programs_in(answers: Path) -> tuple[str, ...]:
-    """Return the files of the programs that gave answers, one folder per job; none where a job does not tell."""
+def programs_in(answers: Path) -> dict[str, str]:
+    """Return the files of the programs that gave answers, one folder per job, and what each is known by.
+
+    None where a job does not tell, or tells otherwise than another.
+    """
     try:
-        return tuple(sorted({file for job in sorted(answers.iterdir()) for file in read_program_files(job)}))
+        found = [read_program_files(job) for job in sorted(answers.iterdir())]
     except FileError:
-        return ()
+        return {}
+    merged = {file: known for each in found for file, known in each.items()}
+    return merged if all(merged[file] == known for each in found for file, known in each.items()) else {}
 
 
 def note(line: str) -> None:

@@ -14,7 +14,7 @@ def add_reuse_options(parser: argparse.ArgumentParser) -> None:
     reuse.add_argument(
         "--reuse",
         action="store_true",
-        help="take over built-in candidates' passes of the last 12 hours, and what those drew, if nothing has changed",
+        help="take over the main job's passes of the last 12 hours, and what those drew, if nothing has changed",
     )
     reuse.add_argument("--fresh", action="store_true", help="judge all again, and keep what passes for --reuse")
 

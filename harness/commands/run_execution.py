@@ -8,7 +8,7 @@ import pdb  # noqa: T100 - what --pdb enters
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grok_conformance.harness.commands import NONCONFORMING
@@ -94,7 +94,8 @@ def judge_candidates(options: argparse.Namespace) -> int:
         keep_shard(options.keep, options.shard, whole, [candidate.name for candidate in candidates])
     judged = iter(answered.verdicts)
     verdicts = [reused[each.name] if each.name in reused else next(judged) for each in candidates]
-    keep(keeping, verdicts, answered.programs, seed, options)
+    up_to_date = [with_outdated(verdict, waivers, golden) for verdict in verdicts]
+    keep(keeping, up_to_date, answered.programs, seed, options)
     remember_failed(((verdict.name, failed_cases(verdict)) for verdict in verdicts), options.layer)
     regressions = compare_with_baselines(options.baseline, answered.records, earlier, update=options.update_baseline)
     refused = [refuse(name, groups, reason) for name, reason in absent.items()]
@@ -160,7 +161,7 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
     num_cases = sum(len(group.cases) for each in candidates for group in asking.groups_for(each, asked.groups))
     verdicts: list[CandidateVerdict] = []
     records: list[Record] = []
-    programs: dict[str, Sequence[str]] = {}
+    programs: dict[str, Mapping[str, str]] = {}
     threading.Timer(STARTING_SECONDS, importlib.import_module, [REPORTING]).start()
     with scratch_folder() as scratch, progress_bar(num_cases, shown=options.detail != "quiet") as advance:
         judged = run.run_candidates(
@@ -176,7 +177,7 @@ def in_processes(asked: Asked, golden: Golden, options: argparse.Namespace) -> A
         for each in judged:
             verdicts.append(each.verdict)
             records += [record_of(each.verdict, each.folder, asked.suite)] if options.baseline else []
-            programs[each.verdict.name] = programs_in(each.folder) if options.reuse or options.fresh else ()
+            programs[each.verdict.name] = programs_in(each.folder) if options.reuse or options.fresh else {}
             dump(each.verdict, each.evidence, each.num_elements, options)
             if options.detail != "quiet" and len(verdicts) < len(asked.candidates):
                 from grok_conformance.harness.report.terminal import verdict_line

@@ -1,12 +1,13 @@
 """The files of the programs that a process runs: of its modules, and of what the system has loaded for it.
 
-A Python port's process leaves them beside its answers. From them it is told later whether a system library, or a module
-that lies where nobody looks for one, has changed since.
+A Python port's process leaves them beside its answers, each with its size, time and place. From them it is told later
+whether a system library, or a module that lies where nobody looks for one, has changed since.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,27 @@ PATH_COLUMN = 5
 MEMORY_FILE = "/memfd:"
 """How the name of what never was a file begins."""
 
+GONE = "gone"
+
 
 def write_program_files(out_dir: Path, maps: Path = MAPS) -> None:
     """Leave the files of this process in a folder of answers; where they cannot be told or written, nothing."""
     with contextlib.suppress(OSError, ValueError):  # a port's answers do not hang on it
         found = {*module_files(), *mapped_programs(maps.read_text(errors="replace").splitlines())}
-        write_json(out_dir / NAME, sorted(found), lasting=False)
+        write_json(out_dir / NAME, {path: known_as(path) for path in sorted(found)}, lasting=False)
+
+
+def known_as(path: str) -> str:
+    """Return by what a file is known that is not read; GONE for one that is gone."""
+    try:
+        return known_by(os.stat(path))  # noqa: PTH116 - asked of hundreds: a Path costs
+    except OSError:
+        return GONE
+
+
+def known_by(told: os.stat_result) -> str:
+    """Return by what a file is known that is not read: its size, time and place."""
+    return f"{told.st_size} {told.st_mtime_ns} {told.st_ino}"
 
 
 def module_files() -> list[str]:
@@ -45,12 +61,12 @@ def mapped_programs(maps: Sequence[str]) -> list[str]:
     return [path for path in paths if path.startswith("/") and not path.startswith(MEMORY_FILE)]
 
 
-def read_program_files(out_dir: Path) -> tuple[str, ...]:
+def read_program_files(out_dir: Path) -> dict[str, str]:
     """Read what `write_program_files` left; raises FileError where there is nothing, or something else."""
     path, problem = plain_path(out_dir, NAME)
     if problem:
         raise FileError(f"{path}: {problem}")
     found = read_json(path)
-    if not isinstance(found, list) or not all(isinstance(each, str) and each.startswith("/") for each in found):
-        raise FileError(f"{path}: no list of files")
-    return tuple(found)
+    if not isinstance(found, dict) or not all(isinstance(x, str) and file.startswith("/") for file, x in found.items()):
+        raise FileError(f"{path}: no table of files")
+    return found

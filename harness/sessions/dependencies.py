@@ -20,9 +20,9 @@ from importlib.machinery import all_suffixes
 from pathlib import Path
 
 import grok_conformance
-from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.provenance import record_platform
 from grok_conformance.harness.running.child_process import PASSED_ON, ROOT
+from grok_conformance.harness.running.program_files import known_by
 
 Dependencies = Mapping[str, str]
 """The sha256 of everything that a verdict depends on, by what it is called."""
@@ -131,16 +131,9 @@ def importable(place: Path) -> list[str]:
     return sorted(map(str, [*modules, *(path.parent for path in place.glob("*/__init__.*"))]))
 
 
-def loaded(paths: Iterable[str]) -> Iterator[str]:
-    """Yield the programs that a process ran, each with its size, time and place; raises FileError for one that is gone.
-
-    Those of the harness are left out: they are read.
-    """
-    for path in (path for path in paths if not path.startswith(f"{PACKAGE}/")):
-        try:
-            yield f"{path} {known_by(os.stat(path))}"  # noqa: PTH116 - as of files_at
-        except OSError:
-            raise FileError(f"{path}: gone since it was loaded") from None
+def of_no_package(programs: Mapping[str, str]) -> dict[str, str]:
+    """Return of the files that a process ran those that are not the harness's own, which are read."""
+    return {path: known for path, known in programs.items() if not path.startswith(f"{PACKAGE}/")}
 
 
 def files_at(top: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -165,8 +158,3 @@ def _files_at(path: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[st
         for name in sorted(os.listdir(path)):  # noqa: PTH208 - likewise
             if name != COMPILED and name not in INSTALLED_IN:
                 yield from _files_at(f"{path}/{name}", above | {key})
-
-
-def known_by(told: os.stat_result) -> str:
-    """Return by what a file is known that is not read."""
-    return f"{told.st_size} {told.st_mtime_ns} {told.st_ino}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,8 @@ from grok_conformance.harness.formats.typed import typed
 from grok_conformance.harness.judging.reused import EarlierRun, ReusedVerdict, reused_from
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.report.files import without_honest
-from grok_conformance.harness.sessions.dependencies import Dependencies, digest_of, loaded
+from grok_conformance.harness.running.program_files import GONE, known_as
+from grok_conformance.harness.sessions.dependencies import Dependencies, of_no_package
 
 FORMAT = 1
 
@@ -28,18 +29,20 @@ NUM_DIGITS = 16
 """Digits of what was asked in the name of a file."""
 
 LASTS = timedelta(hours=12)
-"""How old a verdict may be: the first run of a day draws other tokens and weights."""
+"""How old a verdict may be: then other tokens and weights are due, once on every working day."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the first line of a file says: `programs` are the files a candidate loaded, `sha256` is the verdict's."""
+    """What the first line of a file says: `sha256` is the verdict's.
+
+    `programs` are the files that a candidate loaded, and what each is known by.
+    """
 
     format: int
     run: EarlierRun
     depends_on: Mapping[str, str]
-    programs: tuple[str, ...]
-    programs_digest: str
+    programs: Mapping[str, str]
     sha256: str
 
 
@@ -60,12 +63,14 @@ def speaks_against(verdict: CandidateVerdict) -> bool:
 
 
 def write_kept(
-    path: Path, verdict: CandidateVerdict, run: EarlierRun, depends_on: Dependencies, programs: Sequence[str]
+    path: Path, verdict: CandidateVerdict, run: EarlierRun, depends_on: Dependencies, programs: Mapping[str, str]
 ) -> None:
     """Keep a verdict, whole or not at all; raises FileError for a program that is gone, OSError for a refusing disk."""
     body = as_json(plain(without_honest(verdict)))
-    digests = digest_of(loaded(programs)), hashlib.sha256(body).hexdigest()
-    head = as_json(asdict(Kept(FORMAT, run, depends_on, tuple(programs), *digests)))
+    others = of_no_package(programs)
+    if reason := changed_program(others):
+        raise FileError(f"while the candidates ran, {reason}")
+    head = as_json(asdict(Kept(FORMAT, run, depends_on, others, hashlib.sha256(body).hexdigest())))
     if path.exists() and not path.is_file():
         raise FileError(f"{path}: no regular file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,11 +123,18 @@ def why_not(kept: Kept, on: Dependencies, seed: int | None, now: datetime) -> st
         return f"its verdict is of --seed {kept.run.seed}"
     if reason := changed(kept.depends_on, on):
         return reason
-    try:
-        same = digest_of(loaded(kept.programs)) == kept.programs_digest
-    except FileError as error:
-        return str(error)
-    return "" if same else "a file that it had loaded has changed"
+    return changed_program(kept.programs)
+
+
+def changed_program(programs: Mapping[str, str]) -> str:
+    """Return the first file that is not known by the same as when it was loaded, in words, an empty string if none."""
+    for path, known in programs.items():
+        now = known_as(path)
+        if GONE in (known, now):
+            return f"{path}: gone since it was loaded"
+        if now != known:
+            return f"{path}: changed since it was loaded"
+    return ""
 
 
 def changed(before: Dependencies, now: Dependencies) -> str:

@@ -55,8 +55,8 @@ def padded_rows(num_rows: int) -> int:
 
 def multiply(x: Any, weight: Any, *, fprop_dtype: Any) -> jax.Array:
     """Return the product float32 [n, m] of values x [n, k] and a stored matrix [k, m], in the dtype of the expert."""
-    product: jax.Array = _compiled(_multiply, "fprop_dtype")(x, weight, fprop_dtype=jnp.dtype(fprop_dtype))
-    return product
+    made: jax.Array = _compiled(_multiply, "fprop_dtype")(x, weight, fprop_dtype=jnp.dtype(fprop_dtype))
+    return made
 
 
 def gate(activation: Sequence[Any], up: Sequence[Any], *, dtypes: tuple[Any, Any]) -> Values:

@@ -1,4 +1,4 @@
-"""The files of a layer: read ahead, lent while the layer is computed, and given back."""
+"""The files of a layer: read ahead, lent until they are copied or multiplied, and given back."""
 
 from __future__ import annotations
 

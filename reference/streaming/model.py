@@ -188,17 +188,18 @@ def _run_experts(
     pairs = {e: np.flatnonzero(experts[own] == e) for e in chosen}
     kinds = stream.expert_values(i)
     dtypes = kinds["expert_activation"].dtype, kinds["expert_up"].dtype
+    wanted = {"expert_output", *(name.removeprefix("moe.") for name in names)}
+    values = {name: np.empty((len(own), *kinds[name].shape), kinds[name].dtype) for name in kinds if name in wanted}
 
     def submit(e: int) -> Future[Taps]:
         x = np.zeros((padded_rows(len(pairs[e])), d), rows.dtype)
         x[: len(pairs[e])] = rows[own[pairs[e]] // k]
         device = jax.local_devices()[e % jax.local_device_count()]
-        return submit_expert(stream.workers, x, matrices[e], dtypes, device)
+        return submit_expert(stream.workers, x, matrices[e], dtypes, tuple(values), device)
 
-    wanted = {"expert_output", *(name.removeprefix("moe.") for name in names)}
-    values = {name: np.empty((len(own), *kinds[name].shape), kinds[name].dtype) for name in kinds if name in wanted}
-    for e, future in [(e, submit(e)) for e in chosen]:
-        computed = future.result()
+    submitted = {e: submit(e) for e in chosen}
+    for e in chosen:
+        computed = submitted.pop(e).result()
         for name, value in values.items():
             value[pairs[e]] = computed[name][: len(pairs[e])]
     whole = gather_pairs(experts, values)

@@ -111,11 +111,15 @@ class ReadAhead:
         if slot is None:
             raise CheckpointError("the stream was closed before all of it was read")
         arrays, start = [], 0
-        for region in regions:
-            memory = slot[start : start + region.num_bytes]
-            read_region(region, memory)
-            arrays.append(memory.view(region.dtype).reshape(region.shape))
-            start += _padded(region.num_bytes)
+        try:
+            for region in regions:
+                memory = slot[start : start + region.num_bytes]
+                read_region(region, memory)
+                arrays.append(memory.view(region.dtype).reshape(region.shape))
+                start += _padded(region.num_bytes)
+        except BaseException:
+            self._free.put(slot)  # or later requests would wait for it without end
+            raise
         return Loan(arrays, slot, self._free)
 
 

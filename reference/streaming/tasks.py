@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
@@ -27,9 +27,14 @@ class Rows(NamedTuple):
 
 
 def submit_expert(
-    workers: Executor, x: Array, matrices: ExpertWeights, dtypes: tuple[Any, Any], device: jax.Device
+    workers: Executor,
+    x: Array,
+    matrices: ExpertWeights,
+    dtypes: tuple[Any, Any],
+    names: Collection[str],
+    device: jax.Device,
 ) -> Future[Values]:
-    """Return the values of one expert for x [n, d], as `run_expert`, in memory of the host; `matrices` are its `Rows`.
+    """Return the named values of one expert for x [n, d], as `run_expert`, on the host; `matrices` are its `Rows`.
 
     `dtypes` are those of `expert_activation` and `expert_up`. The tasks are submitted in the order in which the rows
     are read, and each waits for earlier ones alone: with few workers and little memory, too, they come to an end.
@@ -45,8 +50,9 @@ def submit_expert(
         with jax.default_device(device):
             return {name: np.asarray(x) for name, x in gate(*products, dtypes=dtypes).items()}
 
-    def whole(output: Sequence[Future[Array]]) -> Values:
-        return gated.result() | {"expert_output": np.sum([product.result() for product in output], axis=0)}
+    def wanted(output: Sequence[Future[Array]]) -> Values:
+        values = gated.result() | {"expert_output": np.sum([product.result() for product in output], axis=0)}
+        return {name: values[name] for name in names}
 
     activation, up = (
         [workers.submit(multiply_rows, rows, lambda: x) for rows in matrix]
@@ -56,4 +62,4 @@ def submit_expert(
     output = [
         workers.submit(multiply_rows, rows, lambda: gated.result()["expert_hidden"]) for rows in matrices.linear_1
     ]
-    return workers.submit(whole, output)
+    return workers.submit(wanted, output)

@@ -22,8 +22,8 @@ FOLDER = Path(__file__).parent
 RATES, PAGE = FOLDER / "rates.json", FOLDER / "RATES.md"
 
 FOREIGN_BEGIN = "<!-- foreign plans: written by python -m tests.fault_detection.foreign_plans --write -->"
+"""Begins what other commands write into the page."""
 FOREIGN_END = "<!-- end of foreign plans -->"
-"""The first of what other commands write into the page."""
 
 SOURCES = {"oracle": "oracle with the fault (self-test)", "port": "torch port, patched by hand (headline)"}
 ASPECTS = ("detected", "located", "named")
@@ -210,8 +210,11 @@ operations that have the fault. *Named*: every operation blamed is diagnosed wit
 
 
 def of_other_commands(page: str) -> str:
-    """Return what other commands wrote into the page, at its end."""
-    return "\n" + "".join(page.partition(FOREIGN_BEGIN)[1:])
+    """Return what other commands wrote into the page, at its end; raises SystemExit where they have no place in it."""
+    _, begin, rest = page.partition(FOREIGN_BEGIN)
+    if not begin:
+        raise SystemExit(f"{PAGE}: has no line {FOREIGN_BEGIN!r}: add it at the end")
+    return f"\n{begin}{rest}"
 
 
 def as_markdown(results: Results, table: Table) -> str:

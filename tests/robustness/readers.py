@@ -170,7 +170,7 @@ def read_last_failed(path: Path) -> None:
 
 def write_kept_verdict(folder: Path) -> None:
     run = EarlierRun("2026-11-28T14:03:59+00:00", 123, "d" * 64)
-    write_kept(folder / "port.verdict", verdict(PASSING), run, {"an option": "b"}, [])
+    write_kept(folder / "port.verdict", verdict(PASSING), run, {"an option": "b"}, {})
 
 
 def sign_kept_verdict(folder: Path) -> None:

@@ -19,7 +19,7 @@ from grok_conformance.harness.commands.reuse import VERDICTS, begin, keep, taken
 from grok_conformance.harness.contract.taps import GOLDEN
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.report.files import read_report
-from grok_conformance.harness.running.program_files import MAPS
+from grok_conformance.harness.running.program_files import MAPS, known_as
 from grok_conformance.harness.sessions import dependencies
 from grok_conformance.harness.sessions.kept_verdicts import path_of, write_kept
 from tests.harness.sessions.test_dependencies import edit, edit_unseen
@@ -250,13 +250,13 @@ def test_what_changes_meanwhile_keeps_verdicts_from_being_kept(
     monkeypatch.setattr(reuse, "is_full_pass", lambda _verdict: True)
     kept_file().unlink()
     monkeypatch.setenv("PYTHON_MY_SWITCH", "1")
-    keep(keeping, [found], {NAME: ["/"]}, 1, options)
+    keep(keeping, [found], {NAME: {"/": known_as("/")}}, 1, options)
     assert "while the candidates ran, an environment variable has changed" in capsys.readouterr().err
     assert not [*VERDICTS.iterdir()]
     monkeypatch.delenv("PYTHON_MY_SWITCH")
     keep(keeping, [found], {}, 1, options)
     assert not [*VERDICTS.iterdir()]
-    keep(keeping, [found], {NAME: ["/"]}, 1, options)
+    keep(keeping, [found], {NAME: {"/": known_as("/")}}, 1, options)
     assert kept_file().name.startswith(f"{NAME}.")
     assert folder
 
@@ -268,9 +268,9 @@ def test_a_port_of_which_not_everything_is_known_is_neither_kept_nor_taken_over(
     assert keeping is not None
     found = replace(taken_over(keeping, [NAME], options)[NAME], name=name)
     own = CandidateVerdict(**{field.name: getattr(found, field.name) for field in fields(CandidateVerdict)})
-    keep(keeping, [own], {name: ["/"]}, 1, options)
+    keep(keeping, [own], {name: {"/": known_as("/")}}, 1, options)
     assert [path.name.partition(".")[0] for path in VERDICTS.iterdir()] == [NAME]
-    write_kept(path_of(VERDICTS, name, keeping.asked), own, found.reused, keeping.depends_on, ["/"])
+    write_kept(path_of(VERDICTS, name, keeping.asked), own, found.reused, keeping.depends_on, {"/": known_as("/")})
     assert taken_over(keeping, [name, NAME], options).keys() == {NAME}
     assert folder
 

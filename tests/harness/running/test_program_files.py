@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ import pytest
 
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.running.program_files import (
+    GONE,
     MAPS,
     NAME,
+    known_as,
     mapped_programs,
     module_files,
     read_program_files,
@@ -48,6 +51,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     found = read_program_files(tmp_path)
     assert {np.__file__, __file__} < set(found)
     assert any(".so" in Path(file).name for file in found)
+    assert found[__file__] == known_as(__file__)
+
+
+def test_a_file_is_known_by_size_time_and_place(tmp_path: Path) -> None:
+    program = tmp_path / "lib.so"
+    program.write_text("0")
+    before = known_as(str(program))
+    os.utime(program, (1, 1))
+    assert known_as(str(program)) != before
+    assert known_as(f"{program} (deleted)") == GONE
 
 
 def test_where_the_system_does_not_tell_nothing_is_left(tmp_path: Path) -> None:
@@ -57,7 +70,7 @@ def test_where_the_system_does_not_tell_nothing_is_left(tmp_path: Path) -> None:
         read_program_files(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", '["relative"]', "["])
+@pytest.mark.parametrize("text", ["[]", '{"/a": 1}', '{"relative": "1"}', "["])
 def test_something_else_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(text)
     with pytest.raises(FileError, match=NAME):

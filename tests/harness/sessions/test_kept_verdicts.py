@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from grok_conformance.harness.formats.files import FileError, plain
 from grok_conformance.harness.judging.reused import EarlierRun, reused_from
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.report.files import without_honest
+from grok_conformance.harness.running.program_files import known_as
 from grok_conformance.harness.sessions.kept_verdicts import (
     LASTS,
     Kept,
@@ -35,9 +35,9 @@ RUN = EarlierRun(NOW.isoformat(), 123, "d" * 64)
 ON = {"the golden set": "a", "an option": "b"}
 
 
-def kept_at(path: Path, found: CandidateVerdict | None = None, programs: Sequence[str] = ()) -> tuple[Kept, bytes]:
+def kept_at(path: Path, found: CandidateVerdict | None = None, *programs: Path) -> tuple[Kept, bytes]:
     """Keep a verdict and read it again."""
-    write_kept(path, found or verdict(PASSING), RUN, ON, programs)
+    write_kept(path, found or verdict(PASSING), RUN, ON, {str(each): known_as(str(each)) for each in programs})
     read = read_kept(path)
     assert read is not None
     return read
@@ -79,14 +79,16 @@ def test_one_of_something_else_is_not(
 def test_a_program_that_was_loaded_must_be_as_it_was(tmp_path: Path) -> None:
     program = tmp_path / "lib.so"
     program.write_text("0")
-    kept, _ = kept_at(tmp_path / "a", programs=[str(program)])
+    kept, _ = kept_at(tmp_path / "a", None, program)
     assert why_not(kept, ON, None, NOW) == ""
     program.write_text("01")
-    assert why_not(kept, ON, None, NOW) == "a file that it had loaded has changed"
+    assert why_not(kept, ON, None, NOW) == f"{program}: changed since it was loaded"
+    with pytest.raises(FileError, match=r"while the candidates ran, .*lib\.so: changed since it was loaded"):
+        write_kept(tmp_path / "b", verdict(PASSING), RUN, ON, kept.programs)
     program.unlink()
     assert why_not(kept, ON, None, NOW) == f"{program}: gone since it was loaded"
     with pytest.raises(FileError, match="gone since it was loaded"):
-        kept_at(tmp_path / "b", programs=[str(program)])
+        kept_at(tmp_path / "b", None, program)
 
 
 def test_only_a_pass_of_everything_is_kept() -> None:
@@ -113,7 +115,7 @@ def test_whatever_is_no_such_pass_speaks_against_earlier_ones_but_a_part_that_pa
 def head_of(**changed: object) -> bytes:
     """Return a first line that is as it should be, but for what is changed; the second is `{}`."""
     digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-    head = {"format": 1, "run": plain(RUN), "depends_on": ON, "programs": [], "programs_digest": "", "sha256": digest}
+    head = {"format": 1, "run": plain(RUN), "depends_on": ON, "programs": {}, "sha256": digest}
     return json.dumps(head | changed).encode()
 
 
@@ -126,7 +128,7 @@ def head_of(**changed: object) -> bytes:
         b"[" * 100_000,
         head_of(format=2) + b"\n{}\n",
         head_of(sha256="0" * 64) + b"\n{}\n",
-        head_of(programs=[1]) + b"\n{}\n",
+        head_of(programs={"/lib.so": 1}) + b"\n{}\n",
         head_of(run={**plain(RUN), "date": "yesterday"}) + b"\n{}\n",
         head_of(run={**plain(RUN), "date": "0001-01-01T00:00:00+23:59"}) + b"\n{}\n",
         head_of(run={**plain(RUN), "seed": "1"}) + b"\n{}\n",

@@ -50,3 +50,15 @@ def test_a_file_that_ends_too_soon_is_named(region: Region) -> None:
     longer = region._replace(shape=(5, 3, 2))
     with pytest.raises(CheckpointError, match="tensor"):
         read_region(longer, np.empty(longer.num_bytes, np.uint8))
+
+
+def test_requests_that_fail_take_no_memory_from_those_that_follow(region: Region) -> None:
+    longer = region._replace(shape=(5, 3, 2))
+    reader = ReadAhead(2, slot_bytes([longer]))
+    requests = [reader.request([longer]) for _ in range(3)]
+    for request in requests:
+        with pytest.raises(CheckpointError, match="tensor"):
+            request.result(timeout=10)
+    with reader.request([element(region, 0)]).result(timeout=10) as (first,):
+        np.testing.assert_array_equal(first, np.arange(6).reshape(3, 2))
+    reader.close()

@@ -21,6 +21,7 @@ RANDOM = np.random.default_rng(0)
 WEIGHTS = ExpertWeights(*(quantize(RANDOM.standard_normal(shape), 4) for shape in [(16, 24), (16, 24), (24, 16)]))
 X = RANDOM.standard_normal((5, 16)).astype(jnp.bfloat16)
 DTYPES = (jnp.bfloat16, jnp.bfloat16)
+NAMES = ("expert_activation", "expert_up", "expert_hidden", "expert_output")
 
 
 class Lender:
@@ -51,7 +52,7 @@ def test_pieces_give_the_expert_s_values_and_all_memory_back(num_workers: int) -
     lender = Lender()
     lent = ExpertWeights(*map(lender.rows, WEIGHTS))
     with ThreadPoolExecutor(num_workers) as workers:
-        future = submit_expert(workers, X, lent, DTYPES, jax.local_devices()[0])
+        future = submit_expert(workers, X, lent, DTYPES, NAMES, jax.local_devices()[0])
         assert not future.done()
         lender.read()
         values = future.result()
@@ -75,9 +76,18 @@ def test_rows_that_cannot_be_read_fail_the_expert() -> None:
     lender = Lender()
     lent = ExpertWeights(*map(lender.rows, WEIGHTS))
     with ThreadPoolExecutor(2) as workers:
-        future = submit_expert(workers, X, lent, DTYPES, jax.local_devices()[0])
+        future = submit_expert(workers, X, lent, DTYPES, NAMES, jax.local_devices()[0])
         lender.unread.pop(5)[0].set_exception(CheckpointError("truncated"))
         lender.read()
         with pytest.raises(CheckpointError, match="truncated"):
             future.result()
     assert lender.returned.qsize() == 11
+
+
+def test_an_expert_keeps_nothing_but_what_is_asked_of_it() -> None:
+    lender = Lender()
+    lent = ExpertWeights(*map(lender.rows, WEIGHTS))
+    with ThreadPoolExecutor(2) as workers:
+        future = submit_expert(workers, X, lent, DTYPES, ("expert_output",), jax.local_devices()[0])
+        lender.read()
+        assert list(future.result()) == ["expert_output"]
