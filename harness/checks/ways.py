@@ -13,12 +13,23 @@ from grok_conformance.harness.checks.by_size import by_size, by_tokens_of_expert
 from grok_conformance.harness.checks.edges import of_caches, only_recorded
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.likelihood import score
-from grok_conformance.harness.checks.local import Local, fails, telling
+from grok_conformance.harness.checks.local import Local, fails, telling, worst
 from grok_conformance.harness.checks.moves import approximated_functions, approximations, at_once, with_ways
 from grok_conformance.harness.checks.rivals import faulty
-from grok_conformance.harness.checks.search import COARSEST, LARGEST_SEGMENT, NUM_ROUNDS, checked_in, is_used, search
+from grok_conformance.harness.checks.search import (
+    COARSEST,
+    LARGEST_SEGMENT,
+    NUM_ROUNDS,
+    Found,
+    checked_in,
+    is_used,
+    search,
+)
 from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Operation
+
+FEW_FENCES = 4.0
+"""How far a rounding elsewhere may stray, over fences that hold the roundings of many hidden rows already."""
 
 
 def choose_ways(exhibits: Sequence[Exhibit], local: Local, num_elements: int) -> tuple[list[Exhibit], Local]:
@@ -78,22 +89,28 @@ def choose_way(
     `known` are the plans of the row that were found for other forms.
     """
     told = telling(row.name, own, local)
+    segment = len(own[0].needed([row.name]))
     coarse = bool(told) and score(row.name, told).relative > COARSEST
-    if coarse and told[0].hidden.isdisjoint(told[0].needed([row.name])):  # more is wrong than any way can make
+    if coarse and segment <= LARGEST_SEGMENT:  # more is wrong than any way can make
         return own, local
-    first = search(row, own, local, num_elements, known)
+    if coarse and max(worst(row.name, one, local) for one in told) > FEW_FENCES:
+        first = Found(Ways(), told)
+    else:
+        first = search(row, own, local, num_elements, known)
     if first.checked is not None:
         return [with_ways(one, first.ways) for one in own], first.checked
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.
     told = list(first.told)
-    others = functions_at_fault(row, first.ways, told) if coarse else approximations(row, first.ways, told)
-    tried = (*of_caches(row, Ways(), told), *others)
+    if coarse:
+        tried: Sequence[Ways] = functions_at_fault(row, first.ways, told)
+    else:
+        tried = (*of_caches(row, Ways(), told), *approximations(row, first.ways, told))
     used = [each for each in tried if is_used(row, each, told)]
-    for unknown in (*used, *only_recorded(row, first.ways, told)):
+    for unknown in used if coarse else (*used, *only_recorded(row, first.ways, told)):
         checked = checked_in(row, own, unknown, local, num_elements)
         if not fails(row.name, own, checked) and not faulty(row, unknown, told):
             return [with_ways(one, unknown) for one in own], checked
-    if len(own[0].needed([row.name])) > LARGEST_SEGMENT:
+    if segment > LARGEST_SEGMENT:
         return own, local
     found = by_size(row, own, local, num_elements, known, first.ways)
     if found.checked is None and own[0].evidence.graph.reads_experts(row):
