@@ -229,9 +229,9 @@ def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviat
     if exact.value.shape != observed.shape:  # of a fault that gives another shape
         return Score(math.inf, math.inf)
     fence = _fence(exact, observed, recorded, deviation)
-    mask = mask & (fence.deviation > 0) & np.isfinite(observed)
+    mask = _compared(mask, fence, observed)
     error, sigma = np.abs(observed - exact.value)[mask], fence.deviation[mask]
-    misfit = float(np.log1p(np.square(error / sigma)).sum())
+    misfit = float(_misfit(error, sigma).sum())
     worst = float((error / fence.allowed[mask]).max(initial=0.0))
     squares = float(np.square(error).sum()), float(np.square(exact.value[mask]).sum())
     return Score(float(np.log(sigma).sum()) + misfit, worst, misfit, squares)
@@ -240,7 +240,17 @@ def _score_tap(exact: Exact, observed: Array, recorded: str, mask: Array, deviat
 def _surprise(exact: Exact, observed: Array, recorded: str, mask: Array, deviation: Array | None) -> Array:
     if exact.value.shape != observed.shape:
         raise ValueError
-    sigma = _fence(exact, observed, recorded, deviation).deviation
-    mask = mask & (sigma > 0) & np.isfinite(observed)
-    error, own = np.where(mask, observed - exact.value, 0.0), np.where(mask, sigma, 1.0)
-    return np.where(mask, np.log(own) + np.log1p(np.square(error / own)), np.nan)
+    fence = _fence(exact, observed, recorded, deviation)
+    mask = _compared(mask, fence, observed)
+    error, sigma = np.where(mask, observed - exact.value, 0.0), np.where(mask, fence.deviation, 1.0)
+    return np.where(mask, np.log(sigma) + _misfit(error, sigma), np.nan)
+
+
+def _compared(mask: Array, fence: Fence, observed: Array) -> Array:
+    return mask & (fence.deviation > 0) & np.isfinite(observed)
+
+
+def _misfit(error: Array, sigma: Array) -> Array:
+    """Return −ln of Cauchy's density at errors, what no error takes away left out."""
+    misfit: Array = np.log1p(np.square(error / sigma))
+    return misfit

@@ -61,8 +61,8 @@ def choose_once(exhibits: Sequence[Exhibit], local: Local, num_elements: int) ->
     return list(found.values()), local
 
 
-def functions_at_fault(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> list[Ways]:
-    """Return ways with one function approximated, none if all of them at once leave something open.
+def functions_that_explain(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> list[Ways]:
+    """Return ways with one function approximated each, none if all of them at once leave something open.
 
     Where hidden rows make much of an error its size tells nothing, and one look at all spares one at each.
     """
@@ -102,7 +102,7 @@ def choose_way(
     # A truncating sum is a bias that no single element may show, and of what is only recorded nothing is known.
     told = list(first.told)
     if coarse:
-        tried: Sequence[Ways] = functions_at_fault(row, first.ways, told)
+        tried: Sequence[Ways] = functions_that_explain(row, first.ways, told)
     else:
         tried = (*of_caches(row, Ways(), told), *approximations(row, first.ways, told))
     used = [each for each in tried if is_used(row, each, told)]

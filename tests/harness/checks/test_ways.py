@@ -9,7 +9,7 @@ import pytest
 
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.moves import as_elsewhere, coarse, numbers_of_sums, permitted, with_ways
-from grok_conformance.harness.checks.ways import functions_at_fault
+from grok_conformance.harness.checks.ways import functions_that_explain
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.oracle import Plans, evaluate
@@ -199,5 +199,5 @@ def test_functions_are_thought_of_one_by_one_where_all_of_them_at_once_explain_w
     preset, case = golden_case(CASE)
     evidence = evidence_of(CASE, honest_taps(CASE, 31, evaluator=evaluator), ("logits",))
     told = [Exhibit(preset, case, evidence, exact_weights(preset.name, case.fprop_dtype))]
-    found = {name for ways in functions_at_fault(GROK_1.by_name["logits"], Ways(), told) for name in ways.plans}
+    found = {name for ways in functions_that_explain(GROK_1.by_name["logits"], Ways(), told) for name in ways.plans}
     assert names == found & {"moe.expert_hidden"}
