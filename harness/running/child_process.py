@@ -47,8 +47,11 @@ PASSED_ON = re.compile(
 )
 """The environment variables that a candidate is given: those by which engines are set up, and no token of a CI."""
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""What a candidate is given unless it is set: threads that spin would take the time of what runs beside it."""
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}
+"""What a candidate is given unless it is set: threads that spin would take the time of what runs beside it.
+
+OpenBLAS's wait for 2^26 cycles before they sleep, and for as few as 2^4 where it is told so.
+"""
 
 KEEPER = Path(__file__).with_name("keeper.py")
 """The program that runs a command and ends with it all that it started."""

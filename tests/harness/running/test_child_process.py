@@ -61,14 +61,17 @@ def test_a_child_gets_no_token_of_the_ci_and_what_sets_up_engines(
     assert not [name for name in names if name.startswith(("GITHUB", "AWS"))]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "chosen"), [("OMP_WAIT_POLICY", "PASSIVE", "ACTIVE"), ("OPENBLAS_THREAD_TIMEOUT", "4", "26")]
+)
 def test_threads_of_a_child_do_not_spin_unless_the_user_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, given: str, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shows = "import os; print(os.environ['OMP_WAIT_POLICY'])"
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert run(tmp_path, shows)[1].strip() == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert run(tmp_path, shows)[1].strip() == "ACTIVE"
+    shows = f"import os; print(os.environ['{name}'])"
+    monkeypatch.delenv(name, raising=False)
+    assert run(tmp_path, shows)[1].strip() == given
+    monkeypatch.setenv(name, chosen)
+    assert run(tmp_path, shows)[1].strip() == chosen
 
 
 @pytest.mark.parametrize(
