@@ -71,7 +71,7 @@ class Limits:
 
     `file_bytes` limits one file, `disk_bytes` all that lies in the folder of its answers.
     The memory of all processes of its session is added up. Where there is no `/proc` only the time is limited. Once
-    `stop` is set, by whoever no longer wants the answer, the child is ended.
+    `stop` is set, by whoever no longer wants the answer, the child is ended. What has more `niceness` is computed later.
     """
 
     silent_seconds: float = 120.0
@@ -79,6 +79,7 @@ class Limits:
     num_processes: int = 256
     file_bytes: int = 64 * 2**30
     disk_bytes: int = 64 * 2**30
+    niceness: int = 0
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
@@ -176,7 +177,8 @@ def _spawn(command: Sequence[str], mark: str, limits: Limits) -> subprocess.Pope
     name, _, value = mark.partition("=")
     given = WAITING | {key: text for key, text in os.environ.items() if PASSED_ON.fullmatch(key)}
     reading, writing = os.pipe()
-    keeper = (sys.executable, "-I", "-S", str(KEEPER), str(os.getpid()), str(writing), str(limits.file_bytes))
+    told = (os.getpid(), writing, limits.file_bytes, limits.niceness)
+    keeper = (sys.executable, "-I", "-S", str(KEEPER), *map(str, told))
     try:
         process = subprocess.Popen(  # noqa: S603 - running the user's candidate is the purpose
             (*keeper, *command),

@@ -1,7 +1,7 @@
 """Runs a command and ends with it all that it started, however far that went; and ends it with whoever asked for it.
 
-A program of its own, `keeper.py PARENT PIPE FILE_BYTES COMMAND…`; it imports nothing of the harness. On Linux orphans
-are handed to it, so that a process in a session of its own, without a word in its environment, is found all the same.
+A program of its own, `keeper.py PARENT PIPE FILE_BYTES NICENESS COMMAND…`; it imports nothing of the harness. On Linux
+orphans are handed to it, so that a process in a session of its own, without a word in its environment, is found too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+SESSION_NICENESS = Path("/proc/self/autogroup")
 STAT_PARENT = 1
 """Place in /proc/PID/stat, counted after the name of the program."""
 
@@ -25,8 +26,9 @@ MAX_ROUNDS = 200
 ROUND_SECONDS = 0.005
 
 
-def keep(parent: int, pipe: int, file_bytes: int, command: Sequence[str]) -> NoReturn:
+def keep(parent: int, pipe: int, file_bytes: int, niceness: int, command: Sequence[str]) -> NoReturn:
     """Run a command and end as it did; why it could not be started goes through the pipe."""
+    give_way(niceness)
     os.set_inheritable(pipe, False)  # noqa: FBT003 - what it takes
     tell_the_kernel(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda *_: end())
@@ -43,6 +45,17 @@ def keep(parent: int, pipe: int, file_bytes: int, command: Sequence[str]) -> NoR
         pass
     end_descendants()
     repeat(waited[1])
+
+
+def give_way(niceness: int) -> None:
+    """Have this process, and what it starts, computed after what is less nice.
+
+    Where Linux has the file, it compares processes of one session only, and whole sessions by what their files say.
+    """
+    os.nice(niceness)
+    if niceness and SESSION_NICENESS.exists():
+        with contextlib.suppress(OSError):  # whoever is not root may write once in 0.1 s
+            SESSION_NICENESS.write_text(str(niceness))
 
 
 def tell_the_kernel(option: int, value: int) -> None:
@@ -114,4 +127,4 @@ def repeat(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    keep(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    keep(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])

@@ -22,6 +22,7 @@ from grok_conformance.harness.running.child_process import (
     Limits,
     run_child,
 )
+from grok_conformance.harness.running.keeper import SESSION_NICENESS
 
 WAIT = "import time; time.sleep(600)"
 
@@ -37,9 +38,10 @@ with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
 """
 
 
-def run(tmp_path: Path, code: str) -> tuple[Exit, str]:
+def run(tmp_path: Path, code: str, niceness: int = 0) -> tuple[Exit, str]:
+    limits = Limits(silent_seconds=30, niceness=niceness)
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        end = run_child([sys.executable, "-c", code], (out, err), Limits(silent_seconds=30), lambda: False)
+        end = run_child([sys.executable, "-c", code], (out, err), limits, lambda: False)
     return end, (tmp_path / "out").read_text()
 
 
@@ -72,6 +74,14 @@ def test_threads_of_a_child_do_not_spin_unless_the_user_says_so(
     assert run(tmp_path, shows)[1].strip() == given
     monkeypatch.setenv(name, chosen)
     assert run(tmp_path, shows)[1].strip() == chosen
+
+
+def test_a_child_gives_way_within_its_session_and_with_it(tmp_path: Path) -> None:
+    shows = "import os; print(os.nice(0))"
+    own, given = (int(run(tmp_path, shows, niceness)[1]) for niceness in (0, 7))
+    assert given == own + 7
+    if SESSION_NICENESS.exists():
+        assert run(tmp_path, f"print(open('{SESSION_NICENESS}').read())", 7)[1].split()[-1] == "7"
 
 
 @pytest.mark.parametrize(
