@@ -71,7 +71,7 @@ class Limits:
 
     `file_bytes` limits one file, `disk_bytes` all that lies in the folder of its answers.
     The memory of all processes of its session is added up. Where there is no `/proc` only the time is limited. Once
-    `stop` is set, by whoever no longer wants the answer, the child is ended. What has more `niceness` is computed later.
+    `stop` is set, by whoever no longer wants the answer, the child is ended. A child of more `niceness` gives way.
     """
 
     silent_seconds: float = 120.0

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from grok_conformance.harness.formats.files import FileError
@@ -24,9 +24,6 @@ from grok_conformance.harness.running.runner import run_jobs
 
 NUM_CHILDREN = 2
 """Child processes that run at the same time; engines use several threads each."""
-
-COMPILING_NICENESS = 10
-"""How much a candidate that compiles for every shape gives way: to others that run beside it, and to their judges."""
 
 Answers = Mapping[str, Answer]
 """The answers to the cases of one group, by case id."""
@@ -53,7 +50,6 @@ def ask_at_once(
     With them come the seconds from the first part's beginning to the last one's end. A candidate that is started anew
     for every job is asked in one part.
     """
-    limits = replace(limits, niceness=COMPILING_NICENESS) if candidate.compiles else limits
     parts = halves(question.groups) if candidate.serves_many else [tuple(range(len(question.groups)))]
     jobs, outs = question.jobs, question.outs
     asked = [

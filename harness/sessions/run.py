@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,9 @@ from grok_conformance.harness.sessions.asking import (
 )
 from grok_conformance.harness.sessions.dumping import CaseEvidence, evidence_of
 from grok_conformance.harness.sessions.judges import judge_side_by_side, judges
+
+NICENESS_STEP, MAX_NICENESS = 5, 15
+"""How much each candidate gives way to the one before it, of the 19 that there are."""
 
 Progress = Callable[[str, str], None]
 """Called with a candidate's name and the id of every case it has answered."""
@@ -97,8 +100,8 @@ def run_candidates(
 
     with ThreadPoolExecutor(NUM_CHILDREN) as pool, setting(limits.stop), judges(dtypes) as at_work:
         asked = [
-            (each, ask_at_once(pool, each, question(each, folders[each.name]), limits, partial(on_progress, each.name)))
-            for each in candidates
+            (each, ask_at_once(pool, each, question(each, folders[each.name]), given, partial(on_progress, each.name)))
+            for each, given in zip(candidates, one_after_another(limits), strict=False)
         ]
         for candidate, answered in asked:
             seconds, answers = answered()
@@ -115,6 +118,12 @@ def run_candidates(
             verdict = summarise(candidate.name, own, answers, judged, seconds, weights, known)
             evidence = evidence_of(own, answers, judged)
             yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence, submission.num_elements)
+
+
+def one_after_another(limits: Limits) -> Iterator[Limits]:
+    """Yield the limits of one candidate after another: each gives way to those before it and to their judges."""
+    for place in itertools.count():
+        yield replace(limits, niceness=min(place * NICENESS_STEP, MAX_NICENESS))
 
 
 def judge_folder(
