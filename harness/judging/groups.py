@@ -227,14 +227,31 @@ def sweep_groups(seed: int, pattern: str = f"{SWEEP}*", dtype: str = "*") -> tup
     return tuple(found)
 
 
+MAX_SHAPES = 8
+"""How many shapes of tokens [b, t] of a sweep a compiler is asked at once: one sweep has 35, each a program."""
+
+
 def with_one_sweep(groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Return groups with one of the sweeps that came by themselves, by turns that the seed decides."""
+    """Return groups with one of the sweeps that came by themselves, or a share of it, by turns that the seed decides."""
     sweeps_drawn = [group for group in groups if group.by_turns]
     drawn = drawn_as(sweeps_drawn[0].cases[0].id) if sweeps_drawn else None
     if drawn is None:
         return tuple(groups)
     turn = sweeps_drawn[drawn[1] % len(sweeps_drawn)]
-    return tuple(group for group in groups if group is turn or not group.by_turns)
+    asked = replace(turn, cases=of_few_shapes(turn.cases, drawn[1]))
+    return tuple(asked if group is turn else group for group in groups if group is turn or not group.by_turns)
+
+
+def of_few_shapes(cases: Sequence[Case], seed: int) -> tuple[Case, ...]:
+    """Return cases, in their order, that a seed chooses until their calls would have more than `MAX_SHAPES` shapes."""
+    chosen: list[int] = []
+    shapes: set[tuple[int, ...]] = set()
+    for place in random_of(cases[0].id, seed).permutation(len(cases)):
+        more = shapes | {call.tokens.shape for call in cases[place].calls}
+        if not chosen or len(more) <= MAX_SHAPES:
+            chosen.append(place)
+            shapes = more
+    return tuple(cases[place] for place in sorted(chosen))
 
 
 def name_of(case: Case) -> str:

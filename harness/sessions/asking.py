@@ -96,7 +96,7 @@ def timed(
 
 
 def groups_for(candidate: Candidate, groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Return the groups that a candidate is asked: one that compiles anew for every shape has one sweep each time."""
+    """Return the groups that a candidate is asked: one that compiles anew for every shape has a share of one sweep."""
     return with_one_sweep(groups) if candidate.compiles else tuple(groups)
 
 

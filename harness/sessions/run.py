@@ -88,13 +88,15 @@ def run_candidates(
     Every candidate is handed a copy of the jobs: what it makes of them, and of the machine, is nobody else's. One that
     fails in some runs of a case and not in others is run once more from the start, which tells history from randomness.
     """
-    jobs = dict(zip(map(id, groups), write_jobs(groups, suite, folder / "jobs"), strict=True))
+    shares = {each.compiles: groups_for(each, groups) for each in candidates}
+    every = list({id(group): group for share in shares.values() for group in share}.values())
+    jobs = dict(zip(map(id, every), write_jobs(every, suite, folder / "jobs"), strict=True))
     honest_runs: HonestRuns = {}
     folders = answer_folders(folder / "answers", [candidate.name for candidate in candidates])
     dtypes = tuple(dict.fromkeys(group.fprop_dtype for group in groups))
 
     def question(candidate: Candidate, answers: Path) -> Question:
-        own = groups_for(candidate, groups)
+        own = shares[candidate.compiles]
         paths = tuple(jobs[id(group)] for group in own)
         return Question(own, paths, tuple(answers / path.name for path in paths))
 
@@ -105,7 +107,7 @@ def run_candidates(
         ]
         for candidate, answered in asked:
             seconds, answers = answered()
-            own = groups_for(candidate, groups)
+            own = shares[candidate.compiles]
             known = waivers_of(waivers, candidate.name)
             submission = Submission(own, tuple(answers), run_size(own), narrow, known)
             judged = judge_side_by_side(submission, at_work, honest_runs)

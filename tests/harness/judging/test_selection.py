@@ -8,7 +8,7 @@ import pytest
 from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.golden.reading import case_ids
-from grok_conformance.harness.judging.groups import Group, with_one_sweep
+from grok_conformance.harness.judging.groups import MAX_SHAPES, Group, of_few_shapes, with_one_sweep
 from grok_conformance.harness.judging.selection import (
     asked_groups,
     asked_rungs,
@@ -122,6 +122,20 @@ def test_all_but_one_sweep_can_be_left_out_by_turns_that_hang_on_the_seed() -> N
     assert [len(names) for names in kept] == [1, 1]
     assert kept[0] != kept[1]
     assert {case.id for group in found[0] for case in group.cases} >= set(case_ids(golden()))
+
+
+def test_of_a_sweep_of_many_shapes_some_requests_are_asked_by_turns() -> None:
+    (long,) = asked_groups(golden(), "sweep_long/*.float32", seed=3)
+    few = [of_few_shapes(long.cases, seed) for seed in range(2)]
+    shapes = [{call.tokens.shape for case in cases for call in case.calls} for cases in few]
+    assert all(1 < len(each) <= MAX_SHAPES for each in shapes)
+    assert shapes[0] != shapes[1]
+    assert all([case for case in long.cases if case.id in {each.id for each in cases}] == list(cases) for cases in few)
+
+
+def test_a_sweep_of_few_shapes_is_asked_whole() -> None:
+    (prefixes,) = asked_groups(golden(), "sweep_prefixes/*.float32", seed=3)
+    assert of_few_shapes(prefixes.cases, 3) == prefixes.cases
 
 
 def test_sweeps_that_are_asked_by_name_are_all_kept() -> None:
