@@ -232,7 +232,7 @@ MAX_SHAPES = 8
 
 
 def with_one_sweep(groups: Sequence[Group]) -> tuple[Group, ...]:
-    """Return groups with one of the sweeps that came by themselves, or a share of it, by turns that the seed decides."""
+    """Return groups with one of the sweeps that came by themselves, or some of it, by turns that the seed decides."""
     sweeps_drawn = [group for group in groups if group.by_turns]
     drawn = drawn_as(sweeps_drawn[0].cases[0].id) if sweeps_drawn else None
     if drawn is None:
