@@ -2,12 +2,12 @@
 
 Weights are dequantised once, at load. The functions are those of `torch_eager`; the compiler is told to round wherever
 eager execution does. The experts stay eager: their shapes depend on the data, and they are products that a library
-does best. One token is another matter: an expert is then bound by reading its weights, and reads int8 as stored.
+does best. One token is another matter: all is then bound by reading weights, which are read as int8, and a whole layer
+is one program.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -40,54 +40,59 @@ __all__ = ["INFO", "load"]
 
 INFO = CandidateInfo(name="torch_compiled", version=str(torch.__version__))
 
-OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"emulate_precision_casts": True}
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
+    "emulate_precision_casts": True,
+    "realize_reads_threshold": 0,
+}
 """Values that are fused keep every cast to bf16."""
 
 MAX_PROGRAMS = 256
 """Programs that one function may be compiled into: beyond its limit torch would silently run eagerly."""
 
-STORED = (".weight", ".scales")
-"""What the names of int8 values and of their scales end with: those of experts are kept beside what they make."""
+ONE_TOKEN = (1, 1)
+"""The axes b and t of what is bound by reading weights."""
 
-dequantized_expert = eager.expert
+COLUMNS = (".columns", ".column_scales")
+"""What the names of int8 values, a column after the other, and of their scales end with: one token reads these."""
 
-
-def expert(params: Params, path: str, index: int, x: Tensor) -> eager.ExpertValues:
-    """Run one expert on its tokens x [n, d], one token with the int8 weights (SPEC §4.6)."""
-    names = [f"{path}/{name}/w{kind}" for name in ("linear", "linear_v", "linear_1") for kind in STORED]
-    wide = params.get(f"{path}/linear/w")
-    if len(x) > 1 or wide is None or not params.keys() >= set(names):
-        return dequantized_expert(params, path, index, x)
-    dtype = torch.promote_types(x.dtype, wide.dtype)
-    values = token_program()(x[0].float(), dtype, *(params[name][index] for name in names))
-    return eager.ExpertValues(*(value[None] for value in values))
+project_dequantized = eager.project
+run_dequantized_experts = torch.compiler.disable(eager.run_experts)  # type: ignore[no-untyped-call]
 
 
-def expert_of_token(x: Tensor, dtype: torch.dtype, *stored: Tensor) -> tuple[Tensor, ...]:
-    """Return activation and up [f] in a dtype, hidden [f] and output [d] of x [d], by int8 and scales of 3 matrices."""
-    linear, linear_v, linear_1 = stored[:2], stored[2:4], stored[4:]
-    activation, up = (product_with_int8(x, *matrix).to(dtype) for matrix in (linear, linear_v))
-    hidden = operations.gated_hidden(activation.float(), up.float())
-    return activation, up, hidden, product_with_int8(hidden, *linear_1)
+def project(params: Params, name: str, x: Tensor) -> Tensor:
+    """Multiply x [b, t, k] by a stored matrix [k, n] in the dtype of x, one token by int8 (SPEC §3, §4.4)."""
+    if x.shape[:2] != ONE_TOKEN or f"{name}.columns" not in params:
+        return project_dequantized(params, name, x)
+    return product_with_int8(x.float(), *(params[f"{name}{kind}"] for kind in COLUMNS)).to(x.dtype)
+
+
+def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts: int) -> eager.ExpertValues:
+    """Run each token of x [b, t, d] through its experts index [b, t, c]; the values are [b, t, c, ..] (SPEC §4.6)."""
+    names = [f"{path}/{name}/w" for name in ("linear", "linear_v", "linear_1")]
+    if x.shape[:2] != ONE_TOKEN or not params.keys() >= {f"{name}.columns" for name in names}:
+        values: eager.ExpertValues = run_dequantized_experts(params, path, x, index, num_experts)
+        return values
+    chosen = index[0, 0]  # [c]
+    linear, linear_v, linear_1 = ([params[f"{name}{kind}"][chosen] for kind in COLUMNS] for name in names)
+    dtype = torch.promote_types(x.dtype, params[names[0]].dtype)
+    token = x[0].float()  # [1, d]
+    activation, up = (product_with_int8(token, *stored).to(dtype) for stored in (linear, linear_v))  # [c, f]
+    hidden = operations.gated_hidden(activation.float(), up.float())  # [c, f]
+    output = product_with_int8(hidden, *linear_1)  # [c, d]
+    return eager.ExpertValues(*(value[None, None] for value in (activation, up, hidden, output)))
 
 
 def product_with_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    """Multiply float32 x [k] by int8 [n, k]: sums of each group of rows, times its scales [G, n], added (SPEC §3)."""
-    groups = torch.unflatten(weight, 1, (len(scales), -1)).float()  # [n, G, k / G]
-    parts = torch.unflatten(x, 0, (len(scales), -1))  # [G, k / G]
-    return ((groups * parts).sum(2) * scales.T).sum(1)
-
-
-@functools.cache
-def token_program() -> Callable[..., tuple[Tensor, ...]]:
-    """Return the program of an expert with one token."""
-    program: Callable[..., tuple[Tensor, ...]] = torch.compile(expert_of_token, options=OPTIONS)
-    return program
+    """Multiply float32 x [.., k] by int8 [.., n, k]: sums of each group, times its scales [.., G, n] (SPEC §3)."""
+    x = x.as_strided(x.shape, x.stride())  # a fence: what makes x is not to be computed again for every n
+    groups = torch.unflatten(weight, -1, (scales.shape[-2], -1)).float()  # [.., n, G, k / G]
+    parts = torch.unflatten(x, -1, (scales.shape[-2], -1))  # [.., G, k / G]
+    return ((groups * parts.unsqueeze(-3)).sum(-1) * scales.mT).sum(-1)
 
 
 # Not in the eager port itself, which would import the whole compiler with it.
-eager.run_experts = torch.compiler.disable(eager.run_experts)  # type: ignore[no-untyped-call]
-eager.expert = expert
+eager.project = project
+eager.run_experts = run_experts
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
@@ -106,13 +111,14 @@ def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
 def dequantized(params: Params) -> Params:
     """Return the parameters with int8 matrices multiplied out, each in the dtype in which its product is taken.
 
-    Those of experts stay as well, a column after the other, as one token reads them.
+    The int8 values stay as well, a column after the other, as one token reads them.
     """
     names = {name.removesuffix(".weight").removesuffix(".scales") for name in params}
     made = {name: matrix(params, name) for name in sorted(names)}
     wide = {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()}
-    stored = {name: w for name, w in params.items() if "/moe/" in name and name.endswith(STORED)}
-    return wide | {name: w.float() if name.endswith(".scales") else w.mT.contiguous() for name, w in stored.items()}
+    int8 = [name.removesuffix(".weight") for name in params if name.endswith(".weight")]
+    columns = {f"{name}.columns": params[f"{name}.weight"].mT.contiguous() for name in int8}
+    return wide | columns | {f"{name}.column_scales": params[f"{name}.scales"].float() for name in int8}
 
 
 def run_layer(
@@ -145,7 +151,7 @@ class CompiledModel(eager.TorchModel):
 
     def loaded_weights(self) -> dict[str, Array]:
         """Return the parameters as they are multiplied, by stored name, int8 for single tokens left out (SPEC §2)."""
-        return {name: to_numpy(parameter) for name, parameter in self.params.items() if not name.endswith(STORED)}
+        return {name: to_numpy(parameter) for name, parameter in self.params.items() if not name.endswith(COLUMNS)}
 
     def _run(self, tokens: Array, lengths: Array, memory: eager.Memory, taps: Collection[str]) -> dict[str, Array]:
         config, ids = self.config, to_torch(tokens).to(torch.int64)

@@ -47,14 +47,18 @@ class ExpertValues(NamedTuple):
     output: Tensor
 
 
+def project(params: Params, name: str, x: Tensor) -> Tensor:
+    """Multiply x [b, t, k] by a stored matrix [k, n] in the dtype of x (SPEC §3, §4.4)."""
+    return operations.linear(x, matrix(params, name))
+
+
 def attention(
     config: TransformerConfig, params: Params, path: str, x: Tensor, mask_in: Tensor, memory: KVMemory, tap: Tap
 ) -> tuple[Tensor, KVMemory]:
     """Return multi-head attention of the normalised stream x [b, t, d], and the updated cache (SPEC §4.4)."""
 
     def heads(name: str, num_heads: int) -> Tensor:
-        projected = operations.linear(x, matrix(params, f"{path}/{name}/w"))
-        return tap(f"attention.{name}", operations.split_heads(projected, num_heads))
+        return tap(f"attention.{name}", operations.split_heads(project(params, f"{path}/{name}/w", x), num_heads))
 
     query = heads("query", config.num_q_heads)  # [b, t, q, h]
     key = heads("key", config.num_kv_heads)  # [b, t, g, h]
@@ -72,7 +76,7 @@ def attention(
     masked = operations.mask_logits(logits, visible, attended)
     weights = tap("attention.weights", operations.attention_weights(masked, x.dtype))  # [b, g, r, t, s]
     averaged = tap("attention.heads", operations.attention_heads(weights, values))  # [b, t, q, h]
-    output = tap("attention.output", operations.linear(averaged.flatten(2), matrix(params, f"{path}/linear/w")))
+    output = tap("attention.output", project(params, f"{path}/linear/w", averaged.flatten(2)))
     return output, replace(memory, k=keys, v=values)
 
 
