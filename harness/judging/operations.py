@@ -25,6 +25,7 @@ from grok_conformance.harness.faults import ALL_FAULTS
 from grok_conformance.harness.graph.oracle import Evaluator, evaluate
 from grok_conformance.harness.graph.row import Operation
 from grok_conformance.harness.judging.marks import marked
+from grok_conformance.harness.judging.quirks import quirks_among
 from grok_conformance.harness.measure.comparison import Comparison, Kind
 
 
@@ -56,8 +57,8 @@ def judge_operations(
     cases, or none if none makes every case pass. `num_elements` is the size of the whole run, which sets λ; `only`
     restricts the judge to some rows of the graph, `local` are the checks if they have been made.
 
-    Cases of published quirks are told by themselves, in the ways that the others show; where they fail slightly, in
-    ways that explain all.
+    Cases of published quirks are told by themselves, in the ways that the others show; where they fail slightly, or
+    in nothing that a quirk touches, in ways that explain all.
     """
     core = [one for one in exhibits if not one.quirk] or list(exhibits)
     quirks = [one for one in exhibits if one.quirk] if len(core) < len(exhibits) else []
@@ -66,10 +67,10 @@ def judge_operations(
     if not found.failing and only is None:
         found = by_marks(by_logits_alone(found, num_elements))
     apart, told = in_known_ways(found, quirks, num_elements, only)
-    slight = [one for one in apart if only is None and fails_slightly(told[one.case.id])]
-    if slight and not found.failing:
-        some = {one.case.id: told[one.case.id] for one in slight}
-        ways, local = choose_ways([*found.exhibits, *slight], {**found.local, **some}, num_elements)
+    looked_into = [one for one in apart if only is None and fails_beside_quirk(one, told[one.case.id])]
+    if looked_into and not found.failing:
+        some = {one.case.id: told[one.case.id] for one in looked_into}
+        ways, local = choose_ways([*found.exhibits, *looked_into], {**found.local, **some}, num_elements)
         core_ways = [one for one in ways if one.case.id in found.local]
         found = replace(found, exhibits=tuple(core_ways), local={case: local[case] for case in found.local})
         apart, told = in_known_ways(found, quirks, num_elements, only)
@@ -85,10 +86,14 @@ def in_known_ways(
     return apart, {one.case.id: check_case(one, num_elements=num_elements, only=only) for one in apart}
 
 
-def fails_slightly(checked: Sequence[Comparison]) -> bool:
-    """Return whether something fails in a case, and nothing by more than a way that hardly showed elsewhere may."""
+def fails_beside_quirk(exhibit: Exhibit, checked: Sequence[Comparison]) -> bool:
+    """Return whether a case fails in nothing that its quirk touches, or slightly: as a way that hardly showed before.
+
+    A port may compute in another way for a batch or a length that no other case has.
+    """
     failing = [one for one in checked if not one.passed]
-    return bool(failing) and all(not one.problem and one.ratio <= SLIGHT for one in failing)
+    slightly = all(not one.problem and one.ratio <= SLIGHT for one in failing)
+    return bool(failing) and (slightly or not quirks_among(exhibit, failing))
 
 
 def check_operations(

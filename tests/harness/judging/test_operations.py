@@ -20,7 +20,7 @@ from grok_conformance.harness.diagnosis.probe_design import emulated, in_form
 from grok_conformance.harness.diagnosis.transformations import KEEP_OPERANDS
 from grok_conformance.harness.faults import FAULTS, mutant
 from grok_conformance.harness.graph.oracle import ExactWeights, Plans, evaluate
-from grok_conformance.harness.graph.rounding import RoundingPlan
+from grok_conformance.harness.graph.rounding import Calls, RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.judging import operations
 from grok_conformance.harness.judging.operations import JudgedOperations, judge_operations, much_nearer, resembling
@@ -223,6 +223,21 @@ def test_a_way_that_shows_slightly_in_a_quirk_alone_is_looked_for(monkeypatch: p
     found = judge_operations([*honest, one], NUM_ELEMENTS)
     assert asked == [{*CASES, quirk}]
     assert all(each.ways == Ways(plans) for each in found.exhibits)
+    assert all(c.passed for each in found.local.values() for c in each)
+
+
+def test_a_way_of_calls_that_a_quirk_alone_has_is_looked_for() -> None:
+    """Its error is far beyond the fences, in operations that the quirk does not touch."""
+    core, quirk = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/pads_in_cache.bfloat16"
+    plans: Plans = {"attention.query": RoundingPlan({"weights": "kept"}, Calls("t", 1))}
+    made = []
+    for case_id in (core, quirk):
+        preset, case = golden_case(case_id)
+        evidence = evidence_of(case_id, honest_taps(case_id, 1, plans=plans))
+        made.append(Exhibit(preset, case, evidence, exact_weights(preset.name, "bfloat16")))
+    assert [one.quirk for one in made] == [False, True]
+    found = judge_operations(made, NUM_ELEMENTS)
+    assert [one.ways.plans for one in found.exhibits] == [plans, plans]
     assert all(c.passed for each in found.local.values() for c in each)
 
 
