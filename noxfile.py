@@ -102,9 +102,9 @@ def c_port(session: nox.Session) -> None:
 
 @nox.session
 def new_user(session: nox.Session) -> None:
-    """Take the time from nothing to the first verdict on a port of one's own, and of its author's loop from then on."""
+    """Take the time from nothing to the first verdict on a port of one's own, of its author's loop, and of the main job."""
     session.install(*TESTED, "--editable", ".[torch]", *_group("tests"))
-    files = ("tests/new_user/first_verdict.py", "tests/new_user/author_loop.py")
+    files = [f"tests/new_user/{name}.py" for name in ("first_verdict", "main_job", "author_loop")]
     session.run("python", "-m", "pytest", *(session.posargs or files), env=compiled_once(session))
 
 

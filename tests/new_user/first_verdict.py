@@ -6,21 +6,13 @@ step tells its seconds. What is not committed yet is not in the clone.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import time
-import venv
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from grok_conformance.harness.contract import GOLDEN_DIR
+from tests.new_user.stopwatch import ROOT, Stopwatch, readme_command
 
-ROOT = GOLDEN_DIR.parent
-README = (ROOT / "README.md").read_text()
 FIVE_MINUTES = 300
 
 BROKEN_TORCH_PORT = """
@@ -40,54 +32,10 @@ def load(config, weights):
 """
 
 
-class Stopwatch:
-    """Runs commands in a folder with an environment of its own, and tells how long each took."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys = folder, capsys
-        self.seconds = 0.0
-        builder = folder.parent / "environment"
-        began = time.monotonic()
-        venv.EnvBuilder(with_pip=True).create(builder)
-        self.path = os.pathsep.join((str(builder / "bin"), os.environ["PATH"]))
-        self.tell("python -m venv", began)
-
-    def run(self, command: Sequence[str], status: int = 0) -> str:
-        """Run a command, expect an exit status, and return what it printed."""
-        hidden = ("PYTHON", "VIRTUAL_ENV", "PYTEST", "COV_", "NOX")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-        began = time.monotonic()
-        ran = subprocess.run(  # noqa: S603 - the commands of the README
-            command,
-            cwd=self.folder,
-            env={**environment, "PATH": self.path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        self.tell(" ".join(command), began)
-        assert ran.returncode == status, ran.stdout
-        return ran.stdout
-
-    def tell(self, what: str, began: float) -> None:
-        """Print the seconds that a step took."""
-        seconds = time.monotonic() - began
-        self.seconds += seconds
-        with self.capsys.disabled():
-            sys.stdout.write(f"\n{seconds:7.1f} s  {what}")
-
-    def tell_total(self) -> None:
-        """Print the seconds of all steps; five minutes is what a new user is promised."""
-        with self.capsys.disabled():
-            sys.stdout.write(f"\n{self.seconds:7.1f} s  in all\n")
-        assert self.seconds < FIVE_MINUTES
-
-
-def readme_command(beginning: str) -> list[str]:
-    """Return the words of the README's command that begins so, without a comment."""
-    (line, *_) = re.findall(rf"^(?:.*&& )?({re.escape(beginning)}[^#&\n]*)", README, re.MULTILINE)
-    return str(line).split()
+def tell_total(stopwatch: Stopwatch) -> None:
+    """Print the seconds of all steps; five minutes is what a new user is promised."""
+    stopwatch.tell("in all\n", stopwatch.seconds)
+    assert stopwatch.seconds < FIVE_MINUTES
 
 
 def test_a_fresh_clone_finds_the_fault_in_a_port_of_one_s_own(
@@ -99,10 +47,10 @@ def test_a_fresh_clone_finds_the_fault_in_a_port_of_one_s_own(
     (stopwatch.folder / "my_port.py").write_text(BROKEN_TORCH_PORT)
     stopwatch.run(readme_command("python -m pip install nox"))
     command = readme_command("nox -s conformance -- --candidate path/to/my_port.py")
-    words = stopwatch.run([word.replace("path/to/", "") for word in command], status=1)
+    words = stopwatch.run([word.replace("path/to/", "") for word in command], status=1).words
     assert re.search(r"my_port\.py: moe\.expert_hidden: fail", words), words
     assert "gelu_erf" in words, words
-    stopwatch.tell_total()
+    tell_total(stopwatch)
 
 
 def test_an_empty_repository_judges_its_port_by_the_wheel_alone(
@@ -116,23 +64,24 @@ def test_an_empty_repository_judges_its_port_by_the_wheel_alone(
     (wheel,) = tmp_path.glob("*.whl")
     stopwatch.run(["python", "-m", "pip", "install", "--quiet", str(wheel), "pytest"])
     packages = "import sysconfig, os; print(*os.listdir(sysconfig.get_path('purelib')))"
-    owned = [name for name in stopwatch.run(["python", "-c", packages]).split() if name.startswith("grok")]
+    owned = [name for name in stopwatch.run(["python", "-c", packages]).words.split() if name.startswith("grok")]
     assert sorted(owned) == ["grok_conformance", wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"]
-    assert not {"harness", "reference", "candidates", "golden"} & set(stopwatch.run(["python", "-c", packages]).split())
+    assert not {"harness", "reference", "candidates", "golden"} & set(
+        stopwatch.run(["python", "-c", packages]).words.split()
+    )
     (repository / "harness").mkdir()  # the port has one of its own
     (repository / "harness" / "__init__.py").write_text("raise SystemExit('the harness of the port')\n")
     (repository / "test_port.py").write_text("def test_of_the_port():\n    pass\n")
-    assert "1 passed" in stopwatch.run(["python", "-m", "pytest"])
-    assert stopwatch.run(["grok-conformance", "--version"]) == stopwatch.run(
-        ["python", "-m", "grok_conformance", "--version"]
-    )
+    assert "1 passed" in stopwatch.run(["python", "-m", "pytest"]).words
+    commands = (["grok-conformance"], ["python", "-m", "grok_conformance"])
+    assert len({stopwatch.run([*command, "--version"]).words for command in commands}) == 1
     (repository / "my_port.py").write_text(PORT.replace("WRONG", "False"))
     (repository / "my_wrong_port.py").write_text(PORT.replace("WRONG", "True"))
-    words = stopwatch.run(["pytest", "--conformance-candidate", "my_port"])
+    words = stopwatch.run(["pytest", "--conformance-candidate", "my_port"]).words
     assert re.search(r"= \d+ passed in", words), words
-    words = stopwatch.run(["pytest", "--conformance-candidate", "my_wrong_port"], status=1)
+    words = stopwatch.run(["pytest", "--conformance-candidate", "my_wrong_port"], status=1).words
     failed = set(re.findall(r"^FAILED conformance/my_wrong_port::(\w+\.\w+\[\w+\])", words, re.MULTILINE))
     assert failed == {"moe.norm[float32]", "moe.norm[bfloat16]"}, words
-    words = stopwatch.run(["python", "-m", "pip", "list"])
+    words = stopwatch.run(["python", "-m", "pip", "list"]).words
     assert not re.search(r"^(jax|torch|dm-haiku) ", words, re.MULTILINE), words
-    stopwatch.tell_total()
+    tell_total(stopwatch)
