@@ -102,7 +102,7 @@ def c_port(session: nox.Session) -> None:
 
 @nox.session
 def new_user(session: nox.Session) -> None:
-    """Take the time from nothing to the first verdict on a port of one's own, of its author's loop, and of the main job."""
+    """Take the time from nothing to a verdict on a port of one's own, of its author's loop, and of the main job."""
     session.install(*TESTED, "--editable", ".[torch]", *_group("tests"))
     files = [f"tests/new_user/{name}.py" for name in ("first_verdict", "main_job", "author_loop")]
     session.run("python", "-m", "pytest", *(session.posargs or files), env=compiled_once(session))
