@@ -36,8 +36,8 @@ from grok_conformance.harness.sessions.asking import (
 from grok_conformance.harness.sessions.dumping import CaseEvidence, evidence_of
 from grok_conformance.harness.sessions.judges import judge_side_by_side, judges
 
-NICENESS_STEP, MAX_NICENESS = 5, 15
-"""How much each candidate gives way to the one before it, of the 19 that there are."""
+NICENESS_STEP, MAX_NICENESS = 10, 19
+"""How much each candidate gives way to the one before it, and at most."""
 
 Progress = Callable[[str, str], None]
 """Called with a candidate's name and the id of every case it has answered."""

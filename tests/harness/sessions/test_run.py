@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,13 @@ from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.asking import answer_folders, groups_for
-from grok_conformance.harness.sessions.run import job_names, judge_folder, run_candidates, write_jobs
+from grok_conformance.harness.sessions.run import (
+    job_names,
+    judge_folder,
+    one_after_another,
+    run_candidates,
+    write_jobs,
+)
 from tests.harness.honest_port import golden, group_of, honest_taps
 
 PREFILL, DECODE = "unequal/prefill/padded_batch.bfloat16", "unequal/decode/unequal_lengths.bfloat16"
@@ -47,6 +55,20 @@ def test_a_candidate_that_compiles_is_asked_one_sweep_of_those_that_others_are()
     assert [group.preset.name for group in eager] == names
     assert [name for name in kept if not name.startswith("sweep_")] == [n for n in names if not n.startswith("sweep_")]
     assert len([name for name in kept if name.startswith("sweep_")]) == 1
+
+
+def test_each_candidate_gives_way_to_those_before_it_as_far_as_it_can() -> None:
+    given = itertools.islice(one_after_another(Limits(silent_seconds=7)), 4)
+    assert [(limits.silent_seconds, limits.niceness) for limits in given] == [(7, 0), (7, 10), (7, 19), (7, 19)]
+
+
+def test_candidates_that_are_asked_different_shares_have_jobs_of_their_own(tmp_path: Path) -> None:
+    groups = [replace(group, by_turns=True) for group in asked_groups(golden(), "sweep_long/*.float32", seed=3)]
+    candidate = find_candidate("numpy_float64")
+    candidates = [candidate, replace(candidate, name="compiling", compiles=True)]
+    whole, share = run_candidates(candidates, groups, "1.0.0", tmp_path / "run", Limits())
+    assert len(whole.verdict.cases) == len(groups[0].cases) > len(share.verdict.cases)
+    assert all(case.status == "pass" for each in (whole, share) for case in each.verdict.cases)
 
 
 SPOILER = """
