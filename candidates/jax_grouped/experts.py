@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from grok_conformance.candidates.jax_grouped.layers import multiply
+from grok_conformance.candidates.jax_grouped.layers import multiply, multiply_row
 from grok_conformance.candidates.jax_grouped.parameters import Matrix, Params
 
 SMALLEST_BATCH = 16
@@ -97,7 +97,7 @@ def run_experts(x: jax.Array, index: jax.Array, experts: Experts, names: Collect
     def run_batch(size: int, expert: jax.Array) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
         def run(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
             batch = jax.lax.dynamic_slice_in_dim(rows, first_row[expert], size)
-            made = run_expert(batch, expert, experts, names)
+            made = (run_expert if size > 1 else run_expert_on_row)(batch, expert, experts, names)
             return {
                 name: jax.lax.dynamic_update_slice_in_dim(value, made[name], first_row[expert], 0)
                 for name, value in values.items()
@@ -149,7 +149,7 @@ def run_expert(x: jax.Array, expert: jax.Array, experts: Experts, names: Collect
             multiply(x, take_columns(matrix, expert, start, size)).astype(dtype)
             for matrix in (experts.linear, experts.linear_v)
         )  # [n, tile]
-        hidden = jax.nn.gelu(activation.astype(jnp.float32), approximate=True) * up.astype(jnp.float32)
+        hidden = gated(activation, up)
         made = {"expert_activation": activation, "expert_up": up, "expert_hidden": hidden}
         output = multiply(hidden, take_rows(experts.linear_1, expert, start, size))  # [n, d]
         shown = {
@@ -162,6 +162,25 @@ def run_expert(x: jax.Array, expert: jax.Array, experts: Experts, names: Collect
     wanted = {name: value for name, value in empty.items() if name in names}
     values: dict[str, jax.Array] = jax.lax.fori_loop(0, num_hidden // size, run_tile, wanted)
     return values
+
+
+def run_expert_on_row(
+    x: jax.Array, expert: jax.Array, experts: Experts, names: Collection[str]
+) -> dict[str, jax.Array]:
+    """Return one expert's named values for one row x [1, d], of whole matrices."""
+    dtype = empty_values(1, x.dtype, experts, ("expert_activation",))["expert_activation"].dtype
+    activation, up = (
+        multiply_row(x[0], matrix, expert).astype(dtype) for matrix in (experts.linear, experts.linear_v)
+    )  # [f]
+    hidden = gated(activation, up)
+    output = multiply_row(hidden, experts.linear_1, expert)  # [d]
+    made = {"expert_activation": activation, "expert_up": up, "expert_hidden": hidden, "expert_output": output}
+    return {name: made[name][None] for name in names}
+
+
+def gated(activation: jax.Array, up: jax.Array) -> jax.Array:
+    """Return gelu(activation) · up in float32 (SPEC §4.6)."""
+    return jax.nn.gelu(activation.astype(jnp.float32), approximate=True) * up.astype(jnp.float32)
 
 
 def take_columns(matrix: Matrix, expert: jax.Array, start: jax.Array, size: int) -> Matrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,9 @@ NORM_EPSILON = 1e-5
 ROPE_BASE = 10_000.0
 LOGIT_CAP = 30.0
 MASKED_LOGIT = -1e30
+
+ROWS_AT_ONCE = 32
+"""Rows of a matrix that are added in one pass where x has one row: of fewer the sums are read and written too often."""
 
 
 class KVCache(NamedTuple):
@@ -49,6 +53,8 @@ def multiply(x: jax.Array, matrix: Matrix) -> jax.Array:
     floats are used as they are stored.
     """
     weight, scales = matrix
+    if x.size == x.shape[-1]:
+        return multiply_row(x.reshape(-1), matrix).reshape(*x.shape[:-1], -1)
     if scales is None:
         return contract("...k,kn->...n", x.astype(jnp.float32), weight)
     num_groups, num_columns = scales.shape
@@ -61,6 +67,46 @@ def multiply(x: jax.Array, matrix: Matrix) -> jax.Array:
 
     total: jax.Array = jax.lax.scan(add_group, jnp.zeros((*x.shape[:-1], num_columns)), groups)[0]
     return total
+
+
+def multiply_row(x: jax.Array, matrix: Matrix, *expert: jax.Array) -> jax.Array:
+    """Multiply one row x [k] by a stored matrix [k, n], or one expert's of [e, k, n]: float32 [n] (SPEC §3).
+
+    Some rows of the matrix at a time are widened and added in one pass over all columns: one row of x is bound by
+    reading weights, and a product of matrices would write them wide first.
+    """
+    weight, scales = matrix
+    num_columns, num_groups = weight.shape[-1], 1 if scales is None else scales.shape[-2]
+    height = len(x) // num_groups
+    at_once = min(height, ROWS_AT_ONCE)
+    wide = x.astype(jnp.float32)
+
+    def take(stored: jax.Array, row: jax.Array, num_rows: int) -> jax.Array:
+        taken = jax.lax.dynamic_slice(stored, (*expert, row, 0), (*(1 for _ in expert), num_rows, num_columns))
+        return taken.reshape(num_rows, num_columns)
+
+    def sum_rows(row: jax.Array, num_rows: int) -> jax.Array:
+        factors, rows = jax.lax.dynamic_slice(wide, (row,), (num_rows,)), take(weight, row, num_rows)
+        return sum_in_pairs([factors[i] * rows[i].astype(jnp.float32) for i in range(num_rows)])
+
+    def add_group(group: jax.Array, total: jax.Array) -> jax.Array:
+        first, left = group * height, height % at_once
+        own: jax.Array = jax.lax.fori_loop(
+            0,
+            height // at_once,
+            lambda i, own: own + sum_rows(first + i * at_once, at_once),
+            sum_rows(first + height - left, left) if left else jnp.zeros(num_columns),
+        )
+        return total + (own if scales is None else own * take(scales, group, 1)[0].astype(jnp.float32))
+
+    product: jax.Array = jax.lax.fori_loop(0, num_groups, add_group, jnp.zeros(num_columns))
+    return product
+
+
+def sum_in_pairs(terms: Sequence[jax.Array]) -> jax.Array:
+    """Return the sum of some terms, by halves."""
+    half = len(terms) // 2
+    return sum_in_pairs(terms[:half]) + sum_in_pairs(terms[half:]) if half else terms[0]
 
 
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from grok_conformance.candidates import jax_grouped
 from grok_conformance.candidates.jax_grouped.experts import Experts, batch_sizes
+from grok_conformance.candidates.jax_grouped.layers import multiply_row
 from grok_conformance.candidates.jax_grouped.model import Model
 from grok_conformance.candidates.jax_grouped.parameters import Matrix
 from grok_conformance.harness.cases.case import Preset, tap_key
@@ -109,3 +111,17 @@ def test_a_full_cache_is_refused() -> None:
 def test_decoding_without_a_cache_is_refused() -> None:
     with pytest.raises(ValueError, match="no cache to continue"):
         load(make_preset("unequal")).decode(TOKENS[:, :1], ())
+
+
+@pytest.mark.parametrize(("num_rows", "num_groups"), [(24, 3), (37, 1), (2 * 70, 2), (64, 1)])
+@pytest.mark.parametrize("expert", [(), (1,)])
+def test_one_row_is_multiplied_by_all_rows_of_a_matrix(num_rows: int, num_groups: int, expert: tuple[int, ...]) -> None:
+    random = np.random.default_rng(3)
+    experts = (2,) * len(expert)
+    weight = random.integers(-127, 128, (*experts, num_rows, 5), np.int8)
+    x = random.integers(-9, 10, num_rows)
+    scales = 2.0 ** -random.integers(0, 4, (*experts, num_groups, 5))  # so that float32 is exact
+    rows = np.repeat(scales, num_rows // num_groups, axis=-2) * weight
+    matrix = Matrix(jnp.asarray(weight), jnp.asarray(scales, jnp.float32))
+    observed = multiply_row(jnp.asarray(x, jnp.float32), matrix, *map(jnp.asarray, expert))
+    assert np.array_equal(observed, x @ rows[expert])
