@@ -37,9 +37,6 @@ from tests.written_block import README, write_block
 
 ROOT = Path(__file__).resolve().parents[2]
 YARDSTICK = "tests/benchmarks/published_style.py"
-FAST = "jax_grouped"
-"""The port that is to be ahead of all others."""
-
 BEGIN, END = "<!-- throughput: written by nox -s bench -->", "<!-- end of throughput -->"
 DTYPES = ("bfloat16", "float32")
 NUM_DIGITS = 12
@@ -139,7 +136,7 @@ def main() -> int:
     parser.add_argument("--dtype", action="append", default=[], help="only these compute dtypes; may be repeated")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--peer", action="append", default=[], metavar="FILE", help="also this one, which deviates")
-    parser.add_argument("--pairs", action="store_true", help=f"run each beside {FAST} alone")
+    parser.add_argument("--pairs", action="store_true", help="run each beside the fast port alone")
     parser.add_argument("--sweep", action="store_true", help="lengths and batches instead of one prompt")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="where the weights are kept")
     parser.add_argument("--write", action="store_true", help="write what is measured into RESULTS.md and README.md")
@@ -165,10 +162,11 @@ def main() -> int:
         text += f"\n\nMedians of {options.rounds} rounds, and their quartiles. Machine: {machine()}."
         record(f"sweeps of {load.name}", text, write=options.write)
         return 0
-    runs = [measure(each, load, folder, options.rounds) for each in companies(measured, options.pairs)]
+    together = companies(measured, load.fast_port if options.pairs else None)
+    runs = [measure(each, load, folder, options.rounds) for each in together]
     times = merged(runs)
     ceilings = measure_ceilings()
-    summary, words = table(entries, times, load, fast_beside(runs)), caption(times, load, ceilings)
+    summary, words = table(entries, times, load, fast_beside(runs, load.fast_port)), caption(times, load, ceilings)
     words = "\n\n".join((words, *(f"`{short(peer)}`: {deviation}." for peer, deviation in deviating.items())))
     text = "\n\n".join((summary, details(times, load, folder, ceilings), words))
     record(f"throughput of {load.name}", text, write=options.write)
@@ -236,13 +234,14 @@ def measure(entries: Sequence[Entry], load: Load, folder: Path, num_rounds: int)
     return times
 
 
-def companies(entries: Sequence[Entry], pairs: bool) -> list[list[Entry]]:  # noqa: FBT001 - an option's value
+def companies(entries: Sequence[Entry], fast_port: str | None = None) -> list[list[Entry]]:
     """Return who run together: one compute dtype, which fits into memory, or each one with the fast port alone."""
     by_dtype = [[entry for entry in entries if entry.dtype == dtype] for dtype in sorted({x.dtype for x in entries})]
-    if not pairs:
+    if fast_port is None:
         return by_dtype
-    fast = {entry.dtype: entry for entry in entries if entry.name == FAST}
-    return [[fast[each.dtype], each] for own in by_dtype for each in own if each.name != FAST and each.dtype in fast]
+    fast = {entry.dtype: entry for entry in entries if entry.name == fast_port}
+    others = [each for own in by_dtype for each in own if each.name != fast_port]
+    return [[fast[each.dtype], each] for each in others if each.dtype in fast]
 
 
 def merged(runs: Sequence[Mapping[Entry, Times]]) -> dict[Entry, Times]:
@@ -255,14 +254,14 @@ def merged(runs: Sequence[Mapping[Entry, Times]]) -> dict[Entry, Times]:
     return found
 
 
-def fast_beside(runs: Sequence[Mapping[Entry, Times]]) -> dict[Entry, tuple[Times, Times]]:
+def fast_beside(runs: Sequence[Mapping[Entry, Times]], fast_port: str) -> dict[Entry, tuple[Times, Times]]:
     """Return by entry its times and those of the fast port in one run, where both took part."""
     return {
         entry: (times, fast)
         for run in runs
         for other, fast in run.items()
         for entry, times in run.items()
-        if other.name == FAST and entry is not other and entry.dtype == other.dtype
+        if other.name == fast_port and entry is not other and entry.dtype == other.dtype
     }
 
 
@@ -318,7 +317,7 @@ def table(
     `beside` has an entry's times and the fast port's of the run in which they took turns.
     """
     header = ["candidate", "dtype", "level", "verdict", "prefill tokens/s", "decode tokens/s", "× published",
-              f"`{FAST}` ahead", "run"]  # fmt: skip
+              f"`{load.fast_port}` ahead", "run"]  # fmt: skip
     rows = [header]
     for entry in sorted(entries, key=lambda entry: (entry.dtype, entry.name)):
         figures = ["–", "–", "–", "–"]
@@ -414,7 +413,7 @@ def caption(times: Mapping[Entry, Times], load: Load, ceilings: Ceilings) -> str
         f"prompt of {load.num_rows} × {load.num_tokens} tokens, then single tokens; medians of rounds in which all "
         f"take turns{slow}. "
         f"Machine: {machine()}; in the same run: {products}, memory {memory:.1f} GB/s, disk {disk:.1f} GB/s. "
-        f"{held}`{FAST}` ahead: prefill / decode, how many times faster it is, round by round. "
+        f"{held}`{load.fast_port}` ahead: prefill / decode, how many times faster it is, round by round. "
         f"`run`: the digest of the conformance run."
     )
 
