@@ -142,12 +142,13 @@ def run_layer(
 
 
 class CompiledModel(eager.TorchModel):
-    """The torch port with its layers compiled: one program serves all layers of a model."""
+    """The torch port with its layers compiled: one program serves all layers of a model, another one single tokens."""
 
     def __init__(self, config: LanguageModelConfig, params: Params) -> None:
         """Keep the parameters; nothing is compiled before it is called."""
         super().__init__(config, params)
         self.run_layer = torch.compile(run_layer, options=OPTIONS)
+        self.run_layer_on_token = torch.compile(run_layer, options=OPTIONS, dynamic=False)
 
     def loaded_weights(self) -> dict[str, Array]:
         """Return the parameters as they are multiplied, by stored name, int8 for single tokens left out (SPEC §2)."""
@@ -155,6 +156,7 @@ class CompiledModel(eager.TorchModel):
 
     def _run(self, tokens: Array, lengths: Array, memory: eager.Memory, taps: Collection[str]) -> dict[str, Array]:
         config, ids = self.config, to_torch(tokens).to(torch.int64)
+        run = self.run_layer_on_token if tokens.shape == ONE_TOKEN else self.run_layer
         eager.check_call(config, tokens, lengths, memory)
         wanted = select_taps(tap_names(config), taps)
         table = self.params["language_model/in_out_embed/embeddings"]
@@ -164,7 +166,7 @@ class CompiledModel(eager.TorchModel):
             path = f"transformer/decoder_layer_{layer}"
             params = {name.removeprefix(path): w for name, w in self.params.items() if name.startswith(f"{path}/")}
             names = frozenset(name for index, name in map(split_tap, wanted) if index == layer)
-            x, new_cache, made = self.run_layer(config.model, params, x, ids > config.pad_token, cache, names)
+            x, new_cache, made = run(config.model, params, x, ids > config.pad_token, cache, names)
             values |= {tap_name(layer, name): value for name, value in made.items()}
             updated.append(new_cache)
         values["final_norm"] = operations.rms_norm(x, self.params["language_model/rms_norm/scale"])
