@@ -98,7 +98,9 @@ class Model:
             assert isinstance(output, reference.LanguageModelOutput)  # noqa: S101 - narrows the type: no last_hid_only
             return jax.tree.leaves(output.model_state), [taps[name] for name in names]
 
-        exported = jax.export.export(jax.jit(run, keep_unused=True))(leaves, jnp.asarray(tokens), [jnp.asarray(x) for x in self.memory])
+        exported = jax.export.export(jax.jit(run, keep_unused=True))(
+            leaves, jnp.asarray(tokens), [jnp.asarray(x) for x in self.memory]
+        )
         binary = iree.compiler.compile_str(
             exported.mlir_module(),
             target_backends=["llvm-cpu"],
