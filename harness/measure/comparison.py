@@ -10,12 +10,12 @@ from functools import cached_property
 
 import numpy as np
 
-from grok_conformance.harness.contract import DTYPES, Array, split_tap
+from grok_conformance.harness.contract import Array, split_tap
 from grok_conformance.harness.measure.blocks import BATCH_SIZE, BLOCK_SIZE, Pair, block_of, blocks_of, kind_of
 from grok_conformance.harness.measure.histogram import EDGES, Element, worst_tokens
 from grok_conformance.harness.measure.rounding_grid import grid_of
 from grok_conformance.harness.measure.scan import Findings, fence_ratio, find_each, find_in
-from grok_conformance.harness.measure.systematic import Systematic, conclude
+from grok_conformance.harness.measure.systematic import Systematic, conclude, erring_alike
 from grok_conformance.harness.measure.words import number_of
 
 
@@ -98,6 +98,10 @@ class Comparison:
     def passed(self) -> bool:
         """Whether the tap is within its fences, or known to deviate."""
         return self.ratio <= 1.0 or bool(self.waived)
+
+
+NOT_SCORED = np.uint32(0xFFFFFFFF)
+"""A number that stands for no value: as bits it is not one."""
 
 
 def widen(x: Array) -> Array:
@@ -200,19 +204,19 @@ def axes_within_token(axes: tuple[str, ...]) -> tuple[int, ...]:
 def num_distinct(value: Array, mask: Array, recorded: str, by_token: tuple[str, ...] | None) -> int:
     """Return how many independent errors are as uncertain together as those of the values compared, rounded down.
 
-    Values that round to the same magnitude err alike, tokens too where noise is common to all values of one (`by_token`
-    gives the axes of the tap then): m_i equal ones of each kind count as (Σ m_i)² / Σ m_i² (Kish 1965, effective size).
+    Values of the same magnitude err alike (`erring_alike`), tokens too where noise is common to all values of one
+    (`by_token` gives the axes of the tap then): m_i equal ones of each kind count as (Σ m_i)² / Σ m_i² (Kish 1965,
+    effective size).
     """
     scored = mask & (value != 0)  # a zero has nothing to round
-    with np.errstate(over="ignore"):
-        rounded = np.where(scored, np.abs(value), -1.0).astype(DTYPES[recorded]).astype(np.float32)
+    alike = np.where(scored, erring_alike(np.abs(value), recorded), NOT_SCORED)
     if by_token is None:
-        found = np.unique(rounded[scored], return_counts=True)[1]
+        found = np.unique(alike[scored], return_counts=True)[1]
     else:
         within = axes_within_token(by_token)
-        rows = np.moveaxis(rounded, within, range(-len(within), 0))
-        rows = rows.reshape(-1, math.prod(rounded.shape[i] for i in within))
-        found = np.unique(rows[(rows >= 0).any(-1)], axis=0, return_counts=True)[1]
+        rows = np.moveaxis(alike, within, range(-len(within), 0))
+        rows = rows.reshape(-1, math.prod(alike.shape[i] for i in within))
+        found = np.unique(rows[(rows != NOT_SCORED).any(-1)], axis=0, return_counts=True)[1]
     return int(found.sum() ** 2 // max(np.square(found).sum(), 1))
 
 

@@ -5,7 +5,7 @@ deviation of honest noise (`bias`), or the value where the argument of the opera
 error is robust to heteroscedasticity and to clusters, so that c over it is a self-normalised sum: for independent
 errors of either sign it exceeds λ with probability 2·exp(-λ²/2) at most, whatever their sizes (Hoeffding's inequality,
 given their magnitudes). The error of a rounding is a function of the value, hence values that round to the same one are
-one cluster: a thousand weights near 1/7 err alike.
+one cluster: a thousand weights near 1/7 err alike. So do float32 sums of nearly the same terms, as equal tokens have.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ shows as s / √(1 + s² / K), which is 0.6 % less where s is 7."""
 
 MIXER = np.uint32(2654435761)
 """An odd number near 2³² / φ: multiplying by it spreads the bits of a value over the upper ones (Knuth, §6.4)."""
+
+LAST_BITS = np.uint32(6)
+"""Of the 24 of float32: sums of nearly the same terms differ by as much, and there are far more values than clusters."""
 
 OCTAVES = (-4, 12)
 """The lowest and highest power of two that bounds a bin of arguments; what lies beyond joins the outermost bins."""
@@ -204,14 +207,22 @@ def _summed(
 
 
 def cluster_of(value: Array, recorded: str) -> Array:
-    """Return the cluster of every value, an integer below NUM_CLUSTERS: the same for values that round to the same.
+    """Return the cluster of every value, an integer below NUM_CLUSTERS: the same for values that err alike.
 
     Other values share clusters by chance, which costs a little power only.
+    """
+    return (erring_alike(value, recorded) * MIXER >> np.uint32(32 - CLUSTER_BITS)).astype(np.intp)
+
+
+def erring_alike(value: Array, recorded: str) -> Array:
+    """Return a number uint32 for every value that is the same for those that err alike: they round to the same one.
+
+    Of float32 the LAST_BITS are left out: where tokens are equal, their values differ by roundings, and err alike.
     """
     with np.errstate(over="ignore"):
         rounded = value.astype(np.float32).astype(DTYPES[recorded], copy=False)
     bits = rounded.view(f"u{rounded.itemsize}").astype(np.uint32, copy=False)
-    return (bits * MIXER >> np.uint32(32 - CLUSTER_BITS)).astype(np.intp)
+    return bits >> LAST_BITS if recorded == "float32" else bits
 
 
 def octaves_of(argument: Array) -> Array:
