@@ -30,7 +30,7 @@ MIXER = np.uint32(2654435761)
 """An odd number near 2³² / φ: multiplying by it spreads the bits of a value over the upper ones (Knuth, §6.4)."""
 
 LAST_BITS = np.uint32(6)
-"""Of the 24 of float32: sums of nearly the same terms differ by as much, and there are far more values than clusters."""
+"""Of the 24 of float32: sums of nearly the same terms differ by as much; more values are left than clusters."""
 
 OCTAVES = (-4, 12)
 """The lowest and highest power of two that bounds a bin of arguments; what lies beyond joins the outermost bins."""
