@@ -44,7 +44,7 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
     "emulate_precision_casts": True,
     "realize_reads_threshold": 0,
 }
-"""Values that are fused keep every cast to bf16."""
+"""Values that are fused keep every cast to bf16, and what several values are made of is computed once, not for each."""
 
 MAX_PROGRAMS = 256
 """Programs that one function may be compiled into: beyond its limit torch would silently run eagerly."""
@@ -84,7 +84,6 @@ def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts
 
 def product_with_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """Multiply float32 x [.., k] by int8 [.., n, k]: sums of each group, times its scales [.., G, n] (SPEC §3)."""
-    x = x.as_strided(x.shape, x.stride())  # a fence: what makes x is not to be computed again for every n
     groups = torch.unflatten(weight, -1, (scales.shape[-2], -1)).float()  # [.., n, G, k / G]
     parts = torch.unflatten(x, -1, (scales.shape[-2], -1))  # [.., G, k / G]
     return ((groups * parts.unsqueeze(-3)).sum(-1) * scales.mT).sum(-1)

@@ -50,7 +50,7 @@ PASSED_ON = re.compile(
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}
 """What a candidate is given unless it is set: threads that spin would take the time of what runs beside it.
 
-OpenBLAS's wait for 2^26 cycles before they sleep, and for as few as 2^4 where it is told so.
+Those of OpenBLAS spin for 2^26 cycles before they sleep, and for 2^4 where it is told so.
 """
 
 KEEPER = Path(__file__).with_name("keeper.py")

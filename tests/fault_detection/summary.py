@@ -1,4 +1,7 @@
-"""From what a session found to published rates: a summary as data, a page for readers, and what must not be."""
+"""From what a session found to published rates: a summary as data, a page for readers, and what must not be.
+
+It is long because every table of the page stands beside the figures that it is made of.
+"""
 
 from __future__ import annotations
 

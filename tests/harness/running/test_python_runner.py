@@ -1,3 +1,5 @@
+"""The program that runs a Python candidate over a job; long because all tests share one small candidate and its job."""
+
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
