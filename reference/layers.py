@@ -64,10 +64,14 @@ class Linear(hk.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [..., n] for x [..., k]."""
         w = hk.get_parameter("w", (x.shape[-1], self.output_size), jnp.float32, init=ZEROS)
-        y = round_to(contract("...k,kn->...n", x, computable(self._placed(w), x.dtype)), x.dtype)
+        y = round_to(self.product(x, self._placed(w)), x.dtype)
         if self.with_bias:
             y = add(y, round_to(hk.get_parameter("b", (self.output_size,), jnp.float32, init=ZEROS), x.dtype))
         return y
+
+    def product(self, x: jax.Array, w: Any) -> jax.Array:
+        """Return x · w, float32 [..., n], for w as stored; a streamed model takes it in another order."""
+        return contract("...k,kn->...n", x, computable(w, x.dtype))
 
     def _placed(self, w: Any) -> Any:
         row_parallel = self.spec[0] is not None

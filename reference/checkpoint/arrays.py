@@ -19,8 +19,8 @@ from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError
 Region = tuple[tuple[int, int], ...]
 """The part of an array that a device holds: start and stop along each axis."""
 
-ALIGNMENT_BYTES = 64
-"""JAX on the CPU takes over a host array of this alignment as it is, and copies any other."""
+ALIGNMENT_BYTES = 4096
+"""JAX on the CPU takes over a host array of this alignment as it is, and a disk writes into it directly."""
 
 READ_BYTES = 1 << 25
 """One read into the destination; the threads share an array in such pieces."""

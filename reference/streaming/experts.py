@@ -18,6 +18,7 @@ from grok_conformance.reference.experts import expert_dtype, product
 from grok_conformance.reference.layers import computable, contract
 from grok_conformance.reference.quantization import QuantizedWeight8bit, is_quantized
 from grok_conformance.reference.rounding import round_to
+from grok_conformance.reference.streaming.blocks import MatrixInBlocks, take_rows
 from grok_conformance.reference.streaming.pieces import largest_divisor
 
 MAX_ROWS = 256
@@ -76,6 +77,14 @@ def _multiply(x: jax.Array, weight: Any, *, fprop_dtype: Any) -> jax.Array:
     return product_in_tiles(x.astype(jnp.promote_types(x.dtype, dtype)), weight, dtype)
 
 
+def multiply_rows(x: jax.Array, weight: Any) -> jax.Array:
+    """Return the product float32 [..., m] of values x [..., k] and a stored matrix [k, m], in the dtype of x."""
+    rows = x.reshape(-1, x.shape[-1])
+    missing = padded_rows(len(rows)) - len(rows)  # a CPU multiplies one row in more time than eight
+    product = product_in_tiles(jnp.pad(rows, ((0, missing), (0, 0))), weight, x.dtype)
+    return product[: len(rows)].reshape(*x.shape[:-1], -1)
+
+
 def _gate(activation: Sequence[jax.Array], up: Sequence[jax.Array], *, dtypes: tuple[Any, Any]) -> Values:
     sums = (functools.reduce(jnp.add, summands) for summands in (activation, up))
     first, second = (round_to(total, dtype) for total, dtype in zip(sums, dtypes, strict=True))
@@ -90,7 +99,7 @@ def product_in_tiles(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
     (k, m), num_groups = weight.shape, weight.scales.shape[-2] if is_quantized(weight) else 1
     rows, columns = tile_shape((k, m), num_groups)
     if (rows, columns) == (k, m):
-        return product(x, weight, dtype)
+        return product(x, as_arrays(weight), dtype)
     split = x.dtype == jnp.float32 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
     parts = in_three(x) if split else x[None]  # [parts, n, k]
     stacked = parts.reshape(-1, k)
@@ -118,8 +127,17 @@ def in_three(x: jax.Array) -> jax.Array:
     return jnp.stack(parts)
 
 
+def as_arrays(weight: Any) -> Any:
+    """Return a stored matrix, as an array if it lies in blocks of a file."""
+    if is_quantized(weight):
+        return QuantizedWeight8bit(as_arrays(weight.weight), weight.scales)
+    return take_rows(weight, 0, weight.shape[0]) if isinstance(weight, MatrixInBlocks) else weight
+
+
 def take_tile(weight: Any, row: jax.Array, rows: int, column: jax.Array, columns: int) -> Any:
     """Return so many rows and columns of a stored matrix; of scales the one row that is theirs."""
+    if isinstance(weight, MatrixInBlocks):
+        return _take(take_rows(weight, row, rows), column, columns, 1)
     if not is_quantized(weight):
         return _take(_take(weight, row, rows, 0), column, columns, 1)
     group = weight.weight.shape[0] // weight.scales.shape[0]

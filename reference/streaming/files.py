@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from grok_conformance.reference.checkpoint.layout import LeafFile, find_leaves
-from grok_conformance.reference.checkpoint.pickles import Array
 from grok_conformance.reference.config import LanguageModelConfig
 from grok_conformance.reference.experts import ExpertWeights
 from grok_conformance.reference.quantization import QuantizedWeight8bit
@@ -122,7 +121,7 @@ def layer_bytes(stream: Stream, layer: int) -> int:
     return sum(region.num_bytes for region in _regions(stream.layers[layer]))
 
 
-def layer_params(leaves: Sequence[LeafFile], arrays: Sequence[Array]) -> dict[str, dict[str, Any]]:
+def layer_params(leaves: Sequence[LeafFile], arrays: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Return `{module: {name: leaf}}` of leaves and their arrays, in the order in which `Stream` requests them.
 
     The device is the default one; on the CPU the arrays are taken as they are (`jnp.asarray` would copy them).
@@ -134,9 +133,9 @@ def layer_params(leaves: Sequence[LeafFile], arrays: Sequence[Array]) -> dict[st
     return params
 
 
-def stored_weight(arrays: Sequence[Array]) -> Any:
+def stored_weight(arrays: Sequence[Any]) -> Any:
     """Return a weight from its arrays: itself, and its scales if it has any."""
-    weight, *scales = map(jax.device_put, arrays)
+    weight, *scales = (jax.tree.map(jax.device_put, array) for array in arrays)
     return QuantizedWeight8bit(weight, *scales) if scales else weight
 
 

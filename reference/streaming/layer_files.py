@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
-import jax
-
 from grok_conformance.reference.experts import ExpertWeights
-from grok_conformance.reference.streaming import programs
 from grok_conformance.reference.streaming.files import Stream, layer_params
 from grok_conformance.reference.streaming.pieces import Piece
 from grok_conformance.reference.streaming.processes import own_experts
@@ -29,8 +27,7 @@ class LayerFiles:
         """Request the first layer."""
         c = stream.config.model
         self.stream = stream
-        self.preparing = ThreadPoolExecutor(1)
-        self.pending: dict[int, Future[Params]] = {}
+        self.pending: dict[int, Future[Loan]] = {}
         self.pending_experts: dict[tuple[int, int], ExpertWeights] = {}
         few = num_tokens * c.num_selected_experts < MANY_PAIRS * c.num_experts
         self.expected = [] if c.dense or few else own_experts(range(c.num_experts))
@@ -41,8 +38,7 @@ class LayerFiles:
         """Read a layer up to its experts, and these too if most of them will have tokens."""
         if self.requested < layer < self.stream.config.model.num_layers:
             self.requested = layer
-            loan = self.stream.reader.request(self.stream.layer(layer))
-            self.pending[layer] = self.preparing.submit(self._prepare, layer, loan)
+            self.pending[layer] = self.stream.reader.request(self.stream.layer(layer))
             self.request_experts(layer, self.expected)
 
     def request_experts(self, layer: int, experts: Collection[int]) -> None:
@@ -52,11 +48,13 @@ class LayerFiles:
                 matrices = (map(self._rows, pieces) for pieces in self.stream.expert(layer, e))
                 self.pending_experts[layer, e] = ExpertWeights(*map(list, matrices))
 
-    def before_experts(self, layer: int) -> Params:
-        """Return a layer's weights but for the experts', prepared while what comes before it was computed."""
+    @contextmanager
+    def before_experts(self, layer: int) -> Iterator[Params]:
+        """Lend a layer's weights but for the experts'; they are overwritten after the block."""
         self.request(layer)
         self.request(layer + 1)  # read while this layer's attention is computed, which its experts must wait for
-        return self.pending.pop(layer).result()
+        with self.pending.pop(layer).result() as arrays:
+            yield layer_params(self.stream.leaves(layer), arrays)
 
     def experts(self, layer: int, chosen: Sequence[int]) -> dict[int, ExpertWeights]:
         """Return the matrices of the chosen experts, each a list of `Rows`; what was read in vain is given back."""
@@ -69,15 +67,10 @@ class LayerFiles:
 
     def close(self) -> None:
         """Give back what is requested and not used."""
-        self.preparing.shutdown(wait=False)  # what it waits for is read and given back, or fails with the stream
+        for loan in self.pending.values():
+            drop(loan)
         for matrices in self.pending_experts.values():
             drop_expert(matrices)
-
-    def _prepare(self, layer: int, loan: Future[Loan]) -> Params:
-        with loan.result() as arrays:
-            params = layer_params(self.stream.leaves(layer), arrays)
-            prepared: Params = jax.block_until_ready(programs.prepare(params, config=self.stream.config))
-            return prepared
 
     def _rows(self, piece: Piece) -> Rows:
         return Rows(piece.start, piece.stop, self.stream.reader.request(piece.regions))

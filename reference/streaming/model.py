@@ -151,18 +151,20 @@ def _run_layer(
 ) -> Stage:
     config = stream.config
     routed, shown = [], []
-    params = weights.before_experts(i)
-    for call, x in zip(calls, xs, strict=True):
-        mask = jnp.asarray(call.tokens > config.pad_token)
-        result, taps = programs.route(params, x, mask, cache, config=config, taps=names)
-        routed.append(result)
-        shown.append(_to_host(taps))
-        cache = _continued(cache, result.memory, call)
+    with weights.before_experts(i) as params:
+        for call, x in zip(calls, xs, strict=True):
+            mask = jnp.asarray(call.tokens > config.pad_token)
+            result, taps = programs.route(params, x, mask, cache, config=config, taps=names)
+            routed.append(result)
+            shown.append(_to_host(taps))
+            cache = _continued(cache, result.memory, call)
+        last_norm = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params["rms_norm_3"])
+        jax.block_until_ready((routed, last_norm))
     values = _run_experts(stream, weights, i, routed, [name for name in names if name in EXPERT_TAPS])
     outputs = []
     for taps, result, made in zip(shown, routed, values, strict=True):
         x, last = programs.finish(
-            {"rms_norm_3": params["rms_norm_3"]},
+            {"rms_norm_3": last_norm},
             result.residual,
             result.gates,
             made["expert_output"],
@@ -220,13 +222,14 @@ def _run_dense(
     names: tuple[str, ...],
 ) -> Stage:
     outputs, shown = [], []
-    params = weights.before_experts(i)
-    for call, x in zip(calls, xs, strict=True):
-        mask = jnp.asarray(call.tokens > stream.config.pad_token)
-        (output, updated), taps = programs.dense_layer(params, x, mask, cache, config=stream.config, taps=names)
-        outputs.append(output)
-        shown.append(_named(_to_host(taps), i))
-        cache = _continued(cache, updated, call)
+    with weights.before_experts(i) as params:
+        for call, x in zip(calls, xs, strict=True):
+            mask = jnp.asarray(call.tokens > stream.config.pad_token)
+            (output, updated), taps = programs.dense_layer(params, x, mask, cache, config=stream.config, taps=names)
+            outputs.append(output)
+            shown.append(_named(_to_host(taps), i))
+            cache = _continued(cache, updated, call)
+        jax.block_until_ready((outputs, cache))
     return Stage(i, tuple(outputs), cache, tuple(shown))
 
 

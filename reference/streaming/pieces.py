@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from grok_conformance.reference.checkpoint.layout import LeafFile
 from grok_conformance.reference.streaming.reading import Region, element, rows_of, whole
 
@@ -23,6 +25,7 @@ class Piece(NamedTuple):
 def pieces_of(leaf: LeafFile, e: int) -> list[Piece]:
     """Return the pieces of expert e's matrix, equally high; of several, none straddles groups of scales."""
     weight, *scales = (element(whole(leaf.path, array), e) for array in leaf.stored.arrays)
+    weight = weight._replace(in_blocks=weight.dtype == np.int8)
     num_rows = weight.shape[0]
     if weight.num_bytes <= PIECE_BYTES:
         return [Piece(0, num_rows, [weight, *scales])]

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from grok_conformance.reference.config import LanguageModelConfig
-from grok_conformance.reference.layers import InOutEmbed, RMSNorm, computable, scaled
+from grok_conformance.reference.layers import InOutEmbed, Linear, RMSNorm, scaled
 from grok_conformance.reference.memory import KVMemory
 from grok_conformance.reference.model import after_block, before_block, make_router
 from grok_conformance.reference.moe import DenseBlock, combine_experts
-from grok_conformance.reference.quantization import is_quantized
 from grok_conformance.reference.router import choose_experts
+from grok_conformance.reference.streaming.experts import multiply_rows
 from grok_conformance.reference.taps import collect_taps, tap
 
 Taps = dict[str, jax.Array]
@@ -33,21 +33,16 @@ class Routed(NamedTuple):
 
 def _run(function: Any, params: Any, taps: tuple[str, ...]) -> tuple[Any, Taps]:
     """Run a function of haiku modules on parameters named from its root, and collect its taps."""
-    with collect_taps(taps) as collected:
+    with collect_taps(taps) as collected, hk.intercept_methods(_in_tiles):
         output = hk.transform(function).apply(params, None)
     return output, collected
 
 
-@functools.partial(jax.jit, static_argnames=("config",))
-def prepare(params: Any, *, config: LanguageModelConfig) -> Any:
-    """Return a copy of a layer's weights, those of its attention as they are multiplied: int8 takes time to widen."""
-
-    def copy(module: str, leaf: Any) -> Any:
-        if module.startswith("multi_head_attention/") and is_quantized(leaf):
-            return computable(leaf, config.fprop_dtype)
-        return jax.tree.map(lambda x: jnp.array(x, copy=True), leaf)
-
-    return {module: {name: copy(module, leaf) for name, leaf in leaves.items()} for module, leaves in params.items()}
+def _in_tiles(method: Any, arguments: Any, named: Any, context: Any) -> Any:
+    """Multiply as experts do where a layer multiplies by a stored matrix: int8 is not widened as a whole."""
+    if isinstance(context.module, Linear) and context.method_name == "product" and jax.default_backend() == "cpu":
+        return multiply_rows(*arguments)
+    return method(*arguments, **named)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "taps"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Sequence
@@ -14,20 +15,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from grok_conformance.reference.checkpoint.arrays import ALIGNMENT_BYTES, aligned_empty, read_exactly
+from grok_conformance.reference.checkpoint.arrays import aligned_empty, read_exactly
 from grok_conformance.reference.checkpoint.pickles import Array, CheckpointError, StoredArray
+from grok_conformance.reference.streaming.blocks import MatrixInBlocks, read_blocks, room_bytes
 
 READ_BYTES = 1 << 23
 """One read: long enough for any disk, short enough that few pages lie in the page cache."""
 
 
 class Region(NamedTuple):
-    """A part of a file that is an array stored by rows."""
+    """A part of a file that is an array stored by rows; `in_blocks` if it is to be read as a `MatrixInBlocks`."""
 
     path: Path
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     offset: int
+    in_blocks: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -56,18 +59,18 @@ def element(region: Region, index: int) -> Region:
 
 def slot_bytes(regions: Sequence[Region]) -> int:
     """Return the memory that regions take side by side, each aligned so that JAX on the CPU copies nothing."""
-    return sum(_padded(region.num_bytes) for region in regions)
+    return sum(room_bytes(region.num_bytes) for region in regions)
 
 
 @dataclass(frozen=True, eq=False)
 class Loan:
-    """Arrays in memory that goes back to the reader at the end of a `with` block."""
+    """Arrays, each as `read_array` gives it, in memory that goes back to the reader at the end of a `with` block."""
 
-    arrays: list[Array]
+    arrays: Sequence[Any]
     slot: Array
     free: SimpleQueue[Array | None]
 
-    def __enter__(self) -> list[Array]:
+    def __enter__(self) -> Sequence[Any]:
         """Return the arrays; they are overwritten after the block."""
         return self.arrays
 
@@ -113,14 +116,32 @@ class ReadAhead:
         arrays, start = [], 0
         try:
             for region in regions:
-                memory = slot[start : start + region.num_bytes]
-                read_region(region, memory)
-                arrays.append(memory.view(region.dtype).reshape(region.shape))
-                start += _padded(region.num_bytes)
+                room = room_bytes(region.num_bytes)
+                arrays.append(read_array(region, slot[start : start + room]))
+                start += room
         except BaseException:
             self._free.put(slot)  # or later requests would wait for it without end
             raise
         return Loan(arrays, slot, self._free)
+
+
+def read_array(region: Region, memory: Array) -> Array | MatrixInBlocks:
+    """Read a region into aligned memory uint8 [room_bytes(region.num_bytes)]; raises CheckpointError.
+
+    It is read through the page cache where the file system allows nothing else.
+    """
+    if not region.in_blocks:
+        read_region(region, memory[: region.num_bytes])
+        return memory[: region.num_bytes].view(region.dtype).reshape(region.shape)
+    k, m = region.shape
+    try:
+        start = read_blocks(region.path, region.offset, region.num_bytes, memory)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise failed(region, error) from error
+        start = 0
+        read_region(region, memory[: region.num_bytes])
+    return MatrixInBlocks(memory.view(np.int8), np.int32(start), (k, m))
 
 
 def read_region(region: Region, memory: Array) -> None:
@@ -134,8 +155,9 @@ def read_region(region: Region, memory: Array) -> None:
                 before = max(0, region.offset + start - READ_BYTES)  # pages that lie across a border fall with the next
                 os.posix_fadvise(handle, before, region.offset + start + part.nbytes - before, os.POSIX_FADV_DONTNEED)
     except OSError as error:
-        raise CheckpointError(f"{region.path}: {error.strerror}; the file has changed or its disk failed") from error
+        raise failed(region, error) from error
 
 
-def _padded(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+def failed(region: Region, error: OSError) -> CheckpointError:
+    """Return what is said of a region that could not be read."""
+    return CheckpointError(f"{region.path}: {error.strerror}; the file has changed or its disk failed")

@@ -16,12 +16,14 @@ from grok_conformance.reference.experts import ExpertWeights, product, run_exper
 from grok_conformance.reference.layers import computable
 from grok_conformance.reference.quantization import QuantizedWeight8bit, quantize
 from grok_conformance.reference.streaming import experts
+from grok_conformance.reference.streaming.blocks import MatrixInBlocks, room_bytes
 from grok_conformance.reference.streaming.experts import (
     MAX_COLUMNS,
     MAX_ROWS,
     gate,
     in_three,
     multiply,
+    multiply_rows,
     padded_rows,
     product_in_tiles,
     tile_shape,
@@ -29,7 +31,8 @@ from grok_conformance.reference.streaming.experts import (
 )
 
 RANDOM = np.random.default_rng(0)
-MATRIX = RANDOM.standard_normal((48, 40)).astype(np.float32)
+MATRIX_SHAPE = (48, 40)
+MATRIX = RANDOM.standard_normal(MATRIX_SHAPE).astype(np.float32)
 
 
 @given(rows=st.integers(1, 4096), columns=st.integers(1, 10_000), groups=st.integers(1, 16))
@@ -61,6 +64,31 @@ def test_the_tiles_sum_up_to_the_product(weight: Any, x_dtype: Any, monkeypatch:
     for found in (product_in_tiles(x, weight, dtype), product(x, weight, dtype)):
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 8, 9])
+def test_rows_of_any_number_are_multiplied(num_rows: int) -> None:
+    x = jnp.asarray(RANDOM.standard_normal((1, num_rows, 48)), jnp.bfloat16)
+    weight = quantize(MATRIX, 3)
+    exact = np.asarray(x, np.float64) @ np.asarray(computable(weight, jnp.bfloat16), np.float64)
+    found = multiply_rows(x, weight)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 1, 201, 4095])
+def test_a_matrix_in_blocks_of_a_file_is_that_matrix(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = quantize(MATRIX, 3), jnp.asarray(RANDOM.standard_normal((5, 48)), jnp.bfloat16)
+    memory = np.full(room_bytes(weight.weight.nbytes), 99, np.int8)
+    memory[start : start + weight.weight.size] = weight.weight.ravel()
+    there = QuantizedWeight8bit(MatrixInBlocks(memory, np.int32(start), MATRIX_SHAPE), weight.scales)
+    for max_rows in (MAX_ROWS, 8):  # whole, and in tiles
+        monkeypatch.setattr(experts, "MAX_ROWS", max_rows)
+        monkeypatch.setattr(experts, "MAX_COLUMNS", 2560 // max_rows)
+        np.testing.assert_array_equal(
+            jax.jit(product_in_tiles, static_argnums=2)(x, there, jnp.bfloat16),
+            jax.jit(product_in_tiles, static_argnums=2)(x, weight, jnp.bfloat16),
+        )
 
 
 def test_a_matrix_of_one_tile_is_multiplied_as_it_is() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from grok_conformance import reference
-from grok_conformance.reference.checkpoint.arrays import aligned_empty
-from grok_conformance.reference.layers import computable
-from grok_conformance.reference.quantization import quantize
 from grok_conformance.reference.streaming import programs
-from grok_conformance.reference.streaming.files import stored_weight
+from grok_conformance.reference.streaming.experts import multiply_rows
 from tests.reference.slot_models import CONFIG, random_params
 
 PARAMS = random_params(CONFIG)
@@ -40,22 +39,16 @@ def test_the_last_norm_is_the_model_s() -> None:
     np.testing.assert_allclose(normed, taps["final_norm"], rtol=1e-6)
 
 
-def test_prepared_weights_are_those_stored_and_those_of_the_attention_are_widened() -> None:
+def test_a_layer_multiplies_by_its_matrices_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied: list[Any] = []
+
+    def noted(x: Any, weight: Any) -> Any:
+        multiplied.append(weight.shape)
+        return multiply_rows(x, weight)
+
+    monkeypatch.setattr(programs, "multiply_rows", noted)
     layer = {name.removeprefix("transformer/decoder_layer_0/"): leaves for name, leaves in PARAMS.items()}
-    weight = quantize(np.random.default_rng(0).standard_normal((8, 8)), 2)
-    layer = {"rms_norm": layer["rms_norm"], "router": {"w": weight}, "multi_head_attention/query": {"w": weight}}
-    prepared = programs.prepare(layer, config=CONFIG)
-    np.testing.assert_array_equal(
-        prepared["multi_head_attention/query"]["w"], computable(jax.tree.map(jnp.asarray, weight), CONFIG.fprop_dtype)
-    )
-    assert prepared["multi_head_attention/query"]["w"].dtype == CONFIG.fprop_dtype
-    np.testing.assert_array_equal(prepared["router"]["w"].weight, weight.weight)
-    np.testing.assert_array_equal(prepared["rms_norm"]["scale"], layer["rms_norm"]["scale"])
-
-
-def test_prepared_weights_outlive_the_memory_that_they_were_read_into() -> None:
-    lent = aligned_empty([8], np.dtype(np.float32))
-    lent[:] = 1.0
-    prepared = programs.prepare({"rms_norm": {"scale": stored_weight([lent])}}, config=CONFIG)
-    lent[:] = 2.0
-    np.testing.assert_array_equal(prepared["rms_norm"]["scale"], 1.0)
+    x = jnp.ones((1, 3, CONFIG.model.emb_size), CONFIG.fprop_dtype)
+    programs.route(layer, x, jnp.ones((1, 3), bool), None, config=CONFIG, taps=())
+    attention = [leaves["w"].shape for name, leaves in layer.items() if name.startswith("multi_head_attention/")]
+    assert sorted(multiplied) == sorted(attention)
