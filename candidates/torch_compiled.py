@@ -1,13 +1,14 @@
 """The torch port compiled by inductor for the CPU: what surrounds the experts is fused.
 
-Weights are dequantised once, at load. The functions are those of `torch_eager`; the compiler is told to round wherever
-eager execution does. The experts stay eager: their shapes depend on the data, and they are products that a library
-does best. One token is another matter: all is then bound by reading weights, which are read as int8, and a whole layer
-is one program.
+Weights are dequantised once, at load; experts' in every call, tile by tile, where all of them wide would take too much
+memory. The functions are those of `torch_eager`; the compiler is told to round wherever eager execution does. The
+experts stay eager: their shapes depend on the data, and they are products that a library does best. One token is
+another matter: all is then bound by reading weights, which are read as int8, and a whole layer is one program.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -55,7 +56,17 @@ ONE_TOKEN = (1, 1)
 COLUMNS = (".columns", ".column_scales")
 """What the names of int8 values, a column after the other, and of their scales end with: one token reads these."""
 
+MAX_WIDE_BYTES = 4 << 30
+"""Of a model's experts kept wide beside their int8 values."""
+
+TILE_WEIGHTS = 6 << 20
+"""Of a matrix that is widened while it is multiplied: for fewer, calling a library takes longer than reading them."""
+
+LANES = 32
+"""Sums that go on side by side in one token's products: a processor need not wait for each addition."""
+
 project_dequantized = eager.project
+expert_dequantized = eager.expert
 run_dequantized_experts = torch.compiler.disable(eager.run_experts)  # type: ignore[no-untyped-call]
 
 
@@ -74,7 +85,7 @@ def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts
         return values
     chosen = index[0, 0]  # [c]
     linear, linear_v, linear_1 = ([params[f"{name}{kind}"][chosen] for kind in COLUMNS] for name in names)
-    dtype = torch.promote_types(x.dtype, params[names[0]].dtype)
+    dtype = torch.promote_types(x.dtype, linear[1].dtype)
     token = x[0].float()  # [1, d]
     activation, up = (product_with_int8(token, *stored).to(dtype) for stored in (linear, linear_v))  # [c, f]
     hidden = operations.gated_hidden(activation.float(), up.float())  # [c, f]
@@ -84,14 +95,53 @@ def run_experts(params: Params, path: str, x: Tensor, index: Tensor, num_experts
 
 def product_with_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """Multiply float32 x [.., k] by int8 [.., n, k]: sums of each group, times its scales [.., G, n] (SPEC §3)."""
-    groups = torch.unflatten(weight, -1, (scales.shape[-2], -1)).float()  # [.., n, G, k / G]
-    parts = torch.unflatten(x, -1, (scales.shape[-2], -1))  # [.., G, k / G]
-    return ((groups * parts.unsqueeze(-3)).sum(-1) * scales.mT).sum(-1)
+    num_groups, k = scales.shape[-2], x.shape[-1]
+    sizes = (num_groups, -1, LANES if k // num_groups % LANES == 0 else 1)
+    groups = torch.unflatten(weight, -1, sizes).float()  # [.., n, G, k / G / lanes, lanes]
+    parts = torch.unflatten(x, -1, sizes).unsqueeze(-4)
+    return ((groups * parts).sum(-2).sum(-1) * scales.mT).sum(-1)
+
+
+def expert(params: Params, path: str, index: int, x: Tensor) -> eager.ExpertValues:
+    """Run one expert on its tokens x [n, d], from int8 if it is not kept wide (SPEC §4.6)."""
+    names = [f"{path}/{name}/w" for name in ("linear", "linear_v", "linear_1")]
+    if names[0] in params or f"{names[0]}.columns" not in params:
+        return expert_dequantized(params, path, index, x)
+    linear, linear_v, linear_1 = ([params[f"{name}{kind}"][index] for kind in COLUMNS] for name in names)
+    activation, up = (product_in_tiles(x, *stored) for stored in (linear, linear_v))  # [n, f]
+    hidden = operations.gated_hidden(activation.float(), up.float())  # [n, f]
+    return eager.ExpertValues(activation, up, hidden, product_in_tiles(hidden, *linear_1))
+
+
+def product_in_tiles(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """Multiply x [n, k] by int8 [m, k] with scales [G, m], in the wider dtype of x and the scales (SPEC §3, §4.6)."""
+    dtype, step = torch.promote_types(x.dtype, scales.dtype), max(1, TILE_WEIGHTS // weight.shape[1])
+    wide, x = torch.empty(step, weight.shape[1], dtype=dtype), x.to(dtype)
+    outputs = []
+    for stored in zip(torch.split(weight, step), torch.split(scales, step, dim=-1), strict=True):
+        tile = wide[: len(stored[0])]  # memory that is taken anew for each tile would be cleared for each
+        compiled_widen()(tile, *stored)
+        outputs.append(x @ tile.mT)
+    return torch.cat(outputs, dim=-1)
+
+
+@functools.cache
+def compiled_widen() -> Callable[..., None]:
+    """Return `widen`, compiled for each size of a tile."""
+    compiled: Callable[..., None] = torch.compile(widen, options=OPTIONS, dynamic=False)
+    return compiled
+
+
+def widen(tile: Tensor, weight: Tensor, scales: Tensor) -> None:
+    """Dequantize int8 [m, k] by scales [G, m] in the scales' dtype into a tile [m, k] of another one (SPEC §3)."""
+    groups = torch.unflatten(weight, -1, (len(scales), -1)).float()  # [m, G, k / G]
+    tile.copy_((groups * scales.float().mT.unsqueeze(-1)).to(scales.dtype).flatten(-2))
 
 
 # Not in the eager port itself, which would import the whole compiler with it.
 eager.project = project
 eager.run_experts = run_experts
+eager.expert = expert
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
@@ -110,14 +160,23 @@ def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:
 def dequantized(params: Params) -> Params:
     """Return the parameters with int8 matrices multiplied out, each in the dtype in which its product is taken.
 
-    The int8 values stay as well, a column after the other, as one token reads them.
+    The int8 values stay as well, a column after the other, as one token reads them; of experts that would take more
+    than MAX_WIDE_BYTES they alone.
     """
-    names = {name.removesuffix(".weight").removesuffix(".scales") for name in params}
-    made = {name: matrix(params, name) for name in sorted(names)}
-    wide = {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()}
     int8 = [name.removesuffix(".weight") for name in params if name.endswith(".weight")]
     columns = {f"{name}.columns": params[f"{name}.weight"].mT.contiguous() for name in int8}
-    return wide | columns | {f"{name}.column_scales": params[f"{name}.scales"].float() for name in int8}
+    columns |= {f"{name}.column_scales": params[f"{name}.scales"] for name in int8}
+    stored_only = [name for name in int8 if "/moe/" in name] if wide_expert_bytes(params) > MAX_WIDE_BYTES else []
+    names = {name.removesuffix(".weight").removesuffix(".scales") for name in params}.difference(stored_only)
+    made = {name: matrix(params, name) for name in sorted(names)}
+    return {name: w.float() if name.endswith("moe/linear_1/w") else w for name, w in made.items()} | columns
+
+
+def wide_expert_bytes(params: Params) -> int:
+    """Return the bytes of all experts' int8 matrices multiplied out."""
+    experts = [name.removesuffix(".weight") for name in params if name.endswith(".weight") and "/moe/" in name]
+    sizes = {name: 4 if name.endswith("moe/linear_1/w") else params[f"{name}.scales"].itemsize for name in experts}
+    return sum(size * params[f"{name}.weight"].numel() for name, size in sizes.items())
 
 
 def run_layer(
@@ -150,8 +209,13 @@ class CompiledModel(eager.TorchModel):
         self.run_layer_on_token = torch.compile(run_layer, options=OPTIONS, dynamic=False)
 
     def loaded_weights(self) -> dict[str, Array]:
-        """Return the parameters as they are multiplied, by stored name, int8 for single tokens left out (SPEC §2)."""
-        return {name: to_numpy(parameter) for name, parameter in self.params.items() if not name.endswith(COLUMNS)}
+        """Return the parameters as they are multiplied, by stored name; int8 of what is not kept wide (SPEC §2)."""
+        wide = {name: to_numpy(parameter) for name, parameter in self.params.items() if not name.endswith(COLUMNS)}
+        for name in (name.removesuffix(".columns") for name in self.params if name.endswith(".columns")):
+            if name not in wide:
+                wide |= {f"{name}.weight": to_numpy(self.params[f"{name}.columns"].mT)}
+                wide |= {f"{name}.scales": to_numpy(self.params[f"{name}.column_scales"])}
+        return wide
 
     def _run(self, tokens: Array, lengths: Array, memory: eager.Memory, taps: Collection[str]) -> dict[str, Array]:
         config, ids = self.config, to_torch(tokens).to(torch.int64)

@@ -11,7 +11,7 @@ from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, Status
 from grok_conformance.harness.report.files import report_of, write_report_json
 from tests.benchmarks import throughput
-from tests.benchmarks.presets import LOADS
+from tests.benchmarks.presets import FAST_PORT, LOADS
 from tests.benchmarks.throughput import (
     FEWEST_ROUNDS,
     NUM_DIGITS,
@@ -171,34 +171,31 @@ def test_who_fails_is_measured_as_a_peer_alone() -> None:
     assert Entry("x", "float32", "–", "fail", "–", peer=True).is_measured
 
 
-FAST = LOADS["bench"].fast_port
-
-
 def entry(name: str, dtype: str = "float32") -> Entry:
     return Entry(name, dtype, "caches", "pass", "")
 
 
 def test_all_of_one_dtype_run_together_or_each_beside_the_fast_port() -> None:
-    fast, slow, other = entry(FAST), entry("slow"), entry("other")
+    fast, slow, other = entry(FAST_PORT), entry("slow"), entry("other")
     assert companies([fast, slow, other]) == [[fast, slow, other]]
-    assert companies([slow, fast, other], FAST) == [[fast, slow], [fast, other]]
-    assert companies([slow, entry(FAST, "bfloat16")], FAST) == []
+    assert companies([slow, fast, other], FAST_PORT) == [[fast, slow], [fast, other]]
+    assert companies([slow, entry(FAST_PORT, "bfloat16")], FAST_PORT) == []
 
 
 def test_rounds_of_pairs_are_joined_and_each_is_held_against_the_fast_port_of_its_own() -> None:
-    fast, slow, other = entry(FAST), entry("slow"), entry("other")
+    fast, slow, other = entry(FAST_PORT), entry("slow"), entry("other")
     runs = [{fast: prefills(1.0, 1.0), slow: prefills(3.0, 3.0)}, {fast: prefills(2.0, 2.0), other: prefills(3.0, 3.0)}]
     assert merged(runs)[fast].rounds["prefill"] == [1.0, 1.0, 2.0, 2.0]
-    assert {each.name: both(*times) for each, times in fast_beside(runs, FAST).items()} == {
+    assert {each.name: both(*times) for each, times in fast_beside(runs, FAST_PORT).items()} == {
         "slow": "3.0 / 3.0",
         "other": "1.5 / 1.5",
     }
 
 
 def test_the_table_names_deviations_and_how_far_the_fast_port_is_ahead() -> None:
-    fast, peer = entry(FAST), replace(entry("tests/peer.py"), deviations=("moe.expert_hidden: gelu_fp16_table",))
+    fast, peer = entry(FAST_PORT), replace(entry("tests/peer.py"), deviations=("moe.expert_hidden: gelu_fp16_table",))
     run = {fast: prefills(1.0, 1.0), peer: prefills(3.0, 3.0)}
-    text = table([fast, peer], run, LOADS["bench"], fast_beside([run], FAST))
+    text = table([fast, peer], run, LOADS["bench"], fast_beside([run], FAST_PORT))
     assert (
         "| `peer` | float32 | caches | pass; moe.expert_hidden: gelu_fp16_table | 85 | 0.3 | – | 3.0 / 3.0 | `` |"
         in text

@@ -30,7 +30,7 @@ from grok_conformance.harness.running.registry import find_candidate
 from tests.benchmarks.ceilings import Ceilings, machine, measure_ceilings
 from tests.benchmarks.cost import Cost, call_cost
 from tests.benchmarks.peers import deviation_of
-from tests.benchmarks.presets import LOADS, Load, prompt, write_load
+from tests.benchmarks.presets import FAST_PORT, LOADS, Load, prompt, write_load
 from tests.benchmarks.results import markdown, record, say
 from tests.benchmarks.worker import read_load
 from tests.written_block import README, write_block
@@ -162,11 +162,11 @@ def main() -> int:
         text += f"\n\nMedians of {options.rounds} rounds, and their quartiles. Machine: {machine()}."
         record(f"sweeps of {load.name}", text, write=options.write)
         return 0
-    together = companies(measured, load.fast_port if options.pairs else None)
+    together = companies(measured, FAST_PORT if options.pairs else None)
     runs = [measure(each, load, folder, options.rounds) for each in together]
     times = merged(runs)
     ceilings = measure_ceilings()
-    summary, words = table(entries, times, load, fast_beside(runs, load.fast_port)), caption(times, load, ceilings)
+    summary, words = table(entries, times, load, fast_beside(runs, FAST_PORT)), caption(times, load, ceilings)
     words = "\n\n".join((words, *(f"`{short(peer)}`: {deviation}." for peer, deviation in deviating.items())))
     text = "\n\n".join((summary, details(times, load, folder, ceilings), words))
     record(f"throughput of {load.name}", text, write=options.write)
@@ -317,7 +317,7 @@ def table(
     `beside` has an entry's times and the fast port's of the run in which they took turns.
     """
     header = ["candidate", "dtype", "level", "verdict", "prefill tokens/s", "decode tokens/s", "× published",
-              f"`{load.fast_port}` ahead", "run"]  # fmt: skip
+              f"`{FAST_PORT}` ahead", "run"]  # fmt: skip
     rows = [header]
     for entry in sorted(entries, key=lambda entry: (entry.dtype, entry.name)):
         figures = ["–", "–", "–", "–"]
@@ -413,7 +413,7 @@ def caption(times: Mapping[Entry, Times], load: Load, ceilings: Ceilings) -> str
         f"prompt of {load.num_rows} × {load.num_tokens} tokens, then single tokens; medians of rounds in which all "
         f"take turns{slow}. "
         f"Machine: {machine()}; in the same run: {products}, memory {memory:.1f} GB/s, disk {disk:.1f} GB/s. "
-        f"{held}`{load.fast_port}` ahead: prefill / decode, how many times faster it is, round by round. "
+        f"{held}`{FAST_PORT}` ahead: prefill / decode, how many times faster it is, round by round. "
         f"`run`: the digest of the conformance run."
     )
 

@@ -14,6 +14,9 @@ from tests.candidates.tiny_models import MODELS, ints, load, random_tokens, rand
 # What the compiler itself imports is none of ours.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
+TILES = {"float32": 1e-5, "bfloat16": 2e-2}
+"""Beside the largest value: a library may sum a narrower product in another order."""
+
 TOKENS, LENGTHS = random_tokens(2, 5), ints(5, 3)
 SUMS_IN_ANOTHER_ORDER = 1e-5
 """Beside the largest value: one token scales sums, not weights."""
@@ -34,6 +37,26 @@ def test_weights_multiplied_out_at_load_give_the_eager_ports_taps_bit_for_bit(na
     assert list(observed) == list(expected)
     for tap, value in expected.items():
         assert np.array_equal(observed[tap], value), tap
+
+
+@pytest.mark.parametrize("fprop_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["4 groups", "16 groups, float32 scales"])
+def test_experts_that_are_too_large_to_be_kept_wide_are_widened_tile_by_tile(
+    name: str, fprop_dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_compiled, "MAX_WIDE_BYTES", 0)
+    monkeypatch.setattr(torch_compiled, "TILE_WEIGHTS", 100)
+    torch_compiled.compiled_widen.cache_clear()
+    with torch.compiler.set_stance("force_eager"):
+        model = compiled(name, fprop_dtype)
+        observed = model.prefill(TOKENS, LENGTHS, ("*",))
+    assert not [each for each in model.params if "/moe/" in each and not each.endswith(torch_compiled.COLUMNS)]
+    eager = load(name, fprop_dtype)
+    for tap, value in eager.prefill(TOKENS, LENGTHS, ("*",)).items():
+        difference = np.abs(observed[tap].astype(np.float64) - value.astype(np.float64)).max()
+        assert difference <= TILES[fprop_dtype] * np.abs(value.astype(np.float64)).max(), tap
+    kept, stored = model.loaded_weights(), eager.loaded_weights()
+    assert all(np.array_equal(kept[each], stored[each]) for each in stored if "/moe/" in each)
 
 
 @pytest.mark.parametrize("name", ["4 groups", "16 groups, float32 scales", "plain", "dense"])
