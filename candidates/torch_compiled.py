@@ -66,7 +66,7 @@ LANES = 32
 """Sums that go on side by side in one token's products: a processor need not wait for each addition."""
 
 project_dequantized = eager.project
-expert_dequantized = eager.expert
+project_dequantized_expert = eager.project_expert
 run_dequantized_experts = torch.compiler.disable(eager.run_experts)  # type: ignore[no-untyped-call]
 
 
@@ -102,15 +102,11 @@ def product_with_int8(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     return ((groups * parts).sum(-2).sum(-1) * scales.mT).sum(-1)
 
 
-def expert(params: Params, path: str, index: int, x: Tensor) -> eager.ExpertValues:
-    """Run one expert on its tokens x [n, d], from int8 if it is not kept wide (SPEC §4.6)."""
-    names = [f"{path}/{name}/w" for name in ("linear", "linear_v", "linear_1")]
-    if names[0] in params or f"{names[0]}.columns" not in params:
-        return expert_dequantized(params, path, index, x)
-    linear, linear_v, linear_1 = ([params[f"{name}{kind}"][index] for kind in COLUMNS] for name in names)
-    activation, up = (product_in_tiles(x, *stored) for stored in (linear, linear_v))  # [n, f]
-    hidden = operations.gated_hidden(activation.float(), up.float())  # [n, f]
-    return eager.ExpertValues(activation, up, hidden, product_in_tiles(hidden, *linear_1))
+def project_expert(params: Params, name: str, index: int, x: Tensor) -> Tensor:
+    """Multiply x [n, k] by one expert's stored matrix [k, m], from int8 if it is not kept wide (SPEC §3, §4.6)."""
+    if name in params or f"{name}.columns" not in params:
+        return project_dequantized_expert(params, name, index, x)
+    return product_in_tiles(x, *(params[f"{name}{kind}"][index] for kind in COLUMNS))
 
 
 def product_in_tiles(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
@@ -140,8 +136,8 @@ def widen(tile: Tensor, weight: Tensor, scales: Tensor) -> None:
 
 # Not in the eager port itself, which would import the whole compiler with it.
 eager.project = project
+eager.project_expert = project_expert
 eager.run_experts = run_experts
-eager.expert = expert
 
 
 def load(config: LanguageModelConfig, weights: Weights) -> CompiledModel:

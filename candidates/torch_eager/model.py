@@ -52,6 +52,11 @@ def project(params: Params, name: str, x: Tensor) -> Tensor:
     return operations.linear(x, matrix(params, name))
 
 
+def project_expert(params: Params, name: str, index: int, x: Tensor) -> Tensor:
+    """Multiply x [n, k] by one expert's stored matrix [k, m] in the wider of their dtypes (SPEC §3, §4.6)."""
+    return operations.expert_linear(x, matrix(params, name, index))
+
+
 def attention(
     config: TransformerConfig, params: Params, path: str, x: Tensor, mask_in: Tensor, memory: KVMemory, tap: Tap
 ) -> tuple[Tensor, KVMemory]:
@@ -82,10 +87,10 @@ def attention(
 
 def expert(params: Params, path: str, index: int, x: Tensor) -> ExpertValues:
     """Run one expert on its tokens x [n, d]; hidden and output are float32 (SPEC §4.6)."""
-    activation = operations.expert_linear(x, matrix(params, f"{path}/linear/w", index))  # [n, f]
-    up = operations.expert_linear(x, matrix(params, f"{path}/linear_v/w", index))  # [n, f]
+    activation = project_expert(params, f"{path}/linear/w", index, x)  # [n, f]
+    up = project_expert(params, f"{path}/linear_v/w", index, x)  # [n, f]
     hidden = operations.gated_hidden(activation.float(), up.float())  # [n, f]
-    output = operations.expert_linear(hidden, matrix(params, f"{path}/linear_1/w", index))  # [n, d]
+    output = project_expert(params, f"{path}/linear_1/w", index, hidden)  # [n, d]
     return ExpertValues(activation, up, hidden, output)
 
 
