@@ -20,7 +20,10 @@ Region = tuple[tuple[int, int], ...]
 """The part of an array that a device holds: start and stop along each axis."""
 
 ALIGNMENT_BYTES = 4096
-"""JAX on the CPU takes over a host array of this alignment as it is, and a disk writes into it directly."""
+"""JAX on the CPU takes over a host array of this alignment as it is.
+
+A disk writes into it past the page cache, from a multiple of this in the file on.
+"""
 
 READ_BYTES = 1 << 25
 """One read into the destination; the threads share an array in such pieces."""

@@ -14,10 +14,8 @@ from typing import Any
 
 import jax
 
+from grok_conformance.reference.checkpoint.arrays import ALIGNMENT_BYTES
 from grok_conformance.reference.checkpoint.pickles import Array
-
-BLOCK_BYTES = 4096
-"""A read past the page cache begins and ends at a multiple of this, in the file and in memory, on any disk."""
 
 PAST_CACHE = getattr(os, "O_DIRECT", 0)
 """Of Linux; elsewhere the page cache is read through."""
@@ -32,11 +30,6 @@ class MatrixInBlocks:
     start: Any
     shape: tuple[int, int] = field(metadata={"static": True})
 
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the matrix."""
-        return self.memory.dtype
-
 
 def take_rows(matrix: MatrixInBlocks, row: Any, num_rows: int) -> jax.Array:
     """Return some rows of a matrix, int8 [num_rows, m]; a compiled program reads them where they are."""
@@ -47,23 +40,23 @@ def take_rows(matrix: MatrixInBlocks, row: Any, num_rows: int) -> jax.Array:
 
 def room_bytes(num_bytes: int) -> int:
     """Return the memory that suffices for the blocks of so many bytes, wherever they begin."""
-    return -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES + BLOCK_BYTES
+    return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES + ALIGNMENT_BYTES
 
 
 def read_blocks(path: Path, offset: int, num_bytes: int, memory: Array) -> int:
     """Read the blocks of a file that hold `num_bytes` from `offset` on; return where in the memory these begin.
 
-    `memory` uint8 [room_bytes(num_bytes)] begins at a multiple of BLOCK_BYTES. Raises OSError if the file ends too
+    `memory` uint8 [room_bytes(num_bytes)] begins at a multiple of ALIGNMENT_BYTES. Raises OSError if the file ends too
     soon, and with EINVAL if its file system reads through the page cache alone.
     """
-    start = offset % BLOCK_BYTES
+    start = offset % ALIGNMENT_BYTES
     handle = os.open(path, os.O_RDONLY | PAST_CACHE)
     try:
         done = 0
         while done < start + num_bytes:
             num_read = os.preadv(handle, [memory[done:].data], offset - start + done)
             done += num_read
-            if num_read % BLOCK_BYTES or num_read == 0:  # the end of the file
+            if num_read % ALIGNMENT_BYTES or num_read == 0:  # the end of the file
                 break
     finally:
         os.close(handle)

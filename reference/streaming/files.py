@@ -135,7 +135,7 @@ def layer_params(leaves: Sequence[LeafFile], arrays: Sequence[Any]) -> dict[str,
 
 def stored_weight(arrays: Sequence[Any]) -> Any:
     """Return a weight from its arrays: itself, and its scales if it has any."""
-    weight, *scales = (jax.tree.map(jax.device_put, array) for array in arrays)
+    weight, *scales = map(jax.device_put, arrays)
     return QuantizedWeight8bit(weight, *scales) if scales else weight
 
 

@@ -31,7 +31,7 @@ def test_bytes_are_found_in_their_blocks(tmp_path: Path, offset: int) -> None:
     memory = aligned_empty([room_bytes(region.num_bytes)], np.dtype(np.uint8))
     matrix = read_array(region, memory)
     assert isinstance(matrix, MatrixInBlocks)
-    assert (matrix.dtype, matrix.shape) == (np.int8, MATRIX.shape)
+    assert (matrix.memory.dtype, matrix.shape) == (np.int8, MATRIX.shape)
     np.testing.assert_array_equal(take_rows(matrix, 0, 60), MATRIX)
     np.testing.assert_array_equal(take_rows(matrix, 57, 3), MATRIX[57:])
 
