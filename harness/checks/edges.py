@@ -1,4 +1,4 @@
-"""What may be tried of the edges of the graph: that a row read more of an input than is shown of it."""
+"""What may be tried of the edges of the graph: that a row read of an input what is not shown of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ from grok_conformance.harness.graph.row import RESIDUAL_STREAM, Operation
 def of_edges(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways with another reading of one input of a row, in one phase or in both."""
     if told[0].evidence.config.fprop_dtype != "float32":  # which leaves nothing to keep back
-        yield from _read_otherwise(row, _of_taps(row, told), ways)
+        for edge in _of_taps(row, told):
+            summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
+            measured: tuple[Reading, ...] = ("measured",) if row.measures and edge[0][0] == row.name else ()
+            yield from _read_otherwise([edge], ways, ("rounded", "carried", *summed, *measured))
+
+
+def computed_again(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
+    """Yield ways in which a row reads an input that a compiled program computed once more for it, in float32.
+
+    The copy adds in another order, and is not what is shown. Where terms cancel the two differ by far more than a unit
+    in the last place.
+    """
+    edges = [(row.name, name) for name in row.inputs if in_full(name, told)]
+    groups = [*([edge] for edge in edges), *([edges] if len(edges) > 1 else [])]
+    yield from _read_otherwise(groups, ways, ("rounded", "again"))
 
 
 def of_caches(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
@@ -23,14 +37,15 @@ def of_caches(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[W
 
     They are for what nothing else explains: what was not rounded yet is known less well, and that alone is likelier.
     """
-    yield from _read_otherwise(row, _of_caches(row, told), ways)
+    yield from _read_otherwise(_of_caches(row, told), ways)
 
 
-def _read_otherwise(row: Operation, edges: Sequence[Sequence[tuple[str, str]]], ways: Ways) -> Iterator[Ways]:
+def _read_otherwise(
+    edges: Sequence[Sequence[tuple[str, str]]],
+    ways: Ways,
+    kinds: tuple[Reading, ...] = ("rounded", "carried"),
+) -> Iterator[Ways]:
     for edge in edges:
-        summed: tuple[Reading, ...] = ("summed",) if edge[0][1] == RESIDUAL_STREAM else ()
-        measured: tuple[Reading, ...] = ("measured",) if row.measures and edge[0][0] == row.name else ()
-        kinds: tuple[Reading, ...] = ("rounded", "carried", *summed, *measured)
         for pair in sorted(itertools.product(kinds, repeat=len(PHASES)), key=lambda pair: len(set(pair))):
             changed: Readings = {
                 (phase, *at): _reading_of(at[1], reading)
@@ -89,11 +104,21 @@ def only_recorded(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterat
 
 def carriable(name: str, told: Sequence[Exhibit]) -> bool:
     """Return whether what an input's producer computed may be wider than what is shown of it."""
-    graph, recorded = told[0].evidence.graph, told[0].evidence.recorded
+    dtypes = _recorded(name, told)
+    return bool(dtypes) and "float32" not in dtypes
+
+
+def in_full(name: str, told: Sequence[Exhibit]) -> bool:
+    """Return whether all that an input's producer computed is shown, in float32."""
+    return _recorded(name, told) == {"float32"}
+
+
+def _recorded(name: str, told: Sequence[Exhibit]) -> set[str]:
+    """Return the dtypes in which an input is shown, none where it is hidden, or was only chosen or stored."""
+    graph = told[0].evidence.graph
     if name == graph.choice or name.startswith("previous:"):
-        return False
+        return set()
     operations = {graph.by_name[maker].tap for maker in graph.makers(name, told[0].evidence.config)}
-    if not operations.isdisjoint(graph.copies):  # what is read of a cache is what was stored
-        return False
     shown = {split_tap(tap)[1] for _, tap in told[0].evidence.observed}
-    return all(recorded[each] != "float32" and each in shown for each in operations)
+    stored = not operations.isdisjoint(graph.copies)  # what is read of a cache is what was stored
+    return set() if stored or not operations <= shown else {told[0].evidence.recorded[each] for each in operations}

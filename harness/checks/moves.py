@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from grok_conformance.harness.checks.edges import of_caches, of_edges
+from grok_conformance.harness.checks.edges import computed_again, of_caches, of_edges
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.rounding import (
@@ -193,13 +193,14 @@ MORE_SUMS: tuple[Moves, ...] = tuple(
 def approximations(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> Iterator[Ways]:
     """Yield ways that leave more open: a function or an accumulator approximated, sums in an order that is not known.
 
-    An input that was carried belongs to them: how it was rounded, and by how much it differs, is known less well.
+    An input that was carried, or computed again, belongs to them: by how much it differs is known less well.
     """
     yield from _at_points(
         row, ways, told, lambda point, choice: point.approximation or (point == SUMS and choice.endswith(ATOMICS))
     )
     yield from of_edges(row, ways, told)
     yield from of_caches(row, ways, told)
+    yield from computed_again(row, ways, told)
 
 
 def approximated_functions(row: Operation, ways: Ways, told: Sequence[Exhibit]) -> list[Ways]:

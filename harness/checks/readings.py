@@ -17,19 +17,20 @@ from grok_conformance.harness.graph.rounding import RoundingPlan
 from grok_conformance.harness.graph.row import Exact, Scope
 from grok_conformance.harness.measure.noise import fence_of
 
-Reading = Literal["rounded", "carried", "summed", "measured", "recorded"]
+Reading = Literal["rounded", "carried", "summed", "measured", "again", "recorded"]
 """What an operation used of an input.
 
 The tap as it was shown; what the producer computed before it was rounded, recomputed from what the producer itself
 used ("carried"; "summed" where that holds of sums of the residual stream, and not of the embedding; "measured" where an
-operation took its statistic of that, and all else of the tap); or a value of
-which the tap is no more than a record, so that its rounding is unknown.
+operation took its statistic of that, and all else of the tap); a copy that was computed once more, in float32
+("again"); or a value of which the tap is no more than a record, so that its rounding is unknown.
 """
 
 WORDS = {
     "carried": "carried",
     "summed": "carried but for the embedding",
     "measured": "carried for its mean of squares",
+    "again": "computed again",
     "recorded": "recorded",
 }
 
@@ -69,9 +70,7 @@ def producers(
     hidden: Collection[str] = (),
 ) -> frozenset[str]:
     """Return the rows that must be worked out for some: themselves, what was carried to them, and what is hidden."""
-    carried = {
-        (row, source) for (_, row, source), reading in readings.items() if reading in ("carried", "summed", "measured")
-    }
+    carried = {(row, source) for (_, row, source), reading in readings.items() if reading != "recorded"}
     needed: set[str] = set()
     following = set(operations)
     while following:
@@ -109,7 +108,7 @@ def reader(
         for name, source in zip(row.inputs, weights.graph.input_taps(tap, scope.config), strict=True):
             reading = readings.get((phase, row.name, name))
             begins = split_tap(source)[1] == weights.graph.stream[0]
-            if reading == "carried" or (reading == "summed" and not begins):
+            if reading in ("carried", "again") or (reading == "summed" and not begins):
                 used[source] = carried[source].value
                 noise[source] = fence_of(carried[source], "float32", 1.0).deviation
             elif reading == "measured":

@@ -110,7 +110,10 @@ WORDS: Mapping[str, str] = {
     "randomness": (
         "what a failure hangs on: nothing that is known; a fresh process that is asked the same gives other values"
     ),
-    "reading": "what a consumer really used of an input: the tap as shown (rounded), carried, or unknown (recorded)",
+    "reading": (
+        "what a consumer really used of an input: the tap as shown (rounded), carried, computed again in float32, or "
+        "unknown (recorded)"
+    ),
     "redrawn": "of a drawn case: a stored one with other tokens",
     "repeatable": "of a candidate: its further runs gave the same bits; otherwise they are judged as the first one is",
     "reproduce": "the command that shows a failure again, and nothing else",

@@ -22,12 +22,14 @@ from grok_conformance.harness.graph.oracle import walk
 from grok_conformance.harness.graph.rounding import AS_PUBLISHED
 from grok_conformance.harness.graph.row import Exact
 from grok_conformance.harness.judging.judge import Judged, judge_candidate
+from grok_conformance.harness.judging.reruns import call_of
 from grok_conformance.harness.measure.noise import USED_SHARE, computed
 from tests.harness.graph.operations.drawn_values import scope_of
 from tests.harness.honest_port import NUM_ELEMENTS, answered, exact_weights, golden_case, group_of, honest_taps
 
 CASE = "unequal/decode/unequal_lengths.bfloat16"
 OTHER = "unequal/prefill/padded_batch.bfloat16"
+WIDE = "unequal/decode/unequal_lengths.float32"
 FUSED = CandidateInfo(name="fused", version="1", fused=True)
 UNFUSED = replace(FUSED, fused=False)
 
@@ -48,6 +50,29 @@ def fused_taps(case_id: str, *carried: str, gain: Mapping[str, float] | None = N
         recorded = round_to(value, rounded[key])
         shown[key] = recorded.astype(DTYPES[rounded[key]])
         return value if operation in carried else recorded
+
+    for _ in walk(preset, case, weights=exact_weights(preset.name, case.fprop_dtype), perturb=compute):
+        pass
+    return shown
+
+
+def taps_with_copies(case_id: str, operation: str) -> dict[str, Array]:
+    """Return what a port shows that computes an operation once more for what reads it in calls of one token.
+
+    The copy is as honest as what is shown, and has other errors.
+    """
+    preset, case = golden_case(case_id)
+    random = np.random.default_rng(5)
+    shown: dict[str, Array] = {}
+    honest = {key: str(x.dtype) for key, x in honest_taps(case_id, 1).items()}
+    calls = iter(range(10**6))
+
+    def compute(tap: str, exact: Exact) -> Array:
+        key = list(honest)[next(calls)]
+        one, other = (round_to(computed(exact, USED_SHARE, random), honest[key]) for _ in range(2))
+        shown[key] = one.astype(DTYPES[honest[key]])
+        decoding = case.calls[call_of(key)].tokens.shape[1] == 1
+        return other if split_tap(tap)[1] == operation and decoding else one
 
     for _ in walk(preset, case, weights=exact_weights(preset.name, case.fprop_dtype), perturb=compute):
         pass
@@ -84,6 +109,12 @@ def test_a_port_that_carries_need_not_say_that_it_is_fused(tmp_path: Path) -> No
     judged = judge(tmp_path, {CASE: fused_taps(CASE, "moe.expert_activation", "moe.expert_up")}, UNFUSED)
     assert statuses(judged) == {"pass"}
     assert judged.words == {"moe.expert_hidden": "moe.expert_activation carried, moe.expert_up carried"}
+
+
+def test_a_float32_product_may_be_computed_again_for_what_reads_it(tmp_path: Path) -> None:
+    judged = judge(tmp_path, {WIDE: taps_with_copies(WIDE, "moe.expert_up")}, UNFUSED)
+    assert statuses(judged) == {"pass"}
+    assert "computed again in decode" in judged.words["moe.expert_hidden"]
 
 
 def test_a_residual_stream_kept_in_float32_is_found_through_all_layers(tmp_path: Path) -> None:
