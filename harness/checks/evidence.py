@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
-from grok_conformance.harness.checks.held import Held
 from grok_conformance.harness.checks.shown_logits import lay_out
 from grok_conformance.harness.contract import (
     ALL_LOGITS,
@@ -23,6 +23,7 @@ from grok_conformance.harness.contract import (
     tap_matches,
     tap_name,
 )
+from grok_conformance.harness.formats.held import Held
 from grok_conformance.harness.graph.arithmetic import UNIT_ROUNDOFF
 from grok_conformance.harness.graph.grok_1 import GROK_1
 from grok_conformance.harness.graph.masks import masks_of
@@ -40,10 +41,11 @@ HELD = Held(2**26)
 class Observed:
     """One tap as a candidate gave it; in float64 as it is, and fit to be computed with (see `gather`), when asked for.
 
-    What `mask` leaves out is not compared, and is 0 in `cleaned`; `num_experts` is of a tap that names experts.
+    What `given` returns is read each time. What `mask` leaves out is not compared, and is 0 in `cleaned`; `num_experts`
+    is of a tap that names experts.
     """
 
-    given: Array
+    given: Callable[[], Array]
     recorded: str
     mask: Array | np.bool_ = np.True_
     num_experts: int | None = None
@@ -51,12 +53,12 @@ class Observed:
     @property
     def raw(self) -> Array:
         """The tap in float64."""
-        return widen(self.given)
+        return widen(self.given())
 
     @property
     def cleaned(self) -> Array:
         """The tap in float64, fit to be computed with."""
-        return HELD.get(self, lambda: safe(clean(self.given, self.mask), self.num_experts))
+        return HELD.get(self, lambda: safe(clean(self.given(), self.mask), self.num_experts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +153,14 @@ def gather(
             operation = split_tap(tap)[1]
             spec = graph.specs[operation]
             recorded = recorded_dtype(tap, spec, contract, info, config)
-            if tap_key(call, tap) not in taps:
+            key = tap_key(call, tap)
+            if key not in taps:
                 problems[call, tap] = Comparison(call, tap, 0, problem=f"{Kind.MISSING}: declared but not returned")
                 continue
-            x = taps[tap_key(call, tap)]
+            x, given = taps[key], partial(slots_given, taps, key, spec, config.sequence_len)
             if tap == LOGITS and case.form != ALL_LOGITS:
                 laid_out = lay_out(x, case, call, config.vocab_size)
+                given = partial(logits_given, taps, key, case, call, config.vocab_size)
                 if laid_out.problem:
                     problems[call, tap] = Comparison(call, tap, 0, problem=laid_out.problem)
                     continue
@@ -170,17 +174,31 @@ def gather(
                 if found.kind is Kind.SHAPE:
                     misshapen[call, tap] = x.shape
                 continue
-            x = fit_slots(x, spec, config.sequence_len)
             # An unused cache slot stays as it is: honest weights give it exactly nothing, and a fault of the mask is
             # found at the weights alone.
             mask = np.True_ if operation in graph.copies else masks[call, operation]
-            observed[call, tap] = Observed(x, recorded, mask, experts_named(spec, config))
+            observed[call, tap] = Observed(given, recorded, mask, experts_named(spec, config))
     caches = {
         name: recorded_dtype(tap_name(0, name), graph.specs[name], contract, info, config) for name in graph.copies
     }
     return Evidence(
         config, {**contract, **caches}, observed, problems, masks, misshapen, info.fused, info.tie_rule, named, graph
     )
+
+
+def in_memory(x: Array) -> Callable[[], Array]:
+    """Return what gives a tap that is at hand."""
+    return lambda: x
+
+
+def slots_given(taps: Mapping[str, Array], key: str, spec: TapSpec, num_slots: int) -> Array:
+    """Return a tap as it was given, with as many slots as the cache has."""
+    return fit_slots(taps[key], spec, num_slots)
+
+
+def logits_given(taps: Mapping[str, Array], key: str, case: Case, call: int, num_tokens: int) -> Array:
+    """Return logits of which some are shown, laid on their axes."""
+    return lay_out(taps[key], case, call, num_tokens).values
 
 
 def safe(x: Array, num_experts: int | None) -> Array:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from grok_conformance.harness.cases.case import Case, Preset, steps_before, tap_key
-from grok_conformance.harness.checks.evidence import Evidence, Key
+from grok_conformance.harness.checks.evidence import Evidence, Key, in_memory
 from grok_conformance.harness.checks.exhibit import Exhibit, exhibit_of
 from grok_conformance.harness.checks.local import failing_together
 from grok_conformance.harness.checks.operation_by_operation import fencing_of, slack_of
@@ -161,7 +161,9 @@ def compared(exhibit: Exhibit, prediction: Prediction, observed: Array) -> Compa
 def showing(exhibit: Exhibit, seen: Mapping[Key, Array]) -> Evidence:
     """Return the evidence of a case with other values at some taps."""
     evidence = exhibit.evidence
-    observed = {key: replace(evidence.observed[key], given=value, mask=np.True_) for key, value in seen.items()}
+    observed = {
+        key: replace(evidence.observed[key], given=in_memory(value), mask=np.True_) for key, value in seen.items()
+    }
     return replace(evidence, observed={**evidence.observed, **observed})
 
 

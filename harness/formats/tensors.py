@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 
 from grok_conformance.harness.contract import Array
 from grok_conformance.harness.formats.files import FileError, parse_json, whole_file
+from grok_conformance.harness.formats.on_disk import BytesOnDisk, stamp_of
 
 STORED_DTYPES: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -60,14 +62,14 @@ class TensorHeader:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorFile(Mapping[str, Array]):
-    """The tensors of a file by name: read-only views of its bytes, made when asked for.
+    """The tensors of a file by name: read-only views of its bytes, made, or read, when asked for.
 
     `headers` tells dtypes and shapes without touching a value; dropping names from it hides those tensors.
     """
 
     path: Path
     headers: Mapping[str, TensorHeader]
-    data: Array  # uint8 [bytes]
+    data: Array | BytesOnDisk  # uint8 [bytes]
 
     def __getitem__(self, name: str) -> Array:
         """Return one tensor, a read-only view; raises AbsentTensorError."""
@@ -76,6 +78,11 @@ class TensorFile(Mapping[str, Array]):
         header = self.headers[name]
         array: Array = self.data[header.begin : header.end].view(header.dtype).reshape(header.shape)
         return array
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes the tensors take."""
+        return sum(header.end - header.begin for header in self.headers.values())
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order of the data."""
@@ -124,22 +131,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Array], *, lasting: bool = T
             file.write(raw_bytes(tensors[name]))
 
 
-def open_tensors(path: Path) -> TensorFile:
+def open_tensors(path: Path, *, on_disk: bool = False) -> TensorFile:
     """Open a tensor file; the whole header is checked against the file's size.
 
     Files of up to MAX_READ_BYTES are read, so that whoever cuts them short meanwhile harms nobody; larger ones are
-    mapped. Raises FileError, which names the file and the tensor.
+    mapped. With `on_disk` bytes stay where they are until they are asked for, each time, and must not change meanwhile.
+    Raises FileError, which names the file and the tensor.
     """
     if not path.is_file():
         raise FileError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
-    size = path.stat().st_size
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
             if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
                 raise FileError(f"{path}: truncated or no tensor file: a header of {length} bytes in a file of {size}")
             headers = _parse_header(path, file.read(length), size - LENGTH_BYTES - length)
-            data = _data(path, file, size - LENGTH_BYTES - length)
+            num_bytes = size - LENGTH_BYTES - length
+            data = BytesOnDisk(path, num_bytes, stamp_of(file.fileno())) if on_disk else _data(path, file, num_bytes)
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     return TensorFile(path, headers, data)

@@ -195,7 +195,7 @@ def _read_tensors(
     path = _plain_file(out_dir, case.folder, name)
     if path is None:
         return None, ()
-    file = open_tensors(path)
+    file = open_tensors(path, on_disk=True)
     extra = tuple(f"{name}: {key}" for key in file if key not in wanted)
     return replace(file, headers={key: header for key, header in file.headers.items() if key in wanted}), extra
 

@@ -124,7 +124,7 @@ def show_weights(
 
     Of larger models no weights are shown: they would be written to disk once more. Raises what the candidate raises.
     """
-    shown = shown_weights(candidate, model, weights) if weights.data.nbytes <= MAX_SHOWN_BYTES else {}
+    shown = shown_weights(candidate, model, weights) if weights.num_bytes <= MAX_SHOWN_BYTES else {}
     if shown:
         write_tensors(out_dir / "weights.safetensors", shown, lasting=False)
     if hasattr(candidate, "partition_specs"):

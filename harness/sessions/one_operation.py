@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from grok_conformance.harness.cases.case import Cache, Call, Case, Preset
-from grok_conformance.harness.checks.evidence import Evidence, Observed
+from grok_conformance.harness.checks.evidence import Evidence, Observed, in_memory
 from grok_conformance.harness.checks.exhibit import Exhibit
 from grok_conformance.harness.contract import (
     Array,
@@ -160,7 +160,7 @@ def check_operation(  # noqa: PLR0913 - all but the first three have defaults
     if mask is not None:
         places = [shape["bt".index(axis)] if axis in "bt" else 1 for axis in axes]
         compared = compared & whole_numbers_of("mask", np.asarray(mask) * 1, 1, 1, shape).reshape(places).astype(bool)
-    taken = Observed(seen, recorded, compared)
+    taken = Observed(in_memory(seen), recorded, compared)
     evidence = Evidence(config, {operation: recorded}, {(0, tap): taken}, {}, {(0, operation): compared})
     exhibit = Exhibit(Preset("own", config, exact_weights.stored), case, evidence, exact_weights)
     found, way = best_way(tap, scope, exhibit, values)

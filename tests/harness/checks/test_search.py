@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from grok_conformance.harness.checks.evidence import in_memory
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways
 from grok_conformance.harness.checks.moves import numbers_of_sums
 from grok_conformance.harness.checks.search import MANY, identify, promising
@@ -40,7 +41,7 @@ def test_an_approximation_is_named_only_where_it_explains_what_no_rounding_does(
     up = port.evidence.observed[0, "layers.00.moe.expert_up"].raw
     tanh = np.tanh(np.sqrt(2 / np.pi) * (activation + 0.044715 * activation**3))
     off = 0.5 * activation * up * tanh * 2.0**-11.5 * np.sign(np.sin(1e4 * activation))
-    observed = {**port.evidence.observed, key: replace(seen, given=seen.raw + off)}
+    observed = {**port.evidence.observed, key: replace(seen, given=in_memory(seen.raw + off))}
     found = identify(row, [replace(port, evidence=replace(port.evidence, observed=observed))])
     assert found == Ways({"moe.expert_hidden": RoundingPlan({"tanh": HARDWARE_TANH})})
     assert identify(row, [port]) == Ways()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from grok_conformance.harness.cases.probes import make_probe, probe_cases
+from grok_conformance.harness.checks.evidence import in_memory
 from grok_conformance.harness.checks.exhibit import Exhibit, Ways, exhibit_of
 from grok_conformance.harness.checks.local import Local
 from grok_conformance.harness.checks.moves import with_ways
@@ -150,7 +151,7 @@ def test_values_that_are_not_finite_have_no_likely_fault() -> None:
     seen = one.evidence.observed[key]
     raw = seen.raw.copy()
     raw[0, 0] = float("nan")
-    broken = replace(one.evidence, observed={**one.evidence.observed, key: replace(seen, given=raw)})
+    broken = replace(one.evidence, observed={**one.evidence.observed, key: replace(seen, given=in_memory(raw))})
     found = judge_operations([replace(one, evidence=broken)], NUM_ELEMENTS)
     assert "moe.expert_hidden" in found.failing
     assert "moe.expert_hidden" not in found.diagnoses

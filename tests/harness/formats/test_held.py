@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from grok_conformance.harness.checks.held import Held
 from grok_conformance.harness.contract import Array
+from grok_conformance.harness.formats.held import Held
 
 
 def asked(held: Held, names: str, num_bytes: int = 10) -> list[str]:
