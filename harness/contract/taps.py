@@ -46,6 +46,7 @@ class TapSpec:
 NUM_KEPT = 1 << 14
 """Names of taps that are kept taken apart and put together: more than the largest model has."""
 
+ALL = "*"
 GLOB = frozenset("*?[")
 """What makes a pattern of a name."""
 
@@ -96,9 +97,13 @@ def select_taps(names: Collection[str], patterns: Collection[str] | None) -> tup
     """Return the names that match any of the glob patterns, in their order; None selects all."""
     if patterns is None:
         return tuple(names)
-    # A pattern is mostly a name: a runner asks for every tap by its own, in each of hundreds of calls.
+    # A pattern is mostly a name, or all: a runner asks for every tap by its own, in each of hundreds of calls.
     plain = frozenset(patterns)
+    if ALL in plain:
+        return tuple(names)
     globs = [pattern for pattern in plain if not GLOB.isdisjoint(pattern)]
+    if not globs:
+        return tuple(name for name in names if name in plain)
     return tuple(name for name in names if name in plain or any(tap_matches(name, glob) for glob in globs))
 
 
@@ -108,7 +113,7 @@ def tap_matches(name: str, pattern: str) -> bool:
     A `*` between dots stands for one part of the name, so that `layers.*.output` is the output of every layer and not
     `layers.00.attention.output`; one at either end of the pattern, as in `*.kv.*`, for any number of parts.
     """
-    if pattern == "*":
+    if pattern == ALL:
         return True
     parts, globs = name.split("."), pattern.split(".")
     open_start, open_end = globs[0] == "*", globs[-1] == "*"

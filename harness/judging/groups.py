@@ -112,11 +112,11 @@ def expected_of_probe(presets: Mapping[str, Preset], cases: Mapping[str, Case], 
 def run_size(groups: Sequence[Group]) -> int:
     """Return how many elements a run over some groups compares: the number of tests, which sets λ."""
     return sum(
-        math.prod(call_sizes(config, case, call)[axis] for axis in group.graph.specs[split_tap(tap)[1]].axes)
+        math.prod(sizes[axis] for axis in group.graph.specs[split_tap(tap)[1]].axes)
         for group in groups
         for config in [group.preset.config]
         for case in group.cases
-        for call in range(len(case.calls))
+        for sizes in (call_sizes(config, case, call) for call in range(len(case.calls)))
         for tap in group.graph.tap_names(config)
     )
 

@@ -55,10 +55,15 @@ def with_reruns(
         return judge_candidate(some, given, num_elements, honest_runs, waivers, known=Known(ways, searched))
 
     passed = {verdict.case for each in judged for verdict in each.verdicts if verdict.status in PASSING}
+    told = {
+        verdict.case: compared(case, answer[case.id], verdict.status)
+        for group, answer, each in zip(groups, answers, judged, strict=True)
+        for case, verdict in zip(group.cases, each.verdicts, strict=True)
+    }
     found: dict[str, list[RunVerdict]] = {}
     for rerun in RERUNS:
         wrong = any(each.status not in PASSING for runs in found.values() for each in runs)
-        for case, verdict in judge_rerun(rerun, groups, answers, judged, judge, () if wrong else passed).items():
+        for case, verdict in judge_rerun(rerun, groups, told, judge, () if wrong else passed).items():
             found.setdefault(case, []).append(verdict)
     return [
         replace(each, verdicts=tuple(with_found(verdict, found.get(verdict.case, ())) for verdict in each.verdicts))
@@ -69,26 +74,21 @@ def with_reruns(
 def judge_rerun(
     rerun: Rerun,
     groups: Sequence[Group],
-    answers: Answers,
-    judged: Sequence[Judged],
+    told: Mapping[str, Mapping[str, RunVerdict | Answer]],
     judge: Callable[[Sequence[Group], Answers, Collection[str]], list[Judged]],
     searched: Collection[str],
 ) -> dict[str, RunVerdict]:
     """Return the verdicts on one rerun of every case that was answered and has it, by case id.
 
-    `judge` judges those that differ from the first run, and looks into what fails in the cases `searched`.
+    `told` is what the runs of every case are `compared` to be; `judge` judges those that differ from the first run, and
+    looks into what fails in the cases `searched`.
     """
     found: dict[str, RunVerdict] = {}
     differing: list[tuple[Group, dict[str, Answer]]] = []
-    for group, each, first in zip(groups, answers, judged, strict=True):
-        statuses = {verdict.case: verdict.status for verdict in first.verdicts}
-        again: dict[str, Answer] = {}
-        for case in (case for case in group.cases if rerun.name in each[case.id].reruns):
-            told = compared(rerun, case, each[case.id], statuses[case.id])
-            if isinstance(told, RunVerdict):
-                found[case.id] = told
-            else:
-                again[case.id] = told
+    for group in groups:
+        own = {case.id: told[case.id][rerun.name] for case in group.cases if rerun.name in told[case.id]}
+        found |= {case: each for case, each in own.items() if isinstance(each, RunVerdict)}
+        again = {case: each for case, each in own.items() if isinstance(each, Answer)}
         if again:
             differing.append((of_cases(group, again), again))
     if not differing:
@@ -105,17 +105,26 @@ def of_cases(group: Group, case_ids: Collection[str]) -> Group:
     return replace(group, cases=tuple(case for case in group.cases if case.id in case_ids))
 
 
-def compared(rerun: Rerun, case: Case, answer: Answer, first: Status) -> RunVerdict | Answer:
-    """Return the verdict on a further run that gave the same bits or none, or its answer, which is to be judged.
+def compared(case: Case, answer: Answer, first: Status) -> dict[str, RunVerdict | Answer]:
+    """Return for each further run of a case the verdict if it gave the same bits or none, or its answer to be judged.
 
     `first` is the status of the first run, which the same bits share.
     """
+    digests: dict[str, str] = {}  # of the first run, which each of them is held against
+    some = [rerun for rerun in RERUNS if rerun.name in answer.reruns]
+    return {rerun.name: compared_run(rerun, case, answer, first, digests) for rerun in some}
+
+
+def compared_run(
+    rerun: Rerun, case: Case, answer: Answer, first: Status, digests: dict[str, str]
+) -> RunVerdict | Answer:
+    """Return as much of one further run; `digests` are those of the first that are known, and are added to."""
     given = answer.reruns[rerun.name]
     if given.status != "answered":
         return RunVerdict(name=rerun.name, status=given.status, reason=given.reason, bitwise=False)
     asked = rerun.taps_by_call(len(case.calls))
     keys = [key for key in answer.taps if rerun.is_whole or select_taps([key.partition("/")[2]], asked[call_of(key)])]
-    other = unrepeated(answer, rerun.name, keys)
+    other = unrepeated(answer, rerun.name, keys, digests)
     if not other:
         return RunVerdict(name=rerun.name, status=first, reason="", bitwise=True)
     if not given.taps:

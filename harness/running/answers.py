@@ -118,10 +118,17 @@ def make_folders(out_dir: Path, job: Job) -> None:
             folder.chmod(stat.S_IRWXU | folder.stat().st_mode)
 
 
-def unrepeated(answer: Answer, rerun: str, keys: Collection[str]) -> tuple[str, ...]:
-    """Return which of these taps a further run did not give bit for bit as the first, those absent from it included."""
+def unrepeated(
+    answer: Answer, rerun: str, keys: Collection[str], digests: dict[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return which of these taps a further run did not give bit for bit as the first, those absent from it included.
+
+    `digests` are those of the first run that are known; what is worked out is added to them.
+    """
     repeated = answer.reruns.get(rerun, Repeated())
-    return tuple(key for key in keys if repeated.digest_of(key) != digest(answer.taps[key]))
+    first = {} if digests is None else digests
+    first |= {key: digest(answer.taps[key]) for key in keys if key not in first}
+    return tuple(key for key in keys if repeated.digest_of(key) != first[key])
 
 
 def is_answered(out_dir: Path, case: JobCase) -> bool:

@@ -7,6 +7,7 @@ whether a system library, or a module that lies where nobody looks for one, has 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def write_program_files(out_dir: Path, maps: Path = MAPS) -> None:
     """Leave the files of this process in a folder of answers; where they cannot be told or written, nothing."""
     with contextlib.suppress(OSError, ValueError):  # a port's answers do not hang on it
         found = {*module_files(), *mapped_programs(maps.read_text(errors="replace").splitlines())}
-        write_json(out_dir / NAME, {path: known_as(path) for path in sorted(found)}, lasting=False)
+        write_json(out_dir / NAME, {path: first_known_as(path) for path in sorted(found)}, lasting=False)
 
 
 def known_as(path: str) -> str:
@@ -40,6 +41,10 @@ def known_as(path: str) -> str:
         return known_by(os.stat(path))  # noqa: PTH116 - asked of hundreds: a Path costs
     except OSError:
         return GONE
+
+
+first_known_as = functools.cache(known_as)
+"""As a file was when it was first asked for: a process asks after each of its jobs."""
 
 
 def known_by(told: os.stat_result) -> str:

@@ -106,10 +106,10 @@ def run_candidates(
             for each, given in zip(candidates, one_after_another(limits), strict=False)
         ]
         for candidate, answered in asked:
-            seconds, answers = answered()
             own = shares[candidate.compiles]
-            known = waivers_of(waivers, candidate.name)
-            submission = Submission(own, tuple(answers), run_size(own), narrow, known)
+            known, size = waivers_of(waivers, candidate.name), run_size(own)
+            seconds, answers = answered()
+            submission = Submission(own, tuple(answers), size, narrow, known)
             judged = judge_side_by_side(submission, at_work, honest_runs)
             if need_replay(judged):
                 with scratch_folder() as scratch, ThreadPoolExecutor(NUM_CHILDREN) as again:

@@ -66,6 +66,6 @@ def test_a_file_that_is_cut_short_or_replaced_or_gone_is_one_too(file: TensorFil
         file["a"]
 
 
-def test_what_was_asked_for_last_is_read_once_where_it_is_small(file: TensorFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_small_and_was_asked_for_last_is_read_once(file: TensorFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_disk.HELD, "max_bytes", 1000)
     assert np.shares_memory(file["a"], file["a"]) == (on_disk.MAX_WHOLE_BYTES > 1)
