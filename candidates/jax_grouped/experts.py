@@ -16,6 +16,9 @@ from grok_conformance.candidates.jax_grouped.parameters import Matrix, Params
 SMALLEST_BATCH = 16
 """Rows below which an expert is bound by reading its weights: fewer rows cost the same."""
 
+FEW_WEIGHTS = 2**17
+"""Weights of a matrix up to which every expert takes all rows: compiling it for fewer takes longer than it spares."""
+
 MAX_TILE_WEIGHTS = 2**22
 """Weights of one matrix that are widened at a time: in float32 they fill half a last-level cache of 32 MiB."""
 
@@ -74,8 +77,13 @@ def compute_experts(
     )(x, index, experts)
 
 
-def batch_sizes(num_tokens: int) -> tuple[int, ...]:
-    """Return the numbers of rows for which an expert is compiled, the last one for all tokens: at most 1.5 apart."""
+def batch_sizes(num_tokens: int, num_weights: int) -> tuple[int, ...]:
+    """Return the numbers of rows for which an expert is compiled, the last one for all tokens: at most 1.5 apart.
+
+    `num_weights` are those of one of its matrices.
+    """
+    if num_weights <= FEW_WEIGHTS:
+        return (num_tokens,)
     sizes = sorted(size << shift for shift in range(num_tokens.bit_length()) for size in (SMALLEST_BATCH, 24))
     return (*(size for size in sizes if size < num_tokens), num_tokens)
 
@@ -86,8 +94,8 @@ def run_experts(x: jax.Array, index: jax.Array, experts: Experts, names: Collect
     Pairs of token and expert are sorted by expert. Each expert takes its rows in the smallest compiled batch that holds
     them; what the batch computes beyond its own rows belongs to experts that come later and overwrite it.
     """
-    num_experts, (b, t, c) = experts.linear.weight.shape[0], index.shape
-    sizes = batch_sizes(b * t)
+    (num_experts, d, f), (b, t, c) = experts.linear.weight.shape, index.shape
+    sizes = batch_sizes(b * t, d * f)
     chosen = index.reshape(-1)  # [b·t·c]
     order = jnp.argsort(chosen)
     num_rows = jnp.bincount(chosen, length=num_experts)  # [e]

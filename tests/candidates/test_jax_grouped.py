@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok_conformance.candidates import jax_grouped
+from grok_conformance.candidates.jax_grouped import experts
 from grok_conformance.candidates.jax_grouped.experts import Experts, batch_sizes
 from grok_conformance.candidates.jax_grouped.layers import multiply_row
 from grok_conformance.candidates.jax_grouped.model import Model
@@ -71,12 +72,24 @@ def test_another_compute_dtype_is_unsupported() -> None:
 
 @given(num_tokens=st.integers(1, 5000), num_rows=st.integers(0, 5000))
 def test_the_smallest_batch_that_holds_some_rows_wastes_at_most_half_of_them(num_tokens: int, num_rows: int) -> None:
-    sizes = batch_sizes(num_tokens)
+    sizes = batch_sizes(num_tokens, 2**20)
     assert list(sizes) == sorted(set(sizes))
     assert sizes[-1] == num_tokens
     rows = min(num_rows, num_tokens)
     batch = next(size for size in sizes if size >= rows)
     assert batch <= max(16, 1.5 * rows)
+
+
+def test_an_expert_of_few_weights_takes_all_rows_and_gives_what_smaller_batches_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens, lengths = np.arange(1, 61, dtype=np.int32).reshape(6, 10) % 100 + 1, np.full(6, 10, np.int32)
+    assert batch_sizes(60, 2**17) == (60,)
+    whole = logits(load(make_preset("unequal")), tokens, lengths)
+    monkeypatch.setattr(experts, "FEW_WEIGHTS", 0)
+    jax.clear_caches()
+    assert batch_sizes(60, 2**17) == (16, 24, 32, 48, 60)
+    assert np.allclose(logits(load(make_preset("unequal")), tokens, lengths), whole, rtol=1e-5, atol=1e-6)
 
 
 @given(num_groups=st.integers(1, 8), rows_per_group=st.integers(1, 40), num_columns=st.sampled_from([8, 2**20, 2**21]))
