@@ -100,7 +100,12 @@ def run_candidates(
         paths = tuple(jobs[id(group)] for group in own)
         return Question(own, paths, tuple(answers / path.name for path in paths))
 
-    with ThreadPoolExecutor(NUM_CHILDREN) as pool, setting(limits.stop), judges(dtypes) as at_work:
+    with (
+        ThreadPoolExecutor(NUM_CHILDREN) as pool,
+        ThreadPoolExecutor(1) as beside,
+        setting(limits.stop),
+        judges(dtypes) as at_work,
+    ):
         asked = [
             (each, ask_at_once(pool, each, question(each, folders[each.name]), given, partial(on_progress, each.name)))
             for each, given in zip(candidates, one_after_another(limits), strict=False)
@@ -109,6 +114,7 @@ def run_candidates(
             own = shares[candidate.compiles]
             known, size = waivers_of(waivers, candidate.name), run_size(own)
             seconds, answers = answered()
+            weighed = beside.submit(judge_weights, own, question(candidate, folders[candidate.name]).outs)
             submission = Submission(own, tuple(answers), size, narrow, known)
             judged = judge_side_by_side(submission, at_work, honest_runs)
             if need_replay(judged):
@@ -116,8 +122,7 @@ def run_candidates(
                     _, replayed = ask_at_once(again, candidate, question(candidate, scratch), limits)()
                     judged = with_causes(judged, answers, replayed)
             judged = with_memory(judged, own, answers)
-            weights = judge_weights(own, question(candidate, folders[candidate.name]).outs)
-            verdict = summarise(candidate.name, own, answers, judged, seconds, weights, known)
+            verdict = summarise(candidate.name, own, answers, judged, seconds, weighed.result(), known)
             evidence = evidence_of(own, answers, judged)
             yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence, submission.num_elements)
 
