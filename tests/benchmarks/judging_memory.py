@@ -22,7 +22,7 @@ from grok_conformance.harness.running.jobs import read_job, write_job
 from tests.benchmarks.results import say
 from tests.benchmarks.scaling_sizes import BASE, case_of, info_of, preset_of
 
-NUM_CASES = (8, 16, 32, 64)
+NUM_CASES = (8, 32, 64, 128)
 
 
 def write_answers(folder: Path, num_cases: int, taps: Mapping[str, Array]) -> None:

@@ -125,9 +125,9 @@ def memory(peaks: Mapping[int, int], answer_bytes: int) -> str:
     *_, before, last = sorted(peaks)
     each = (peaks[last] - peaks[before]) / (last - before)
     told = (
-        f"From {before} to {last} cases one more takes {each / 1e6:.2f} MB; the answer to it, read whole so that "
-        f"nobody can change it, has {answer_bytes / 1e6:.2f} MB. What is made of "
-        "answers in float64 is held within fixed bounds."
+        f"From {before} to {last} cases one more takes {each / 1e6:.2f} MB, its verdict and where its answer lies; the "
+        f"answer itself, which stays on disk, has {answer_bytes / 1e6:.2f} MB. Up to 64 MB of answers, and as much of "
+        "what is made of them in float64, are held for whoever asks next."
     )
     return f"{markdown(rows)}\n\n{told}"
 

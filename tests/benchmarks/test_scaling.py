@@ -93,7 +93,7 @@ def test_the_table_has_the_exponent_with_its_error() -> None:
 def test_the_memory_of_a_case_is_told_beside_its_answer() -> None:
     text = memory({2: 90_000_000, 4: 103_000_000, 8: 107_000_000}, 3_500_000)
     assert "| 4 | 103 |" in text
-    assert "From 4 to 8 cases one more takes 1.00 MB; the answer to it" in text
+    assert "From 4 to 8 cases one more takes 1.00 MB, its verdict" in text
     assert "has 3.50 MB" in text
 
 
