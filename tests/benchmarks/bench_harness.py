@@ -20,7 +20,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from grok_conformance import reference
-from grok_conformance.candidates import torch_eager
+from grok_conformance.candidates import numpy_float64, torch_eager
 from grok_conformance.harness.cases.case import Call, Case, Preset, tap_key
 from grok_conformance.harness.checks.exhibit import exhibit_of
 from grok_conformance.harness.checks.operation_by_operation import check_case
@@ -45,8 +45,11 @@ MAX_CAPTURE = 1.10
 """Of the time of a forward pass with all taps on the host to one without."""
 MAX_COMPARISON = 1.0
 """Of the time of all statistics to numpy.testing.assert_allclose on the same arrays."""
-MAX_LOCAL_CHECK = 5.0
-"""Of the local check of every operation to the float32 forward pass of the port that is checked."""
+MAX_LOCAL_CHECK = 2.5
+"""Of the local check of every operation to a forward pass in float64, by `numpy_float64`: so the oracle computes, too.
+
+A pass of the port that is checked was the yardstick until that port took a third of its time.
+"""
 MAX_FAST_PORT = 1.0
 """Of the prefill of `jax_grouped` to that of the reference."""
 MAX_START_SECONDS = 0.4
@@ -108,7 +111,9 @@ def test_all_statistics_of_64_million_elements_take_no_longer_than_assert_allclo
 
 
 @pytest.mark.gate
-def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: Weights, record_property: Record) -> None:
+def test_the_local_check_of_every_operation_takes_few_passes_in_float64(
+    weights: Weights, record_property: Record
+) -> None:
     config = replace(LOAD.config, fprop_dtype="float32")
     preset = Preset("bench", config, weights)
     call = Call("prefill", prompt(LOAD), np.array([LOAD.num_tokens], np.int32))
@@ -116,12 +121,13 @@ def test_the_local_check_of_every_operation_takes_few_forward_passes(weights: We
         id="bench/prefill/long.float32", preset="bench", fprop_dtype="float32", why="", origin="", calls=(call,)
     )
     model = torch_eager.load(config, preset.weights)
+    exact = numpy_float64.load(config, preset.weights)
     taps = {tap_key(0, name): x for name, x in model.prefill(call.tokens, call.lengths, ("*",)).items()}
     exhibit = exhibit_of(preset, case, torch_eager.INFO, taps, ExactWeights(config, preset.weights))
     assert_ratio(
         record_property,
         lambda: check_case(exhibit, num_elements=10**8),
-        lambda: model.prefill(call.tokens, call.lengths, ("logits",)),
+        lambda: exact.prefill(call.tokens, call.lengths, ("logits",)),
         MAX_LOCAL_CHECK,
         num_rounds=3,
     )
