@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.agreement import Told, in_agreement
 from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.submission import Submission, judge_submission, together
@@ -89,12 +90,15 @@ def send(pipe: IO[bytes], said: Any) -> None:
 
 
 def receive(pipe: IO[bytes]) -> Any:
-    """Return what is said through a pipe; raises JudgeError for the traceback of a judge, or where nothing comes."""
+    """Return what is said through a pipe; raises JudgeError for the traceback of a judge, or where nothing comes.
+
+    Raises FileError for an answer that is not what it was when it was read.
+    """
     try:
         said = pickle.load(pipe)  # noqa: S301 - from a process of our own
     except EOFError:
         raise JudgeError("a judge ended before it had judged") from None
-    if isinstance(said, JudgeError):
+    if isinstance(said, JudgeError | FileError):
         raise said
     return said
 
@@ -116,6 +120,8 @@ def work(asked: IO[bytes], told: IO[bytes]) -> None:
 
         try:
             send(told, judge_submission(submission, honest_runs, agree))
+        except FileError as error:
+            send(told, error)
         except Exception:  # noqa: BLE001 - whatever it is, the one who asked is told
             send(told, JudgeError(traceback.format_exc()))
 

@@ -151,7 +151,7 @@ def answered(
 
     def stored(name: str, tensors: Mapping[str, Array]) -> TensorFile:
         write_tensors(folder / f"{name}.safetensors", tensors)
-        return open_tensors(folder / f"{name}.safetensors")
+        return open_tensors(folder / f"{name}.safetensors", on_disk=True)
 
     again = {name: Repeated(taps=stored(name, tensors)) for name, tensors in (reruns or {}).items()}
     return Answer(status="answered", info=info, taps=stored("taps", taps), reruns=again, seconds=0.5)

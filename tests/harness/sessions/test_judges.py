@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.narrowing import Narrow
 from grok_conformance.harness.judging.submission import judge_submission
 from grok_conformance.harness.sessions.judges import JudgeError, judge_side_by_side, judges
@@ -35,6 +36,14 @@ def test_a_run_in_one_compute_dtype_and_a_narrowed_one_need_no_other_process(tmp
         assert [each.verdicts[0].status for each in judge_side_by_side(narrow, at_work, {})] == ["pass", "pass"]
         part = whole.in_dtype("float32")
         assert repr(judge_side_by_side(part, at_work, {})) == repr(judge_submission(part, {}))
+
+
+def test_an_answer_that_is_changed_while_it_is_judged_is_an_error_of_that_file(tmp_path: Path) -> None:
+    whole = submission(tmp_path)
+    for taps in tmp_path.rglob("taps.safetensors"):
+        taps.write_bytes(taps.read_bytes()[::-1])
+    with judges(whole.fprop_dtypes) as at_work, pytest.raises(FileError, match=r"safetensors: was changed while it"):
+        judge_side_by_side(whole, at_work, {})
 
 
 def test_a_judge_that_fails_says_where_and_one_that_is_gone_is_missed(tmp_path: Path) -> None:
