@@ -27,6 +27,7 @@ from grok_conformance.harness.running.jobs import read_job, write_job
 from grok_conformance.harness.running.registry import Candidate
 from grok_conformance.harness.sessions.asking import (
     NUM_CHILDREN,
+    Answers,
     Question,
     answer_folders,
     ask_at_once,
@@ -95,6 +96,12 @@ def run_candidates(
     folders = answer_folders(folder / "answers", [candidate.name for candidate in candidates])
     dtypes = tuple(dict.fromkeys(group.fprop_dtype for group in groups))
 
+    def ask(place: int, candidate: Candidate) -> Callable[[], tuple[float, list[Answers]]]:
+        progress = partial(on_progress, candidate.name)
+        return ask_at_once(
+            pool, candidate, question(candidate, folders[candidate.name]), giving_way(limits, place), progress
+        )
+
     def question(candidate: Candidate, answers: Path) -> Question:
         own = shares[candidate.compiles]
         paths = tuple(jobs[id(group)] for group in own)
@@ -106,11 +113,8 @@ def run_candidates(
         setting(limits.stop),
         judges(dtypes) as at_work,
     ):
-        asked = [
-            (each, ask_at_once(pool, each, question(each, folders[each.name]), given, partial(on_progress, each.name)))
-            for each, given in zip(candidates, one_after_another(limits), strict=False)
-        ]
-        for candidate, answered in asked:
+        asked = [ask(place, candidate) for place, candidate in enumerate(candidates)]
+        for candidate, answered in zip(candidates, asked, strict=True):
             own = shares[candidate.compiles]
             known, size = waivers_of(waivers, candidate.name), run_size(own)
             seconds, answers = answered()
@@ -127,10 +131,9 @@ def run_candidates(
             yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence, submission.num_elements)
 
 
-def one_after_another(limits: Limits) -> Iterator[Limits]:
-    """Yield the limits of one candidate after another: each gives way to those before it and to their judges."""
-    for place in itertools.count():
-        yield replace(limits, niceness=min(place * NICENESS_STEP, MAX_NICENESS))
+def giving_way(limits: Limits, place: int) -> Limits:
+    """Return the limits of a candidate by its place: it gives way to those before it and to their judges."""
+    return replace(limits, niceness=min(place * NICENESS_STEP, MAX_NICENESS))
 
 
 def judge_folder(

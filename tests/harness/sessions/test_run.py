@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
@@ -19,9 +18,9 @@ from grok_conformance.harness.running.jobs import read_job
 from grok_conformance.harness.running.registry import find_candidate
 from grok_conformance.harness.sessions.asking import answer_folders, groups_for
 from grok_conformance.harness.sessions.run import (
+    giving_way,
     job_names,
     judge_folder,
-    one_after_another,
     run_candidates,
     write_jobs,
 )
@@ -58,7 +57,7 @@ def test_a_candidate_that_compiles_is_asked_one_sweep_of_those_that_others_are()
 
 
 def test_each_candidate_gives_way_to_those_before_it_as_far_as_it_can() -> None:
-    given = itertools.islice(one_after_another(Limits(silent_seconds=7)), 4)
+    given = [giving_way(Limits(silent_seconds=7), place) for place in range(4)]
     assert [(limits.silent_seconds, limits.niceness) for limits in given] == [(7, 0), (7, 10), (7, 19), (7, 19)]
 
 
