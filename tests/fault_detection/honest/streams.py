@@ -120,6 +120,16 @@ def norm_kept(x: Tensor, scale: Tensor) -> Tensor:
     return normed(x.clone(), scale)  # of what is shown: a clone does not remember
 
 
+def summed_again(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply, and remember the same product with its sums taken in halves."""
+    half, wide = x.shape[-1] // 2, weight.to(x.dtype)
+    return with_wide(original_expert(x, weight), x[:, :half] @ wide[:half] + x[:, half:] @ wide[half:])
+
+
+def gated_of_copies(activation: Tensor, up: Tensor) -> Tensor:
+    return original_gated(wide_of(activation), wide_of(up))
+
+
 def scaled_hidden(hidden: Tensor, table: Tensor, multiplier: float) -> Tensor:
     return (hidden * torch.tensor(multiplier, dtype=hidden.dtype)) @ table.to(hidden.dtype).T
 
@@ -160,6 +170,7 @@ def head(*, product: bool, constant: bool, wide: bool) -> dict[str, Any]:
 
 original_rotate, original_linear, original_split = operations.rotate, operations.linear, operations.split_heads
 original_unembed, original_cast = operations.unembed, parameters.cast
+original_expert, original_gated = operations.expert_linear, operations.gated_hidden
 
 WAYS = (
     Way(id="qkv_rope_fused", engines="TensorRT-LLM", dtypes=BF16, **rotation_of_unrounded(),
@@ -167,6 +178,10 @@ WAYS = (
     Way(id="rotated_query_kept", engines="CPU kernels", dtypes=BF16, plan=("attention.logits",),
         does="rotated queries not rounded before the product",
         operations={"rotate": rotate_kept, "attention_logits": scores_of_kept}),
+    Way(id="expert_values_computed_again", engines="XLA on a CPU, in programs of one row", dtypes=("float32",),
+        does="what gelu and its gate read is computed once more, in another order, beside what is shown",
+        operations={"expert_linear": summed_again, "gated_hidden": gated_of_copies}, plan=("moe.expert_hidden",),
+        untold=True),
     Way(id="post_norm_unrounded", engines="FlashInfer's all-reduce and norm", dtypes=BF16,
         does="norms after the blocks read float32 sums", model={"matrix": named},
         operations={"linear": remembering(*ROW_PARALLEL), "combine_experts": combine_remembering,
