@@ -38,15 +38,14 @@ class BytesOnDisk:
         return HELD.get(self, lambda: self._read(0, self.num_bytes))[begin:end]
 
     def _read(self, begin: int, end: int) -> Array:
-        data = np.empty(end - begin, np.uint8)
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with self.path.open("rb") as file:
                 file.seek(self.stamp[1] - self.num_bytes + begin)
-                size = file.readinto(data.data)
+                data = np.fromfile(file, np.uint8, end - begin)  # of any size: one call of the system reads 2 GiB
                 changed = stamp_of(file.fileno()) != self.stamp
         except OSError as error:
             raise FileError(f"{self.path}: cannot be read any more: {error.strerror}") from None
-        if changed or size != data.size:
+        if changed or data.size != end - begin:
             raise FileError(f"{self.path}: was changed while it was judged; is a process of the candidate left over?")
         data.flags.writeable = False
         return data
