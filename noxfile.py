@@ -23,6 +23,8 @@ PEERS = ("--peer", "tests/benchmarks/llama_cpp_q8_0.py")
 BENCHED_WHERE_INSTALLABLE = ("iree", "mlx", "onnx_runtime")
 ONE_LAYER = ("jax_grouped", "llama_cpp", "torch_eager")
 """Who is measured on one layer of full size: with their weights as wide as they keep them, pairs fit into 23 GB."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Of a library that computes: more would only wait for one another, which seconds of the processor count too."""
 EXTRAS = nox.project.load_toml("candidates/extras.toml")
 
 if "PIP_FIND_LINKS" in os.environ:  # uv does not read pip's variable, through which CPU wheels of torch may come
@@ -61,8 +63,7 @@ def tests(session: nox.Session) -> None:
     session.install(*TESTED, "--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4")
     limit = ("--timeout", "900") if "--thorough" in session.posargs else ()  # one test compiles forty models
-    one_thread = {"OMP_NUM_THREADS": "1"}  # of torch, in each worker: more of them would only wait for one another
-    environment = compiled_once(session) | one_thread
+    environment = compiled_once(session) | ONE_THREAD
     session.run("python", "-m", "pytest", *workers, *limit, *session.posargs, env=environment)
 
 
@@ -152,8 +153,7 @@ def bench(session: nox.Session) -> None:
     session.run(*throughput, *large, *beside, env=environment)
     session.run(*throughput, "--sweep", "--candidate", "jax_grouped", "--rounds", "5", env=environment)
     session.run("python", "-m", "pytest", *harness, "--write", env=environment)
-    alone = environment | {"OMP_NUM_THREADS": "1"}  # as judges are; seconds of the processor count threads that wait
-    session.run("python", "-m", "tests.benchmarks.scaling", "--write", env=alone)
+    session.run("python", "-m", "tests.benchmarks.scaling", "--write", env=environment | ONE_THREAD)
 
 
 @nox.session
@@ -164,7 +164,7 @@ def coverage(session: nox.Session) -> None:
     """
     session.install(*TESTED, "--editable", ".[llama-cpp,reference,torch]", *_group("tests"))
     workers = ("-n", "logical", "--maxprocesses", "4", "--timeout", "600")
-    environment = compiled_once(session) | {"OMP_NUM_THREADS": "1"}
+    environment = compiled_once(session) | ONE_THREAD
     session.run("python", "-m", "pytest", *workers, "--cov", "--cov-report", "term", *session.posargs, env=environment)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,26 +34,40 @@ FUSED = CandidateInfo(name="fused", version="1", fused=True)
 UNFUSED = replace(FUSED, fused=False)
 
 
-def fused_taps(case_id: str, *carried: str, gain: Mapping[str, float] | None = None) -> dict[str, Array]:
-    """Return what a port shows whose named operations pass their results on as they are, and record them rounded."""
+Made = Callable[[str, Exact, str, np.random.Generator], tuple[Array, Array]]
+"""Gives what a port shows of a tap by its key, and what it passes on, of an exact result and the dtype of the tap."""
+
+
+def taps_made(case_id: str, make: Made) -> dict[str, Array]:
+    """Return what a port shows that passes on something else."""
     preset, case = golden_case(case_id)
     random = np.random.default_rng(5)
     shown: dict[str, Array] = {}
-    rounded = {key: str(x.dtype) for key, x in honest_taps(case_id, 1).items()}
-    calls = iter(range(10**6))
+    dtypes = {key: str(x.dtype) for key, x in honest_taps(case_id, 1).items()}
+    keys = iter(dtypes)
 
-    def compute(tap: str, exact: Exact) -> Array:
-        key = list(rounded)[next(calls)]
-        operation = split_tap(tap)[1]
-        gained = replace(exact, value=exact.value * (1 + (gain or {}).get(operation, 0.0)))
-        value = computed(gained, USED_SHARE, random)
-        recorded = round_to(value, rounded[key])
-        shown[key] = recorded.astype(DTYPES[rounded[key]])
-        return value if operation in carried else recorded
+    def compute(_tap: str, exact: Exact) -> Array:
+        key = next(keys)
+        recorded, passed_on = make(key, exact, dtypes[key], random)
+        shown[key] = recorded.astype(DTYPES[dtypes[key]])
+        return passed_on
 
     for _ in walk(preset, case, weights=exact_weights(preset.name, case.fprop_dtype), perturb=compute):
         pass
     return shown
+
+
+def fused_taps(case_id: str, *carried: str, gain: Mapping[str, float] | None = None) -> dict[str, Array]:
+    """Return what a port shows whose named operations pass their results on as they are, and record them rounded."""
+
+    def make(key: str, exact: Exact, dtype: str, random: np.random.Generator) -> tuple[Array, Array]:
+        operation = split_tap(key.partition("/")[2])[1]
+        gained = replace(exact, value=exact.value * (1 + (gain or {}).get(operation, 0.0)))
+        value = computed(gained, USED_SHARE, random)
+        recorded = round_to(value, dtype)
+        return recorded, value if operation in carried else recorded
+
+    return taps_made(case_id, make)
 
 
 def taps_with_copies(case_id: str, operation: str) -> dict[str, Array]:
@@ -61,22 +75,15 @@ def taps_with_copies(case_id: str, operation: str) -> dict[str, Array]:
 
     The copy is as honest as what is shown, and has other errors.
     """
-    preset, case = golden_case(case_id)
-    random = np.random.default_rng(5)
-    shown: dict[str, Array] = {}
-    honest = {key: str(x.dtype) for key, x in honest_taps(case_id, 1).items()}
-    calls = iter(range(10**6))
+    _, case = golden_case(case_id)
 
-    def compute(tap: str, exact: Exact) -> Array:
-        key = list(honest)[next(calls)]
-        one, other = (round_to(computed(exact, USED_SHARE, random), honest[key]) for _ in range(2))
-        shown[key] = one.astype(DTYPES[honest[key]])
+    def make(key: str, exact: Exact, dtype: str, random: np.random.Generator) -> tuple[Array, Array]:
+        one, other = (round_to(computed(exact, USED_SHARE, random), dtype) for _ in range(2))
         decoding = case.calls[call_of(key)].tokens.shape[1] == 1
-        return other if split_tap(tap)[1] == operation and decoding else one
+        again = split_tap(key.partition("/")[2])[1] == operation and decoding
+        return one, other if again else one
 
-    for _ in walk(preset, case, weights=exact_weights(preset.name, case.fprop_dtype), perturb=compute):
-        pass
-    return shown
+    return taps_made(case_id, make)
 
 
 def judge(folder: Path, taps: Mapping[str, Mapping[str, Array]], info: CandidateInfo) -> Judged:
