@@ -11,8 +11,8 @@ from pathlib import Path
 
 from grok_conformance.harness.commands.narrow_options import CACHE
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.reused import EarlierRun, ReusedVerdict
+from grok_conformance.harness.judging.told import told_of
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.running.program_files import read_program_files
 from grok_conformance.harness.running.registry import builtin_names, default_names
@@ -112,10 +112,11 @@ def keep(
         note(f"no verdict is kept for later: while the candidates ran, {reason}")
         return
     for verdict in full:
-        run = EarlierRun(keeping.began.isoformat(timespec="seconds"), seed, conformance_digest(verdict))
+        told = told_of(verdict)
+        run = EarlierRun(keeping.began.isoformat(timespec="seconds"), seed, told.digest)
         path = path_of(VERDICTS, verdict.name, keeping.asked)
         try:
-            write_kept(path, verdict, run, keeping.depends_on, programs[verdict.name])
+            write_kept(path, told.found, run, keeping.depends_on, programs[verdict.name])
         except OSError as error:
             note(f"{verdict.name}: its verdict is not kept for later: {error.filename}: {error.strerror}")
         except FileError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -147,19 +148,28 @@ def write_json(path: Path, value: Any, *, lasting: bool = True) -> None:
         file.write(f"{text}\n".encode())
 
 
+AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+"""The types of values of which a report holds a million: each is looked up once, and needs no call."""
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it: a dataclass is an object, of its fields in order."""
-    if isinstance(value, str | int):
-        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, list | tuple):
+        return [each if type(each) in AS_THEY_ARE else plain(each) for each in value]
+    if names := _names_of_fields(value.__class__):
+        items = zip(names, [getattr(value, name) for name in names], strict=True)
+        return {name: each if type(each) in AS_THEY_ARE else plain(each) for name, each in items}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
     return value
+
+
+@functools.cache
+def _names_of_fields(kind: type) -> tuple[str, ...]:
+    """Return the names of the fields of a dataclass in order, none for another type."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 def parse_json(text: bytes) -> Any:

@@ -7,10 +7,9 @@ A folder of baselines holds for every candidate `baseline.json`, which only `--u
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ from grok_conformance.harness.formats.files import (
     MAX_REPORT_BYTES,
     FileError,
     parse_json,
-    plain,
     read_json,
     whole_file,
     write_json,
 )
 from grok_conformance.harness.formats.tensors import digest, open_tensors
 from grok_conformance.harness.golden.provenance import record_platform
-from grok_conformance.harness.judging.reused import ReusedVerdict
+from grok_conformance.harness.judging.told import conformance_digest
 from grok_conformance.harness.judging.verdict import SEVERITY, CandidateVerdict, Status
 
 FORMAT = 1
@@ -78,18 +76,6 @@ def record_of(verdict: CandidateVerdict, answers: Path, suite: str) -> Record:
         seconds={case.case: case.seconds for case in stored if case.seconds is not None},
         peak_bytes=max((end["peak_bytes"] for each in runs for end in each["exits"]), default=0),
     )
-
-
-def conformance_digest(verdict: CandidateVerdict) -> str:
-    """Return the sha256 of all that a conformance run found, times left out: what a benchmark result is earned under.
-
-    Equal digests mean the same candidate, version, level, cases and figures. A verdict that is reused keeps its own.
-    """
-    if isinstance(verdict, ReusedVerdict):
-        return verdict.reused.digest
-    cases = tuple(replace(case, seconds=None) for case in verdict.cases)
-    found = plain(replace(verdict, cases=cases, seconds=0.0, powers=(), coverage=()))
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def tap_digests(answers: Path) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from grok_conformance.harness.formats.files import MAX_REPORT_BYTES, FileError, 
 from grok_conformance.harness.formats.schema import validate_by
 from grok_conformance.harness.golden.provenance import record_platform, record_toolchain
 from grok_conformance.harness.golden.reading import Golden
-from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.reused import ReusedVerdict
+from grok_conformance.harness.judging.told import told_of
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.measure.words import times
 from grok_conformance.harness.report.reproduction import command_typed
@@ -62,26 +61,15 @@ def report_of(
             {
                 "status": verdict.status,
                 "summary": verdict.summary,
-                "digest": conformance_digest(verdict),
+                "digest": told.digest,
                 "commit": "" if (source := source_of(verdict.name)) is None else source_commit(source),
-                **plain(without_honest(verdict)),
+                **told.found,
                 "regression": plain((regressions or {}).get(verdict.name)),
             }
             for verdict in verdicts
+            for told in [told_of(verdict)]
         ],
     }
-
-
-def without_honest(verdict: CandidateVerdict) -> CandidateVerdict:
-    """Leave out the systematic statistics of single taps within what is allowed: the operations hold them pooled."""
-    cases = (
-        replace(case, comparisons=tuple(
-            replace(comparison, systematic=tuple(one for one in comparison.systematic if one.ratio > 1))
-            for comparison in case.comparisons
-        ))
-        for case in verdict.cases
-    )  # fmt: skip
-    return replace(verdict, cases=tuple(cases))
 
 
 def read_report(path: Path) -> Report:

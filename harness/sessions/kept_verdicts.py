@@ -14,11 +14,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from grok_conformance.harness.formats.files import MAX_REPORT_BYTES, FileError, parse_json, plain, whole_file
+from grok_conformance.harness.formats.files import MAX_REPORT_BYTES, FileError, parse_json, whole_file
 from grok_conformance.harness.formats.typed import typed
 from grok_conformance.harness.judging.reused import EarlierRun, ReusedVerdict, reused_from
 from grok_conformance.harness.judging.verdict import CandidateVerdict
-from grok_conformance.harness.report.files import without_honest
 from grok_conformance.harness.running.program_files import GONE, known_as
 from grok_conformance.harness.sessions.dependencies import Dependencies, of_no_package
 
@@ -63,10 +62,13 @@ def speaks_against(verdict: CandidateVerdict) -> bool:
 
 
 def write_kept(
-    path: Path, verdict: CandidateVerdict, run: EarlierRun, depends_on: Dependencies, programs: Mapping[str, str]
+    path: Path, found: Mapping[str, Any], run: EarlierRun, depends_on: Dependencies, programs: Mapping[str, str]
 ) -> None:
-    """Keep a verdict, whole or not at all; raises FileError for a program that is gone, OSError for a refusing disk."""
-    body = as_json(plain(without_honest(verdict)))
+    """Keep what is told of a verdict, whole or not at all.
+
+    Raises FileError for a program that is gone, OSError for a disk that refuses.
+    """
+    body = as_json(found)
     others = of_no_package(programs)
     if reason := changed_program(others):
         raise FileError(f"while the candidates ran, {reason}")

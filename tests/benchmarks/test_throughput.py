@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.checks.loaded_weights import WeightProblem
-from grok_conformance.harness.judging.baseline import conformance_digest
+from grok_conformance.harness.judging.told import conformance_digest
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict, Status
 from grok_conformance.harness.report.files import report_of, write_report_json
 from tests.benchmarks import throughput

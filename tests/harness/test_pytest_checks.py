@@ -10,9 +10,9 @@ import pytest
 from grok_conformance.harness import pytest_checks
 from grok_conformance.harness.cases.drawn import drawn_as
 from grok_conformance.harness.formats.files import FileError
-from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.groups import Group, read_groups
 from grok_conformance.harness.judging.narrowing import Narrow
+from grok_conformance.harness.judging.told import conformance_digest
 from grok_conformance.harness.judging.verdict import CandidateVerdict, CaseVerdict
 from grok_conformance.harness.pytest_checks import (
     Check,

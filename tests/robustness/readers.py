@@ -24,6 +24,7 @@ from grok_conformance.harness.formats.files import FileError, write_json
 from grok_conformance.harness.judging.baseline import append_history, write_baseline
 from grok_conformance.harness.judging.regression import compare_runs
 from grok_conformance.harness.judging.reused import EarlierRun
+from grok_conformance.harness.judging.told import told_of
 from grok_conformance.harness.judging.waivers import read_waivers
 from grok_conformance.harness.large import canonical, capture, lock
 from grok_conformance.harness.report.files import report_of, write_report_json
@@ -170,7 +171,7 @@ def read_last_failed(path: Path) -> None:
 
 def write_kept_verdict(folder: Path) -> None:
     run = EarlierRun("2026-11-28T14:03:59+00:00", 123, "d" * 64)
-    write_kept(folder / "port.verdict", verdict(PASSING), run, {"an option": "b"}, {})
+    write_kept(folder / "port.verdict", told_of(verdict(PASSING)).found, run, {"an option": "b"}, {})
 
 
 def sign_kept_verdict(folder: Path) -> None:

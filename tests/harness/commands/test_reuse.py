@@ -17,6 +17,7 @@ from grok_conformance.harness.__main__ import main
 from grok_conformance.harness.commands import reuse, run
 from grok_conformance.harness.commands.reuse import VERDICTS, begin, keep, taken_over
 from grok_conformance.harness.contract.taps import GOLDEN
+from grok_conformance.harness.judging.told import told_of
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.report.files import read_report
 from grok_conformance.harness.running.program_files import MAPS, known_as
@@ -270,7 +271,13 @@ def test_a_port_of_which_not_everything_is_known_is_neither_kept_nor_taken_over(
     own = CandidateVerdict(**{field.name: getattr(found, field.name) for field in fields(CandidateVerdict)})
     keep(keeping, [own], {name: {"/": known_as("/")}}, 1, options)
     assert [path.name.partition(".")[0] for path in VERDICTS.iterdir()] == [NAME]
-    write_kept(path_of(VERDICTS, name, keeping.asked), own, found.reused, keeping.depends_on, {"/": known_as("/")})
+    write_kept(
+        path_of(VERDICTS, name, keeping.asked),
+        told_of(own).found,
+        found.reused,
+        keeping.depends_on,
+        {"/": known_as("/")},
+    )
     assert taken_over(keeping, [name, NAME], options).keys() == {NAME}
     assert folder
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.reused import EarlierRun, ReusedVerdict, reused_from
+from grok_conformance.harness.judging.told import conformance_digest
 from tests.harness.report.verdicts import PASSING, verdict
 
 RUN = EarlierRun("2026-11-28T14:03:59+00:00", 123, "d" * 64)

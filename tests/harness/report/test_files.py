@@ -16,8 +16,8 @@ from grok_conformance.harness.checks.logit_agreement import LogitAgreement, Rout
 from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.diagnosis.power import Power
 from grok_conformance.harness.formats.files import plain
-from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.reused import EarlierRun, ReusedVerdict
+from grok_conformance.harness.judging.told import conformance_digest
 from grok_conformance.harness.judging.verdict import CaseVerdict, OperationVerdict
 from grok_conformance.harness.judging.waivers import Waiver
 from grok_conformance.harness.measure.comparison import Comparison
@@ -27,7 +27,6 @@ from grok_conformance.harness.report import files, terminal
 from grok_conformance.harness.report.files import read_report, report_of, write_junit, write_report_json
 from tests.harness.honest_port import golden
 from tests.harness.report.verdicts import (
-    BAD,
     CASE,
     CRASHED,
     DRIFT,
@@ -58,16 +57,6 @@ def test_a_report_is_read_in_the_format_in_which_it_is_written(tmp_path: Path, m
     monkeypatch.setattr(files, "FORMAT", files.FORMAT + 1)
     write_report_json(tmp_path / "run.json", report_of([verdict(PASSING)], golden()))
     assert read_report(tmp_path / "run.json")["format"] == files.FORMAT
-
-
-def test_a_conformance_digest_leaves_out_times_and_nothing_else() -> None:
-    found = verdict(PASSING)
-    slower = replace(found, seconds=99.0, cases=(replace(PASSING, seconds=77.0),))
-    assert conformance_digest(found) == conformance_digest(slower)
-    assert conformance_digest(found) != conformance_digest(replace(found, version="2.2"))
-    assert conformance_digest(verdict(replace(FAILING, comparisons=(BAD,)))) != conformance_digest(
-        verdict(replace(FAILING, comparisons=(replace(BAD, tail=12.6),)))
-    )
 
 
 def test_the_json_report_is_what_the_published_schema_says() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from grok_conformance.harness.formats.files import FileError, plain
 from grok_conformance.harness.judging.reused import EarlierRun, reused_from
+from grok_conformance.harness.judging.told import told_of, without_honest
 from grok_conformance.harness.judging.verdict import CandidateVerdict
-from grok_conformance.harness.report.files import without_honest
 from grok_conformance.harness.running.program_files import known_as
 from grok_conformance.harness.sessions.kept_verdicts import (
     LASTS,
@@ -37,7 +37,8 @@ ON = {"the golden set": "a", "an option": "b"}
 
 def kept_at(path: Path, found: CandidateVerdict | None = None, *programs: Path) -> tuple[Kept, bytes]:
     """Keep a verdict and read it again."""
-    write_kept(path, found or verdict(PASSING), RUN, ON, {str(each): known_as(str(each)) for each in programs})
+    known = {str(each): known_as(str(each)) for each in programs}
+    write_kept(path, told_of(found or verdict(PASSING)).found, RUN, ON, known)
     read = read_kept(path)
     assert read is not None
     return read
@@ -84,7 +85,7 @@ def test_a_program_that_was_loaded_must_be_as_it_was(tmp_path: Path) -> None:
     program.write_text("01")
     assert why_not(kept, ON, None, NOW) == f"{program}: changed since it was loaded"
     with pytest.raises(FileError, match=r"while the candidates ran, .*lib\.so: changed since it was loaded"):
-        write_kept(tmp_path / "b", verdict(PASSING), RUN, ON, kept.programs)
+        write_kept(tmp_path / "b", told_of(verdict(PASSING)).found, RUN, ON, kept.programs)
     program.unlink()
     assert why_not(kept, ON, None, NOW) == f"{program}: gone since it was loaded"
     with pytest.raises(FileError, match="gone since it was loaded"):

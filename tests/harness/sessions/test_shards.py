@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from grok_conformance.harness.formats.files import FileError, read_json, write_json
-from grok_conformance.harness.judging.baseline import conformance_digest
 from grok_conformance.harness.judging.groups import read_groups, with_drawn
 from grok_conformance.harness.judging.shard import Shard
+from grok_conformance.harness.judging.told import conformance_digest
 from grok_conformance.harness.judging.verdict import CandidateVerdict
 from grok_conformance.harness.running.child_process import Limits
 from grok_conformance.harness.running.registry import find_candidate
