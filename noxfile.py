@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -52,7 +53,7 @@ def conformance(session: nox.Session) -> None:
     Without arguments verdicts of the last 12 hours are reused where nothing has changed; `-- --fresh` judges all again.
     """
     extras = {"reference", "torch"} | {needs["extra"] for name, needs in EXTRAS.items() if _is_named(name, session)}
-    session.install(*TESTED, "--editable", f".[{','.join(sorted(extras))}]")
+    _install_once(session, *TESTED, "--editable", f".[{','.join(sorted(extras))}]")
     words = session.posargs or ["--reuse"]
     session.run("python", "-m", "grok_conformance", "run", *words, env=compiled_once(session))
 
@@ -240,6 +241,19 @@ def types(session: nox.Session) -> None:
         *TESTED, "--editable", ".[llama-cpp,reference,torch]", *_group("tests"), *_group("types"), *_group("browser")
     )
     session.run("mypy", *session.posargs)
+
+
+def _install_once(session: nox.Session, *words: str) -> None:
+    """Install what a session needs, unless the same is in its environment: building this package takes a second."""
+    told = "\n".join([*words, *(Path(name).read_text() for name in ("pyproject.toml", "constraints.txt"))])
+    wanted = hashlib.sha256(told.encode()).hexdigest()
+    installed = Path(session.env_dir, "installed.sha256")
+    if installed.is_file() and installed.read_text() == wanted:
+        return
+    installed.unlink(missing_ok=True)
+    session.install(*words)
+    # As a command, since nox passes over one that installs where it is asked to install nothing.
+    session.run_install("python", "-c", f"open({str(installed)!r}, 'w').write({wanted!r})", log=False)
 
 
 def _installable(session: nox.Session, candidates: tuple[str, ...]) -> list[str]:

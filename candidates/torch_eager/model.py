@@ -269,7 +269,8 @@ class TorchModel:
                 shown[name] = to_numpy(value)
             return value
 
-        updated = forward(self.config, self.params, self._integers(tokens), memory, tap)
+        with torch.inference_mode():
+            updated = forward(self.config, self.params, self._integers(tokens), memory, tap)
         self.memory = advance(updated, self._integers(lengths))
         return shown
 
