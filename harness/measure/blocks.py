@@ -5,6 +5,7 @@ The temporaries of judging stay in the processor's cache, whatever the size of a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -126,9 +127,14 @@ def block_of(pairs: Sequence[Pair]) -> Block:
     """Return whole taps, none of them empty and all of one kind, as one block."""
     shapes = [pair.observed.shape for pair in pairs]
     exacts = [pair.exact for pair in pairs]
+    starts = [0, *itertools.accumulate(map(math.prod, shapes))]
+    stretches = [slice(*ends) for ends in itertools.pairwise(starts)]
 
-    def row(values: Sequence[Array | float]) -> Array:
-        return np.concatenate([flat(x, shape) for x, shape in zip(values, shapes, strict=True)])
+    def row(values: Sequence[Array | float], dtype: type = float) -> Array:
+        flattened = np.empty(starts[-1], dtype)
+        for x, shape, at in zip(values, shapes, stretches, strict=True):
+            flattened[at].reshape(shape)[...] = x
+        return flattened
 
     def errors(values: Sequence[Array | float]) -> Array | float:
         return row(values) if any(np.ndim(x) or x != values[0] for x in values) else values[0]
@@ -150,5 +156,6 @@ def block_of(pairs: Sequence[Pair]) -> Block:
         fence = Fence(allowed, deviation, row(common) if common else None, fences[0].factor)
     else:
         fence = fence_of(exact, pairs[0].recorded, pairs[0].factor)
-    starts = np.cumsum([0, *(math.prod(shape) for shape in shapes[:-1])])
-    return Block(row([p.observed for p in pairs]), exact, fence, row([p.mask for p in pairs]), tuple(starts.tolist()))
+    return Block(
+        row([pair.observed for pair in pairs]), exact, fence, row([pair.mask for pair in pairs], bool), tuple(starts[:-1])
+    )
