@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,14 @@ from grok_conformance.harness.contract import (
 ROUNDING = {"xla_allow_excess_precision": False}
 """The compiler keeps every cast to bf16 that the specification asks for."""
 
+QUICKLY = {**ROUNDING, "xla_backend_optimization_level": 0}
+"""Compiled so, a program is made in a quarter less time, and takes up to twice as long to run."""
+
 NARROW = 512
-"""A model of less width computes every value that has a name: compiling a second program would take longer."""
+"""A model of less width takes longer to be compiled than to run.
+
+It is compiled quickly on a CPU, and computes every value that has a name, so that no second program need be made.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,13 +56,11 @@ class Runtime:
     mesh: Mesh | None
 
 
-@functools.partial(jax.jit, static_argnames="config", compiler_options=ROUNDING)
 def embed(config: LanguageModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
     """Look tokens [b, t] up in the table [v, d] and multiply by embedding_multiplier_scale (SPEC §4.2)."""
     return scaled(table[tokens], config.embedding_multiplier_scale)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "mesh", "names"), compiler_options=ROUNDING)
 def decoder_layer(
     config: TransformerConfig,
     params: Params,
@@ -86,12 +91,30 @@ def decoder_layer(
     return {name: values[name] for name in names}, cache
 
 
-@functools.partial(jax.jit, static_argnames="config", compiler_options=ROUNDING)
 def unembed(config: LanguageModelConfig, params: ModelParams, x: jax.Array) -> dict[str, jax.Array]:
     """Return the last norm [b, t, d] and the logits [b, t, v] of the residual stream x [b, t, d] (SPEC §4.8)."""
     hidden = rms_norm(x, params.norm)
     logits = contract("btd,vd->btv", hidden, params.table).astype(x.dtype)
     return {"final_norm": hidden, "logits": scaled(logits, config.output_multiplier_scale)}
+
+
+class Programs(NamedTuple):
+    """`embed`, `decoder_layer` and `unembed`, compiled for every shape that they are called with."""
+
+    embed: Callable[..., jax.Array]
+    decoder_layer: Callable[..., tuple[dict[str, jax.Array], KVCache]]
+    unembed: Callable[..., dict[str, jax.Array]]
+
+
+@functools.cache
+def programs(*, quickly: bool) -> Programs:
+    """Return the programs, compiled quickly or well."""
+    compiled = functools.partial(jax.jit, compiler_options=QUICKLY if quickly else ROUNDING)
+    return Programs(
+        compiled(embed, static_argnames="config"),
+        compiled(decoder_layer, static_argnames=("config", "mesh", "names")),
+        compiled(unembed, static_argnames="config"),
+    )
 
 
 class Model:
@@ -101,6 +124,8 @@ class Model:
         """Keep the parameters; there is no cache until `prefill` or `preload`."""
         self.runtime = runtime
         self.params = params
+        self.narrow = runtime.config.model.emb_size < NARROW
+        self.programs = programs(quickly=self.narrow and jax.default_backend() == "cpu")
         self.caches: list[KVCache] = []
         self.steps = np.zeros(0, np.int32)
 
@@ -137,18 +162,18 @@ class Model:
         """Run tokens and update the caches, without moving the steps; the named taps stay on the device."""
         config, mesh = self.runtime.config, self.runtime.mesh
         call = Call(jnp.asarray(tokens > config.pad_token), jnp.asarray(self.steps))
-        x = embed(config, self.params.table, jnp.asarray(tokens))  # [b, t, d]
+        x = self.programs.embed(config, self.params.table, jnp.asarray(tokens))  # [b, t, d]
         values = {"embedding": x}
-        computed = tap_names(config) if config.model.emb_size < NARROW else taps
+        computed = tap_names(config) if self.narrow else taps
         for layer, params in enumerate(self.params.layers):
             names = tuple(operation for index, operation in map(split_tap, computed) if index == layer)
             wanted = names if "output" in names else (*names, "output")
-            made, self.caches[layer] = decoder_layer(
+            made, self.caches[layer] = self.programs.decoder_layer(
                 config.model, params, x, call, self.caches[layer], mesh=mesh, names=wanted
             )
             x = made["output"]
             values |= {tap_name(layer, name): value for name, value in made.items()}
-        values |= unembed(config, self.params, x)
+        values |= self.programs.unembed(config, self.params, x)
         return {name: values[name] for name in taps}
 
     def _check(self, tokens: Array) -> None:
