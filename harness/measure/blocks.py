@@ -131,7 +131,7 @@ def block_of(pairs: Sequence[Pair]) -> Block:
     stretches = [slice(*ends) for ends in itertools.pairwise(starts)]
 
     def row(values: Sequence[Array | float], dtype: type = float) -> Array:
-        flattened = np.empty(starts[-1], dtype)
+        flattened: Array = np.empty(starts[-1], dtype)
         for x, shape, at in zip(values, shapes, stretches, strict=True):
             flattened[at].reshape(shape)[...] = x
         return flattened
@@ -156,6 +156,5 @@ def block_of(pairs: Sequence[Pair]) -> Block:
         fence = Fence(allowed, deviation, row(common) if common else None, fences[0].factor)
     else:
         fence = fence_of(exact, pairs[0].recorded, pairs[0].factor)
-    return Block(
-        row([pair.observed for pair in pairs]), exact, fence, row([pair.mask for pair in pairs], bool), tuple(starts[:-1])
-    )
+    observed, mask = row([pair.observed for pair in pairs]), row([pair.mask for pair in pairs], bool)
+    return Block(observed, exact, fence, mask, tuple(starts[:-1]))

@@ -1,7 +1,8 @@
 """Judges the compute dtypes of a candidate side by side, each in a process of its own.
 
-A judge is this module run as a program. What passes is data: a part of a submission, what its operations were found to
-do, the diagnoses that hold in all compute dtypes, and the judgement.
+A judge is this module run as a program. What passes is data: the groups of its compute dtype, once, which are by far
+the most of it; then of each submission what was answered, what its operations were found to do, the diagnoses that hold
+in all compute dtypes, and the judgement.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from grok_conformance.harness.diagnosis.likely_fault import Diagnosis
 from grok_conformance.harness.formats.files import FileError
 from grok_conformance.harness.judging.agreement import Told, in_agreement
+from grok_conformance.harness.judging.groups import Group
 from grok_conformance.harness.judging.judge import Judged
 from grok_conformance.harness.judging.submission import Submission, judge_submission, together
 from grok_conformance.harness.judging.whole_run import HonestRuns
@@ -27,11 +30,20 @@ from grok_conformance.harness.judging.whole_run import HonestRuns
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge at work, and the pipes by which it is asked and answers."""
+    """A judge at work: the groups that it knows, the pipes by which it is asked and answers, and who asks it.
+
+    It is asked by a thread of its own, one thing after another: most is said while the candidate answers.
+    """
 
     process: subprocess.Popen[bytes]
+    groups: tuple[Group, ...]
     asked: IO[bytes]
     told: IO[bytes]
+    asking: Executor
+
+    def ask(self, said: Any) -> Future[None]:
+        """Say something to the judge, after what was said before."""
+        return self.asking.submit(send, self.asked, said)
 
 
 Judges = Mapping[str, Judge]
@@ -47,26 +59,38 @@ class JudgeError(RuntimeError):
 
 
 @contextlib.contextmanager
-def judges(fprop_dtypes: tuple[str, ...]) -> Iterator[Judges]:
-    """Start a judge for each compute dtype, which are ended with the block; none where there is one dtype alone."""
+def judges(groups: Sequence[Group]) -> Iterator[Judges]:
+    """Start a judge for each compute dtype of some groups, which are ended with the block; none for one dtype alone."""
+    parts: dict[str, list[Group]] = {}
+    for group in groups:
+        parts.setdefault(group.fprop_dtype, []).append(group)
     with contextlib.ExitStack() as stack:
-        yield {dtype: stack.enter_context(judge()) for dtype in (fprop_dtypes if len(fprop_dtypes) > 1 else ())}
+        yield {
+            dtype: stack.enter_context(judge(tuple(part))) for dtype, part in (parts if len(parts) > 1 else {}).items()
+        }
 
 
 @contextlib.contextmanager
-def judge() -> Iterator[Judge]:
-    """Start a judge, which is ended with the block."""
+def judge(groups: tuple[Group, ...]) -> Iterator[Judge]:
+    """Start a judge of some groups, which is ended with the block."""
     command = [sys.executable, "-c", f"from {__name__} import main; main()"]
     environment = {**os.environ, **ONE_THREAD}
-    with subprocess.Popen(  # noqa: S603 - ourselves
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as process:
+    with (
+        ThreadPoolExecutor(1) as asking,
+        subprocess.Popen(  # noqa: S603 - ourselves
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        ) as process,
+    ):
         if process.stdin is None or process.stdout is None:
             raise JudgeError("a judge has no pipes")  # never: both were asked for
         try:
-            yield Judge(process, process.stdin, process.stdout)
+            started = Judge(process, groups, process.stdin, process.stdout, asking)
+            started.ask(groups)
+            yield started
         finally:
             process.kill()
+            with contextlib.suppress(BrokenPipeError):  # it may have been asked meanwhile
+                process.stdin.close()
 
 
 def judge_side_by_side(submission: Submission, at_work: Judges, honest_runs: HonestRuns) -> list[Judged]:
@@ -74,12 +98,18 @@ def judge_side_by_side(submission: Submission, at_work: Judges, honest_runs: Hon
     dtypes = submission.fprop_dtypes
     if len(dtypes) == 1 or submission.narrow or not set(dtypes) <= set(at_work):
         return judge_submission(submission, honest_runs)
-    for dtype in dtypes:
-        send(at_work[dtype].asked, submission.in_dtype(dtype))
+    for asked in [at_work[dtype].ask(known_groups(submission.in_dtype(dtype), at_work[dtype])) for dtype in dtypes]:
+        asked.result()
     held = in_agreement({dtype: receive(at_work[dtype].told) for dtype in dtypes})
     for dtype in dtypes:
-        send(at_work[dtype].asked, held)
+        at_work[dtype].ask(held)
     return together(submission, {dtype: receive(at_work[dtype].told) for dtype in dtypes})
+
+
+def known_groups(submission: Submission, judge: Judge) -> tuple[tuple[int, ...], Submission]:
+    """Return the places of a submission's groups among those that a judge knows, and all else of it."""
+    places = {id(group): place for place, group in enumerate(judge.groups)}
+    return tuple(places[id(group)] for group in submission.groups), replace(submission, groups=())
 
 
 def send(pipe: IO[bytes], said: Any) -> None:
@@ -103,14 +133,23 @@ def receive(pipe: IO[bytes]) -> Any:
     return said
 
 
+def heard(pipe: IO[bytes]) -> Iterator[Any]:
+    """Yield what is said through a pipe, until it is closed."""
+    while True:
+        try:
+            said = pickle.load(pipe)  # noqa: S301 - from a process of our own
+        except EOFError:
+            return
+        yield said
+
+
 def work(asked: IO[bytes], told: IO[bytes]) -> None:
     """Judge what is asked for through one pipe, and tell it through another, until the first is closed."""
     honest_runs: HonestRuns = {}
-    while True:
-        try:
-            submission: Submission = pickle.load(asked)  # noqa: S301 - from a process of our own
-        except EOFError:
-            return
+    said = heard(asked)
+    groups = next(said, ())
+    for places, answered in said:
+        submission: Submission = replace(answered, groups=tuple(groups[place] for place in places))
 
         def agree(found: Mapping[str, Told]) -> Mapping[str, Mapping[str, Diagnosis]]:
             (one,) = found.values()

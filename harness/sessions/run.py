@@ -94,7 +94,6 @@ def run_candidates(
     jobs = dict(zip(map(id, every), write_jobs(every, suite, folder / "jobs"), strict=True))
     honest_runs: HonestRuns = {}
     folders = answer_folders(folder / "answers", [candidate.name for candidate in candidates])
-    dtypes = tuple(dict.fromkeys(group.fprop_dtype for group in groups))
 
     def ask(place: int, candidate: Candidate) -> Callable[[], tuple[float, list[Answers]]]:
         progress = partial(on_progress, candidate.name)
@@ -111,7 +110,7 @@ def run_candidates(
         ThreadPoolExecutor(NUM_CHILDREN) as pool,
         ThreadPoolExecutor(1) as beside,
         setting(limits.stop),
-        judges(dtypes) as at_work,
+        judges(every) as at_work,
     ):
         asked = [ask(place, candidate) for place, candidate in enumerate(candidates)]
         for candidate, answered in zip(candidates, asked, strict=True):
@@ -168,7 +167,7 @@ def judge_pairs(
     answers = [read_answer(out, read_job(job)) for job, out in pairs]
     known = waivers_of(waivers, name)
     submission = Submission(tuple(groups), tuple(answers), run_size(groups), waivers=known)
-    with judges(submission.fprop_dtypes) as at_work:
+    with judges(groups) as at_work:
         judged = judge_side_by_side(submission, at_work, HonestRuns())
     judged = with_memory(with_causes(judged, answers, None), groups, answers)
     weights = judge_weights(groups, [out for _, out in pairs])

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grok_conformance.harness.formats.files import FileError
@@ -18,7 +19,7 @@ from tests.harness.judging.test_submission import submission
 
 def test_judges_side_by_side_say_what_one_judge_says_submission_after_submission(tmp_path: Path) -> None:
     whole = submission(tmp_path)
-    with judges(whole.fprop_dtypes) as at_work:
+    with judges(whole.groups) as at_work:
         assert set(at_work) == {"bfloat16", "float32"}
         found = [judge_side_by_side(whole, at_work, {}) for _ in range(2)]
     assert [repr(each) for each in found] == [repr(judge_submission(whole, {}))] * 2  # NaN is unlike itself
@@ -27,9 +28,9 @@ def test_judges_side_by_side_say_what_one_judge_says_submission_after_submission
 
 def test_a_run_in_one_compute_dtype_and_a_narrowed_one_need_no_other_process(tmp_path: Path) -> None:
     whole = submission(tmp_path)
-    with judges(("float32",)) as at_work:
+    with judges(whole.in_dtype("float32").groups) as at_work:
         assert at_work == {}
-    with judges(whole.fprop_dtypes) as at_work:
+    with judges(whole.groups) as at_work:
         for judge in at_work.values():
             judge.process.kill()
         narrow = replace(whole, narrow=Narrow(("attention.key",)))
@@ -42,18 +43,29 @@ def test_an_answer_that_is_changed_while_it_is_judged_is_an_error_of_that_file(t
     whole = submission(tmp_path)
     for taps in tmp_path.rglob("taps.safetensors"):
         taps.write_bytes(taps.read_bytes()[::-1])
-    with judges(whole.fprop_dtypes) as at_work, pytest.raises(FileError, match=r"safetensors: was changed while it"):
+    with judges(whole.groups) as at_work, pytest.raises(FileError, match=r"safetensors: was changed while it"):
         judge_side_by_side(whole, at_work, {})
 
 
 def test_a_judge_that_fails_says_where_and_one_that_is_gone_is_missed(tmp_path: Path) -> None:
     whole = submission(tmp_path)
     broken = replace(whole, answers=({}, whole.answers[1]))
-    with judges(whole.fprop_dtypes) as at_work, pytest.raises(JudgeError, match="KeyError"):
+    with judges(whole.groups) as at_work, pytest.raises(JudgeError, match="KeyError"):
         judge_side_by_side(broken, at_work, {})
-    with judges(whole.fprop_dtypes) as at_work:
+    with judges(whole.groups) as at_work:
         for judge in at_work.values():
             os.kill(judge.process.pid, signal.SIGKILL)
             judge.process.wait()
         with pytest.raises(JudgeError, match="ended before it had judged"):
             judge_side_by_side(whole, at_work, {})
+
+
+def test_judges_that_are_still_being_told_of_their_groups_end_with_a_run_that_ends(tmp_path: Path) -> None:
+    large = np.zeros(2**23)  # more than a pipe holds
+    groups = [
+        replace(group, preset=replace(group.preset, weights={**group.preset.weights, "large": large}))
+        for group in submission(tmp_path).groups
+    ]
+    with judges(groups) as at_work:
+        pass
+    assert all(judge.process.poll() is not None for judge in at_work.values())
