@@ -83,7 +83,9 @@ class Sums:
     floor: Array
 
     def of(self, rows: Array) -> Sums:
-        """Return the sums of some groups."""
+        """Return the sums of some groups, given by ascending rows."""
+        if rows.size == self.groups.size:  # of all: they are large, and need no copy
+            return self
         return Sums(self.groups[rows], self.terms[rows], self.information[rows], self.floor[rows])
 
     def joined(self, first: Array) -> Sums:
