@@ -82,12 +82,6 @@ class Sums:
     information: Array
     floor: Array
 
-    def of(self, rows: Array) -> Sums:
-        """Return the sums of some groups, given by ascending rows."""
-        if rows.size == self.groups.size:  # of all: they are large, and need no copy
-            return self
-        return Sums(self.groups[rows], self.terms[rows], self.information[rows], self.floor[rows])
-
     def joined(self, first: Array) -> Sums:
         """Return the sums over whole taps, whose groups begin at these rows."""
         if first.size == self.groups.size:  # of which each has but one
@@ -131,13 +125,14 @@ def conclude(directions: Directions, num_taps: int, allowed: float) -> list[tupl
     found: list[list[Systematic]] = [[] for _ in range(num_taps)]
     for name, sums in directions.items():
         taps, octaves = np.divmod(sums.groups, NUM_GROUPS)
-        first, argued = np.flatnonzero(np.diff(taps, prepend=-1)), np.flatnonzero(octaves < NUM_OCTAVES)
+        first = np.flatnonzero(np.diff(taps, prepend=-1))
         if not first.size:
             continue
-        names = [f"{name} {octave(int(number))}" for number in octaves[argued]]
-        parts = [(first, [name] * first.size, sums.joined(first)), (argued, names, sums.of(argued))]
-        for rows, told, each in parts if names else parts[:1]:
-            for tap, one in zip(taps[rows].tolist(), _statistics(told, each, allowed), strict=True):
+        parts = [(taps[first], [name] * first.size, sums.joined(first))]
+        if octaves[0] < NUM_OCTAVES:  # all taps of a block have an argument, or none has
+            parts.append((taps, [f"{name} {octave(number)}" for number in octaves.tolist()], sums))
+        for own, told, each in parts:
+            for tap, one in zip(own.tolist(), _statistics(told, each, allowed), strict=True):
                 found[tap] += [one] if one.standard_error else []
     return [tuple(each) for each in found]
 
