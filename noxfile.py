@@ -22,7 +22,7 @@ GROUPS = nox.project.load_toml("pyproject.toml")
 BENCHED = ("jax_grouped", "jax_grouped_dequantized", "llama_cpp", "reference", "torch_compiled", "torch_eager")
 PEERS = ("--peer", "tests/benchmarks/llama_cpp_q8_0.py")
 BENCHED_WHERE_INSTALLABLE = ("iree", "mlx", "onnx_runtime")
-ONE_LAYER = ("jax_grouped", "llama_cpp", "torch_eager")
+ONE_LAYER = ("jax_grouped", "llama_cpp", "torch_compiled")
 """Who is measured on one layer of full size: with their weights as wide as they keep them, pairs fit into 23 GB."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Of a library that computes: more would only wait for one another, which seconds of the processor count too."""
