@@ -38,7 +38,7 @@ def conformance_digest(verdict: CandidateVerdict) -> str:
 def digest_of(found: Mapping[str, Any]) -> str:
     """Return the sha256 of a verdict as JSON, without times and without what follows from its cases alone."""
     cases = [{**case, "seconds": None} for case in found["cases"]]
-    lasting = {**found, "cases": cases, "seconds": 0.0, "powers": [], "coverage": []}
+    lasting = {**found, "cases": cases, "seconds": 0.0, "judging_seconds": 0.0, "powers": [], "coverage": []}
     return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 

@@ -127,12 +127,11 @@ class OperationVerdict:
 class CandidateVerdict:
     """The verdict on a candidate, and all that it rests on.
 
-    `weights` are the weights that it shows and that are not as stored. `level` is the highest level of which it shows
-    every tap, and `next_taps` are the operations of the next level that it does not show. `powers` tell which known
-    faults the run could have seen in it, `coverage` which sizes and orders of calls it exercised. `waivers` are the
-    known deviations that it showed; `outdated` has a line for each that has expired or gone. `narrowed` says to what
-    the run was restricted, an empty string where it was judged whole: nothing else was looked at, and a pass says
-    nothing of it. `quantised` is what it declares of operands in fewer bits, and was judged by.
+    `seconds` it took to answer, `judging_seconds` the harness to judge; `weights` are those it shows that are not as
+    stored. `level` is the highest of which it shows every tap, `next_taps` are the operations missing to the next one.
+    `powers` tell which known faults the run could have seen, `coverage` which sizes and orders of calls it exercised.
+    `waivers` are the known deviations that it showed; `outdated` has a line for each that has expired or gone.
+    `narrowed` says to what the run was restricted, empty where it was whole; `quantised` is what it declares of operands.
     """
 
     name: str
@@ -141,6 +140,7 @@ class CandidateVerdict:
     cases: tuple[CaseVerdict, ...]
     operations: tuple[OperationVerdict, ...]
     seconds: float
+    judging_seconds: float = 0.0
     powers: tuple[Power, ...] = ()
     coverage: tuple[Coverage, ...] = ()
     weights: tuple[WeightProblem, ...] = ()

@@ -209,7 +209,8 @@ def verdict_line(verdict: CandidateVerdict, *, alone: bool = False) -> Text:
     if repeatability := repeated(verdict):
         parts.append(repeatability)
     if verdict.seconds:
-        parts.append(f"answered in {verdict.seconds:.1f} s")
+        judged = f", judged in {verdict.judging_seconds:.1f} s" if verdict.judging_seconds else ""
+        parts.append(f"answered in {verdict.seconds:.1f} s{judged}")
     name = " ".join(filter(None, (verdict.name, verdict.version)))
     status = (verdict.summary, STYLES[verdict.status])
     return Text.assemble(f"{name}: ", status, f"; {'; '.join(parts)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -119,13 +120,16 @@ def run_candidates(
             seconds, answers = answered()
             weighed = beside.submit(judge_weights, own, question(candidate, folders[candidate.name]).outs)
             submission = Submission(own, tuple(answers), size, narrow, known)
+            began = time.monotonic()
             judged = judge_side_by_side(submission, at_work, honest_runs)
+            judging_seconds = time.monotonic() - began
             if need_replay(judged):
                 with scratch_folder() as scratch, ThreadPoolExecutor(NUM_CHILDREN) as again:
                     _, replayed = ask_at_once(again, candidate, question(candidate, scratch), limits)()
                     judged = with_causes(judged, answers, replayed)
             judged = with_memory(judged, own, answers)
             verdict = summarise(candidate.name, own, answers, judged, seconds, weighed.result(), known)
+            verdict = replace(verdict, judging_seconds=judging_seconds)
             evidence = evidence_of(own, answers, judged)
             yield Judgement(narrowed(verdict, narrow), folders[candidate.name], evidence, submission.num_elements)
 

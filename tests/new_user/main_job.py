@@ -6,6 +6,7 @@ not in the clone.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ SLOW = 2.0
 """How many times what is aimed at a slow machine may take."""
 
 VERDICT = r"\S+ \S+: pass \("
+JUDGED = r"judged in ([\d.]+) s"
 
 
 def within(stopwatch: Stopwatch, what: str, seconds: float, aim: float) -> bool:
@@ -41,6 +43,7 @@ def test_the_main_job_of_a_fresh_clone(tmp_path: Path, capsys: pytest.CaptureFix
             within(stopwatch, "again, nothing changed", again.seconds, 30),
             within(stopwatch, "again, all judged afresh", fresh.seconds, 60),
             within(stopwatch, "one torch port, all cases", one.seconds, 10),
+            within(stopwatch, "of which its answers were judged", float(re.findall(JUDGED, one.words)[-1]), 4),
         )
     )
     assert "reused" in again.words

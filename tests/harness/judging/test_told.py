@@ -16,7 +16,7 @@ HONEST = Systematic("gain", 1e-9, 1e-9, 0.0, 1.0, 6.0)
 
 def test_a_conformance_digest_leaves_out_times_and_nothing_else() -> None:
     found = verdict(PASSING)
-    slower = replace(found, seconds=99.0, cases=(replace(PASSING, seconds=77.0),))
+    slower = replace(found, seconds=99.0, judging_seconds=88.0, cases=(replace(PASSING, seconds=77.0),))
     assert conformance_digest(found) == conformance_digest(slower)
     assert conformance_digest(found) != conformance_digest(replace(found, version="2.2"))
     assert conformance_digest(verdict(replace(FAILING, comparisons=(BAD,)))) != conformance_digest(

@@ -58,6 +58,8 @@ def test_the_last_line_of_a_candidate_says_level_cases_drift_flips_repeat_and_ti
         "1 of 1 other choice of experts excused; "
         "bitwise repeatable (a race in 77.6% of runs would have been seen); answered in 3.2 s"
     )
+    judged = shown(replace(verdict(PASSING), judging_seconds=4.44)).splitlines()[-1]
+    assert judged == f"{last}, judged in 4.4 s"
     unrepeated = replace(PASSING, repeatable=False, flips=(replace(FLIP, gap=1.0),), drifts=())
     last = shown(verdict(unrepeated)).splitlines()[-1]
     assert "end to end" not in last

@@ -184,6 +184,7 @@ def test_a_hostile_program_errs_alone_and_harms_nothing_outside(what: str, tmp_p
     hostile, honest = (each.verdict for each in found)
     assert {case.status for case in hostile.cases} <= {"error", "missing"}
     assert {case.status for case in honest.cases} == {"pass"}
+    assert honest.judging_seconds > 0
     assert list(outside.iterdir()) == []
 
 
