@@ -131,7 +131,7 @@ class CandidateVerdict:
     stored. `level` is the highest of which it shows every tap, `next_taps` are the operations missing to the next one.
     `powers` tell which known faults the run could have seen, `coverage` which sizes and orders of calls it exercised.
     `waivers` are the known deviations that it showed; `outdated` has a line for each that has expired or gone.
-    `narrowed` says to what the run was restricted, empty where it was whole; `quantised` is what it declares of operands.
+    `narrowed` says to what the run was restricted, empty if whole; `quantised` is what it declares of operands.
     """
 
     name: str
