@@ -92,6 +92,10 @@ class TensorFile(Mapping[str, Array]):
         """Return the number of tensors."""
         return len(self.headers)
 
+    def __contains__(self, name: object) -> bool:
+        """Tell whether there is a tensor of that name, without reading it."""
+        return name in self.headers
+
 
 def raw_bytes(array: Array) -> memoryview:
     """Return the little-endian bytes of a tensor in C order, without a copy where it is stored so already."""
