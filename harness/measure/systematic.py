@@ -35,6 +35,9 @@ LAST_BITS = np.uint32(6)
 OCTAVES = (-4, 12)
 """The lowest and highest power of two that bounds a bin of arguments; what lies beyond joins the outermost bins."""
 
+GAIN, BY_OCTAVE, BIAS = "gain", "gain by octave", "bias"
+"""The directions; an octave's statistic is called `gain near -0.5`."""
+
 NUM_OCTAVES = 2 * (OCTAVES[1] - OCTAVES[0] + 1)
 
 NUM_GROUPS = NUM_OCTAVES + 1
@@ -73,21 +76,15 @@ class Systematic:
 class Sums:
     """What a direction sums over groups of elements: residual · direction by cluster, direction², the floor's terms.
 
-    A group is an octave of the arguments of a tap: number of the tap in its block · NUM_GROUPS + octave. groups int [n]
-    ascending, terms float64 [n, clusters], information and floor float64 [n].
+    A group is a tap, or an octave of the arguments of one: number of the tap in its block · NUM_GROUPS + octave, where
+    that of a whole tap is NUM_OCTAVES. groups int [n] ascending, terms float64 [n, clusters], information and floor
+    float64 [n].
     """
 
     groups: Array
     terms: Array
     information: Array
     floor: Array
-
-    def joined(self, first: Array) -> Sums:
-        """Return the sums over whole taps, whose groups begin at these rows."""
-        if first.size == self.groups.size:  # of which each has but one
-            return self
-        terms, information, floor = (np.add.reduceat(x, first) for x in (self.terms, self.information, self.floor))
-        return Sums(self.groups[first], terms, information, floor)
 
     def __add__(self, other: Sums) -> Sums:
         """Return the sums over the elements of both."""
@@ -125,15 +122,9 @@ def conclude(directions: Directions, num_taps: int, allowed: float) -> list[tupl
     found: list[list[Systematic]] = [[] for _ in range(num_taps)]
     for name, sums in directions.items():
         taps, octaves = np.divmod(sums.groups, NUM_GROUPS)
-        first = np.flatnonzero(np.diff(taps, prepend=-1))
-        if not first.size:
-            continue
-        parts = [(taps[first], [name] * first.size, sums.joined(first))]
-        if octaves[0] < NUM_OCTAVES:  # all taps of a block have an argument, or none has
-            parts.append((taps, [f"{name} {octave(number)}" for number in octaves.tolist()], sums))
-        for own, told, each in parts:
-            for tap, one in zip(own.tolist(), _statistics(told, each, allowed), strict=True):
-                found[tap] += [one] if one.standard_error else []
+        names = [name if each == NUM_OCTAVES else f"{GAIN} {octave(each)}" for each in octaves.tolist()]
+        for tap, one in zip(taps.tolist(), _statistics(names, sums, allowed), strict=True):
+            found[tap] += [one] if one.standard_error else []
     return [tuple(each) for each in found]
 
 
@@ -158,7 +149,7 @@ def directions_of(
     """Return the sums of every direction over the elements that have a weight (`weight_of`); all arrays are flat.
 
     `residual` is the whitened error of some of them, at `where`; the others do not err, but say as much of what the
-    whole tap errs in common. The value's own direction is grouped by octaves of the argument.
+    whole tap errs in common. The value's own direction is also grouped by octaves of the argument, where there is one.
     """
     if fence.common is None:
         return {}
@@ -166,11 +157,11 @@ def directions_of(
     common = fence.common * weight if fence.common.any() else None
     floor = None if common is None else np.abs(gain) * common
     cluster = cluster_of(exact.value[where], recorded)
-    octaves = None if exact.argument is None else octaves_of(exact.argument)
-    return {
-        "gain": _summed(taps, octaves, np.square(gain), floor, where, cluster, residual * gain[where]),
-        "bias": _summed(taps, None, weight > 0, common, where, cluster, residual),
-    }
+    squares, along = np.square(gain), residual * gain[where]
+    found = {GAIN: _summed(taps, None, squares, floor, where, cluster, along)}
+    if exact.argument is not None:
+        found[BY_OCTAVE] = _summed(taps, octaves_of(exact.argument), squares, floor, where, cluster, along)
+    return found | {BIAS: _summed(taps, None, weight > 0, common, where, cluster, residual)}
 
 
 def _summed(
