@@ -42,6 +42,10 @@ def verdict(*cases: CaseVerdict, level: str = "caches") -> CandidateVerdict:
     return CandidateVerdict(name="port", version="1", level=level, cases=cases, operations=(), seconds=1.0)
 
 
+def test_a_verdict_that_was_not_timed_took_no_time_to_be_judged() -> None:
+    assert verdict().judging_seconds == 0.0
+
+
 def test_a_case_within_every_fence_passes_without_a_reason() -> None:
     assert case_status([GOOD], [DRIFT], [FLIP], FEW) == ("pass", "")
 
