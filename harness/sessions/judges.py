@@ -15,7 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -30,20 +30,16 @@ from grok_conformance.harness.judging.whole_run import HonestRuns
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge at work: the groups that it knows, the pipes by which it is asked and answers, and who asks it.
+    """A judge at work: its groups, the pipes by which it is asked and answers, and when it has been told of its groups.
 
-    It is asked by a thread of its own, one thing after another: most is said while the candidate answers.
+    A thread tells it of them, while the candidate answers.
     """
 
     process: subprocess.Popen[bytes]
     groups: tuple[Group, ...]
     asked: IO[bytes]
     told: IO[bytes]
-    asking: Executor
-
-    def ask(self, said: Any) -> Future[None]:
-        """Say something to the judge, after what was said before."""
-        return self.asking.submit(send, self.asked, said)
+    knows: Future[None]
 
 
 Judges = Mapping[str, Judge]
@@ -61,12 +57,11 @@ class JudgeError(RuntimeError):
 @contextlib.contextmanager
 def judges(groups: Sequence[Group]) -> Iterator[Judges]:
     """Start a judge for each compute dtype of some groups, which are ended with the block; none for one dtype alone."""
-    parts: dict[str, list[Group]] = {}
-    for group in groups:
-        parts.setdefault(group.fprop_dtype, []).append(group)
+    dtypes = tuple(dict.fromkeys(group.fprop_dtype for group in groups))
     with contextlib.ExitStack() as stack:
         yield {
-            dtype: stack.enter_context(judge(tuple(part))) for dtype, part in (parts if len(parts) > 1 else {}).items()
+            dtype: stack.enter_context(judge(tuple(group for group in groups if group.fprop_dtype == dtype)))
+            for dtype in (dtypes if len(dtypes) > 1 else ())
         }
 
 
@@ -76,7 +71,7 @@ def judge(groups: tuple[Group, ...]) -> Iterator[Judge]:
     command = [sys.executable, "-c", f"from {__name__} import main; main()"]
     environment = {**os.environ, **ONE_THREAD}
     with (
-        ThreadPoolExecutor(1) as asking,
+        ThreadPoolExecutor(1) as telling,
         subprocess.Popen(  # noqa: S603 - ourselves
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         ) as process,
@@ -84,12 +79,10 @@ def judge(groups: tuple[Group, ...]) -> Iterator[Judge]:
         if process.stdin is None or process.stdout is None:
             raise JudgeError("a judge has no pipes")  # never: both were asked for
         try:
-            started = Judge(process, groups, process.stdin, process.stdout, asking)
-            started.ask(groups)
-            yield started
+            yield Judge(process, groups, process.stdin, process.stdout, telling.submit(send, process.stdin, groups))
         finally:
             process.kill()
-            with contextlib.suppress(BrokenPipeError):  # it may have been asked meanwhile
+            with contextlib.suppress(BrokenPipeError):  # it may still be told of its groups
                 process.stdin.close()
 
 
@@ -98,11 +91,12 @@ def judge_side_by_side(submission: Submission, at_work: Judges, honest_runs: Hon
     dtypes = submission.fprop_dtypes
     if len(dtypes) == 1 or submission.narrow or not set(dtypes) <= set(at_work):
         return judge_submission(submission, honest_runs)
-    for asked in [at_work[dtype].ask(known_groups(submission.in_dtype(dtype), at_work[dtype])) for dtype in dtypes]:
-        asked.result()
+    for dtype in dtypes:
+        at_work[dtype].knows.result()
+        send(at_work[dtype].asked, known_groups(submission.in_dtype(dtype), at_work[dtype]))
     held = in_agreement({dtype: receive(at_work[dtype].told) for dtype in dtypes})
     for dtype in dtypes:
-        at_work[dtype].ask(held)
+        send(at_work[dtype].asked, held)
     return together(submission, {dtype: receive(at_work[dtype].told) for dtype in dtypes})
 
 

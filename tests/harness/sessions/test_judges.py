@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -69,3 +70,10 @@ def test_judges_that_are_still_being_told_of_their_groups_end_with_a_run_that_en
     with judges(groups) as at_work:
         pass
     assert all(judge.process.poll() is not None for judge in at_work.values())
+
+
+def test_groups_that_cannot_be_told_are_an_error_and_no_wait(tmp_path: Path) -> None:
+    whole = submission(tmp_path)
+    groups = tuple(replace(group, expected=lambda _case: {}) for group in whole.groups)
+    with judges(groups) as at_work, pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        judge_side_by_side(replace(whole, groups=groups), at_work, {})
